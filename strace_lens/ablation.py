@@ -1,0 +1,80 @@
+"""What replaces an ablated edge: nothing, its mean over a reference set, or another prompt's value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from strace_lens.architecture import Architecture, Model
+from strace_lens.run import Activations, read_activations
+
+ABLATIONS = ("zero", "mean", "resample")
+
+
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """Values that stand in for ablated edges; `references` empty means zeros.
+
+    The mean of an attention edge is the mean of its vectors pattern * value, so patterns and values
+    of every reference are kept and summed in the run; the others are averaged here.
+
+    Attributes:
+        kind: one of `ABLATIONS`.
+        references: pattern and value of each reference prompt.
+        residual: what a residual edge carries in their stead, by layer and join.
+        mlp: what an MLP edge carries in their stead.
+    """
+
+    kind: str
+    references: tuple[
+        tuple[Float[Tensor, "layer head query key"], Float[Tensor, "layer key kv_head d_head"]], ...
+    ] = ()
+    residual: Float[Tensor, "layer join pos d_model"] | None = None
+    mlp: Float[Tensor, "mlp_layer pos d_model"] | None = None
+
+    @property
+    def length(self) -> int | None:
+        """Tokens of the references; None where any length will do."""
+        return None if self.residual is None else self.residual.shape[2]
+
+
+ZERO = Replacement("zero")
+
+
+def resample(
+    model: Model, architecture: Architecture, corrupted: Int[Tensor, " pos"]
+) -> Replacement:
+    """Replace ablated edges by their values on another prompt of the same length."""
+    return _from_references("resample", [read_activations(model, architecture, corrupted)])
+
+
+def mean(
+    model: Model, architecture: Architecture, references: Sequence[Int[Tensor, " pos"]]
+) -> Replacement:
+    """Replace ablated edges by their mean over reference prompts, position by position.
+
+    Raises:
+        ValueError: no reference, or references of unequal length.
+    """
+    lengths = {len(r) for r in references}
+    if len(lengths) != 1:
+        raise ValueError(
+            f"mean ablation needs references of one length; got lengths {sorted(lengths)}"
+        )
+    runs = [read_activations(model, architecture, r) for r in references]
+    return _from_references("mean", runs)
+
+
+def _from_references(kind: str, runs: Sequence[Activations]) -> Replacement:
+    layers = runs[0].pattern.shape[0]
+    nodes = torch.stack([r.nodes for r in runs]).mean(0)
+    return Replacement(
+        kind=kind,
+        references=tuple((r.pattern, r.value) for r in runs),
+        residual=nodes[:-1].unflatten(0, (layers, -1)),
+        mlp=torch.stack([r.mlp for r in runs]).mean(0),
+    )

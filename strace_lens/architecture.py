@@ -1,0 +1,241 @@
+"""What a TransformerLens model is made of: the facts that the token graph needs, read off the model.
+
+This is the one place that knows a `HookedTransformer` from a `TransformerBridge`. Nothing here runs
+the model; `contract.py` proves on a real forward pass that what is said here is true.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    # The protocol is new in TransformerLens 4; HookedTransformer 3.9 satisfies it all the same.
+    from transformer_lens.model_protocol import TransformerLensModelWithWeights as Model
+else:
+    Model = Any
+
+
+class UnsupportedModelError(ValueError):
+    """A model whose computation cannot be written as the token graph, with the reason."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Shape and wiring of a model.
+
+    Attributes:
+        name: the model's own name, for messages and results.
+        layers, heads, kv_heads: blocks, query heads and key-value heads.
+        d_model, d_head, d_mlp, d_vocab: widths.
+        context: longest prompt the positions allow.
+        parallel: attention and MLP read the same `hook_resid_pre`.
+        mlp: False for an attention-only model.
+        post_norm: a norm stands between attention (and MLP) and the residual stream.
+        unembed_input: hook point where all positions but the last can be dropped.
+        pattern_is_live: a write at `attn.hook_pattern` reaches the output. Where it does not,
+            attention is recomputed from its pattern where the residual stream is written.
+    """
+
+    name: str
+    layers: int
+    heads: int
+    kv_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    context: int
+    parallel: bool
+    mlp: bool
+    post_norm: bool
+    unembed_input: str
+    pattern_is_live: bool = True
+
+
+def describe(model: Model) -> Architecture:
+    """Read the architecture of a model, unverified.
+
+    Raises:
+        UnsupportedModelError: for an encoder-decoder, state-space or bidirectional model, or one
+            that lacks a hook point the token graph is made of; the message names it.
+    """
+    if not hasattr(model, "cfg") or not hasattr(model, "run_with_hooks"):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is not a TransformerLens model; wrap it first with "
+            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
+        )
+    cfg: Any = model.cfg
+    name = str(getattr(cfg, "model_name", None) or type(model).__name__)
+    hooks = model.hook_dict if hasattr(model, "hook_dict") else {}
+    layers = int(cfg.n_layers)
+    _refuse_other_kinds(name, cfg, model)
+
+    attention_only = bool(getattr(cfg, "attn_only", False))
+    parallel = bool(getattr(cfg, "parallel_attn_mlp", False))
+    unembed = "unembed.hook_in"
+    if unembed not in hooks:  # a HookedTransformer, whose unembedding follows the last block
+        unembed = f"blocks.{layers - 1}.hook_resid_post"
+    kv_heads = int(getattr(cfg, "n_key_value_heads", None) or cfg.n_heads)
+    found = Architecture(
+        name=name,
+        layers=layers,
+        heads=int(cfg.n_heads),
+        kv_heads=kv_heads,
+        d_model=int(cfg.d_model),
+        d_head=int(cfg.d_head),
+        d_mlp=int(getattr(cfg, "d_mlp", None) or 0),
+        d_vocab=int(cfg.d_vocab),
+        context=int(cfg.n_ctx),
+        parallel=parallel and not attention_only,
+        mlp=not attention_only,
+        post_norm=hasattr(model.blocks[0], "ln1_post"),
+        unembed_input=unembed,
+    )
+    missing = [h for h in hook_points(found) if h not in hooks]
+    if missing:
+        raise UnsupportedModelError(
+            f"{name} cannot be traced: it has no hook point {missing[0]}"
+            + (f" (nor {len(missing) - 1} others)" if len(missing) > 1 else "")
+        )
+    return found
+
+
+def _refuse_other_kinds(name: str, cfg: Any, model: Model) -> None:
+    class_name = type(model).__name__
+    encoder_decoder = (
+        hasattr(model, "decoder_blocks") or hasattr(model, "decoder") or "T5" in class_name
+    )
+    stateful = bool(getattr(cfg, "is_stateful", False))
+    bidirectional = str(getattr(cfg, "attention_dir", "causal")) != "causal"
+    architecture = getattr(cfg, "architecture", None) or class_name
+    for wrong, kind in (
+        (encoder_decoder, "an encoder-decoder"),
+        (stateful, "a state-space model"),
+        (bidirectional, "not causal"),
+        (not hasattr(model, "blocks"), "without transformer blocks"),
+    ):
+        if wrong:
+            raise UnsupportedModelError(
+                f"{name} ({architecture}) cannot be traced: it is {kind}; "
+                "the token graph is defined for causal decoders with attention"
+            )
+
+
+def hook_points(architecture: Architecture) -> list[str]:
+    """Every hook point that a trace of this architecture reads or writes."""
+    names = ["hook_resid_pre", "attn.hook_pattern", "attn.hook_v", "attn.hook_z", "hook_attn_out"]
+    if architecture.mlp:
+        names.append("hook_mlp_out")
+        if not architecture.parallel:
+            names.append("hook_resid_mid")
+    if architecture.post_norm:
+        names.append("ln1_post.hook_scale")
+    names.append("hook_resid_post")
+    blocks = [f"blocks.{layer}.{n}" for layer in range(architecture.layers) for n in names]
+    return blocks + [architecture.unembed_input]
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionOutput:
+    """How the heads of one block write to the residual stream: `norm(sum_h z[h] @ weight[h] + bias)`.
+
+    Attributes:
+        weight: W_O of every query head.
+        bias: b_O; it belongs to no edge and is always present.
+        value_bias: b_V of every query head; it too belongs to no edge. A pattern's row sums to
+            one, so it adds the constant b_V W_O to the node.
+        gain: weight of the norm after attention, ones where there is none.
+        norm_bias: bias of that norm.
+        centred: that norm subtracts the mean (LayerNorm, not RMSNorm).
+    """
+
+    weight: Float[Tensor, "head d_head d_model"]
+    bias: Float[Tensor, " d_model"]
+    value_bias: Float[Tensor, "head d_head"]
+    gain: Float[Tensor, " d_model"]
+    norm_bias: Float[Tensor, " d_model"]
+    centred: bool
+
+    @property
+    def has_value_bias(self) -> bool:
+        """Whether any head has a non-zero b_V."""
+        return bool(self.value_bias.any())
+
+    def linear_norm(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """The norm after attention without its bias and its division by the scale."""
+        if self.centred:
+            x = x - x.mean(-1, keepdim=True)
+        return x * self.gain
+
+    def constant(self, scale: Float[Tensor, " pos"]) -> Float[Tensor, "pos d_model"]:
+        """What biases alone add to the stream, given the scale of the norm after attention."""
+        summed = torch.einsum("he,hed->d", self.value_bias, self.weight) + self.bias
+        return self.linear_norm(summed) / scale[:, None] + self.norm_bias
+
+
+def attention_output(model: Model, architecture: Architecture, layer: int) -> AttentionOutput:
+    """Weights with which the heads of one block write to the residual stream, detached."""
+    attn = model.blocks[layer].attn
+    weight = attn.W_O.detach()
+    heads, d_head, d_model = architecture.heads, architecture.d_head, architecture.d_model
+    weight = weight.reshape(heads, d_head, d_model)
+    zeros = weight.new_zeros(d_model)
+    bias = getattr(attn, "b_O", None)
+    value_bias = getattr(attn, "b_V", None)
+    if value_bias is None:
+        value_bias = weight.new_zeros(heads, d_head)
+    gain, norm_bias, centred = torch.ones_like(zeros), zeros, False
+    if architecture.post_norm:
+        gain, norm_bias, centred = _norm_weights(model.blocks[layer].ln1_post, zeros)
+    return AttentionOutput(
+        weight=weight,
+        bias=zeros if bias is None else bias.detach(),
+        value_bias=per_query_head(value_bias.detach(), heads, dim=0),
+        gain=gain,
+        norm_bias=norm_bias,
+        centred=centred,
+    )
+
+
+def mlp_constant(model: Model, architecture: Architecture, layer: int) -> Float[Tensor, " d_model"]:
+    """What stays of `hook_mlp_out` when the MLP's edge is ablated: its output bias, normed if need be.
+
+    Zeros for an MLP without a bias, and for a mixture of experts, whose experts' biases (if any)
+    are part of the edge.
+    """
+    block = model.blocks[layer]
+    bias = getattr(block.mlp, "b_out", None)
+    zeros = model.blocks[layer].attn.W_O.detach().new_zeros(architecture.d_model)
+    constant = zeros if bias is None else bias.detach()
+    if architecture.post_norm:
+        with torch.no_grad():
+            constant = block.ln2_post(constant.view(1, 1, -1)).view(-1)
+    return constant
+
+
+def per_query_head(x: Tensor, heads: int, dim: int) -> Tensor:
+    """Repeat key-value heads so that query head h sees the head of its group, h // group size."""
+    group = heads // x.shape[dim]
+    return x if group == 1 else x.repeat_interleave(group, dim)
+
+
+def _norm_weights(norm: Any, like: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Gain, bias and centring of a norm module, from its answers.
+
+    Modules disagree on where they keep a weight and whether it is stored minus one (Gemma), but
+    they all answer x with gain * x / scale(x) + bias, and for a large vector of alternating sign
+    the scale is its magnitude and the mean is zero.
+    """
+    signs = torch.ones_like(like)
+    signs[1::2] = -1
+    probes = torch.stack([torch.zeros_like(like), signs * 256, signs * 256 + 128]).unsqueeze(0)
+    with torch.no_grad():
+        bias, answer, shifted = norm(probes)[0]
+    gain = (answer - bias) * signs
+    centred = torch.allclose(shifted, answer, rtol=1e-2, atol=1e-3)
+    return gain, bias, centred

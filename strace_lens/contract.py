@@ -1,0 +1,155 @@
+"""Proof, on a real forward pass, that a model does what the token graph takes for granted.
+
+Some hook points of some models can be read but not written: a mask put there would silently do
+nothing. So before a model is traced, each hook point we read must add up to the residual stream, and
+each one we write is perturbed, layer by layer, and the output must move. A model that fails is
+refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from strace_lens.architecture import (
+    Architecture,
+    Model,
+    UnsupportedModelError,
+    attention_output,
+    describe,
+    hook_points,
+    per_query_head,
+)
+
+PROBE_TOKENS = 4
+_known: weakref.WeakKeyDictionary[Any, Architecture] = weakref.WeakKeyDictionary()
+
+
+def architecture_of(model: Model) -> Architecture:
+    """The architecture of a model, proven by `check` the first time and remembered after.
+
+    Raises:
+        UnsupportedModelError: the model cannot be traced; the message says why.
+    """
+    if model not in _known:
+        _known[model] = check(model, describe(model))
+    return _known[model]
+
+
+def check(model: Model, architecture: Architecture) -> Architecture:
+    """Prove the architecture on probe tokens; returns it with `pattern_is_live` as found.
+
+    Costs one small forward pass, and two of (3 x layers) rows of four tokens.
+
+    Raises:
+        UnsupportedModelError: the residual stream is not the sum of what the hook points carry, or
+            a write at one of them does not reach the output.
+    """
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(architecture.d_vocab, (PROBE_TOKENS,), generator=generator)
+    with torch.no_grad():
+        _check_identities(model, architecture, tokens)
+        dead = _dead_writes(model, architecture, tokens)
+    pattern = {point for point in dead if point.endswith("hook_pattern")}
+    if pattern and len(pattern) < architecture.layers:
+        raise UnsupportedModelError(f"{architecture.name} cannot be traced: {min(pattern)} is dead")
+    for point in dead - pattern:
+        raise UnsupportedModelError(
+            f"{architecture.name} cannot be traced: a write at {point} does not reach the output"
+        )
+    return dataclasses.replace(architecture, pattern_is_live=not pattern)
+
+
+def _check_identities(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> None:
+    """Each node must be the sum of what its in-edges carry, to the precision of the model."""
+    wanted = set(hook_points(arch))
+    _, cache = model.run_with_cache(
+        tokens[None].to(_device(model)),
+        names_filter=lambda name: name in wanted,
+        padding_side="right",
+    )
+    for layer in range(arch.layers):
+
+        def at(name: str, layer: int = layer) -> Tensor:
+            return cache[f"blocks.{layer}.{name}"][0].double()
+
+        attention = _attention_by_hand(model, arch, layer, at)
+        _expect_sum(arch, layer, "hook_attn_out", at("hook_attn_out"), [attention])
+        stream = [at("hook_resid_pre"), at("hook_attn_out")]
+        if arch.mlp and not arch.parallel:
+            _expect_sum(arch, layer, "hook_resid_mid", at("hook_resid_mid"), stream)
+        if arch.mlp:
+            stream.append(at("hook_mlp_out"))
+        _expect_sum(arch, layer, "hook_resid_post", at("hook_resid_post"), stream)
+        if layer + 1 < arch.layers:
+            following = cache[f"blocks.{layer + 1}.hook_resid_pre"][0].double()
+            _expect_sum(arch, layer, "the next hook_resid_pre", following, [at("hook_resid_post")])
+
+
+def _attention_by_hand(
+    model: Model, arch: Architecture, layer: int, at: Callable[[str], Tensor]
+) -> Float[Tensor, "pos d_model"]:
+    out = attention_output(model, arch, layer)
+    value = per_query_head(at("attn.hook_v"), arch.heads, dim=1)
+    z = torch.einsum("hqk,khe->qhe", at("attn.hook_pattern"), value)
+    result = torch.einsum("qhe,hed->qd", z, out.weight.double()) + out.bias.double()
+    if arch.post_norm:
+        result = out.linear_norm(result) / at("ln1_post.hook_scale") + out.norm_bias
+    return result
+
+
+def _expect_sum(
+    arch: Architecture, layer: int, name: str, node: Tensor, parts: list[Tensor]
+) -> None:
+    gap = float((node - torch.stack(parts).sum(0)).norm() / node.norm().clamp_min(1e-30))
+    # Single precision adds up to 1e-6 here; half precision rounds the stream itself.
+    if not gap < 2e-2:
+        raise UnsupportedModelError(
+            f"{arch.name} cannot be traced: at blocks.{layer} the parts of {name} do not add up to "
+            f"it (relative gap {gap:.1e})"
+        )
+
+
+def _dead_writes(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> set[str]:
+    """Hook points at which a write leaves the logits of its row exactly as they were."""
+    points = _writes(arch)
+    rows = tokens.expand(len(points), -1).to(_device(model))
+
+    def corrupt_row(row: int, change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+        def hook(value: Tensor, hook: Any) -> Tensor:
+            value = value.clone()
+            value[row] = change(value[row])
+            return value
+
+        return hook
+
+    hooks = [(name, corrupt_row(i, change)) for i, (name, change) in enumerate(points)]
+    # The two passes have the same shape, so a row nothing reaches is equal to the last bit.
+    clean, moved = (
+        model.run_with_hooks(rows, fwd_hooks=h, return_type="logits", padding_side="right")
+        for h in ([], hooks)
+    )
+    same = (clean[:, -1] == moved[:, -1]).all(-1)
+    return {name for (name, _), unmoved in zip(points, same.tolist(), strict=True) if unmoved}
+
+
+def _writes(arch: Architecture) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
+    """The hook points a masked run writes, each with a change no model can fail to notice."""
+    points: list[tuple[str, Callable[[Tensor], Tensor]]] = []
+    for layer in range(arch.layers):
+        block = f"blocks.{layer}."
+        points.append((block + "attn.hook_pattern", torch.zeros_like))
+        points.append((block + "hook_resid_post", lambda x: -x))
+        if arch.mlp and not arch.parallel:
+            points.append((block + "hook_resid_mid", lambda x: -x))
+    return points
+
+
+def _device(model: Model) -> torch.device:
+    return next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,402 @@
+"""Measures of how near a trace's next-token distribution is to the full model's.
+
+Pure functions of rows of log-probabilities (method.md section 5; s-Trace, arXiv 2605.27033). Rows
+are batched: `full` is usually one row that is broadcast over the rows of `trace`, one row a size or
+a control. Inputs are the outputs of `log_softmax` in any float dtype. Each row is checked, then
+widened to float64 and renormalised, so that the rounding of the input dtype does not show up as
+lost mass. Results are float64, and on the CPU where the device has no float64 (mps). Every function
+of rows raises ValueError for rows that are no distributions (`check_distribution`) and for shapes
+that do not broadcast. Working memory is a few float64 copies of `trace`.
+
+Order: "most probable" always means descending log-probability, ties to the lowest token id.
+Information is in nats.
+
+The last functions turn a measure over sizes into one figure: the density of a prompt, and the size
+from which a condition holds for good.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+NUCLEI = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+"""Levels p at which the nuclei of two distributions are compared."""
+
+MASS_TOLERANCE = 1e-6
+"""A nucleus reaches p from p - MASS_TOLERANCE on: float32 rounding of an exact hit does not count
+as a miss. Levels p of nuclei are compared with it too."""
+
+# ------------------------------------------------------------------ rows of log-probabilities
+
+
+def check_distribution(
+    log_probs: Float[Tensor, "*row vocab"], tolerance: float | None = None
+) -> None:
+    """Raise unless every row holds the log-probabilities of a distribution.
+
+    Args:
+        log_probs: -inf is allowed (a token of probability 0).
+        tolerance: how far a row's sum may be from 1. By default 16 steps of the dtype, at least
+            1e-4 (float32 and float64: 1e-4, float16: 0.016, bfloat16: 0.125).
+
+    Raises:
+        ValueError: no values, NaN, +inf, or a row that does not sum to 1; names the first bad row.
+    """
+    probs = _widen(log_probs).exp()
+    _check_sums(log_probs, probs.sum(-1), tolerance)
+
+
+def _check_sums(
+    log_probs: Float[Tensor, "*row vocab"],
+    sums: Float[Tensor, "*row"],
+    tolerance: float | None = None,
+) -> None:
+    if log_probs.numel() == 0:
+        raise ValueError(f"log-probabilities of shape {tuple(log_probs.shape)} hold no values")
+    if tolerance is None:
+        # A log-probability of -20 is rounded by up to 10 steps; a uniform row rounds all alike.
+        tolerance = max(1e-4, 16 * torch.finfo(log_probs.dtype).eps)
+    good = (sums - 1).abs() <= tolerance  # False for NaN
+    if bool(good.all()):
+        return
+    row = tuple(int(i) for i in (~good).nonzero()[0])
+    values, where = log_probs[row], f"row {row}" if row else "the only row"
+    if bool(values.isnan().any()):
+        raise ValueError(f"log-probabilities of {where} hold NaN; check the model's logits")
+    if bool(values.isposinf().any()):
+        raise ValueError(f"log-probabilities of {where} hold +inf; check the model's logits")
+    raise ValueError(
+        f"probabilities of {where} sum to {float(sums[row]):.6g}, not to 1 within {tolerance:.3g}; "
+        "pass the output of log_softmax"
+    )
+
+
+def _widen(log_probs: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row vocab"]:
+    device = "cpu" if log_probs.device.type == "mps" else log_probs.device
+    return log_probs.to(device, torch.float64)
+
+
+def _normalised(
+    log_probs: Float[Tensor, "*row vocab"],
+) -> tuple[Float[Tensor, "*row vocab"], Float[Tensor, "*row vocab"]]:
+    """Checked log-probabilities and probabilities in float64, each row summing to 1."""
+    wide = _widen(log_probs)
+    probs = wide.exp()
+    sums = probs.sum(-1, keepdim=True)
+    _check_sums(log_probs, sums.squeeze(-1))
+    return wide - sums.log(), probs.div_(sums)
+
+
+def _check_pair(full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"]) -> None:
+    same_vocab = full.shape[-1:] == trace.shape[-1:]
+    try:
+        fits = same_vocab and torch.broadcast_shapes(full.shape, trace.shape) == trace.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"full of shape {tuple(full.shape)} does not broadcast to trace of shape "
+            f"{tuple(trace.shape)}; pass one full row, or one for each row of trace"
+        )
+
+
+def _check_level(p: float) -> None:
+    if not 0 < p < 1:
+        raise ValueError(f"p must lie in (0, 1); got {p}")
+
+
+# ------------------------------------------------------------------ distances
+
+
+def total_variation(
+    full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"]
+) -> Float[Tensor, "*row"]:
+    """Total variation 1/2 sum |p - q|, in [0, 1]."""
+    _check_pair(full, trace)
+    (_, p), (_, q) = _normalised(full), _normalised(trace)
+    return (p - q).abs().sum(-1) / 2
+
+
+def kl_divergence(
+    full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"]
+) -> Float[Tensor, "*row"]:
+    """Kullback-Leibler divergence KL(full || trace) in nats, in [0, inf].
+
+    Worked out from log-probabilities, so it is right where a probability underflows. A token that
+    full gives probability 0 (-inf) contributes 0; one that only trace gives 0 makes the row inf.
+    """
+    _check_pair(full, trace)
+    (log_p, p), (log_q, _) = _normalised(full), _normalised(trace)
+    outside = log_p.isneginf()
+    only_full = log_q.isneginf() & ~outside
+    terms = (p * (log_p - log_q)).masked_fill(outside | log_q.isneginf(), 0.0)
+    # Rounding of equal rows can give -1e-17.
+    return terms.sum(-1).clamp_min(0.0).masked_fill(only_full.any(-1), math.inf)
+
+
+def jensen_shannon(
+    full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"]
+) -> Float[Tensor, "*row"]:
+    """Jensen-Shannon divergence in nats, in [0, ln 2]; symmetric; not its square root.
+
+    Worked out as the entropy of the mean less the mean entropy: exact to about 1e-15 absolute.
+    """
+    _check_pair(full, trace)
+    (_, p), (_, q) = _normalised(full), _normalised(trace)
+    entr = torch.special.entr  # -x ln x, 0 at 0
+    mixed = entr((p + q) / 2).sum(-1)
+    return (mixed - (entr(p).sum(-1) + entr(q).sum(-1)) / 2).clamp(0.0, math.log(2))
+
+
+def entropy(full: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row"]:
+    """Entropy of each row in nats, in [0, ln vocab]."""
+    _, p = _normalised(full)
+    return torch.special.entr(p).sum(-1)
+
+
+# ------------------------------------------------------------------ most probable tokens
+
+
+def top1_agreement(
+    full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"]
+) -> Bool[Tensor, "*row"]:
+    """Whether the most probable token is the same; a tie goes to the lowest token id."""
+    _check_pair(full, trace)
+    (log_p, _), (log_q, _) = _normalised(full), _normalised(trace)
+    # argmax returns the first of equal maxima (stated in PyTorch's reference).
+    return log_p.argmax(-1) == log_q.argmax(-1)
+
+
+def topk_overlap(
+    full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"], k: int
+) -> Float[Tensor, "*row"]:
+    """Share of the k most probable tokens that full and trace have in common, in [0, 1].
+
+    Raises:
+        ValueError: k outside 1..vocab.
+    """
+    _check_pair(full, trace)
+    if not 1 <= k <= trace.shape[-1]:
+        raise ValueError(f"k must lie in 1..{trace.shape[-1]} (the vocabulary); got {k}")
+    (log_p, _), (log_q, _) = _normalised(full), _normalised(trace)
+    return (_in_top_k(log_p, k) & _in_top_k(log_q, k)).sum(-1) / float(k)
+
+
+def _in_top_k(log_probs: Float[Tensor, "*row vocab"], k: int) -> Bool[Tensor, "*row vocab"]:
+    # The k-th value is well defined though topk's choice among its ties is not.
+    kth = log_probs.topk(k, dim=-1).values[..., -1:]
+    above, tied = log_probs > kth, log_probs == kth
+    places = k - above.sum(-1, keepdim=True)
+    return above | (tied & (tied.cumsum(-1) <= places))
+
+
+# ------------------------------------------------------------------ nuclei
+
+
+def nucleus_size(full: Float[Tensor, "*row vocab"], p: float) -> Int[Tensor, "*row"]:
+    """Number of most probable tokens whose mass first reaches p (within MASS_TOLERANCE).
+
+    Raises:
+        ValueError: p outside (0, 1).
+    """
+    _check_level(p)
+    _, probs = _normalised(full)
+    # Equal tokens have equal mass, so their order does not matter here.
+    return _count_to_reach(probs.sort(dim=-1, descending=True).values.cumsum(-1), p)
+
+
+def _count_to_reach(mass: Float[Tensor, "*row token"], p: float) -> Int[Tensor, "*row"]:
+    """First count whose cumulative mass reaches p; one more than there are tokens if none does."""
+    return (mass < p - MASS_TOLERANCE).sum(-1) + 1
+
+
+def shared_nucleus(
+    full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"]
+) -> Float[Tensor, "*row"]:
+    """Largest p in NUCLEI whose ordered top-p sets are the same in full and trace; 0 if none.
+
+    The same means the same tokens in the same order and as many of them. A smaller p need not be
+    shared: its two sets may differ in length.
+
+    Only the rows of `full` are sorted; `trace` is read in that order up to full's 99 % nucleus.
+    """
+    _check_pair(full, trace)
+    (log_p, p), (log_q, q) = _normalised(full), _normalised(trace)
+    rows = trace.shape[:-1]
+    order = torch.argsort(log_p, dim=-1, descending=True, stable=True)
+    mass_p = p.gather(-1, order).cumsum(-1)
+    bound = int(_count_to_reach(mass_p, NUCLEI[-1]).max())
+
+    tokens = order[..., :bound].expand(*rows, bound)
+    values = log_q.gather(-1, tokens)
+    mass_q = q.gather(-1, tokens).cumsum(-1)
+    falls = values[..., :-1] > values[..., 1:]
+    tied_by_id = (values[..., :-1] == values[..., 1:]) & (tokens[..., :-1] < tokens[..., 1:])
+    in_order = 1 + (falls | tied_by_id).long().cumprod(-1).sum(-1)
+
+    shared = torch.zeros(rows, dtype=torch.float64, device=log_q.device)
+    for level in reversed(NUCLEI):
+        size = _count_to_reach(mass_p, level).expand(rows)
+        open_rows = (shared == 0) & (in_order >= size) & (_count_to_reach(mass_q, level) == size)
+        if not bool(open_rows.any()):
+            continue
+        # The first `size` tokens are in trace's order among themselves; they are its first ones if
+        # no other token comes before the last of them.
+        last = tokens[open_rows].gather(-1, size[open_rows].unsqueeze(-1) - 1)
+        first = _tokens_before(log_q[open_rows], last) == size[open_rows] - 1
+        shared[open_rows] = first.double() * level
+    return shared
+
+
+def _tokens_before(
+    log_probs: Float[Tensor, "row vocab"], token: Int[Tensor, "row 1"]
+) -> Int[Tensor, " row"]:
+    """How many tokens come before the given one in descending order, ties to the lowest id."""
+    value = log_probs.gather(-1, token)
+    ids = torch.arange(log_probs.shape[-1], device=log_probs.device)
+    return ((log_probs > value) | ((log_probs == value) & (ids < token))).sum(-1)
+
+
+def _in_nucleus(
+    log_probs: Float[Tensor, "*row vocab"], probs: Float[Tensor, "*row vocab"], p: float
+) -> Bool[Tensor, "*row vocab"]:
+    order = torch.argsort(log_probs, dim=-1, descending=True, stable=True)
+    size = _count_to_reach(probs.gather(-1, order).cumsum(-1), p)
+    inside = torch.arange(probs.shape[-1], device=probs.device) < size.unsqueeze(-1)
+    return torch.zeros_like(inside).scatter(-1, order, inside)
+
+
+def head_tail_error(
+    full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"], p: float = 0.5
+) -> tuple[Float[Tensor, "*row"], Float[Tensor, "*row"]]:
+    """Error in the head and in the tail of the full model's distribution.
+
+    The head is the full model's top-p nucleus, the tail every other token. Each error is
+    1/2 sum |p - q| over its tokens, so the two add to the total variation.
+
+    Returns:
+        (head error, tail error).
+
+    Raises:
+        ValueError: p outside (0, 1).
+    """
+    _check_level(p)
+    _check_pair(full, trace)
+    (log_full, full_probs), (_, trace_probs) = _normalised(full), _normalised(trace)
+    head = _in_nucleus(log_full, full_probs, p)
+    error = (full_probs - trace_probs).abs() / 2
+    return error.masked_fill(~head, 0.0).sum(-1), error.masked_fill(head, 0.0).sum(-1)
+
+
+def head_mass(full: Float[Tensor, "*row vocab"], p: float = 0.5) -> Float[Tensor, "*row"]:
+    """Mass of the top-p nucleus of each row: at least p (within MASS_TOLERANCE), at most 1.
+
+    Raises:
+        ValueError: p outside (0, 1).
+    """
+    _check_level(p)
+    log_probs, probs = _normalised(full)
+    return probs.masked_fill(~_in_nucleus(log_probs, probs, p), 0.0).sum(-1).clamp_max(1.0)
+
+
+# ------------------------------------------------------------------ over sizes
+
+Curve = Float[Tensor, " size"] | Float[np.ndarray, " size"]
+"""One value a size, by rising size."""
+
+Holds = Bool[Tensor, " size"] | Bool[np.ndarray, " size"]
+"""Whether a condition holds, by rising size."""
+
+
+def density(sizes: Curve, tv: Curve) -> float:
+    """Density of a prompt: area under TV over log10 s, over the range of log10 s; in [0, 1].
+
+    The trapezoid rule between the measured sizes (method.md section 5).
+
+    Args:
+        sizes: relative sizes in (0, 1], strictly rising, at least two.
+        tv: total variation at each size.
+
+    Raises:
+        ValueError: fewer than two sizes, sizes that do not rise or lie outside (0, 1], values of
+            `tv` that are NaN or outside [0, 1], or unequal lengths.
+    """
+    s, y = _check_sizes(sizes), _curve(tv, "tv", len(sizes))
+    if len(s) < 2:
+        raise ValueError(f"density needs at least two sizes; got {len(s)}")
+    wrong = y[~((y >= -1e-6) & (y <= 1 + 1e-6))]
+    if wrong.size:
+        raise ValueError(f"tv must lie in [0, 1]; got {wrong[0]}")
+    x = np.log10(s)
+    return float(np.trapezoid(y, x) / (x[-1] - x[0]))
+
+
+def smallest_size_from_which(sizes: Curve, holds: Holds) -> float:
+    """Smallest size from which a condition holds at every larger size; nan if not at the largest.
+
+    Args:
+        sizes: relative sizes in (0, 1], strictly rising.
+        holds: whether the condition holds at each size.
+
+    Raises:
+        ValueError: sizes that do not rise or lie outside (0, 1], `holds` that is not boolean, or
+            unequal lengths.
+    """
+    s = _check_sizes(sizes)
+    flags = holds.cpu().numpy() if isinstance(holds, Tensor) else np.asarray(holds)
+    if flags.dtype != np.bool_ or flags.shape != s.shape:
+        raise ValueError(
+            f"holds must be {len(s)} booleans, one a size; got {flags.dtype} of shape {flags.shape}"
+        )
+    failures = np.flatnonzero(~flags)
+    first = int(failures[-1]) + 1 if failures.size else 0
+    return float(s[first]) if first < len(s) else math.nan
+
+
+def size_for_nucleus(sizes: Curve, nuclei: Curve, p: float) -> float:
+    """Smallest size from which the shared nucleus is at least p at every larger size; else nan.
+
+    Args:
+        sizes: relative sizes in (0, 1], strictly rising.
+        nuclei: `shared_nucleus` at each size.
+        p: the level asked for, in (0, 1).
+
+    Raises:
+        ValueError: p outside (0, 1), NaN in `nuclei`, bad sizes, or unequal lengths.
+    """
+    _check_level(p)
+    levels = _curve(nuclei, "nuclei", len(sizes))
+    if np.isnan(levels).any():
+        raise ValueError("nuclei hold NaN; pass the values of shared_nucleus")
+    return smallest_size_from_which(sizes, levels >= p - MASS_TOLERANCE)
+
+
+def _curve(values: Curve, name: str, length: int | None = None) -> Float[np.ndarray, " size"]:
+    array = np.asarray(
+        values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values,
+        dtype=np.float64,
+    )
+    if array.ndim != 1 or (length is not None and len(array) != length):
+        wanted = "one-dimensional" if length is None else f"{length} values, one a size"
+        raise ValueError(f"{name} must be {wanted}; got shape {array.shape}")
+    return array
+
+
+def _check_sizes(sizes: Curve) -> Float[np.ndarray, " size"]:
+    s = _curve(sizes, "sizes")
+    if s.size == 0:
+        raise ValueError("sizes are empty; pass at least one")
+    outside = s[~((s > 0) & (s <= 1))]  # NaN too
+    if outside.size:
+        raise ValueError(f"sizes must lie in (0, 1]; got {outside[0]}")
+    falls = np.flatnonzero(np.diff(s) <= 0)
+    if falls.size:
+        raise ValueError(
+            f"sizes must rise strictly; got {s[falls[0] + 1]} after {s[falls[0]]}; sort them"
+        )
+    return s

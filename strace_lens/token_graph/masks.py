@@ -1,0 +1,298 @@
+"""Masked forward passes: the model run with every edge outside a trace ablated.
+
+The mask is a comparison of ranks, made inside the hook on the device: row r of a batch keeps the
+edges with `start[r] <= rank < stop[r]`. Sizes, controls and prompts are all rows, and no mask is
+stored. An ablated edge leaves its replacement (nothing, for zero ablation) in its place; biases
+belong to no edge and stay. Source: s-Trace (arXiv 2605.27033), section "running a trace".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from strace_lens.ablation import ZERO, Replacement
+from strace_lens.architecture import (
+    Architecture,
+    AttentionOutput,
+    Model,
+    attention_output,
+    mlp_constant,
+    per_query_head,
+)
+from strace_lens.prompts import pad_right
+from strace_lens.run import MEMORY_BUDGET, Hook, device_of, even_chunks, last_logits, rows_per_pass
+from strace_lens.token_graph.edges import EdgeTensors, GraphShape
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedRows:
+    """Rows of a masked run that share a prompt and a ranking.
+
+    Attributes:
+        tokens: the prompt.
+        shape: of its token graph.
+        ranks: one rank an edge.
+        start, stop: row r keeps the edges with start[r] <= rank < stop[r].
+        keep_residual: keep every residual edge whatever its rank, as the controls do.
+        replacement: what an ablated edge carries instead.
+    """
+
+    tokens: Int[Tensor, " pos"]
+    shape: GraphShape
+    ranks: EdgeTensors
+    start: Int[Tensor, " row"]
+    stop: Int[Tensor, " row"]
+    keep_residual: bool = False
+    replacement: Replacement = ZERO
+
+    def __post_init__(self) -> None:
+        length = self.replacement.length
+        if length is not None and length != len(self.tokens):
+            raise ValueError(
+                f"the {self.replacement.kind} replacement has {length} tokens, the prompt "
+                f"{len(self.tokens)}; give prompts of equal length"
+            )
+
+    def __len__(self) -> int:
+        return len(self.stop)
+
+    def keep(self, ranks: Int[Tensor, "*edges"]) -> Bool[Tensor, "row *edges"]:
+        """Which edges each row keeps, from their ranks."""
+        per_row = (-1, *[1] * ranks.ndim)
+        start, stop = (x.view(per_row).to(ranks.device) for x in (self.start, self.stop))
+        return (ranks >= start) & (ranks < stop)
+
+    def rows(self, which: slice) -> MaskedRows:
+        """Some of the rows."""
+        return replace(self, start=self.start[which], stop=self.stop[which])
+
+
+def masked_logits(
+    model: Model,
+    architecture: Architecture,
+    groups: Sequence[MaskedRows],
+    *,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Float[Tensor, "row vocab"]:
+    """Logits at the last token of every row, in order, on the CPU.
+
+    Args:
+        model: the model.
+        architecture: of the same model.
+        groups: rows to run; prompts may differ in length.
+        memory_budget: bytes that one forward pass may take; sets the rows of a pass.
+        progress: called with the number of rows after each pass.
+    """
+    device = device_of(model)
+    groups = [replace(g, ranks=g.ranks.map(lambda r: r.to(device))) for g in groups]
+    done = []
+    for batch in _passes(architecture, groups, memory_budget):
+        tokens = pad_right([g.tokens for g in batch for _ in range(len(g))])
+        lengths = torch.tensor([len(g.tokens) for g in batch for _ in range(len(g))])
+        hooks = mask_hooks(model, architecture, batch)
+        done.append(last_logits(model, architecture, tokens, lengths, hooks).cpu())
+        progress(len(tokens))
+    return torch.cat(done)
+
+
+def passes(
+    architecture: Architecture, lengths: Sequence[int], memory_budget: int = MEMORY_BUDGET
+) -> int:
+    """Number of forward passes that rows of these prompt lengths need."""
+    return len(list(even_chunks(len(lengths), rows_per_pass(architecture, max(lengths), memory_budget))))
+
+
+def _passes(
+    architecture: Architecture, groups: Sequence[MaskedRows], memory_budget: int
+) -> list[list[MaskedRows]]:
+    """Cut the groups into batches of rows that fit the budget, in order."""
+    longest = max(len(g.tokens) for g in groups)
+    total = sum(len(g) for g in groups)
+    batches = []
+    for chunk in even_chunks(total, rows_per_pass(architecture, longest, memory_budget)):
+        batch, first = [], 0
+        for group in groups:
+            which = slice(max(chunk.start - first, 0), min(chunk.stop - first, len(group)))
+            if which.start < which.stop:
+                batch.append(group.rows(which))
+            first += len(group)
+        batches.append(batch)
+    return batches
+
+
+def mask_hooks(
+    model: Model, architecture: Architecture, groups: Sequence[MaskedRows]
+) -> list[Hook]:
+    """Hooks that apply the masks of a batch whose rows are those of the groups, in order.
+
+    A residual edge is ablated where the stream is written: on a bridge a write at `hook_resid_mid`
+    reaches the MLP but not `hook_resid_post`, so both are written, from their parts.
+    """
+    starts = [0]
+    for group in groups:
+        starts.append(starts[-1] + len(group))
+    spans = [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    spans_and_groups = list(zip(spans, groups, strict=True))
+    hooks: list[Hook] = []
+    for layer in range(architecture.layers):
+        hooks += _LayerMask(model, architecture, layer, spans_and_groups).hooks()
+    return hooks
+
+
+class _LayerMask:
+    """The hooks of one layer, which hand each other what the layer computed on its way."""
+
+    def __init__(
+        self,
+        model: Model,
+        architecture: Architecture,
+        layer: int,
+        groups: Sequence[tuple[slice, MaskedRows]],
+    ) -> None:
+        self.architecture = architecture
+        self.layer = layer
+        self.groups = groups
+        self.output: AttentionOutput = attention_output(model, architecture, layer)
+        self.constant = mlp_constant(model, architecture, layer) if architecture.mlp else None
+        self.read: dict[str, Tensor] = {}
+        replaced = any(g.replacement.references for _, g in groups)
+        self.patches_z = replaced or self.output.has_value_bias
+
+    def hooks(self) -> list[Hook]:
+        arch, block = self.architecture, f"blocks.{self.layer}."
+        hooks: list[Hook] = [
+            (block + "hook_resid_pre", self.reader("resid_pre")),
+            (block + "hook_attn_out", self.reader("attn_out")),
+        ]
+        if not arch.pattern_is_live or self.patches_z:
+            hooks.append((block + "attn.hook_v", self.reader("value")))
+        if arch.pattern_is_live:
+            hooks.append((block + "attn.hook_pattern", self.write_pattern))
+            if self.patches_z:
+                hooks.append((block + "attn.hook_z", self.write_z))
+        else:
+            hooks.append((block + "attn.hook_pattern", self.reader("pattern")))
+        if arch.mlp:
+            hooks.append((block + "hook_mlp_out", self.reader("mlp_out")))
+        if arch.mlp and not arch.parallel:
+            hooks.append((block + "hook_resid_mid", self.write_mid))
+        hooks.append((block + "hook_resid_post", self.write_post))
+        return hooks
+
+    def reader(self, name: str) -> Callable[..., None]:
+        def hook(value: Tensor, hook: Any) -> None:
+            self.read[name] = value
+
+        return hook
+
+    def write_pattern(
+        self, pattern: Float[Tensor, "row head query key"], hook: Any
+    ) -> Float[Tensor, "row head query key"]:
+        if self.patches_z:
+            self.read["pattern"] = pattern
+        return self.masked_pattern(pattern)
+
+    def masked_pattern(self, pattern: Tensor) -> Float[Tensor, "row head query key"]:
+        whole = len(self.groups) == 1 and self.groups[0][1].shape.tokens == pattern.shape[-1]
+        if whole:
+            return pattern * self.kept_attention(self.groups[0][1])
+        # Padding follows the prompt, so no real token reads it: its entries stay as they are.
+        masked = pattern.clone()
+        for rows, group in self.groups:
+            n = group.shape.tokens
+            masked[rows, :, :n, :n] *= self.kept_attention(group)
+        return masked
+
+    def kept_attention(self, group: MaskedRows) -> Bool[Tensor, "row head query key"]:
+        return group.keep(group.ranks.attention[self.layer])
+
+    def write_z(
+        self, z: Float[Tensor, "row query head d_head"], hook: Any
+    ) -> Float[Tensor, "row query head d_head"]:
+        return z + self.ablated_z(self.read.pop("pattern"))
+
+    def ablated_z(self, pattern: Tensor) -> Float[Tensor, "row query head d_head"]:
+        """What ablated attention edges leave in `hook_z`: the value bias and their replacements.
+
+        With r and v' the references' patterns and values, the ablated edges leave
+        sum (r v' / n) + b_V (sum of ablated pattern entries - sum of r / n).
+        """
+        heads, bias = self.architecture.heads, self.output.value_bias
+        z = pattern.new_zeros(*pattern.shape[:3], bias.shape[-1])
+        for rows, group in self.groups:
+            n = group.shape.tokens
+            ablated = ~self.kept_attention(group)
+            missing = (pattern[rows, :, :n, :n] * ablated).sum(-1)
+            for pattern_there, value_there in group.replacement.references:
+                weight = ablated * pattern_there[self.layer] / len(group.replacement.references)
+                value = per_query_head(value_there[self.layer], heads, dim=1).transpose(0, 1)
+                z[rows, :, :n] += weight @ value
+                missing = missing - weight.sum(-1)
+            z[rows, :, :n] += missing[..., None] * bias[:, None]
+        return z.transpose(1, 2)
+
+    def attention(self) -> Float[Tensor, "row pos d_model"]:
+        """This layer's attention output under the mask."""
+        attn_out = self.read.pop("attn_out")
+        if self.architecture.pattern_is_live:
+            return attn_out
+        # The pattern cannot be written here (and fires after `hook_z`): z is computed from it anew.
+        pattern, value = self.read.pop("pattern"), self.read.pop("value")
+        value = per_query_head(value, self.architecture.heads, dim=2)
+        z = torch.einsum("bhqk,bkhe->bqhe", self.masked_pattern(pattern), value)
+        if self.patches_z:
+            z = z + self.ablated_z(pattern)
+        return torch.einsum("bqhe,hed->bqd", z, self.output.weight) + self.output.bias
+
+    def write_mid(self, mid: Tensor, hook: Any) -> Float[Tensor, "row pos d_model"]:
+        written = self.residual(self.read.pop("resid_pre"), join=0) + self.attention()
+        self.read["resid_mid"] = written
+        return written
+
+    def write_post(self, post: Tensor, hook: Any) -> Float[Tensor, "row pos d_model"]:
+        if "resid_mid" in self.read:
+            written = self.residual(self.read.pop("resid_mid"), join=1)
+        else:
+            written = self.residual(self.read.pop("resid_pre"), join=0) + self.attention()
+        if self.constant is not None:
+            written = written + self.mlp(self.read.pop("mlp_out"))
+        return written
+
+    def residual(self, stream: Tensor, join: int) -> Float[Tensor, "row pos d_model"]:
+        """The residual stream where its edge is kept, the replacement where it is ablated."""
+        parts = []
+        for _, group in self.groups:
+            n = group.shape.tokens
+            keep = group.keep(group.ranks.residual[self.layer, join])
+            if group.keep_residual:
+                keep = torch.ones_like(keep)
+            there = group.replacement.residual
+            parts.append((n, keep, None if there is None else there[self.layer, join]))
+        return self.mixed(stream, parts)
+
+    def mlp(self, mlp_out: Tensor) -> Float[Tensor, "row pos d_model"]:
+        """`hook_mlp_out` where its edge is kept; its bias and the replacement where it is ablated."""
+        parts = []
+        for _, group in self.groups:
+            keep = group.keep(group.ranks.mlp[self.layer])
+            there = group.replacement.mlp
+            instead = self.constant if there is None else self.constant + there[self.layer]
+            parts.append((group.shape.tokens, keep, instead))
+        return self.mixed(mlp_out, parts)
+
+    def mixed(
+        self, value: Tensor, parts: Sequence[tuple[int, Tensor, Tensor | None]]
+    ) -> Float[Tensor, "row pos d_model"]:
+        """`value` where kept, else what stands in for it, group by group; padding is left alone."""
+        mixed = value.clone()
+        for (rows, _), (n, keep, instead) in zip(self.groups, parts, strict=True):
+            stand_in = value.new_zeros(()) if instead is None else instead.to(value.dtype)
+            mixed[rows, :n] = torch.where(keep[..., None], value[rows, :n], stand_in)
+        return mixed

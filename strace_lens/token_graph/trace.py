@@ -1,0 +1,142 @@
+"""The trace: one rank for every edge of a token graph, so that every size is a prefix of one order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+import torch
+from jaxtyping import Bool, Int32
+from torch import Tensor
+
+from strace_lens.prompts import Prompt
+from strace_lens.token_graph.edges import KINDS, EdgeTensors, GraphShape, edge_list, hook_name
+
+
+def check_size(size: float) -> float:
+    """A relative size as it is.
+
+    Raises:
+        ValueError: it does not lie in (0, 1].
+    """
+    if not 0 < size <= 1:
+        raise ValueError(f"sizes must lie in (0, 1]; got {size}")
+    return float(size)
+
+
+@dataclass(frozen=True, eq=False)
+class Subgraph:
+    """A set of edges of a token graph.
+
+    Attributes:
+        shape: of the token graph.
+        prompt: its tokens.
+        kept: True for the edges of the subgraph.
+        ranks: of the trace it was cut from; the heaviest edges come first.
+    """
+
+    shape: GraphShape
+    prompt: Prompt
+    kept: EdgeTensors
+    ranks: EdgeTensors
+
+    @property
+    def edges(self) -> int:
+        """Number of edges."""
+        return int(sum(int(k.sum()) for k in self.kept))
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """The subgraph as a networkx MultiDiGraph with nodes (hook point, token position).
+
+        Node attribute: `token`. Edge attributes: `kind`, `layer`, `head` (None unless attention)
+        and `rank`.
+        """
+        chosen = edge_list(self.shape, self.kept)
+        ranks = torch.cat([r[k] for r, k in zip(self.ranks, self.kept, strict=True)]).tolist()
+        graph = nx.MultiDiGraph()
+        strings = self.prompt.strings
+        for row, rank in zip(zip(*(c.tolist() for c in chosen), strict=True), ranks, strict=True):
+            kind, layer, head, source_level, source, target_level, target = row
+            ends = [
+                (hook_name(self.shape, level), token)
+                for level, token in ((source_level, source), (target_level, target))
+            ]
+            for node in ends:
+                graph.add_node(node, token=strings[node[1]])
+            graph.add_edge(
+                *ends, kind=KINDS[kind], layer=layer, head=None if head < 0 else head, rank=rank
+            )
+        return graph
+
+    def __repr__(self) -> str:
+        share = self.edges / self.shape.edges
+        return f"Subgraph({self.edges:,} of {self.shape.edges:,} edges, s = {share:.3g})"
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Every edge of a prompt's token graph, ranked; the trace of k edges is `ranks < k`.
+
+    Attributes:
+        shape: of the token graph.
+        prompt: its tokens.
+        ranks: position of each edge in the order of extraction; `UNREACHABLE` where an edge cannot
+            reach the output.
+        made: how it was made: model, importance, order, seed, versions.
+    """
+
+    shape: GraphShape
+    prompt: Prompt
+    ranks: EdgeTensors
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def edges(self) -> int:
+        """Number of edges ranked: all that can reach the output."""
+        return self.shape.edges
+
+    def edge_count(self, size: float) -> int:
+        """Edges of the trace of a relative size: floor(s * |E|).
+
+        Raises:
+            ValueError: the size does not lie in (0, 1].
+        """
+        # 0.29 * 100 is 28.999...: a product one rounding error below a whole number is that number.
+        return math.floor(check_size(size) * self.edges * (1 + 1e-12))
+
+    def subgraph(self, size: float) -> Subgraph:
+        """The trace of a relative size, as a set of edges."""
+        return self.first(self.edge_count(size))
+
+    def first(self, edges: int) -> Subgraph:
+        """The trace of so many edges, as a set of edges."""
+        kept = self.ranks.map(lambda r: r < edges)
+        return Subgraph(self.shape, self.prompt, kept, self.ranks)
+
+    def counts(self, edges: int) -> dict[str, Int32[Tensor, " layer"]]:
+        """How many edges of each kind each layer has in the trace of so many edges."""
+        return count_by_layer(self.first(edges).kept, self.shape)
+
+    def __repr__(self) -> str:
+        made = self.made
+        return (
+            f"Trace({made.get('model', 'model')}: {self.edges:,} edges over {self.shape.tokens} "
+            f"tokens, {made.get('order', 'best-first')} by {made.get('importance', '?')})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<code>{self!r}</code><br>{' '.join(map(repr, self.prompt.strings))}"
+
+
+def count_by_layer(kept: EdgeTensors, shape: GraphShape) -> dict[str, Int32[Tensor, " layer"]]:
+    """Number of kept edges in each layer, by kind."""
+    mlp: Bool[Tensor, "mlp_layer pos"] = kept.mlp
+    counts = {
+        "residual": kept.residual.sum((1, 2)),
+        "attention": kept.attention.sum((1, 2, 3)),
+        "mlp": mlp.sum(1) if shape.mlp else torch.zeros(shape.layers),
+    }
+    return {kind: counts[kind].int() for kind in KINDS}
