@@ -29,7 +29,7 @@ lint: $(READY4)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/basedpyright
-	.venv/bin/lint-imports
+	.venv/bin/lint-imports --no-logo
 
 format: $(READY4)
 	.venv/bin/ruff check --fix .

@@ -1,0 +1,55 @@
+"""strace_lens: how much of a language model does a prediction really use?
+
+import strace_lens as sl
+
+model = sl.load_model()
+graph = sl.token_graph(model, "The capital of France is")
+trace = sl.extract(graph, importance="l1")
+curve = sl.density_curve(model, trace)
+curve.phases()
+"""
+
+from strace_lens.ablation import Replacement, replacement
+from strace_lens.architecture import UnsupportedModelError
+from strace_lens.density import DensityCurve, Plan, density_curve, density_curves, plan
+from strace_lens.models import ModelNotFoundError, load_model
+from strace_lens.phases import Phases, find_phases, phase_ablation
+from strace_lens.prompts import Prompt, PromptError
+from strace_lens.sizes import SIZES
+from strace_lens.storage import load_curve, load_trace, save_curve, save_trace
+from strace_lens.summary import summarize
+from strace_lens.token_graph.extract import extract
+from strace_lens.token_graph.graph import TokenGraph, token_graph
+from strace_lens.token_graph.importance import IMPORTANCES, edge_importance
+from strace_lens.token_graph.trace import Subgraph, Trace
+
+__all__ = [
+    "IMPORTANCES",
+    "SIZES",
+    "DensityCurve",
+    "ModelNotFoundError",
+    "Phases",
+    "Plan",
+    "Prompt",
+    "PromptError",
+    "Replacement",
+    "Subgraph",
+    "TokenGraph",
+    "Trace",
+    "UnsupportedModelError",
+    "density_curve",
+    "density_curves",
+    "edge_importance",
+    "extract",
+    "find_phases",
+    "load_curve",
+    "load_model",
+    "load_trace",
+    "phase_ablation",
+    "plan",
+    "replacement",
+    "save_curve",
+    "save_trace",
+    "summarize",
+    "token_graph",
+]

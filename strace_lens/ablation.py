@@ -1,18 +1,22 @@
-"""What replaces an ablated edge: nothing, its mean over a reference set, or another prompt's value."""
+"""What replaces an ablated edge: nothing, its mean over references, or another prompt's value."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.architecture import Architecture, Model
+from strace_lens.contract import architecture_of
+from strace_lens.prompts import Prompt, PromptError, tokenize, windows
 from strace_lens.run import Activations, read_activations
 
 ABLATIONS = ("zero", "mean", "resample")
+REFERENCES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,52 @@ class Replacement:
 
 
 ZERO = Replacement("zero")
+
+
+def replacement(
+    model: Model,
+    prompt: Prompt,
+    kind: str = "zero",
+    *,
+    corrupted: str | Sequence[int] | None = None,
+    references: Sequence[str] | None = None,
+) -> Replacement:
+    """The replacement of a kind for a prompt, in its length and with its BOS if it has one.
+
+    Args:
+        model: the model.
+        prompt: whose edges are to be ablated.
+        kind: one of `ABLATIONS`.
+        corrupted: the second prompt of resample ablation.
+        references: texts whose windows mean ablation averages over; by default a page of prose
+            that the package carries, cut into eight windows.
+
+    Raises:
+        ValueError: an unknown kind, or resample ablation without a second prompt.
+        PromptError: a corrupted prompt of another number of tokens, or too short references.
+    """
+    if kind not in ABLATIONS:
+        raise ValueError(f"unknown ablation {kind!r}; choose from {', '.join(ABLATIONS)}")
+    if kind == "zero":
+        return ZERO
+    architecture = architecture_of(model)
+    bos = getattr(getattr(model, "tokenizer", None), "bos_token_id", None)
+    has_bos = bos is not None and prompt.ids[0] == bos
+    if kind == "mean":
+        own = files("strace_lens").joinpath("data/reference.txt")
+        texts = references or [own.read_text("utf-8")]
+        first = prompt.ids[:1] if has_bos else ()
+        cut = windows(model, texts, len(prompt.ids), REFERENCES, first)
+        return mean(model, architecture, cut)
+    if corrupted is None:
+        raise ValueError("resample ablation needs a second prompt; pass corrupted=")
+    other = tokenize(model, architecture, corrupted, bos=has_bos)
+    if len(other.ids) != len(prompt.ids):
+        raise PromptError(
+            f"the corrupted prompt has {len(other.ids)} tokens, the prompt {len(prompt.ids)}; "
+            "resample ablation needs equal lengths"
+        )
+    return resample(model, architecture, other.tensor)
 
 
 def resample(

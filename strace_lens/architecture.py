@@ -1,4 +1,4 @@
-"""What a TransformerLens model is made of: the facts that the token graph needs, read off the model.
+"""What a TransformerLens model is made of: the facts the token graph needs, read off the model.
 
 This is the one place that knows a `HookedTransformer` from a `TransformerBridge`. Nothing here runs
 the model; `contract.py` proves on a real forward pass that what is said here is true.
@@ -7,7 +7,7 @@ the model; `contract.py` proves on a real forward pass that what is said here is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     # The protocol is new in TransformerLens 4; HookedTransformer 3.9 satisfies it all the same.
-    from transformer_lens.model_protocol import TransformerLensModelWithWeights as Model
+    from transformer_lens.model_protocol import TransformerLensModel as Model
 else:
     Model = Any
 
@@ -71,7 +71,7 @@ def describe(model: Model) -> Architecture:
         )
     cfg: Any = model.cfg
     name = str(getattr(cfg, "model_name", None) or type(model).__name__)
-    hooks = model.hook_dict if hasattr(model, "hook_dict") else {}
+    hooks = getattr(model, "hook_dict", {})
     layers = int(cfg.n_layers)
     _refuse_other_kinds(name, cfg, model)
 
@@ -93,7 +93,7 @@ def describe(model: Model) -> Architecture:
         context=int(cfg.n_ctx),
         parallel=parallel and not attention_only,
         mlp=not attention_only,
-        post_norm=hasattr(model.blocks[0], "ln1_post"),
+        post_norm=hasattr(block_of(model, 0), "ln1_post"),
         unembed_input=unembed,
     )
     missing = [h for h in hook_points(found) if h not in hooks]
@@ -137,12 +137,12 @@ def hook_points(architecture: Architecture) -> list[str]:
         names.append("ln1_post.hook_scale")
     names.append("hook_resid_post")
     blocks = [f"blocks.{layer}.{n}" for layer in range(architecture.layers) for n in names]
-    return blocks + [architecture.unembed_input]
+    return [*blocks, architecture.unembed_input]
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionOutput:
-    """How the heads of one block write to the residual stream: `norm(sum_h z[h] @ weight[h] + bias)`.
+    """How the heads of one block write to the stream: `norm(sum_h z[h] @ weight[h] + bias)`.
 
     Attributes:
         weight: W_O of every query head.
@@ -180,7 +180,7 @@ class AttentionOutput:
 
 def attention_output(model: Model, architecture: Architecture, layer: int) -> AttentionOutput:
     """Weights with which the heads of one block write to the residual stream, detached."""
-    attn = model.blocks[layer].attn
+    attn = block_of(model, layer).attn
     weight = attn.W_O.detach()
     heads, d_head, d_model = architecture.heads, architecture.d_head, architecture.d_model
     weight = weight.reshape(heads, d_head, d_model)
@@ -191,7 +191,7 @@ def attention_output(model: Model, architecture: Architecture, layer: int) -> At
         value_bias = weight.new_zeros(heads, d_head)
     gain, norm_bias, centred = torch.ones_like(zeros), zeros, False
     if architecture.post_norm:
-        gain, norm_bias, centred = _norm_weights(model.blocks[layer].ln1_post, zeros)
+        gain, norm_bias, centred = _norm_weights(block_of(model, layer).ln1_post, zeros)
     return AttentionOutput(
         weight=weight,
         bias=zeros if bias is None else bias.detach(),
@@ -203,19 +203,29 @@ def attention_output(model: Model, architecture: Architecture, layer: int) -> At
 
 
 def mlp_constant(model: Model, architecture: Architecture, layer: int) -> Float[Tensor, " d_model"]:
-    """What stays of `hook_mlp_out` when the MLP's edge is ablated: its output bias, normed if need be.
+    """What stays of `hook_mlp_out` when the MLP's edge is ablated: its output bias.
 
-    Zeros for an MLP without a bias, and for a mixture of experts, whose experts' biases (if any)
-    are part of the edge.
+    Normed where a norm follows the MLP. Zeros for an MLP without a bias, and for a mixture of
+    experts, whose experts' biases (if any) are part of the edge.
     """
-    block = model.blocks[layer]
+    block = block_of(model, layer)
     bias = getattr(block.mlp, "b_out", None)
-    zeros = model.blocks[layer].attn.W_O.detach().new_zeros(architecture.d_model)
+    zeros = block.attn.W_O.detach().new_zeros(architecture.d_model)
     constant = zeros if bias is None else bias.detach()
     if architecture.post_norm:
         with torch.no_grad():
             constant = block.ln2_post(constant.view(1, 1, -1)).view(-1)
     return constant
+
+
+def block_of(model: Model, layer: int) -> Any:
+    """One transformer block, whose parts the two model classes name alike."""
+    return cast(Any, model).blocks[layer]
+
+
+def device_of(model: Model) -> torch.device:
+    """The device that the model's weights lie on."""
+    return next(cast(Any, model).parameters()).device
 
 
 def per_query_head(x: Tensor, heads: int, dim: int) -> Tensor:

@@ -1,9 +1,9 @@
 """Proof, on a real forward pass, that a model does what the token graph takes for granted.
 
 Some hook points of some models can be read but not written: a mask put there would silently do
-nothing. So before a model is traced, each hook point we read must add up to the residual stream, and
-each one we write is perturbed, layer by layer, and the output must move. A model that fails is
-refused by name.
+nothing. So before a model is traced, what we read must add up to the residual stream, and each hook
+point we write is perturbed, layer by layer, and the output must move. A model that fails is refused
+by name.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from strace_lens.architecture import (
     UnsupportedModelError,
     attention_output,
     describe,
+    device_of,
     hook_points,
     per_query_head,
 )
@@ -70,7 +71,7 @@ def _check_identities(model: Model, arch: Architecture, tokens: Int[Tensor, " po
     """Each node must be the sum of what its in-edges carry, to the precision of the model."""
     wanted = set(hook_points(arch))
     _, cache = model.run_with_cache(
-        tokens[None].to(_device(model)),
+        tokens[None].to(device_of(model)),
         names_filter=lambda name: name in wanted,
         padding_side="right",
     )
@@ -119,7 +120,7 @@ def _expect_sum(
 def _dead_writes(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> set[str]:
     """Hook points at which a write leaves the logits of its row exactly as they were."""
     points = _writes(arch)
-    rows = tokens.expand(len(points), -1).to(_device(model))
+    rows = tokens.expand(len(points), -1).to(device_of(model))
 
     def corrupt_row(row: int, change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
         def hook(value: Tensor, hook: Any) -> Tensor:
@@ -149,7 +150,3 @@ def _writes(arch: Architecture) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
         if arch.mlp and not arch.parallel:
             points.append((block + "hook_resid_mid", lambda x: -x))
     return points
-
-
-def _device(model: Model) -> torch.device:
-    return next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]

@@ -93,9 +93,9 @@ def _bridge(
         raise ModelNotFoundError(
             f"cannot load {source!r} as a causal language model: {reason}"
         ) from error
-    bridge = TransformerBridge.boot_transformers(
-        name, hf_model=hf.to(device).eval(), tokenizer=tokenizer
-    )
+    hf.to(device)  # pyright: ignore[reportArgumentType]
+    bridge: Any = TransformerBridge.boot_transformers(name, hf_model=hf.eval(), tokenizer=tokenizer)
+    bridge.tokenizer = tokenizer  # boot_transformers may have made it prepend a BOS
     bridge.enable_compatibility_mode(no_processing=True)
     return bridge
 

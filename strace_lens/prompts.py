@@ -43,7 +43,7 @@ class Prompt:
         return hashlib.sha256(" ".join(map(str, self.ids)).encode()).hexdigest()
 
     def prefix(self, length: int) -> Prompt:
-        """The prompt cut to its first tokens; a causal model's graph at a position is that of its prefix."""
+        """The prompt cut to its first tokens."""
         return Prompt("".join(self.strings[:length]), self.ids[:length], self.strings[:length])
 
 
@@ -76,7 +76,9 @@ def tokenize(
         if not prompt.strip():
             raise PromptError("the prompt is empty; give at least two tokens of text")
         if tokenizer is None:
-            raise PromptError(f"{architecture.name} has no tokenizer; give token ids instead of text")
+            raise PromptError(
+                f"{architecture.name} has no tokenizer; give token ids instead of text"
+            )
         ids = [int(i) for i in tokenizer(prompt).input_ids]
         text = prompt
     else:
@@ -112,7 +114,9 @@ def _check(ids: Sequence[int], architecture: Architecture) -> None:
         )
     bad = [i for i in ids if not 0 <= i < architecture.d_vocab]
     if bad:
-        raise PromptError(f"token id {bad[0]} lies outside the vocabulary of {architecture.d_vocab}")
+        raise PromptError(
+            f"token id {bad[0]} lies outside the vocabulary of {architecture.d_vocab}"
+        )
 
 
 def pad_right(prompts: Sequence[Int[Tensor, " pos"]]) -> Int[Tensor, "row pos"]:
@@ -125,21 +129,30 @@ def pad_right(prompts: Sequence[Int[Tensor, " pos"]]) -> Int[Tensor, "row pos"]:
 
 
 def windows(
-    model: Model, architecture: Architecture, texts: Sequence[str], length: int, count: int
+    model: Model, texts: Sequence[str], length: int, count: int, first: Sequence[int] = ()
 ) -> list[Int[Tensor, " pos"]]:
     """Token windows of one length cut at even spacing from reference texts, for mean ablation.
+
+    Args:
+        model: a model with a tokenizer.
+        texts: joined, without their BOS, to one stream.
+        length: tokens of a window, those of `first` included.
+        count: how many windows; fewer where the texts are too short for so many different ones.
+        first: tokens that every window starts with (a BOS).
 
     Raises:
         PromptError: the texts together have fewer tokens than one window.
     """
-    tokenizer: Any = model.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
-    ids = [int(i) for text in texts for i in tokenizer(text).input_ids]
-    last = len(ids) - length
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise PromptError("the model has no tokenizer; mean ablation needs one for its references")
+    ids = [i for text in texts for i in _without_bos(list(tokenizer(text).input_ids), tokenizer)]
+    width = length - len(first)
+    last = len(ids) - width
     if last < 0:
         raise PromptError(
             f"the reference texts have {len(ids)} tokens, but the prompt has {length}; "
             "give longer reference texts"
         )
     starts = sorted({round(i * last / max(1, count - 1)) for i in range(count)})
-    stream = torch.tensor(ids, dtype=torch.int64)
-    return [stream[start : start + length] for start in starts]
+    return [torch.tensor([*first, *ids[start : start + width]]) for start in starts]

@@ -1,25 +1,21 @@
-"""Hooked forward passes: many rows at once, only the last position unembedded, within a byte budget."""
+"""Hooked forward passes: many rows at once, the last position unembedded, in a byte budget."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.architecture import Architecture, Model, mlp_constant
+from strace_lens.architecture import Architecture, Model, device_of, mlp_constant
 
 Hook = tuple[str, Callable[..., Tensor | None]]
 MEMORY_BUDGET = 2**30
-
-
-def device_of(model: Model) -> torch.device:
-    """The device that the model's weights lie on."""
-    return next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def last_logits(
@@ -58,7 +54,7 @@ def last_logits(
         )[:, 0]
     if not bool(torch.isfinite(logits).all()):
         raise FloatingPointError(
-            f"{architecture.name} gave NaN or infinite logits; load it in float32 or check its weights"
+            f"{architecture.name} gave NaN or infinite logits; load it in float32 or check it"
         )
     return logits
 
@@ -154,4 +150,4 @@ def even_chunks(count: int, largest: int) -> Iterator[slice]:
     """Cut `count` rows into as few chunks as the largest allows, of sizes as even as can be."""
     chunks = math.ceil(count / largest)
     edges = [round(i * count / chunks) for i in range(chunks + 1)] if chunks else [0]
-    yield from (slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True))
+    yield from (slice(a, b) for a, b in pairwise(edges))

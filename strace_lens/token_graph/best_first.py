@@ -1,9 +1,10 @@
 """Best-first extraction: importances in, one rank for each edge out.
 
-The search is compiled, and keeps less in its heap than its definition does. The in-edges of a node
-are pushed all at once, so they are sorted once, and the heap holds the heaviest edge not yet taken
-of each node. A heap entry is one 64-bit key that orders by importance, heaviest first, then by push
-number. No two keys are equal, so edges leave in the order of the flat heap, ties included.
+The search is compiled, and needs no heap of edges. The in-edges of a node are pushed all at once,
+so they are sorted once and only the first one not yet taken can be the next. A tournament tree over
+the nodes, in order of arrival, finds the heaviest of these. Among equals the flat heap of the
+definition prefers the edge pushed first: that of the node that arrived first, and in one node the
+one that comes first in push order. So the order is the heap's, ties included.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _AXES = {
     "mlp": ("layer", "pos"),
 }
 _MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 but its sign
-_PUSH = 0xFFFFFFFF  # the bits of a heap key that hold the push number
+_PLACE = 0xFFFFFFFF  # the bits of a key that settle ties
+_NONE = 0x7FFFFFFFFFFFFFFF  # the key of a node without a candidate: it loses to every other
 
 
 def best_first(importance: EdgeTensors, shape: GraphShape) -> EdgeTensors:
@@ -95,8 +97,9 @@ def _is_finite(value: Tensor) -> bool:
     return value.numel() == 0 or all(bool(x.isfinite()) for x in value.aminmax())
 
 
-# The compiled part. Nodes are numbered level * tokens + token. `no_type_check` keeps jaxtyping's
-# import hook from wrapping what numba must compile.
+# The compiled part. Nodes are numbered level * tokens + token. A key is an int64 that sorts by
+# importance, heaviest first, then by the place in its low 32 bits. `no_type_check` keeps the import
+# hook of jaxtyping from wrapping what numba must compile.
 
 
 @njit(cache=True)
@@ -104,81 +107,76 @@ def _is_finite(value: Tensor) -> bool:
 def _search(importance, ranks, keys):
     """Fill the rank arrays. Importances come as int32 views of their float32 bits.
 
-    `keys` has room for one int64 per reachable edge: the keys of a node's in-edges lie from
-    `first[node]`, the push number of the first, to `stop[node]`; those from `cursor[node]` on are
-    not taken yet, and the one at the cursor is in the heap.
+    `keys` has room for one int64 per reachable edge. The n-th node to arrive has the keys of its
+    in-edges, sorted, from `cursor[n]` (the first not yet taken) up to `stop[n]`.
     """
     attention, residual, mlp = importance
     attention_rank, residual_rank, mlp_rank = ranks
     heads, tokens = attention.shape[1], attention.shape[2]
     joins = residual.shape[1]
-    nodes = (joins * attention.shape[0] + 1) * tokens
-    first = np.zeros(nodes, np.int64)
-    cursor = np.zeros(nodes, np.int64)
-    stop = np.zeros(nodes, np.int64)
-    reached = np.zeros(nodes, np.bool_)
-    heap_key = np.empty(nodes, np.int64)
-    heap_node = np.empty(nodes, np.int64)
+    nodes = joins * attention.shape[0] * tokens  # without the embeddings, which have no in-edges
+    node_of = np.empty(nodes, np.int64)
+    cursor = np.empty(nodes, np.int64)
+    stop = np.empty(nodes, np.int64)
+    reached = np.zeros(nodes + tokens, np.bool_)
+    tree = np.full(2 * nodes, _NONE, np.int64)
 
-    new, pushed, size, rank = nodes - 1, 0, 0, 0
-    while True:
-        if new >= tokens and not reached[new]:  # nodes below `tokens` are embeddings: no in-edges
+    new, arrived, pushed = nodes + tokens - 1, 0, 0
+    for rank in range(len(keys)):
+        if new >= tokens and not reached[new]:
             reached[new] = True
-            first[new] = cursor[new] = pushed
+            node_of[arrived], cursor[arrived] = new, pushed
             pushed = _push_in_edges(new, importance, keys, pushed)
-            stop[new] = pushed
-            _sift_up(heap_key, heap_node, size, keys[cursor[new]], new)
-            size += 1
-        if size == 0:
-            return
+            stop[arrived] = pushed
+            _play(tree, arrived, keys[cursor[arrived]])
+            arrived += 1
 
-        node = heap_node[0]
-        position = (heap_key[0] & _PUSH) - first[node]
+        winner = tree[1] & _PLACE
+        node, position = node_of[winner], keys[cursor[winner]] & _PLACE
+        cursor[winner] += 1
+        more = cursor[winner] < stop[winner]
+        _play(tree, winner, keys[cursor[winner]] if more else _NONE)
+
         level, token = divmod(node, tokens)
         layer, join = divmod(level - 1, joins)
         source = token
-        after_mlp = 1 + _has_mlp(mlp, join, joins)
+        before_attention = 1 + _has_mlp(mlp, join, joins)
         if position == 0:
             residual_rank[layer, join, token] = rank
-        elif position < after_mlp:
+        elif position < before_attention:
             mlp_rank[layer, token] = rank
         else:
-            source, head = divmod(position - after_mlp, heads)
+            source, head = divmod(position - before_attention, heads)
             attention_rank[layer, head, token, source] = rank
-        rank += 1
         new = (level - 1) * tokens + source
-
-        cursor[node] += 1
-        if cursor[node] < stop[node]:
-            _sift_down(heap_key, heap_node, size, keys[cursor[node]], node)
-        else:
-            size -= 1
-            _sift_down(heap_key, heap_node, size, heap_key[size], heap_node[size])
 
 
 @njit(cache=True)
 @no_type_check
-def _push_in_edges(node, importance, keys, pushed):
-    """Write the sorted keys of a node's in-edges from `keys[pushed]` on; return where they end."""
+def _push_in_edges(node, importance, keys, start):
+    """Write the sorted keys of a node's in-edges from `keys[start]` on; return where they end.
+
+    The place in a key is the edge's position in push order: residual, MLP, then attention by
+    (source token, head).
+    """
     attention, residual, mlp = importance
     heads, tokens = attention.shape[1], attention.shape[2]
     joins = residual.shape[1]
     level, token = divmod(node, tokens)
     layer, join = divmod(level - 1, joins)
-    keys[pushed] = _key(residual[layer, join, token], pushed)
-    end = pushed + 1
+    keys[start] = _key(residual[layer, join, token], 0)
+    count = 1
     if _has_mlp(mlp, join, joins):
-        keys[end] = _key(mlp[layer, token], end)
-        end += 1
+        keys[start + 1] = _key(mlp[layer, token], 1)
+        count = 2
     if join == 0:
-        base = end
         for head in range(heads):
             for source in range(token + 1):
-                number = base + source * heads + head
-                keys[number] = _key(attention[layer, head, token, source], number)
-        end = base + heads * (token + 1)
-    keys[pushed:end].sort()
-    return end
+                position = count + source * heads + head
+                keys[start + position] = _key(attention[layer, head, token, source], position)
+        count += heads * (token + 1)
+    keys[start : start + count].sort()
+    return start + count
 
 
 @njit(cache=True)
@@ -190,41 +188,30 @@ def _has_mlp(mlp, join, joins):
 
 @njit(cache=True)
 @no_type_check
-def _key(bits, number):
-    """A key that sorts by importance, heaviest first, then by push number (under 2**31).
+def _key(bits, place):
+    """Key of a float32, given as its bits, and a place.
 
     Magnitudes of floats order as their bits do as integers, so the importance maps to an integer
     that falls as it rises; -0.0 and 0.0 both map to 0.
     """
     magnitude = np.int64(bits) & _MAGNITUDE
     falling = magnitude if bits < 0 else -magnitude
-    return (falling << 32) + number
+    return (falling << 32) + place
 
 
 @njit(cache=True)
 @no_type_check
-def _sift_up(heap_key, heap_node, at, key, node):
-    """Put an entry at the free place `at`, the end of the heap, and let it rise."""
-    while at > 0:
-        parent = (at - 1) >> 1
-        if heap_key[parent] < key:
-            break
-        heap_key[at], heap_node[at] = heap_key[parent], heap_node[parent]
-        at = parent
-    heap_key[at], heap_node[at] = key, node
+def _play(tree, arrival, key):
+    """Enter a node's candidate and replay its matches: `tree[1]` is the least key of all nodes.
 
-
-@njit(cache=True)
-@no_type_check
-def _sift_down(heap_key, heap_node, size, key, node):
-    """Put an entry in place of the top of a heap of `size` entries and let it sink."""
-    at = 0
-    while True:
-        child = 2 * at + 1
-        if child + 1 < size and heap_key[child + 1] < heap_key[child]:
-            child += 1
-        if child >= size or key < heap_key[child]:
-            break
-        heap_key[at], heap_node[at] = heap_key[child], heap_node[child]
-        at = child
-    heap_key[at], heap_node[at] = key, node
+    The place in the candidate's key becomes the node's arrival. The children of `tree[n]` are
+    `tree[2 * n]` and `tree[2 * n + 1]`; the leaves are the second half.
+    """
+    if key != _NONE:
+        key = (key & ~_PLACE) | arrival
+    at = len(tree) // 2 + arrival
+    tree[at] = key
+    while at > 1:
+        key = min(key, tree[at ^ 1])
+        at >>= 1
+        tree[at] = key

@@ -1,4 +1,4 @@
-"""The arithmetic of the token graph: which edges a prompt has, and how arrays over them are laid out.
+"""The arithmetic of the token graph: which edges there are, and how arrays over them are laid out.
 
 The graph is never stored as objects or adjacency lists. An array over its edges is three tensors,
 `EdgeTensors`; everything else (which edges reach the output, what layer an edge belongs to) follows
@@ -84,7 +84,7 @@ class GraphShape:
         a, r, m = flat.split(sizes)
         return EdgeTensors(a.view(attention), r.view(residual), m.view(mlp))
 
-    def full(self, value: float, dtype: torch.dtype) -> EdgeTensors:
+    def full(self, value: bool | int | float, dtype: torch.dtype) -> EdgeTensors:
         """Edge tensors holding one value everywhere."""
         return EdgeTensors(*(torch.full(s, value, dtype=dtype) for s in self._tensor_shapes()))
 
@@ -130,7 +130,7 @@ class EdgeList(NamedTuple):
 
 
 def edge_list(shape: GraphShape, chosen: EdgeTensors) -> EdgeList:
-    """End points of the chosen edges (boolean tensors), attention first, then residual, then MLP."""
+    """End points of the chosen edges (booleans): attention first, then residual, then MLP."""
     return EdgeList(*(torch.cat(c) for c in zip(*_lists_by_kind(shape, chosen), strict=True)))
 
 
@@ -163,7 +163,7 @@ def hook_name(shape: GraphShape, level: int) -> str:
 
 
 def is_complete(ranks: EdgeTensors, shape: GraphShape) -> bool:
-    """Whether ranks number the reachable edges 0 .. E-1, each once, and mark the rest unreachable."""
+    """Whether ranks number the reachable edges 0 .. E-1 once each and mark the rest unreachable."""
     reachable: Bool[Tensor, " edge_id"] = shape.reachable().flat()
     flat = ranks.flat()
     if flat.shape != reachable.shape or bool((flat[~reachable] != UNREACHABLE).any()):

@@ -162,7 +162,9 @@ def token_graph(
         architecture=architecture,
         activations=read_activations(model, architecture, tokens.tensor),
         outputs=tuple(attention_output(model, architecture, n) for n in blocks),
-        mlp_constants=tuple(mlp_constant(model, architecture, n) for n in blocks if architecture.mlp),
+        mlp_constants=tuple(
+            mlp_constant(model, architecture, n) for n in blocks if architecture.mlp
+        ),
     )
 
 

@@ -90,9 +90,9 @@ def cosine(edges: InEdges, options: Options) -> JoinImportance:
 
 
 def leverage(edges: InEdges, options: Options, *, k: int) -> JoinImportance:
-    """Squared row norms of the top-k left singular vectors of a node's in-edge matrix; they sum to k.
+    """Squared row norms of the top-k left singular vectors of a node's in-edge matrix.
 
-    Where fewer than k singular values differ from zero, to the rank. Computed in float64 from the
+    They sum to k, or to the rank where that is smaller. Computed in float64 from the
     smaller Gram matrix of each node, one node at a time.
     """
     dense = [e for e in (edges.residual, edges.mlp) if e is not None]
@@ -176,7 +176,8 @@ def _attention_vectors(
     edges: InEdges, budget: int
 ) -> Iterator[tuple[slice, Float[Tensor, "query key head d_model"]]]:
     """Vectors of the attention edges, for as many queries at a time as the budget allows."""
-    assert edges.coefficient is not None and edges.written is not None
+    assert edges.coefficient is not None
+    assert edges.written is not None
     queries, per_query = edges.coefficient.shape[1], edges.written.nbytes
     step = max(1, budget // per_query)
     for start in range(0, queries, step):
@@ -189,9 +190,7 @@ def _half_above(cosines: Tensor, carries: Tensor) -> Tensor:
     return torch.where(carries, (1 + cosines.clamp(-1, 1)) / 2, 0.0)
 
 
-def _leverage_scores(
-    rows: Float[Tensor, "edge d_model"], k: int
-) -> Float[Tensor, " edge"]:
+def _leverage_scores(rows: Float[Tensor, "edge d_model"], k: int) -> Float[Tensor, " edge"]:
     wide = rows.shape[0] <= rows.shape[1]
     gram = rows @ rows.T if wide else rows.T @ rows
     n = len(gram)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,11 +23,12 @@ from strace_lens.architecture import (
     AttentionOutput,
     Model,
     attention_output,
+    device_of,
     mlp_constant,
     per_query_head,
 )
 from strace_lens.prompts import pad_right
-from strace_lens.run import MEMORY_BUDGET, Hook, device_of, even_chunks, last_logits, rows_per_pass
+from strace_lens.run import MEMORY_BUDGET, Hook, even_chunks, last_logits, rows_per_pass
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 
 
@@ -106,7 +108,9 @@ def passes(
     architecture: Architecture, lengths: Sequence[int], memory_budget: int = MEMORY_BUDGET
 ) -> int:
     """Number of forward passes that rows of these prompt lengths need."""
-    return len(list(even_chunks(len(lengths), rows_per_pass(architecture, max(lengths), memory_budget))))
+    return len(
+        list(even_chunks(len(lengths), rows_per_pass(architecture, max(lengths), memory_budget)))
+    )
 
 
 def _passes(
@@ -138,7 +142,7 @@ def mask_hooks(
     starts = [0]
     for group in groups:
         starts.append(starts[-1] + len(group))
-    spans = [slice(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    spans = [slice(a, b) for a, b in pairwise(starts)]
     spans_and_groups = list(zip(spans, groups, strict=True))
     hooks: list[Hook] = []
     for layer in range(architecture.layers):
@@ -160,7 +164,9 @@ class _LayerMask:
         self.layer = layer
         self.groups = groups
         self.output: AttentionOutput = attention_output(model, architecture, layer)
-        self.constant = mlp_constant(model, architecture, layer) if architecture.mlp else None
+        self.constant: Tensor = torch.zeros(())
+        if architecture.mlp:
+            self.constant = mlp_constant(model, architecture, layer)
         self.read: dict[str, Tensor] = {}
         replaced = any(g.replacement.references for _, g in groups)
         self.patches_z = replaced or self.output.has_value_bias
@@ -261,7 +267,7 @@ class _LayerMask:
             written = self.residual(self.read.pop("resid_mid"), join=1)
         else:
             written = self.residual(self.read.pop("resid_pre"), join=0) + self.attention()
-        if self.constant is not None:
+        if self.architecture.mlp:
             written = written + self.mlp(self.read.pop("mlp_out"))
         return written
 
@@ -278,7 +284,7 @@ class _LayerMask:
         return self.mixed(stream, parts)
 
     def mlp(self, mlp_out: Tensor) -> Float[Tensor, "row pos d_model"]:
-        """`hook_mlp_out` where its edge is kept; its bias and the replacement where it is ablated."""
+        """`hook_mlp_out` where its edge is kept; its bias and the replacement where it is not."""
         parts = []
         for _, group in self.groups:
             keep = group.keep(group.ranks.mlp[self.layer])

@@ -1,15 +1,15 @@
-"""The trace: one rank for every edge of a token graph, so that every size is a prefix of one order."""
+"""The trace: one rank for every edge of a token graph, so every size is a prefix of one order."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
 import torch
-from jaxtyping import Bool, Int32
+from jaxtyping import Int64
 from torch import Tensor
 
 from strace_lens.prompts import Prompt
@@ -116,9 +116,20 @@ class Trace:
         kept = self.ranks.map(lambda r: r < edges)
         return Subgraph(self.shape, self.prompt, kept, self.ranks)
 
-    def counts(self, edges: int) -> dict[str, Int32[Tensor, " layer"]]:
-        """How many edges of each kind each layer has in the trace of so many edges."""
-        return count_by_layer(self.first(edges).kept, self.shape)
+    def counts_by_size(self, edges: Sequence[int]) -> Int64[Tensor, "size kind layer"]:
+        """How many edges of each kind (in the order of `KINDS`) and layer the first k edges have.
+
+        One pass over the edges, whatever the number of sizes.
+        """
+        order = torch.tensor(edges, dtype=torch.int32).sort()
+        counts = torch.zeros(len(edges), len(KINDS), self.shape.layers, dtype=torch.int64)
+        for k, kind in enumerate(KINDS):
+            for layer, ranks in enumerate(getattr(self.ranks, kind)):
+                # An edge enters at the first size above its rank; one above all sizes never does.
+                enters = torch.searchsorted(order.values, ranks.flatten(), right=True)
+                entered = torch.bincount(enters, minlength=len(edges) + 1)[:-1]
+                counts[order.indices, k, layer] = entered.cumsum(0)
+        return counts
 
     def __repr__(self) -> str:
         made = self.made
@@ -129,14 +140,3 @@ class Trace:
 
     def _repr_html_(self) -> str:
         return f"<code>{self!r}</code><br>{' '.join(map(repr, self.prompt.strings))}"
-
-
-def count_by_layer(kept: EdgeTensors, shape: GraphShape) -> dict[str, Int32[Tensor, " layer"]]:
-    """Number of kept edges in each layer, by kind."""
-    mlp: Bool[Tensor, "mlp_layer pos"] = kept.mlp
-    counts = {
-        "residual": kept.residual.sum((1, 2)),
-        "attention": kept.attention.sum((1, 2, 3)),
-        "mlp": mlp.sum(1) if shape.mlp else torch.zeros(shape.layers),
-    }
-    return {kind: counts[kind].int() for kind in KINDS}

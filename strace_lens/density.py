@@ -1,0 +1,346 @@
+"""Density curves: a trace run at every size, its controls beside it, all measures in a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strace_lens import measures
+from strace_lens.ablation import ZERO, Replacement
+from strace_lens.architecture import Model, device_of
+from strace_lens.contract import architecture_of
+from strace_lens.run import MEMORY_BUDGET, bytes_per_row, last_logits, rows_per_pass
+from strace_lens.sizes import SIZES, check_sizes, density
+from strace_lens.token_graph.controls import random_ranks
+from strace_lens.token_graph.edges import KINDS
+from strace_lens.token_graph.graph import shape_of
+from strace_lens.token_graph.masks import MaskedRows, masked_logits
+from strace_lens.token_graph.trace import Trace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import plotly.graph_objects as go
+
+    from strace_lens.phases import Phases
+
+HEAD = 0.5
+TOP = 5
+NO_PROGRESS: Callable[[int], None] = lambda rows: None  # noqa: E731
+
+
+@dataclass(frozen=True, eq=False)
+class DensityCurve:
+    """A trace measured at every size.
+
+    Attributes:
+        trace: what was measured.
+        table: one row a size. Columns: `size` (relative), `edges`; `tv`, `kl` (nats, full to
+            trace), `js` (nats), `head_error` and `tail_error` (which add up to `tv`), `top1`,
+            `nucleus` (largest shared); `random_tv`, `inverse_tv` (NaN where controls were left
+            out); shares `residual`, `attention`, `mlp` of its edges; `mean_layer`, from 0; `top`,
+            the most probable tokens as pairs of text and probability.
+        top: the full model's most probable tokens.
+        entropy: of the full model's distribution, in nats.
+        head: p of the head, the full model's top-p nucleus.
+        head_mass: probability that the full model gives the head.
+        logit_gap: largest difference of a logit between the full mask and the untouched model.
+        ablation: what replaced ablated edges.
+        seed: of the random control.
+    """
+
+    trace: Trace
+    table: pd.DataFrame
+    top: tuple[tuple[str, float], ...]
+    entropy: float
+    head: float
+    head_mass: float
+    logit_gap: float
+    ablation: str
+    seed: int
+
+    @property
+    def density(self) -> float:
+        """Area under TV over log10 s, divided by the range of log10 s; NaN for a single size."""
+        if len(self.table) < 2:
+            return math.nan
+        return density(self.table["size"].to_numpy(), self.table["tv"].to_numpy())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A copy of the table."""
+        return self.table.copy()
+
+    def phases(self) -> Phases:
+        """Construction, refinement and layer phases of this curve (`phases.find_phases`)."""
+        from strace_lens.phases import find_phases
+
+        return find_phases(self)
+
+    def plot(self) -> go.Figure:
+        """The density curve with its controls and phases (`plots.density`)."""
+        from strace_lens.plots.density import plot_density
+
+        return plot_density(self, self.phases())
+
+    def save(self, path: str | Path) -> None:
+        """Write the curve and its trace to one file (`storage.save_curve`)."""
+        from strace_lens.storage import save_curve
+
+        save_curve(self, path)
+
+    def __repr__(self) -> str:
+        return (
+            f"DensityCurve({len(self.table)} sizes of {self.trace!r}, density {self.density:.3f})\n"
+            + self.table.drop(columns="top").to_string(index=False, float_format="{:.4g}".format)
+        )
+
+    def _repr_html_(self) -> str:
+        table = self.table.assign(top=[t[0][0] for t in self.table["top"]])
+        return (
+            f"{self.trace._repr_html_()}<br>density {self.density:.3f}, "
+            f"largest logit difference at full mask {self.logit_gap:.1e}"
+            + table.to_html(index=False, float_format="{:.4g}".format)
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a density curve will cost: rows, forward passes, peak bytes of a pass, rough seconds."""
+
+    rows: int
+    passes: int
+    bytes: int
+    seconds: float
+
+
+def density_curve(
+    model: Model,
+    trace: Trace,
+    *,
+    sizes: Sequence[float] = SIZES,
+    controls: bool = True,
+    replacement: Replacement = ZERO,
+    head: float = HEAD,
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Callable[[int], None] = NO_PROGRESS,
+) -> DensityCurve:
+    """Run a trace at every size, with its controls, and measure each output.
+
+    Args:
+        model: the model that the trace was extracted from.
+        trace: ranks of every edge.
+        sizes: relative sizes, rising.
+        controls: also run a random subgraph and the inverse of the trace at every size.
+        replacement: what an ablated edge carries (`ablation.ZERO`, `mean`, `resample`).
+        head: p of the head of the distribution.
+        seed: of the random control.
+        memory_budget: bytes that one forward pass may take.
+        progress: called with the number of rows done after each pass.
+
+    Raises:
+        ValueError: sizes outside (0, 1] or not rising, a trace of another model, or a replacement
+            of another length than the prompt.
+    """
+    (curve,) = density_curves(
+        model,
+        [trace],
+        sizes=sizes,
+        controls=controls,
+        replacements=[replacement],
+        head=head,
+        seed=seed,
+        memory_budget=memory_budget,
+        progress=progress,
+    )
+    return curve
+
+
+def density_curves(
+    model: Model,
+    traces: Sequence[Trace],
+    *,
+    sizes: Sequence[float] = SIZES,
+    controls: bool = True,
+    replacements: Sequence[Replacement] | None = None,
+    head: float = HEAD,
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Callable[[int], None] = NO_PROGRESS,
+) -> list[DensityCurve]:
+    """`density_curve` of several traces, of any length, whose rows share forward passes."""
+    architecture = architecture_of(model)
+    check_sizes(torch.tensor(sizes, dtype=torch.float64))
+    replacements = replacements or [ZERO] * len(traces)
+    groups: list[MaskedRows] = []
+    for trace, replacement in zip(traces, replacements, strict=True):
+        if trace.shape != shape_of(architecture, len(trace.prompt.ids)):
+            raise ValueError(f"{trace!r} is not a trace of {architecture.name}: its graph differs")
+        groups += _groups(trace, sizes, controls, replacement, seed)
+    logits = masked_logits(
+        model, architecture, groups, memory_budget=memory_budget, progress=progress
+    )
+    per_trace = logits.split(_rows(len(sizes), controls))
+    return [
+        _curve(
+            trace=trace,
+            untouched=last_logits(model, architecture, trace.prompt.tensor[None])[0].cpu(),
+            logits=rows,
+            sizes=sizes,
+            token_text=_decoder(model),
+            facts={"head": head, "ablation": replacement.kind, "seed": seed},
+        )
+        for trace, replacement, rows in zip(traces, replacements, per_trace, strict=True)
+    ]
+
+
+def plan(
+    model: Model,
+    tokens: int,
+    *,
+    sizes: Sequence[float] = SIZES,
+    controls: bool = True,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Plan:
+    """What `density_curve` would cost for a prompt of so many tokens, without running the model.
+
+    Seconds come from the multiply-adds of the rows and the speed of a matrix product timed here
+    (a fifth of a second); half of that speed is what a whole forward pass reaches.
+    """
+    architecture = architecture_of(model)
+    rows = _rows(len(sizes), controls)
+    at_once = min(rows, rows_per_pass(architecture, tokens, memory_budget))
+    weights = sum(p.numel() for p in cast(Any, model).parameters())
+    embedding = architecture.d_vocab * architecture.d_model
+    flops = 2 * rows * (tokens * max(weights - embedding, embedding) + embedding)
+    return Plan(
+        rows=rows,
+        passes=math.ceil(rows / at_once),
+        bytes=at_once * bytes_per_row(architecture, tokens),
+        seconds=2 * flops / _matmul_flops_per_second(device_of(model)),
+    )
+
+
+def _rows(sizes: int, controls: bool) -> int:
+    """Rows of a curve: every size, thrice with controls, and the full mask."""
+    return sizes * (3 if controls else 1) + 1
+
+
+def _groups(
+    trace: Trace, sizes: Sequence[float], controls: bool, replacement: Replacement, seed: int
+) -> list[MaskedRows]:
+    """Rows of one trace: all sizes and the full mask, then the random and the inverse control."""
+    counts = torch.tensor([trace.edge_count(s) for s in sizes], dtype=torch.int32)
+    everything = torch.tensor([trace.edges], dtype=torch.int32)
+    stop = torch.cat([counts, everything])
+    base = MaskedRows(
+        tokens=trace.prompt.tensor,
+        shape=trace.shape,
+        ranks=trace.ranks,
+        start=torch.zeros_like(stop),
+        stop=stop,
+        replacement=replacement,
+    )
+    if not controls:
+        return [base]
+    random = dataclasses.replace(
+        base,
+        ranks=random_ranks(trace.shape, seed),
+        start=torch.zeros_like(counts),
+        stop=counts,
+        keep_residual=True,
+    )
+    inverse = dataclasses.replace(
+        base, start=counts, stop=everything.expand_as(counts), keep_residual=True
+    )
+    return [base, random, inverse]
+
+
+def _curve(
+    trace: Trace,
+    untouched: Float[Tensor, " vocab"],
+    logits: Float[Tensor, "row vocab"],
+    sizes: Sequence[float],
+    token_text: Callable[[int], str],
+    facts: Mapping[str, Any],
+) -> DensityCurve:
+    """Every measure of the rows of one trace, in the order of `_groups`."""
+    n = len(sizes)
+    full = untouched.double().log_softmax(-1)[None]
+    log_probs = logits.double().log_softmax(-1)
+    ours = log_probs[:n]
+    head_error, tail_error = measures.head_tail_error(full, ours, facts["head"])
+    controls = {"random_tv": [math.nan] * n, "inverse_tv": [math.nan] * n}
+    if len(logits) > n + 1:
+        tv = measures.total_variation(full, log_probs[n + 1 :])
+        controls = {"random_tv": tv[:n].tolist(), "inverse_tv": tv[n:].tolist()}
+    edges = [trace.edge_count(s) for s in sizes]
+    table = pd.DataFrame(
+        {
+            "size": [float(s) for s in sizes],
+            "edges": edges,
+            "tv": measures.total_variation(full, ours).tolist(),
+            "kl": measures.kl_divergence(full, ours).tolist(),
+            "js": measures.jensen_shannon(full, ours).tolist(),
+            "head_error": head_error.tolist(),
+            "tail_error": tail_error.tolist(),
+            "top1": measures.top1_agreement(full, ours).tolist(),
+            "nucleus": measures.shared_nucleus(full, ours).tolist(),
+            **controls,
+            **_composition(trace, edges),
+            "top": [_top_tokens(row, token_text) for row in ours],
+        }
+    )
+    return DensityCurve(
+        trace=trace,
+        table=table,
+        top=_top_tokens(full[0], token_text),
+        entropy=float(measures.entropy(full)[0]),
+        head_mass=float(measures.head_mass(full, facts["head"])[0]),
+        logit_gap=float((logits[n] - untouched).abs().max()),
+        **facts,
+    )
+
+
+def _composition(trace: Trace, edges: Sequence[int]) -> dict[str, list[float]]:
+    """Share of each kind and mean layer (from 0) of the trace at each size."""
+    counts = trace.counts_by_size(edges).double()
+    total = counts.sum((1, 2)).clamp_min(1)
+    shares = counts.sum(2) / total[:, None]
+    layers = torch.arange(counts.shape[2], dtype=torch.float64)
+    mean_layer = (counts.sum(1) * layers).sum(-1) / total
+    return {
+        **{kind: shares[:, i].tolist() for i, kind in enumerate(KINDS)},
+        "mean_layer": mean_layer.tolist(),
+    }
+
+
+def _top_tokens(
+    log_probs: Float[Tensor, " vocab"], token_text: Callable[[int], str]
+) -> tuple[tuple[str, float], ...]:
+    order = log_probs.sort(descending=True, stable=True)
+    pairs = zip(order.indices[:TOP].tolist(), order.values[:TOP].exp().tolist(), strict=True)
+    return tuple((token_text(token), probability) for token, probability in pairs)
+
+
+def _decoder(model: Model) -> Callable[[int], str]:
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    return str if tokenizer is None else lambda token: tokenizer.decode([token])
+
+
+def _matmul_flops_per_second(device: torch.device, seconds: float = 0.2) -> float:
+    a = torch.randn(512, 512, device=device)
+    products, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        (a @ a)[0, 0].item()  # waits for the device
+        products += 1
+    return products * 2 * 512**3 / (time.perf_counter() - begin)

@@ -1,0 +1,164 @@
+"""Results to and from disk: one safetensors file each, JSON metadata inside, written whole or not.
+
+A trace is stored as its order alone (int32 ids of the reachable edges, first taken first); a curve
+is its trace with the columns of its table beside it. Files hold no code: reading one runs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Int32
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from strace_lens.density import DensityCurve
+from strace_lens.prompts import Prompt
+from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape, is_complete
+from strace_lens.token_graph.trace import Trace
+
+FORMAT = "strace-lens/1"
+
+
+class ResultFileError(ValueError):
+    """A file that is not a whole result of strace_lens, with the reason."""
+
+
+def save_trace(trace: Trace, path: str | Path) -> None:
+    """Write a trace to one file, atomically."""
+    _write(path, "trace", {"order": _order(trace)}, _trace_facts(trace))
+
+
+def load_trace(path: str | Path) -> Trace:
+    """Read the trace of a file written by `save_trace` or `save_curve`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ResultFileError: it is truncated, foreign or inconsistent.
+    """
+    arrays, facts = _read(path, ("trace", "curve"))
+    return _trace(path, arrays, facts)
+
+
+def save_curve(curve: DensityCurve, path: str | Path) -> None:
+    """Write a density curve, its trace included, to one file, atomically."""
+    columns = curve.table.drop(columns="top")
+    arrays = {"order": _order(curve.trace)}
+    for name in columns:
+        arrays[f"table.{name}"] = torch.from_numpy(columns[name].to_numpy().copy())
+    facts = _trace_facts(curve.trace) | {
+        "columns": list(columns),
+        "top_by_size": curve.table["top"].tolist(),
+        "curve": {name: getattr(curve, name) for name in _CURVE_FACTS},
+    }
+    _write(path, "curve", arrays, facts)
+
+
+def load_curve(path: str | Path) -> DensityCurve:
+    """Read a density curve written by `save_curve`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ResultFileError: it is truncated, foreign or inconsistent.
+    """
+    arrays, facts = _read(path, ("curve",))
+    trace = _trace(path, arrays, facts)
+    try:
+        table = pd.DataFrame({c: arrays[f"table.{c}"].numpy() for c in facts["columns"]})
+        table["top"] = [_pairs(top) for top in facts["top_by_size"]]
+        own: dict[str, Any] = {name: facts["curve"][name] for name in _CURVE_FACTS}
+        own["top"] = _pairs(own["top"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultFileError(f"{path} is no whole density curve: {error!r}") from error
+    return DensityCurve(trace=trace, table=table, **own)
+
+
+_CURVE_FACTS = [
+    f.name for f in dataclasses.fields(DensityCurve) if f.name not in ("trace", "table")
+]
+
+
+def _order(trace: Trace) -> Int32[Tensor, " edge"]:
+    """Flat ids of the reachable edges in the order of their ranks."""
+    flat = trace.ranks.flat()
+    if flat.numel() > UNREACHABLE:
+        raise ValueError(f"a graph of {flat.numel()} cells is too large for a result file")
+    reachable = torch.nonzero(flat != UNREACHABLE).flatten()
+    order = torch.empty(len(reachable), dtype=torch.int32)
+    order[flat[reachable].long()] = reachable.int()
+    return order
+
+
+def _trace_facts(trace: Trace) -> dict[str, Any]:
+    return {
+        "shape": dataclasses.asdict(trace.shape),
+        "prompt": dataclasses.asdict(trace.prompt),
+        "prompt_sha256": trace.prompt.sha256,
+        "made": dict(trace.made),
+    }
+
+
+def _trace(path: str | Path, arrays: dict[str, Tensor], facts: dict[str, Any]) -> Trace:
+    try:
+        shape = GraphShape(**facts["shape"])
+        stored = facts["prompt"]
+        prompt = Prompt(stored["text"], tuple(stored["ids"]), tuple(stored["strings"]))
+        ranks = shape.full(UNREACHABLE, torch.int32).flat()
+        order = arrays["order"].long()
+        ranks[order] = torch.arange(len(order), dtype=torch.int32)
+        split: EdgeTensors = shape.split(ranks)
+        made = facts["made"]
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise ResultFileError(f"{path} is no whole trace: {error!r}") from error
+    if len(prompt.ids) != shape.tokens or prompt.sha256 != facts.get("prompt_sha256"):
+        raise ResultFileError(f"{path} does not belong to the prompt it names")
+    if not is_complete(split, shape):
+        raise ResultFileError(f"{path} does not rank every edge of its graph once")
+    return Trace(shape=shape, prompt=prompt, ranks=split, made=made)
+
+
+def _write(path: str | Path, kind: str, arrays: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write under another name beside it, flush to disk, then rename: never half a file."""
+    metadata = {"format": FORMAT, "kind": kind, "facts": json.dumps(facts)}
+    content = save({name: a.contiguous() for name, a in arrays.items()}, metadata=metadata)
+    path = Path(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as f:
+        try:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+            os.chmod(f.name, 0o644)
+            os.replace(f.name, path)
+        except BaseException:
+            Path(f.name).unlink(missing_ok=True)
+            raise
+
+
+def _read(path: str | Path, kinds: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ResultFileError(f"{path} is truncated or foreign: {error}") from error
+    if metadata.get("format") != FORMAT or metadata.get("kind") not in kinds:
+        found = f"{metadata.get('format', 'no format')}, {metadata.get('kind', 'no kind')}"
+        raise ResultFileError(f"{path} is no {' or '.join(kinds)} of {FORMAT}; it says {found}")
+    try:
+        return arrays, json.loads(metadata["facts"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ResultFileError(f"{path} has no readable metadata: {error!r}") from error
+
+
+def _pairs(top: Any) -> tuple[tuple[str, float], ...]:
+    return tuple((str(token), float(probability)) for token, probability in top)

@@ -1,0 +1,127 @@
+"""Every tiny model by name, and masks over its edges: what the tests of the token graph run on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from strace_lens.ablation import ZERO, Replacement
+from strace_lens.architecture import Architecture
+from strace_lens.contract import architecture_of
+from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape
+from strace_lens.token_graph.masks import MaskedRows, masked_logits
+from tests import oracle, tiny
+
+HOOKED = [pytest.param(name, marks=tiny.needs_hooked_transformer) for name in tiny.HOOKED]
+NAMES = [*tiny.BRIDGES, *HOOKED]
+POST_NORM = ("olmo2", "gemma2", "gemma3", "norms_before_and_after")
+PARALLEL = ("gptj", "gpt_neox", "phi", "parallel")
+DEAD_PATTERN = ("gptj", "opt")
+
+# The bridge of 3.9 has no norm after OLMo 2's attention: `test_contract` sees it refused.
+REFUSED = {"olmo2"} if tiny.HAS_HOOKED_TRANSFORMER else set()
+
+
+def model_of(name: str) -> Any:
+    """The tiny model of that name; skips the calling test where this TransformerLens cannot."""
+    if name in REFUSED:
+        pytest.skip(f"the bridge of this TransformerLens cannot be traced for {name}")
+    return tiny.bridge(name) if name in tiny.BRIDGES else tiny.hooked(name)
+
+
+def fresh_bridge(name: str, dtype: torch.dtype = torch.float32) -> TransformerBridge:
+    """A bridge of one's own, to be damaged."""
+    model = tiny.BRIDGES[name]().to(dtype)
+    made = TransformerBridge.boot_transformers(
+        f"tiny-{name}", hf_model=model, tokenizer=tiny.tokenizer()
+    )
+    made.enable_compatibility_mode(no_processing=True)
+    return made
+
+
+def architecture(name: str) -> Architecture:
+    return architecture_of(model_of(name))
+
+
+def full_logits(name: str, tokens: Sequence[int]) -> Float[Tensor, " vocab"]:
+    """The untouched model's logits after the last token."""
+    with torch.no_grad():
+        return model_of(name)(torch.tensor([tokens]))[0, -1]
+
+
+def random_mask(shape: GraphShape, density: float, seed: int) -> EdgeTensors:
+    """Each edge kept with the same probability."""
+    generator = torch.Generator().manual_seed(seed)
+    return shape.full(0.0, torch.float32).map(
+        lambda x: torch.rand(x.shape, generator=generator) < density
+    )
+
+
+def single_edge_drops(shape: GraphShape) -> list[EdgeTensors]:
+    """One mask for each edge that can reach the output: all kept but that one."""
+    masks = []
+    for edge in shape.reachable().flat().nonzero()[:, 0].tolist():
+        keep = torch.ones_like(shape.reachable().flat())
+        keep[edge] = False
+        masks.append(shape.split(keep))
+    return masks
+
+
+def ranks_that_keep(keep: EdgeTensors, shape: GraphShape) -> tuple[EdgeTensors, int]:
+    """Ranks whose first edges are the kept ones, and how many those are."""
+    kept, reachable = keep.flat(), shape.reachable().flat()
+    order = torch.cat([(reachable & kept).nonzero()[:, 0], (reachable & ~kept).nonzero()[:, 0]])
+    ranks = torch.full(kept.shape, UNREACHABLE, dtype=torch.int32)
+    ranks[order] = torch.arange(len(order), dtype=torch.int32)
+    return shape.split(ranks), int((reachable & kept).sum())
+
+
+def rows(
+    tokens: Sequence[int],
+    shape: GraphShape,
+    masks: Sequence[EdgeTensors],
+    *,
+    keep_residual: bool = False,
+    replacement: Replacement = ZERO,
+) -> list[MaskedRows]:
+    """One group of one row for each mask."""
+    groups = []
+    for keep in masks:
+        ranks, count = ranks_that_keep(keep, shape)
+        groups.append(
+            MaskedRows(
+                tokens=torch.tensor(tokens),
+                shape=shape,
+                ranks=ranks,
+                start=torch.tensor([0]),
+                stop=torch.tensor([count]),
+                keep_residual=keep_residual,
+                replacement=replacement,
+            )
+        )
+    return groups
+
+
+def run(name: str, groups: Sequence[MaskedRows], **options: Any) -> Float[Tensor, "row vocab"]:
+    return masked_logits(model_of(name), architecture(name), groups, **options)
+
+
+@functools.cache
+def shape(name: str, tokens: int) -> GraphShape:
+    return oracle.graph_shape(name, tokens)
+
+
+def relative_error(ours: Tensor, truth: Tensor) -> float:
+    """Largest difference over the largest magnitude."""
+    return float((ours - truth).abs().max() / truth.abs().max())
+
+
+def as_tensor(tokens: Sequence[int]) -> Int[Tensor, " pos"]:
+    return torch.tensor(tokens, dtype=torch.int64)

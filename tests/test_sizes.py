@@ -1,0 +1,105 @@
+"""Functions of a curve over sizes, against hand-worked curves and plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from strace_lens import sizes as m
+
+
+def test_density_by_hand():
+    # Over log10 s = -2, -1, 0: (1 + 0.5) / 2 + (0.5 + 0) / 2 = 1, over a range of 2.
+    assert m.density(np.array([0.01, 0.1, 1.0]), np.array([1.0, 0.5, 0.0])) == pytest.approx(0.5)
+    # Unequal steps of log10 s: 1 wide at mean 0.75, 2 wide at mean 0.25.
+    sizes, tv = torch.tensor([1e-3, 1e-2, 1.0]), torch.tensor([1.0, 0.5, 0.0])
+    assert m.density(sizes, tv) == pytest.approx((0.75 + 0.5) / 3, abs=1e-6)
+
+
+@given(
+    st.lists(st.integers(1, 10_000), min_size=2, max_size=12, unique=True),
+    st.floats(0, 1),
+    st.data(),
+)
+@settings(max_examples=60)
+def test_density_is_a_mean_of_the_curve(numerators, level, data):
+    sizes = np.array(sorted(numerators)) / 10_000
+    assert m.density(sizes, np.full(len(sizes), level)) == pytest.approx(level, abs=1e-12)
+    tv = np.array(data.draw(st.lists(st.floats(0, 1), min_size=len(sizes), max_size=len(sizes))))
+    area = 0.0
+    for i in range(len(sizes) - 1):
+        area += (tv[i] + tv[i + 1]) / 2 * math.log10(sizes[i + 1] / sizes[i])
+    span = math.log10(sizes[-1] / sizes[0])
+    assert m.density(sizes, tv) == pytest.approx(area / span, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tv", "words"),
+    [
+        ([0.5], [0.1], "at least two sizes; got 1"),
+        ([], [], "sizes are empty"),
+        ([0.1, 0.1], [0.1, 0.1], "must rise strictly; got 0.1 after 0.1"),
+        ([0.5, 0.1], [0.1, 0.1], "must rise strictly; got 0.1 after 0.5"),
+        ([0.0, 0.1], [0.1, 0.1], r"must lie in \(0, 1\]; got 0.0"),
+        ([0.1, 3.0], [0.1, 0.1], r"must lie in \(0, 1\]; got 3.0"),
+        ([0.1, math.nan], [0.1, 0.1], r"must lie in \(0, 1\]; got nan"),
+        ([0.1, 1.0], [0.1, math.nan], r"tv must lie in \[0, 1\]; got nan"),
+        ([0.1, 1.0], [0.1, 1.1], r"tv must lie in \[0, 1\]; got 1.1"),
+        ([0.1, 1.0], [-0.1, 1.0], r"tv must lie in \[0, 1\]; got -0.1"),
+    ],
+)
+def test_density_refuses_bad_curves(sizes, tv, words):
+    with pytest.raises(ValueError, match=words):
+        m.density(np.array(sizes, dtype=float), np.array(tv, dtype=float))
+
+
+SAMPLE = np.array([0.001, 0.01, 0.1, 1.0])
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=8))
+@settings(max_examples=100)
+def test_smallest_size_from_which_against_a_loop(flags):
+    sizes = np.arange(1, len(flags) + 1) / len(flags)
+    expected = math.nan
+    for i in range(len(flags)):
+        if all(flags[i:]):
+            expected = sizes[i]
+            break
+    for holds in (np.array(flags), torch.tensor(flags)):
+        found = m.smallest_size_from_which(sizes, holds)
+        assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_size_for_nucleus_by_hand():
+    nuclei = np.array([0.9, 0.1, 0.7, 0.99])  # a match at the smallest size that does not last
+    assert m.size_for_nucleus(SAMPLE, nuclei, 0.5) == 0.1
+    assert m.size_for_nucleus(SAMPLE, nuclei, 0.05) == 0.001
+    assert m.size_for_nucleus(SAMPLE, nuclei, 0.99) == 1.0
+    assert math.isnan(m.size_for_nucleus(SAMPLE, np.array([0.9, 0.9, 0.9, 0.8]), 0.9))
+    # float32(0.7) is less than 0.7
+    assert m.size_for_nucleus(SAMPLE, torch.tensor([0.0, 0.7, 0.7, 0.7]), 0.7) == 0.01
+
+
+def test_sizes_and_flags_are_checked():
+    with pytest.raises(ValueError, match="rise strictly"):
+        m.smallest_size_from_which(SAMPLE[::-1].copy(), np.ones(4, dtype=bool))
+    with pytest.raises(ValueError, match="nuclei hold NaN"):
+        m.size_for_nucleus(SAMPLE, np.array([0.1, math.nan, 0.1, 0.1]), 0.5)
+
+
+def test_unequal_shapes_are_refused():
+    """Here the run-time type check refuses some of them first; without it each is a ValueError."""
+    for call in (
+        lambda: m.density(SAMPLE, SAMPLE[:3]),
+        lambda: m.density(SAMPLE[:, None], SAMPLE),
+        lambda: m.size_for_nucleus(SAMPLE, SAMPLE[:2], 0.5),
+        lambda: m.smallest_size_from_which(SAMPLE, np.ones(3, dtype=bool)),
+        lambda: m.smallest_size_from_which(SAMPLE, np.ones(4)),  # pyright: ignore
+    ):
+        with pytest.raises((ValueError, TypeError), match=r"shape|dimension|one a size|jaxtyping"):
+            call()

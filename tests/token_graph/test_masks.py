@@ -1,0 +1,211 @@
+"""Masked runs against the oracle's slow forward pass, on every architecture."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from strace_lens.run import bytes_per_row
+from strace_lens.token_graph.edges import EdgeTensors, GraphShape
+from strace_lens.token_graph.masks import MaskedRows, masked_logits, passes
+from tests import cases, oracle, tiny
+from tests.cases import NAMES, model_of, random_mask, relative_error, rows, run
+
+SHORT = tiny.token_ids(5)  # one more than the sliding window
+TOKENS = tiny.token_ids(9)
+ONE = torch.tensor([1])
+
+
+def everything(shape: GraphShape) -> EdgeTensors:
+    return shape.full(1.0, torch.bool)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zeroing_any_one_edge_equals_the_slow_forward(name: str) -> None:
+    shape = cases.shape(name, len(SHORT))
+    masks = cases.single_edge_drops(shape)
+    assert len(masks) == shape.edges
+    ours = run(name, rows(SHORT, shape, masks))
+    truth = torch.stack([oracle.masked_logits(name, SHORT, keep) for keep in masks])
+    assert relative_error(ours, truth) < 1e-5
+    full = oracle.masked_logits(name, SHORT, everything(shape))
+    # A dropped edge moves the logits by far more than the tolerance, unless it carries nothing.
+    moved = (truth - full).abs().amax(-1) > 1e-4 * full.abs().max()
+    assert moved.double().mean() > 0.8
+
+
+@pytest.mark.parametrize("density", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("name", NAMES)
+def test_random_masks_equal_the_slow_forward(name: str, density: float) -> None:
+    shape = cases.shape(name, len(TOKENS))
+    masks = [random_mask(shape, density, seed) for seed in range(3 if density else 1)]
+    ours = run(name, rows(TOKENS, shape, masks))
+    truth = torch.stack([oracle.masked_logits(name, TOKENS, keep) for keep in masks])
+    assert relative_error(ours, truth) < 2e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_trace_of_size_one_gives_the_models_logits(name: str) -> None:
+    shape = cases.shape(name, len(TOKENS))
+    ours = run(name, rows(TOKENS, shape, [everything(shape)]))[0]
+    assert relative_error(ours, cases.full_logits(name, TOKENS)) < 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_of_a_batch_of_unequal_prompts_equals_that_row_alone(name: str) -> None:
+    """The prompts hold the padding token too: as a first, an inner and a last token."""
+    prompts = [[*SHORT, 0], [0, *tiny.token_ids(3, seed=1)], TOKENS[:4] + [0, *TOKENS[5:]]]
+    groups = []
+    for i, tokens in enumerate(prompts):
+        shape = cases.shape(name, len(tokens))
+        masks = [random_mask(shape, 0.5, seed=i), everything(shape)]
+        groups += rows(tokens, shape, masks)
+    together = run(name, groups)
+    alone = torch.cat([run(name, [group]) for group in groups])
+    assert relative_error(together, alone) < 1e-5
+    for i, tokens in enumerate(prompts):
+        assert relative_error(together[2 * i + 1], cases.full_logits(name, tokens)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gptj", "opt", "olmo2", "bloom"])
+def test_rows_keep_the_ranks_from_start_to_stop(name: str) -> None:
+    """All sizes of one ranking, and their complements, are rows of one group."""
+    shape = cases.shape(name, len(TOKENS))
+    ranks, _ = cases.ranks_that_keep(random_mask(shape, 0.5, seed=0), shape)
+    half = shape.edges // 2
+    start = torch.tensor([0, half, 3, half])
+    stop = torch.tensor([half, shape.edges, shape.edges - 3, half])
+    group = MaskedRows(torch.tensor(TOKENS), shape, ranks, start, stop)
+    ours = run(name, [group])
+    for row, a, b in zip(ours, start.tolist(), stop.tolist(), strict=True):
+        keep = ranks.map(lambda r, a=a, b=b: (r >= a) & (r < b))
+        assert relative_error(row, oracle.masked_logits(name, TOKENS, keep)) < 2e-5
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gptj", "opt", "olmo2", "bloom"])
+def test_controls_keep_every_residual_edge(name: str) -> None:
+    shape = cases.shape(name, len(TOKENS))
+    keep = random_mask(shape, 0.3, seed=0)
+    ours = run(name, rows(TOKENS, shape, [keep], keep_residual=True))[0]
+    lifted = keep._replace(residual=torch.ones_like(keep.residual))
+    truth = oracle.masked_logits(name, TOKENS, lifted)
+    assert relative_error(ours, truth) < 1e-5
+    assert relative_error(oracle.masked_logits(name, TOKENS, keep), truth) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_groups_that_differ_share_a_pass_whatever_the_budget(name: str) -> None:
+    groups = []
+    for tokens in (SHORT, TOKENS):
+        shape = cases.shape(name, len(tokens))
+        ranks, _ = cases.ranks_that_keep(random_mask(shape, 0.5, seed=1), shape)
+        stop = torch.arange(0, shape.edges, shape.edges // 4)
+        start = torch.zeros_like(stop)
+        group = MaskedRows(torch.tensor(tokens), shape, ranks, start, stop)
+        groups += [group, dataclasses.replace(group, keep_residual=True)]
+    total = sum(len(g) for g in groups)
+    arch = cases.architecture(name)
+    results = []
+    for rows_a_pass in (1, 3, 1000):
+        budget, seen = rows_a_pass * bytes_per_row(arch, len(TOKENS)), []
+        results.append(run(name, groups, memory_budget=budget, progress=seen.append))
+        assert sum(seen) == total
+        assert max(seen) <= rows_a_pass
+        lengths = [len(g.tokens) for g in groups for _ in range(len(g))]
+        assert len(seen) == passes(arch, lengths, budget)
+    assert relative_error(results[0], results[2]) < 1e-5
+    assert relative_error(results[1], results[2]) < 1e-5
+
+
+@pytest.mark.parametrize("name", tiny.BRIDGES)
+def test_half_precision_runs_and_stays_near_the_truth(name: str) -> None:
+    if name in cases.REFUSED:
+        pytest.skip("cannot be traced")
+    model = cases.fresh_bridge(name, torch.bfloat16)
+    shape = cases.shape(name, len(TOKENS))
+    arch = cases.architecture_of(model)
+    masks = [everything(shape), random_mask(shape, 0.7, seed=0)]
+    ours = masked_logits(model, arch, rows(TOKENS, shape, masks)).double()
+    with torch.no_grad():
+        untouched = model(torch.tensor([TOKENS]))[0, -1].double()
+    assert relative_error(ours[0], untouched) < 0.1
+    assert relative_error(ours[1], oracle.masked_logits(name, TOKENS, masks[1])) < 0.3
+
+
+def _hook_counts(model: Any) -> dict[str, int]:
+    return {name: len(point.fwd_hooks) for name, point in model.hook_dict.items()}
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gptj", *cases.HOOKED[:1]])
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_hook_is_left_behind_and_the_users_own_stay(name: str, fails: bool) -> None:
+    model = model_of(name)
+    shape = cases.shape(name, len(TOKENS))
+    groups = rows(TOKENS, shape, [everything(shape)])
+    run(name, groups)
+    clean, calls = _hook_counts(model), []
+
+    def users(value: Tensor, hook: Any) -> None:
+        calls.append(value.shape[0])
+        if fails:
+            raise KeyboardInterrupt
+
+    point = model.hook_dict["blocks.1.hook_mlp_out"]
+    point.add_hook(users)
+    try:
+        with_users = _hook_counts(model)
+        if fails:
+            with pytest.raises(KeyboardInterrupt):
+                run(name, groups)
+        else:
+            run(name, groups)
+        assert calls == [1]
+        assert _hook_counts(model) == with_users != clean
+    finally:
+        point.remove_hooks("fwd")
+    assert _hook_counts(model) == clean
+
+
+@pytest.mark.parametrize("name", cases.POST_NORM)
+def test_reading_a_norms_weights_does_not_run_the_users_hooks(name: str) -> None:
+    if name in tiny.HOOKED and not tiny.HAS_HOOKED_TRANSFORMER:
+        pytest.skip("no HookedTransformer")
+    model = model_of(name)
+    shape = cases.shape(name, len(TOKENS))
+    seen: list[torch.Size] = []
+
+    def users(value: Tensor, hook: Any) -> None:
+        seen.append(value.shape)
+
+    points = [model.hook_dict[f"blocks.0.{norm}.hook_scale"] for norm in ("ln1_post", "ln2_post")]
+    for point in points:
+        point.add_hook(users)
+    try:
+        run(name, rows(TOKENS, shape, [everything(shape)]))
+    finally:
+        for point in points:
+            point.remove_hooks("fwd")
+    assert seen == [(1, len(TOKENS), 1)] * 2
+
+
+def test_rows_whose_parts_do_not_fit_each_other_are_refused() -> None:
+    shape = cases.shape("llama", 5)
+    ranks, count = cases.ranks_that_keep(everything(shape), shape)
+    with pytest.raises(Exception, match="token"):
+        MaskedRows(torch.tensor(TOKENS), shape, ranks, ONE * 0, ONE * count)
+
+
+def test_rows_slice_like_a_list() -> None:
+    shape = cases.shape("llama", 5)
+    ranks, _ = cases.ranks_that_keep(everything(shape), shape)
+    stop = torch.arange(6)
+    group = MaskedRows(torch.tensor(SHORT), shape, ranks, torch.zeros_like(stop), stop)
+    part = group.rows(slice(2, 4))
+    assert len(group) == 6
+    assert part.stop.tolist() == [2, 3]
+    kept = part.keep(ranks.attention)
+    assert [int(k.sum()) for k in kept] == [2, 3]
