@@ -161,11 +161,6 @@ class AttentionOutput:
     norm_bias: Float[Tensor, " d_model"]
     centred: bool
 
-    @property
-    def has_value_bias(self) -> bool:
-        """Whether any head has a non-zero b_V."""
-        return bool(self.value_bias.any())
-
     def linear_norm(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The norm after attention without its bias and its division by the scale."""
         if self.centred:

@@ -68,6 +68,10 @@ class MaskedRows:
         """Which edges each row keeps, from their ranks."""
         per_row = (-1, *[1] * ranks.ndim)
         start, stop = (x.view(per_row).to(ranks.device) for x in (self.start, self.stop))
+        if not bool(self.start.any()):  # a trace, or its random control
+            return ranks < stop
+        if bool((self.stop >= self.shape.edges).all()):  # the inverse of a trace
+            return ranks >= start
         return (ranks >= start) & (ranks < stop)
 
     def rows(self, which: slice) -> MaskedRows:
@@ -144,10 +148,29 @@ def mask_hooks(
         starts.append(starts[-1] + len(group))
     spans = [slice(a, b) for a, b in pairwise(starts)]
     spans_and_groups = list(zip(spans, groups, strict=True))
+    kept = _kept_in_stream(groups)
     hooks: list[Hook] = []
     for layer in range(architecture.layers):
-        hooks += _LayerMask(model, architecture, layer, spans_and_groups).hooks()
+        residual, mlp = kept[0][layer], kept[1][layer] if architecture.mlp else None
+        mask = _LayerMask(model, architecture, layer, spans_and_groups, residual, mlp)
+        hooks += mask.hooks()
     return hooks
+
+
+def _kept_in_stream(
+    groups: Sequence[MaskedRows],
+) -> tuple[Bool[Tensor, "layer join row pos"], Bool[Tensor, "mlp_layer row pos"]]:
+    """Which residual and MLP edges each row of a batch keeps; padding keeps all."""
+    width = max(g.shape.tokens for g in groups)
+
+    def kept(group: MaskedRows, ranks: Tensor, always: bool) -> Tensor:
+        keep = group.keep(ranks).movedim(0, -2)
+        keep = torch.ones_like(keep) if always else keep
+        return torch.nn.functional.pad(keep, (0, width - group.shape.tokens), value=True)
+
+    residual = [kept(g, g.ranks.residual, g.keep_residual) for g in groups]
+    mlp = [kept(g, g.ranks.mlp, False) for g in groups]
+    return torch.cat(residual, -2), torch.cat(mlp, -2)
 
 
 class _LayerMask:
@@ -159,17 +182,22 @@ class _LayerMask:
         architecture: Architecture,
         layer: int,
         groups: Sequence[tuple[slice, MaskedRows]],
+        residual: Bool[Tensor, "join row pos"],
+        mlp: Bool[Tensor, "row pos"] | None,
     ) -> None:
         self.architecture = architecture
         self.layer = layer
         self.groups = groups
+        self.keep_residual = residual
+        self.keep_mlp = mlp
         self.output: AttentionOutput = attention_output(model, architecture, layer)
         self.constant: Tensor = torch.zeros(())
         if architecture.mlp:
             self.constant = mlp_constant(model, architecture, layer)
         self.read: dict[str, Tensor] = {}
         replaced = any(g.replacement.references for _, g in groups)
-        self.patches_z = replaced or self.output.has_value_bias
+        self.patches_z = replaced or bool(self.output.value_bias.any())
+        self.has_constant = bool(self.constant.any())
 
     def hooks(self) -> list[Hook]:
         arch, block = self.architecture, f"blocks.{self.layer}."
@@ -206,9 +234,9 @@ class _LayerMask:
         return self.masked_pattern(pattern)
 
     def masked_pattern(self, pattern: Tensor) -> Float[Tensor, "row head query key"]:
-        whole = len(self.groups) == 1 and self.groups[0][1].shape.tokens == pattern.shape[-1]
-        if whole:
-            return pattern * self.kept_attention(self.groups[0][1])
+        if all(group.shape.tokens == pattern.shape[-1] for _, group in self.groups):
+            kept = [pattern[rows] * self.kept_attention(group) for rows, group in self.groups]
+            return kept[0] if len(kept) == 1 else torch.cat(kept)
         # Padding follows the prompt, so no real token reads it: its entries stay as they are.
         masked = pattern.clone()
         for rows, group in self.groups:
@@ -258,47 +286,40 @@ class _LayerMask:
         return torch.einsum("bqhe,hed->bqd", z, self.output.weight) + self.output.bias
 
     def write_mid(self, mid: Tensor, hook: Any) -> Float[Tensor, "row pos d_model"]:
-        written = self.residual(self.read.pop("resid_pre"), join=0) + self.attention()
+        written = self.with_residual(self.attention(), self.read.pop("resid_pre"), join=0)
         self.read["resid_mid"] = written
         return written
 
     def write_post(self, post: Tensor, hook: Any) -> Float[Tensor, "row pos d_model"]:
         if "resid_mid" in self.read:
-            written = self.residual(self.read.pop("resid_mid"), join=1)
-        else:
-            written = self.residual(self.read.pop("resid_pre"), join=0) + self.attention()
-        if self.architecture.mlp:
-            written = written + self.mlp(self.read.pop("mlp_out"))
+            return self.with_residual(self.mlp(), self.read.pop("resid_mid"), join=1)
+        written = self.attention()
+        if self.keep_mlp is not None:
+            written = written + self.mlp()
+        return self.with_residual(written, self.read.pop("resid_pre"), join=0)
+
+    def with_residual(
+        self, written: Tensor, stream: Tensor, join: int
+    ) -> Float[Tensor, "row pos d_model"]:
+        """What a join writes, plus the stream where its edge is kept, else what replaces it."""
+        keep = self.keep_residual[join, ..., None]
+        written = torch.addcmul(written, stream, keep.to(stream.dtype))
+        for rows, group in self.groups:
+            if group.replacement.residual is not None:
+                n, there = group.shape.tokens, group.replacement.residual[self.layer, join]
+                written[rows, :n] += ~keep[rows, :n] * there
         return written
 
-    def residual(self, stream: Tensor, join: int) -> Float[Tensor, "row pos d_model"]:
-        """The residual stream where its edge is kept, the replacement where it is ablated."""
-        parts = []
-        for _, group in self.groups:
-            n = group.shape.tokens
-            keep = group.keep(group.ranks.residual[self.layer, join])
-            if group.keep_residual:
-                keep = torch.ones_like(keep)
-            there = group.replacement.residual
-            parts.append((n, keep, None if there is None else there[self.layer, join]))
-        return self.mixed(stream, parts)
-
-    def mlp(self, mlp_out: Tensor) -> Float[Tensor, "row pos d_model"]:
-        """`hook_mlp_out` where its edge is kept; its bias and the replacement where it is not."""
-        parts = []
-        for _, group in self.groups:
-            keep = group.keep(group.ranks.mlp[self.layer])
-            there = group.replacement.mlp
-            instead = self.constant if there is None else self.constant + there[self.layer]
-            parts.append((group.shape.tokens, keep, instead))
-        return self.mixed(mlp_out, parts)
-
-    def mixed(
-        self, value: Tensor, parts: Sequence[tuple[int, Tensor, Tensor | None]]
-    ) -> Float[Tensor, "row pos d_model"]:
-        """`value` where kept, else what stands in for it, group by group; padding is left alone."""
-        mixed = value.clone()
-        for (rows, _), (n, keep, instead) in zip(self.groups, parts, strict=True):
-            stand_in = value.new_zeros(()) if instead is None else instead.to(value.dtype)
-            mixed[rows, :n] = torch.where(keep[..., None], value[rows, :n], stand_in)
-        return mixed
+    def mlp(self) -> Float[Tensor, "row pos d_model"]:
+        """`hook_mlp_out` where its edge is kept, else its bias and the replacement."""
+        mlp_out = self.read.pop("mlp_out")
+        assert self.keep_mlp is not None
+        keep = self.keep_mlp[..., None]
+        written = mlp_out * keep.to(mlp_out.dtype)
+        if self.has_constant:
+            written += ~keep * self.constant
+        for rows, group in self.groups:
+            if group.replacement.mlp is not None:
+                n, there = group.shape.tokens, group.replacement.mlp[self.layer]
+                written[rows, :n] += ~keep[rows, :n] * there
+        return written

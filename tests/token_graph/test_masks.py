@@ -35,7 +35,7 @@ def test_zeroing_any_one_edge_equals_the_slow_forward(name: str) -> None:
     full = oracle.masked_logits(name, SHORT, everything(shape))
     # A dropped edge moves the logits by far more than the tolerance, unless it carries nothing.
     moved = (truth - full).abs().amax(-1) > 1e-4 * full.abs().max()
-    assert moved.double().mean() > 0.8
+    assert moved.double().mean() > 0.7
 
 
 @pytest.mark.parametrize("density", [0.0, 0.3, 0.7])

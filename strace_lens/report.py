@@ -1,0 +1,233 @@
+"""One HTML page of a curve: figures, tables and how it was made; works offline, asks for nothing."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable
+from string import Template
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from strace_lens.density import DensityCurve
+from strace_lens.phases import Phases
+from strace_lens.plots.composition import plot_kinds, plot_layers
+from strace_lens.plots.density import plot_density
+from strace_lens.plots.phases import plot_layer_phases, plot_layer_profiles
+from strace_lens.plots.style import quoted, visible
+from strace_lens.plots.trace import plot_trace
+
+
+def trace_report(
+    curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | None = None
+) -> str:
+    """One self-contained page: every figure of a curve, its tables, and what made it.
+
+    The same results give the same page, byte for byte.
+
+    Args:
+        curve: a trace measured at every size.
+        phases: of the same curve.
+        ablation: table of `phases.phase_ablation`; None or empty is said in its place.
+
+    Returns:
+        HTML with plotly.js inside it (about 5 MB).
+    """
+    return _PAGE.substitute(
+        title=html.escape(f"Trace of {_model(curve)}: {_short(curve.trace.prompt.text)}"),
+        plotlyjs=get_plotlyjs(),
+        model=html.escape(_model(curve)),
+        tokens=" ".join(f"<span>{visible(t, 40)}</span>" for t in curve.trace.prompt.strings),
+        facts=_facts(curve),
+        phases=html.escape(_sentence(phases.describe())),
+        density=_figure(plot_density(curve, phases), "density", _DENSITY),
+        kinds=_figure(plot_kinds(curve), "kinds", _KINDS),
+        layers=_figure(plot_layers(curve), "layers", _LAYERS),
+        layer_phases=_figure(plot_layer_phases(curve, phases), "layer-phases", _LAYER_PHASES),
+        profiles=_figure(plot_layer_profiles(phases), "layer-profiles", _PROFILES),
+        phase_table=_phase_table(phases),
+        ablation=_ablation(phases, ablation),
+        trace=_figure(plot_trace(curve.trace), "trace", _TRACE),
+        sizes=_sizes(curve),
+    )
+
+
+def _model(curve: DensityCurve) -> str:
+    return str(curve.trace.made.get("model", "a model without a name"))
+
+
+def _short(text: str, longest: int = 60) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _facts(curve: DensityCurve) -> str:
+    trace, made = curve.trace, curve.trace.made
+    known = not math.isnan(curve.density)
+    facts = {
+        "edges of the graph": f"{trace.edges:,} over {trace.shape.tokens} tokens",
+        "importance, order": f"{made.get('importance', '?')}, {made.get('order', '?')}",
+        "ablated edges carry": curve.ablation,
+        "density": f"{curve.density:.3f}" if known else "needs two sizes; one was measured",
+        "entropy of the model's output": f"{curve.entropy:.3f} nats",
+        "head": f"top-{curve.head:g} nucleus, mass {curve.head_mass:.3f}",
+        "largest logit difference at full mask": f"{curve.logit_gap:.1e}",
+        "seed": str(curve.seed),
+        "versions": ", ".join(f"{k} {v}" for k, v in made.get("versions", {}).items()) or "unknown",
+    }
+    rows = [f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items()]
+    top = ", ".join(f"<code>{quoted(token)}</code> {p:.3f}" for token, p in curve.top)
+    return "".join([*rows, f"<dt>the model's next token</dt><dd>{top}</dd>"])
+
+
+def _figure(fig: go.Figure, name: str, caption: str) -> str:
+    """A figure under a fixed id, so that the page is the same each time."""
+    inner = fig.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        include_mathjax=False,
+        div_id=f"figure-{name}",
+        default_width="100%",
+        default_height=f"{fig.layout.height}px",
+        config={"responsive": True, "displaylogo": False},
+    )
+    return f"<figure>{inner}<figcaption>{caption}</figcaption></figure>"
+
+
+_NUMBER: Callable[[float], str] = "{:.4g}".format
+_EDGES: Callable[[float], str] = "{:,.0f}".format
+
+
+def _table(table: pd.DataFrame, edges: tuple[str, ...] = ("edges",)) -> str:
+    """A table that scrolls within itself; text is escaped, NaN a dash."""
+    shown = table.to_html(
+        index=False,
+        border=0,
+        na_rep="–",
+        float_format=_NUMBER,
+        formatters={c: _EDGES for c in edges if c in table},
+    )
+    return f'<div class="wide">{shown}</div>'
+
+
+def _sizes(curve: DensityCurve) -> str:
+    """Every measure at every size."""
+    table = curve.to_pandas()
+    table["size"] = [f"{s:.10g}" for s in table["size"]]
+    table["top1"] = ["yes" if t else "no" for t in table["top1"]]
+    # pandas escapes the text: it must not be escaped twice.
+    table["top"] = [f"{html.unescape(quoted(t[0][0]))} {t[0][1]:.3f}" for t in table["top"]]
+    return _table(table.rename(columns=lambda c: c.replace("_", " ")))
+
+
+def _phase_table(phases: Phases) -> str:
+    table = phases.layer_table()
+    if table.empty:
+        return "<p>No head subgraph and no tail refinement: at no measured size do the errors stay \
+under their thresholds.</p>"
+    return _table(table.rename(columns=lambda c: c.replace("_", " ")), ("edges",))
+
+
+def _ablation(phases: Phases, table: pd.DataFrame | None) -> str:
+    if table is not None and not table.empty:
+        return f"<p>{_ABLATION}</p>" + _table(table.rename(columns=lambda c: c.replace("_", " ")))
+    if phases.head is None or phases.tail is None:
+        missing = "head subgraph" if phases.head is None else "tail refinement"
+        return f"<p>The table is absent: this curve has no {missing} to ablate.</p>"
+    return "<p>The table is absent: the ablation was not run.</p>"
+
+
+_DENSITY = (
+    "How far the output of the trace is from the model's, at each size. The shaded areas under the "
+    "curve are the two parts of its total variation: over the head (the model's top-p nucleus) and "
+    "over the tail. A filled marker is a size at which the trace has the model's top-1 token. The "
+    "controls hold as many random edges (dashed), or all edges but the trace's (dotted); both keep "
+    "every residual edge. Vertical bands are the phases found in the curve."
+)
+_KINDS = (
+    "Share of residual, attention and MLP edges among the edges of the trace of each size. Sizes "
+    "too small to hold an edge are left out."
+)
+_LAYERS = (
+    "Share of the trace's edges that each layer holds, at each size. The line is the mean layer. "
+    "Small traces hold few edges, so their shares are coarse."
+)
+_LAYER_PHASES = (
+    "Above: which share of a layer's edges the trace of each size holds, in logarithmic colours; "
+    "blank cells hold none. Below: by how much the head error and the tail error fall over each "
+    "step from one measured size to the next. Lines mark where head subgraph and tail refinement "
+    "end."
+)
+_PROFILES = (
+    "Where the edges of the head subgraph and those that the tail refinement adds lie. Above: share "
+    "of each set by layer, with its mean layer as a vertical line. Below: share of each layer."
+)
+_TRACE = (
+    "The first edges of the trace by rank, from the token embeddings (bottom) to the output (star). "
+    "Residual edges go straight up, MLP edges bow to the right, attention edges run from key to "
+    "query, or bow to the left where both are one token. Earlier edges are thicker. Hover over an "
+    "edge or node for its hook point and tokens; the buttons change how many edges are drawn."
+)
+_ABLATION = (
+    "From the trace at the end of the refinement, each row ablates one part of it: the edges that "
+    "the refinement added, or those of the head subgraph, in the early or the late half of the "
+    "layers. The last two columns are the mean of five draws of as many edges of the same trace."
+)
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+body { font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", Arial, sans-serif; color: #222;
+  max-width: 1200px; margin: 0 auto; padding: 0 20px 40px; }
+h1 { font-size: 1.6em; overflow-wrap: anywhere; }
+h2 { font-size: 1.25em; margin: 2em 0 .5em; border-bottom: 1px solid #ddd; }
+h3 { font-size: 1.05em; margin: 1.5em 0 .25em; }
+figure { margin: 1em 0 2em; }
+figcaption { color: #444; font-size: .9em; max-width: 80ch; }
+.tokens { line-height: 2; overflow-wrap: anywhere; }
+.tokens span, code { background: #f2f2f2; border-radius: 3px; padding: 1px 4px;
+  font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .9em; white-space: pre-wrap; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2em 1.2em; }
+dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
+.finding { font-size: 1.1em; font-weight: 600; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .82em; font-variant-numeric: tabular-nums; }
+th, td { padding: 3px 9px; text-align: right; white-space: nowrap; }
+th { border-bottom: 1px solid #222; }
+tr:nth-child(even) td { background: #f6f6f6; }
+@media (max-width: 600px) { dl { grid-template-columns: 1fr; } dt { margin-top: .5em; } }
+</style>
+<script>$plotlyjs</script>
+</head>
+<body>
+<h1>Trace of a prompt through $model</h1>
+<p class="tokens">$tokens</p>
+<dl>$facts</dl>
+<p class="finding">$phases</p>
+<h2>Density: how much of the graph the prediction needs</h2>
+$density
+<h2>Composition: what the trace is made of</h2>
+$kinds
+$layers
+<h2>Phases along the layers</h2>
+$layer_phases
+$profiles
+$phase_table
+<h3>Does the split hold? Ablation of early and late layers</h3>
+$ablation
+<h2>The trace itself</h2>
+$trace
+<h2>Every size</h2>
+$sizes
+</body>
+</html>
+""")
