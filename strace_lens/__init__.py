@@ -15,6 +15,7 @@ from strace_lens.density import DensityCurve, Plan, density_curve, density_curve
 from strace_lens.models import ModelNotFoundError, load_model
 from strace_lens.phases import Phases, find_phases, phase_ablation
 from strace_lens.prompts import Prompt, PromptError
+from strace_lens.report import trace_report
 from strace_lens.sizes import SIZES
 from strace_lens.storage import load_curve, load_trace, save_curve, save_trace
 from strace_lens.summary import summarize
@@ -52,4 +53,5 @@ __all__ = [
     "save_trace",
     "summarize",
     "token_graph",
+    "trace_report",
 ]

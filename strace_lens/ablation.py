@@ -12,7 +12,7 @@ from torch import Tensor
 
 from strace_lens.architecture import Architecture, Model
 from strace_lens.contract import architecture_of
-from strace_lens.prompts import Prompt, PromptError, tokenize, windows
+from strace_lens.prompts import Prompt, PromptError, own_tokenizer, tokenize, windows
 from strace_lens.run import Activations, read_activations
 
 ABLATIONS = ("zero", "mean", "resample")
@@ -76,7 +76,7 @@ def replacement(
     if kind == "zero":
         return ZERO
     architecture = architecture_of(model)
-    bos = getattr(getattr(model, "tokenizer", None), "bos_token_id", None)
+    bos = getattr(own_tokenizer(model), "bos_token_id", None)
     has_bos = bos is not None and prompt.ids[0] == bos
     if kind == "mean":
         own = files("strace_lens").joinpath("data/reference.txt")
@@ -103,7 +103,7 @@ def resample(
 
 
 def mean(
-    model: Model, architecture: Architecture, references: Sequence[Int[Tensor, " pos"]]
+    model: Model, architecture: Architecture, references: Sequence[Int[Tensor, " _"]]
 ) -> Replacement:
     """Replace ablated edges by their mean over reference prompts, position by position.
 

@@ -9,6 +9,7 @@ by name.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +55,9 @@ def check(model: Model, architecture: Architecture) -> Architecture:
     """
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(architecture.d_vocab, (PROBE_TOKENS,), generator=generator)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # TransformerLens warns of a write that it discards; to find those is what this is for.
+        warnings.simplefilter("ignore")
         _check_identities(model, architecture, tokens)
         dead = _dead_writes(model, architecture, tokens)
     pattern = {point for point in dead if point.endswith("hook_pattern")}

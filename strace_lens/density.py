@@ -18,6 +18,7 @@ from strace_lens import measures
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model, device_of
 from strace_lens.contract import architecture_of
+from strace_lens.prompts import own_tokenizer
 from strace_lens.run import MEMORY_BUDGET, bytes_per_row, last_logits, rows_per_pass
 from strace_lens.sizes import SIZES, check_sizes, density
 from strace_lens.token_graph.controls import random_ranks
@@ -333,7 +334,7 @@ def _top_tokens(
 
 
 def _decoder(model: Model) -> Callable[[int], str]:
-    tokenizer: Any = getattr(model, "tokenizer", None)
+    tokenizer = own_tokenizer(model)
     return str if tokenizer is None else lambda token: tokenizer.decode([token])
 
 

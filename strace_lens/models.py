@@ -1,7 +1,8 @@
 """Loading a model: the embedded default, a Hugging Face name or folder, or a GGUF file.
 
 Every way ends in transformers and `TransformerBridge`, in compatibility mode and with the weights
-as they are. The tokenizer is transformers' own, so it adds a BOS only where the model's makers do.
+as they are. (`boot_transformers` makes the tokenizer prepend a BOS; `prompts.tokenize` does not
+let it.)
 """
 
 from __future__ import annotations
@@ -94,8 +95,7 @@ def _bridge(
             f"cannot load {source!r} as a causal language model: {reason}"
         ) from error
     hf.to(device)  # pyright: ignore[reportArgumentType]
-    bridge: Any = TransformerBridge.boot_transformers(name, hf_model=hf.eval(), tokenizer=tokenizer)
-    bridge.tokenizer = tokenizer  # boot_transformers may have made it prepend a BOS
+    bridge = TransformerBridge.boot_transformers(name, hf_model=hf.eval(), tokenizer=tokenizer)
     bridge.enable_compatibility_mode(no_processing=True)
     return bridge
 

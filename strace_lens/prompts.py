@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,8 +56,8 @@ def tokenize(
 ) -> Prompt:
     """Tokenize a prompt, or take token ids as they are.
 
-    `to_tokens` of TransformerLens prepends a BOS of its own accord; the tokenizer is asked instead.
-    (A HookedTransformer may have replaced its tokenizer by one that adds a BOS: say `bos=False`.)
+    TransformerLens prepends a BOS of its own accord, in `to_tokens` and by reloading a model's
+    tokenizer so that it does; here the tokenizer is asked as its makers saved it.
 
     Args:
         model: a model with a `tokenizer`, unless token ids are given.
@@ -71,7 +72,7 @@ def tokenize(
     if isinstance(prompt, Prompt):
         _check(prompt.ids, architecture)
         return prompt
-    tokenizer: Any = getattr(model, "tokenizer", None)
+    tokenizer = own_tokenizer(model)
     if isinstance(prompt, str):
         if not prompt.strip():
             raise PromptError("the prompt is empty; give at least two tokens of text")
@@ -88,6 +89,28 @@ def tokenize(
     _check(ids, architecture)
     strings = [tokenizer.decode([i]) if tokenizer is not None else str(i) for i in ids]
     return Prompt(text, tuple(ids), tuple(strings))
+
+
+def own_tokenizer(model: Model) -> Any:
+    """A model's tokenizer as its makers saved it, or None if the model has none.
+
+    TransformerLens reloads a tokenizer with `add_bos_token=True`. Where that shows, it is read
+    again from where it came; what cannot be found again is taken as it is.
+    """
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    if tokenizer is None or not tokenizer.init_kwargs.get("add_bos_token"):
+        return tokenizer
+    return _saved_tokenizer(str(tokenizer.name_or_path)) or tokenizer
+
+
+@functools.lru_cache
+def _saved_tokenizer(where: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError):
+        return None
 
 
 def _with_bos(ids: list[int], tokenizer: Any) -> list[int]:
@@ -119,7 +142,7 @@ def _check(ids: Sequence[int], architecture: Architecture) -> None:
         )
 
 
-def pad_right(prompts: Sequence[Int[Tensor, " pos"]]) -> Int[Tensor, "row pos"]:
+def pad_right(prompts: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, "row pos"]:
     """One batch of token rows of unequal length, padded on the right with token 0.
 
     A causal model reads nothing to the right of a token, so right padding needs no attention mask
@@ -143,7 +166,7 @@ def windows(
     Raises:
         PromptError: the texts together have fewer tokens than one window.
     """
-    tokenizer: Any = getattr(model, "tokenizer", None)
+    tokenizer = own_tokenizer(model)
     if tokenizer is None:
         raise PromptError("the model has no tokenizer; mean ablation needs one for its references")
     ids = [i for text in texts for i in _without_bos(list(tokenizer(text).input_ids), tokenizer)]

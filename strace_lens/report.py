@@ -1,4 +1,4 @@
-"""One HTML page of a curve: figures, tables and how it was made; works offline, asks for nothing."""
+"""One HTML page of a curve: figures, tables and how it was made; it works offline."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from string import Template
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -15,14 +16,13 @@ from strace_lens.density import DensityCurve
 from strace_lens.phases import Phases
 from strace_lens.plots.composition import plot_kinds, plot_layers
 from strace_lens.plots.density import plot_density
-from strace_lens.plots.phases import plot_layer_phases, plot_layer_profiles
+from strace_lens.plots.phases import missing, plot_layer_phases, plot_layer_profiles
 from strace_lens.plots.style import quoted, visible
 from strace_lens.plots.trace import plot_trace
+from strace_lens.token_graph.edges import KINDS
 
 
-def trace_report(
-    curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | None = None
-) -> str:
+def trace_report(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | None = None) -> str:
     """One self-contained page: every figure of a curve, its tables, and what made it.
 
     The same results give the same page, byte for byte.
@@ -36,13 +36,15 @@ def trace_report(
         HTML with plotly.js inside it (about 5 MB).
     """
     return _PAGE.substitute(
-        title=html.escape(f"Trace of {_model(curve)}: {_short(curve.trace.prompt.text)}"),
+        title=html.escape(
+            f"Trace of {_model(curve)}: {_short(''.join(curve.trace.prompt.strings))}"
+        ),
         plotlyjs=get_plotlyjs(),
         model=html.escape(_model(curve)),
         tokens=" ".join(f"<span>{visible(t, 40)}</span>" for t in curve.trace.prompt.strings),
         facts=_facts(curve),
         phases=html.escape(_sentence(phases.describe())),
-        density=_figure(plot_density(curve, phases), "density", _DENSITY),
+        density=_figure(plot_density(curve, phases), "density", _density_caption(curve, phases)),
         kinds=_figure(plot_kinds(curve), "kinds", _KINDS),
         layers=_figure(plot_layers(curve), "layers", _LAYERS),
         layer_phases=_figure(plot_layer_phases(curve, phases), "layer-phases", _LAYER_PHASES),
@@ -99,7 +101,13 @@ def _figure(fig: go.Figure, name: str, caption: str) -> str:
     return f"<figure>{inner}<figcaption>{caption}</figcaption></figure>"
 
 
-_NUMBER: Callable[[float], str] = "{:.4g}".format
+def _density_caption(curve: DensityCurve, phases: Phases) -> str:
+    random = curve.table["random_tv"].to_numpy()
+    controls = " The controls were left out." if np.isnan(random).all() else _CONTROLS
+    return _DENSITY + controls + (_BANDS if phases.along_sizes else "")
+
+
+_NUMBER: Callable[[float], str] = "{:.3g}".format
 _EDGES: Callable[[float], str] = "{:,.0f}".format
 
 
@@ -127,35 +135,38 @@ def _sizes(curve: DensityCurve) -> str:
 
 def _phase_table(phases: Phases) -> str:
     table = phases.layer_table()
+    reasons = "".join(f"<p>{html.escape(_sentence(r))}</p>" for r in missing(phases).values())
     if table.empty:
-        return "<p>No head subgraph and no tail refinement: at no measured size do the errors stay \
-under their thresholds.</p>"
-    return _table(table.rename(columns=lambda c: c.replace("_", " ")), ("edges",))
+        return reasons
+    return reasons + _table(table.rename(columns=lambda c: c.replace("_", " ")), ("edges", *KINDS))
 
 
 def _ablation(phases: Phases, table: pd.DataFrame | None) -> str:
     if table is not None and not table.empty:
         return f"<p>{_ABLATION}</p>" + _table(table.rename(columns=lambda c: c.replace("_", " ")))
     if phases.head is None or phases.tail is None:
-        missing = "head subgraph" if phases.head is None else "tail refinement"
-        return f"<p>The table is absent: this curve has no {missing} to ablate.</p>"
+        part = "head subgraph" if phases.head is None else "tail refinement"
+        return f"<p>The table is absent: this curve has no {part} to ablate.</p>"
     return "<p>The table is absent: the ablation was not run.</p>"
 
 
 _DENSITY = (
     "How far the output of the trace is from the model's, at each size. The shaded areas under the "
     "curve are the two parts of its total variation: over the head (the model's top-p nucleus) and "
-    "over the tail. A filled marker is a size at which the trace has the model's top-1 token. The "
-    "controls hold as many random edges (dashed), or all edges but the trace's (dotted); both keep "
-    "every residual edge. Vertical bands are the phases found in the curve."
+    "over the tail. A filled marker is a size at which the trace has the model's top-1 token."
 )
+_CONTROLS = (
+    " The controls hold as many random edges (dashed), or all edges but the trace's (dotted); both "
+    "keep every residual edge."
+)
+_BANDS = " The vertical bands are the phases found in the curve."
 _KINDS = (
     "Share of residual, attention and MLP edges among the edges of the trace of each size. Sizes "
     "too small to hold an edge are left out."
 )
 _LAYERS = (
-    "Share of the trace's edges that each layer holds, at each size. The line is the mean layer. "
-    "Small traces hold few edges, so their shares are coarse."
+    "Share of the trace's edges that each layer holds, at each size; blank cells hold none. "
+    "The line is the mean layer. Small traces hold few edges, so their shares are coarse."
 )
 _LAYER_PHASES = (
     "Above: which share of a layer's edges the trace of each size holds, in logarithmic colours; "
@@ -164,14 +175,15 @@ _LAYER_PHASES = (
     "end."
 )
 _PROFILES = (
-    "Where the edges of the head subgraph and those that the tail refinement adds lie. Above: share "
-    "of each set by layer, with its mean layer as a vertical line. Below: share of each layer."
+    "Where the edges of the head subgraph and those that the tail refinement adds lie. Above: "
+    "share of each set by layer, with its mean layer as a vertical line. Below: "
+    "share of each layer."
 )
 _TRACE = (
-    "The first edges of the trace by rank, from the token embeddings (bottom) to the output (star). "
-    "Residual edges go straight up, MLP edges bow to the right, attention edges run from key to "
-    "query, or bow to the left where both are one token. Earlier edges are thicker. Hover over an "
-    "edge or node for its hook point and tokens; the buttons change how many edges are drawn."
+    "The first edges of the trace by rank, from the token embeddings (bottom) to the output "
+    "(star). Residual edges go straight up, MLP edges bow to the right, attention edges run from "
+    "key to query, or bow to the left where both are one token. Earlier edges are thicker. Hover "
+    "over an edge or node for its hook point and tokens; the buttons change how many are drawn."
 )
 _ABLATION = (
     "From the trace at the end of the refinement, each row ablates one part of it: the edges that "
@@ -195,14 +207,15 @@ figure { margin: 1em 0 2em; }
 figcaption { color: #444; font-size: .9em; max-width: 80ch; }
 .tokens { line-height: 2; overflow-wrap: anywhere; }
 .tokens span, code { background: #f2f2f2; border-radius: 3px; padding: 1px 4px;
-  font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .9em; white-space: pre-wrap; }
+  font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .9em; white-space: pre; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2em 1.2em; }
 dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
 .finding { font-size: 1.1em; font-weight: 600; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .82em; font-variant-numeric: tabular-nums; }
-th, td { padding: 3px 9px; text-align: right; white-space: nowrap; }
-th { border-bottom: 1px solid #222; }
+th, td { padding: 3px 6px; text-align: right; }
+td { white-space: nowrap; }
+th { vertical-align: bottom; border-bottom: 1px solid #222; }
 tr:nth-child(even) td { background: #f6f6f6; }
 @media (max-width: 600px) { dl { grid-template-columns: 1fr; } dt { margin-top: .5em; } }
 </style>

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -10,7 +12,7 @@ from rich.table import Table
 from strace_lens.density import DensityCurve
 from strace_lens.phases import Phases
 
-WIDTH = 112
+WIDTH = 132
 
 
 def print_curve(curve: DensityCurve, phases: Phases, ablated: pd.DataFrame) -> None:
@@ -67,5 +69,11 @@ def frame_table(title: str, frame: pd.DataFrame) -> Table:
     for name in frame.columns:
         table.add_column(str(name).replace("_", " "), justify="right", no_wrap=True)
     for row in frame.itertuples(index=False):
-        table.add_row(*(x if isinstance(x, str) else f"{x:,.4g}" for x in row))
+        table.add_row(*(_cell(value) for value in row))
     return table
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -23,8 +23,8 @@ _EMPTY = "no size measured has an edge"
 
 
 def plot_kinds(curve: DensityCurve) -> go.Figure:
-    """Share of residual, attention and MLP edges by size, stacked; sizes without an edge left out."""
-    table = curve.table[curve.table["edges"] > 0]
+    """Share of residual, attention and MLP edges by size; sizes without an edge are left out."""
+    table = curve.table.query("edges > 0")
     fig = figure("Composition of the trace by kind of edge", height=420)
     fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02})
     fig.update_layout(legend={"yanchor": "bottom", "traceorder": "normal"})
@@ -72,7 +72,7 @@ def _label_area(
 
 
 def plot_layers(curve: DensityCurve) -> go.Figure:
-    """Share of the trace's edges that each layer holds, by size, and the mean layer.
+    """Share of the trace's edges that each layer holds, by size (blank for none); the mean layer.
 
     The colours end at three times an even share; the hover text has the exact one.
     """
@@ -85,7 +85,7 @@ def plot_layers(curve: DensityCurve) -> go.Figure:
     fig.add_heatmap(
         x=cell_bounds(table["size"].to_numpy()),
         y=list(range(layers)),
-        z=np.where(counts.sum(1, keepdims=True) > 0, shares, np.nan).T,
+        z=np.where(counts > 0, shares, np.nan).T,
         zmin=0,
         zmax=top,
         colorscale=SCALE,
@@ -93,7 +93,7 @@ def plot_layers(curve: DensityCurve) -> go.Figure:
             "title": {"text": "share of<br>the trace"},
             "thickness": 14,
             "tickvals": [0, top / 3, 2 * top / 3, top],
-            "ticktext": [percent(t) for t in (0, top / 3, 2 * top / 3)]
+            "ticktext": [percent(t) for t in (0.0, top / 3, 2 * top / 3)]
             + [("≥ " if top < 1 else "") + percent(top)],
         },
         hoverinfo="text",
@@ -105,7 +105,7 @@ def plot_layers(curve: DensityCurve) -> go.Figure:
             for layer in range(layers)
         ],
     )
-    some = table[table["edges"] > 0]
+    some = table.query("edges > 0")
     for colour, width in (("black", 5), ("white", 2.5)):  # an outline, legible on any ground
         fig.add_scatter(
             x=some["size"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -13,13 +14,13 @@ from strace_lens.plots.style import (
     BANDS,
     COLOURS,
     INK,
+    LINE,
     figure,
     quoted,
+    remark,
     size_axis,
     size_texts,
 )
-
-_ROW = 16  # pixels between two rows of band labels
 
 
 def plot_density(curve: DensityCurve, phases: Phases) -> go.Figure:
@@ -29,12 +30,18 @@ def plot_density(curve: DensityCurve, phases: Phases) -> go.Figure:
     which it has not. Controls that were left out of the curve are left out of the figure.
     """
     table = curve.table
-    named = "" if math.isnan(curve.density) else f", density {curve.density:.3f}"
+    named = "" if math.isnan(curve.density) else f" (density {curve.density:.3f})"
     fig = figure(
         f"Density curve{named}",
         height=520,
         margin={"t": 92, "b": 60},
-        legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "y": -0.18,
+            "yanchor": "top",
+            "traceorder": "normal",
+        },
     )
     _add_bands(fig, phases)
     for part in ("head", "tail"):
@@ -43,14 +50,15 @@ def plot_density(curve: DensityCurve, phases: Phases) -> go.Figure:
             y=table[f"{part}_error"],
             name=f"{part} error",
             stackgroup="error",
-            mode="lines",
+            mode="lines" if len(table) > 1 else "lines+markers",
             line={"width": 0.5, "color": COLOURS[part]},
+            legendrank=1001,  # after the curves, though drawn beneath them
             hoverinfo="skip",
         )
     controls = {"random": ("random subgraph", "dash"), "inverse": ("inverse of the trace", "dot")}
     for control, (name, dash) in controls.items():
         values = table[f"{control}_tv"]
-        if values.notna().any():
+        if not np.isnan(values.to_numpy()).all():
             fig.add_scatter(
                 x=table["size"],
                 y=values,
@@ -67,17 +75,22 @@ def plot_density(curve: DensityCurve, phases: Phases) -> go.Figure:
         x=table["size"],
         y=table["tv"],
         name="trace",
+        legendrank=999,
         mode="lines",
         line={"color": COLOURS["trace"], "width": 2.5},
         hoverinfo="text",
         hovertext=_hover(table),
     )
-    for agrees, name, fill in ((True, "same top-1 token", INK), (False, "another top-1", "white")):
+    for agrees, name, fill in (
+        (True, "same top-1 token", INK),
+        (False, "another top-1 token", "white"),
+    ):
         rows = table[table["top1"] == agrees]
         fig.add_scatter(
             x=rows["size"],
             y=rows["tv"],
             name=name,
+            legendrank=999,
             mode="markers",
             marker={
                 "symbol": "circle",
@@ -95,10 +108,10 @@ def plot_density(curve: DensityCurve, phases: Phases) -> go.Figure:
 def _hover(table: pd.DataFrame) -> list[str]:
     """Exact size, edges and every measure of a row."""
     return [
-        f"{text}<br>TV {row['tv']:.4g} = head {row['head_error']:.4g} + tail {row['tail_error']:.4g}"
-        f"<br>KL {row['kl']:.4g} nats<br>top-1 {quoted(row['top'][0][0])}, p = "
-        f"{row['top'][0][1]:.3g}, {'the same as' if row['top1'] else 'another than'} the model's"
-        f"<br>shared nucleus {100 * row['nucleus']:.0f} %"
+        f"{text}<br>TV {row['tv']:.4g} = head {row['head_error']:.4g} + tail "
+        f"{row['tail_error']:.4g}<br>KL {row['kl']:.4g} nats<br>top-1 {quoted(row['top'][0][0])}, "
+        f"p = {row['top'][0][1]:.3g}, {'the same as' if row['top1'] else 'another than'} "
+        f"the model's<br>shared nucleus {100 * row['nucleus']:.0f} %"
         for text, row in zip(size_texts(table), table.to_dict("records"), strict=True)
     ]
 
@@ -129,19 +142,9 @@ def _add_bands(fig: go.Figure, phases: Phases) -> None:
             yref="paper",
             xanchor=anchor,
             yanchor="bottom",
-            yshift=_ROW * row,
+            yshift=LINE * row,
             showarrow=False,
             font={"size": 12},
         )
     if not phases.along_sizes:
-        fig.add_annotation(
-            text="no phases along the sizes were found",
-            x=0,
-            y=1,
-            xref="paper",
-            yref="paper",
-            xanchor="left",
-            yanchor="bottom",
-            showarrow=False,
-            font={"size": 12},
-        )
+        remark(fig, "no phases along the sizes were found")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -13,18 +11,36 @@ from strace_lens.phases import LayerPhase, Phases
 from strace_lens.plots.style import (
     COLOURS,
     INK,
+    LINE,
     SCALE,
     TEMPLATE,
     cell_bounds,
     note,
     percent,
+    remark,
     size_axis,
     size_texts,
 )
 
 _LOOKS = {"head": ("solid", "circle"), "tail": ("dash", "square")}
-NO_HEAD = "no head subgraph: at no measured size does the head error stay under its threshold"
-NO_TAIL = "no tail refinement: at no measured size does the tail error stay under its threshold"
+
+
+def missing(phases: Phases) -> dict[str, str]:
+    """Why a curve has no head subgraph or no tail refinement to draw: reasons by "head", "tail"."""
+    reasons = {}
+    if phases.head is None:
+        reasons["head"] = (
+            "no head subgraph: at no measured size does the head error stay under its threshold"
+        )
+        reasons["tail"] = "no tail refinement: it starts where a head subgraph is complete"
+    elif phases.tail is None:
+        reasons["tail"] = (
+            "no tail refinement: at no measured size does the tail error stay under its threshold"
+        )
+    for part, phase in (("head", phases.head), ("tail", phases.tail)):
+        if phase is not None and phase.edges == 0:
+            reasons[part] = f"the {phase.name} has no edges: it ends where it starts"
+    return reasons
 
 
 def plot_layer_phases(curve: DensityCurve, phases: Phases) -> go.Figure:
@@ -41,7 +57,7 @@ def plot_layer_phases(curve: DensityCurve, phases: Phases) -> go.Figure:
     )
     fig.update_layout(
         template=TEMPLATE,
-        title_text="Layer phases: share of each layer in the trace, and gain of each step",
+        title_text="Layer phases",
         height=max(560, min(820, 14 * layers + 340)),
         margin={"t": 92},
         legend={"orientation": "h", "x": 0, "y": -0.12, "yanchor": "top"},
@@ -55,7 +71,7 @@ def plot_layer_phases(curve: DensityCurve, phases: Phases) -> go.Figure:
     fig.update_yaxes(showgrid=False, row=1)
     fig.update_yaxes(title_text="fall of the error", zeroline=True, zerolinecolor=INK, row=2)
     if len(table) < 2:
-        note(fig, "one size has no step before it", row=2)
+        note(fig, "one size was measured: no step has a gain", y=0.16)
     return fig
 
 
@@ -65,10 +81,10 @@ def _add_filling(fig: go.Figure, curve: DensityCurve) -> None:
     *counts, reachable = curve.trace.counts_by_size(edges).sum(1).numpy()
     shares = np.array(counts) / reachable
     positive = shares[shares > 0]
-    lowest = min(-1.0, float(np.floor(np.log10(positive.min())))) if positive.size else -3.0
+    lowest = min(-1.0, float(np.log10(positive.min()))) if positive.size else -3.0
     with np.errstate(divide="ignore"):
         logs = np.where(shares > 0, np.log10(shares), np.nan)
-    ticks = list(range(int(lowest), 1))
+    ticks = list(range(int(np.ceil(lowest)), 1))
     fig.add_heatmap(
         x=cell_bounds(curve.table["size"].to_numpy()),
         y=list(range(len(reachable))),
@@ -127,25 +143,28 @@ def _add_gains(fig: go.Figure, curve: DensityCurve) -> None:
 
 def _add_ends(fig: go.Figure, phases: Phases) -> None:
     """Vertical lines where the head subgraph is complete and where the tail refinement ends."""
-    ends = {"head": phases.head, "tail": phases.tail}
-    for row, (part, phase) in enumerate(ends.items()):
+    reasons = missing(phases)
+    for row, (part, phase, end) in enumerate(
+        (
+            ("tail", phases.tail, "tail refinement ends at"),
+            ("head", phases.head, "head subgraph complete at"),
+        )
+    ):
         if phase is None:
-            text, at, anchor = (NO_HEAD, NO_TAIL)[row], 0.0, "left"
-        else:
-            what = "head subgraph complete at" if part == "head" else "tail refinement ends at"
-            text, at = f"{what} s = {phase.stop:.3g}", float(np.log10(phase.stop))
-            anchor = "right" if at > -2.5 else "left"
-            dash = _LOOKS[part][0]
-            fig.add_vline(x=phase.stop, line={"color": INK, "width": 2, "dash": dash})
+            remark(fig, reasons[part], row)
+            continue
+        at = float(np.log10(phase.stop))
+        # Over the heat map on a white ground, legible in any colour.
+        _upper_line(fig, phase.stop, {"color": "white", "width": 5})
+        fig.add_vline(x=phase.stop, line={"color": INK, "width": 2, "dash": _LOOKS[part][0]})
         fig.add_annotation(
-            text=html.escape(text, quote=False),
+            text=f"{end} s = {phase.stop:.3g}",
             x=at,
-            xref="paper" if phase is None else "x",
             y=1,
             yref="paper",
-            xanchor=anchor,
+            xanchor="right" if at > -2.5 else "left",
             yanchor="bottom",
-            yshift=2 + 16 * (1 - row),
+            yshift=2 + LINE * row,
             showarrow=False,
             font={"size": 12},
         )
@@ -161,19 +180,19 @@ def plot_layer_profiles(phases: Phases) -> go.Figure:
     fig.update_layout(
         template=TEMPLATE,
         title_text="Head subgraph and tail refinement by layer",
-        height=560,
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"},
+        height=580,
+        margin={"t": 80},
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},
     )
-    missing = []
-    for part, phase, reason in (("head", phases.head, NO_HEAD), ("tail", phases.tail, NO_TAIL)):
-        if phase is None:
-            missing.append(reason)
-        elif phase.edges == 0:
-            missing.append(f"the {phase.name} has no edges: it is complete where it starts")
-        else:
+    reasons = missing(phases)
+    if len(reasons) == 2:
+        note(fig, *reasons.values())
+        return fig.update_layout(height=200).update_xaxes(visible=False).update_yaxes(visible=False)
+    for reason in reasons.values():
+        remark(fig, reason)
+    for part, phase in (("head", phases.head), ("tail", phases.tail)):
+        if phase is not None and part not in reasons:
             _add_profile(fig, part, phase)
-    for row, reason in enumerate(missing, start=1):
-        note(fig, reason, row=row)
     fig.update_xaxes(title_text="layer", tickformat="d", row=2)
     fig.update_yaxes(title_text="share of the subgraph", tickformat=".3~%", rangemode="tozero")
     fig.update_yaxes(title_text="share of the layer", row=2)
@@ -204,6 +223,11 @@ def _add_profile(fig: go.Figure, part: str, phase: LayerPhase) -> None:
             row=row,
             col=1,
         )
-    fig.add_vline(
-        x=phase.mean_layer, line={"color": COLOURS[part], "dash": dash, "width": 1.5}, row=1, col=1
+    _upper_line(fig, phase.mean_layer, {"color": COLOURS[part], "dash": dash, "width": 1.5})
+
+
+def _upper_line(fig: go.Figure, x: float, line: dict[str, object]) -> None:
+    """A vertical line through the upper of two subplots."""
+    fig.add_shape(
+        type="line", x0=x, x1=x, xref="x", y0=0, y1=1, yref="y domain", line=line, layer="above"
     )

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 INK = "#222222"
+LINE = 16  # pixels from one row of small text to the next
 GRID = "#e4e4e4"
 
 # Okabe and Ito's palette, told apart under every common colour blindness; one colour per thing.
@@ -26,13 +27,14 @@ COLOURS = {
     "tail": "#56B4E9",
 }
 LABELS = {"residual": "residual", "attention": "attention", "mlp": "MLP"}
+# Greys, which leave the hue of what lies over them alone.
 BANDS = {
     "plateau": "rgba(0,0,0,0)",
-    "construction": "rgba(240,228,66,0.30)",
-    "refinement": "rgba(0,0,0,0.07)",
+    "construction": "rgba(0,0,0,0.16)",
+    "refinement": "rgba(0,0,0,0.06)",
 }
-# From pale to dark: more is more ink. Cividis reads the same with and without colour vision.
-SCALE = "Cividis_r"
+# One hue, from pale to dark: more is more ink, with or without colour vision. Blank is none at all.
+SCALE = [[0.0, "#ebecf6"], [0.3, "#b9bddd"], [0.65, "#686ea8"], [1.0, "#17183f"]]
 
 TEMPLATE = go.layout.Template(
     layout={
@@ -61,6 +63,7 @@ TEMPLATE = go.layout.Template(
             "linecolor": INK,
             "ticks": "outside",
             "zeroline": False,
+            "automargin": True,
             "title": {"standoff": 8},
         },
         "yaxis": {
@@ -68,6 +71,7 @@ TEMPLATE = go.layout.Template(
             "linecolor": INK,
             "ticks": "outside",
             "zeroline": False,
+            "automargin": True,
             "title": {"standoff": 8},
         },
     }
@@ -87,7 +91,7 @@ def quoted(token: str) -> str:
     return html.escape(json.dumps(token, ensure_ascii=False), quote=False)
 
 
-def percent(share: float) -> str:
+def percent(share: float | int) -> str:
     """A share as a percentage with three significant digits."""
     return f"{100 * share:.3g} %"
 
@@ -139,19 +143,32 @@ def figure(title: str, height: int, **layout: object) -> go.Figure:
     )
 
 
-def note(fig: go.Figure, text: str, row: int | None = None) -> None:
-    """Say in the middle of a figure (or of a row of subplots) why it shows less than it might."""
-    where = {} if row is None else {"row": row, "col": 1}
-    suffix = "" if row in (None, 1) else str(row)
+def note(fig: go.Figure, *lines: str, y: float = 0.5) -> None:
+    """Say in the middle of a figure (at height y, 0 to 1) why it shows less than it might."""
     fig.add_annotation(
-        text=html.escape(text, quote=False),
+        text="<br>".join(html.escape(line, quote=False) for line in lines),
         x=0.5,
-        y=0.5,
-        **where,
+        y=y,
+        xref="paper",
+        yref="paper",
         showarrow=False,
-        bgcolor="rgba(255,255,255,0.9)",
+        bgcolor="white",
         bordercolor=INK,
         borderpad=6,
     )
-    # Set afterwards: add_annotation ties a row's annotation to its data axes.
-    fig.layout.annotations[-1].update(xref=f"x{suffix} domain", yref=f"y{suffix} domain")
+
+
+def remark(fig: go.Figure, text: str, row: int = 0) -> None:
+    """Say above the plotting area, at its left, what is missing; rows count upwards."""
+    fig.add_annotation(
+        text=html.escape(text, quote=False),
+        x=0,
+        y=1,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="bottom",
+        yshift=2 + LINE * row,
+        showarrow=False,
+        font={"size": 12},
+    )

@@ -14,7 +14,6 @@ from strace_lens.token_graph.edges import KINDS, GraphShape, edge_list, hook_nam
 from strace_lens.token_graph.trace import Trace
 
 COUNTS = (50, 200, 1000)
-_DASHES = {"residual": "solid", "attention": "solid", "mlp": "dot"}
 _STEPS = (10, 25, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 _MOST_LABELS = 64
 
@@ -32,7 +31,7 @@ class _Drawn(NamedTuple):
 def plot_trace(trace: Trace, heaviest: int = 200) -> go.Figure:
     """The trace as a graph: tokens from left to right, hook points of the residual stream upwards.
 
-    Residual edges go straight up, MLP edges bow to the right (dotted), attention edges run from key
+    Residual edges go straight up, MLP edges bow to the right, attention edges run from key
     to query (to the left of their node where both are the same token). The earlier an edge's rank,
     the thicker it is. Buttons switch between the first 50, 200, 1000 and `heaviest` edges.
 
@@ -48,17 +47,17 @@ def plot_trace(trace: Trace, heaviest: int = 200) -> go.Figure:
     fig = figure(
         "The trace: its first edges by rank",
         height=max(460, min(1150, 15 * shape.levels + 230)),
-        margin={"t": 118},
+        margin={"t": 130},
         hovermode="closest",
-        legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
+        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
     )
     _add_ground(fig, shape)
-    always = len(fig.data)
+    always = _traces(fig)
     bounds = sorted({0, *counts, *(s for s in _STEPS if s < counts[-1])})
     ends = [b for b in bounds[1:] for _ in range(_add_band(fig, drawn, bounds, b, shape, tokens))]
     visibility = {c: [True] * always + [end <= c for end in ends] for c in counts}
-    for item, show in zip(fig.data, visibility[shown], strict=True):
-        item.visible = show
+    shows = iter(visibility[shown])
+    fig.for_each_trace(lambda item: item.update(visible=next(shows)))
     _add_buttons(fig, visibility, counts.index(shown))
     _label_axes(fig, shape, tokens)
     return fig
@@ -137,7 +136,7 @@ def _add_ground(fig: go.Figure, shape: GraphShape) -> None:
             name=LABELS[kind],
             legendgroup=kind,
             mode="lines",
-            line={"color": COLOURS[kind], "dash": _DASHES[kind], "width": 2.5},
+            line={"color": COLOURS[kind], "width": 2.5},
         )
 
 
@@ -149,8 +148,8 @@ def _add_band(
     shape: GraphShape,
     tokens: tuple[str, ...],
 ) -> int:
-    """Add edges and new nodes of the ranks of one band; returns how many plotly traces that took."""
-    before = len(fig.data)
+    """Add edges and new nodes of the ranks of one band; returns how many plotly traces it took."""
+    before = _traces(fig)
     start = bounds[bounds.index(stop) - 1]
     fade = (bounds.index(stop) - 1) / max(1, len(bounds) - 2)  # 0 for the first ranks, 1 the last
     for k, kind in enumerate(KINDS):
@@ -166,7 +165,7 @@ def _add_band(
             y=y,
             mode="lines",
             name=LABELS[kind],
-            line={"color": COLOURS[kind], "width": 3.2 - 2.2 * fade, "dash": _DASHES[kind]},
+            line={"color": COLOURS[kind], "width": 3.2 - 2.2 * fade, "shape": "spline"},
             opacity=1 - 0.6 * fade,
             hoverinfo="skip",
             **group,
@@ -184,7 +183,11 @@ def _add_band(
             **group,
         )
     _add_nodes(fig, drawn, start, stop, shape, tokens)
-    return len(fig.data) - before
+    return _traces(fig) - before
+
+
+def _traces(fig: go.Figure) -> int:
+    return sum(1 for _ in fig.select_traces())
 
 
 def _hover_spots(
@@ -221,7 +224,7 @@ def _add_nodes(
         mode="markers",
         name="node",
         showlegend=False,
-        marker={"size": 5, "color": INK},
+        marker={"size": 5 if shape.tokens <= 30 else 4, "color": INK},
         hoverinfo="text",
         hovertext=[
             f"{hook_name(shape, level)} at {quoted(tokens[token])} ({token})"
@@ -242,7 +245,7 @@ def _add_buttons(fig: go.Figure, visibility: dict[int, list[bool]], active: int)
                 "xanchor": "left",
                 "y": 1,
                 "yanchor": "bottom",
-                "pad": {"b": 34},
+                "pad": {"b": 38},
                 "showactive": True,
                 "buttons": [
                     {"label": f"first {count:,}", "method": "restyle", "args": [{"visible": shows}]}
@@ -279,5 +282,4 @@ def _label_axes(fig: go.Figure, shape: GraphShape, tokens: tuple[str, ...]) -> N
         range=[-0.7, shape.levels - 0.2],
         tickfont={"size": 11},
         showgrid=False,
-        automargin=True,
     )

@@ -1,0 +1,159 @@
+"""Phases on curves whose shape is known, and the causal table against masks made by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import strace_lens as sl
+from strace_lens.phases import change_points, find_phases, phase_ablation
+from tests import tiny
+
+LOG = np.linspace(-5, 0, 27)
+SIZES = 10**LOG
+
+
+def piecewise(*points: tuple[float, float]) -> np.ndarray:
+    at, tv = zip(*points, strict=True)
+    return np.interp(LOG, at, tv)
+
+
+def test_three_pieces_are_found_where_they_were_put():
+    phases = change_points(SIZES, piecewise((-5, 1.0), (-3, 0.95), (-2, 0.2), (0, 0.0)))
+    assert [p.name for p in phases] == ["plateau", "construction", "refinement"]
+    plateau, construction, refinement = phases
+    assert np.log10(construction.start) == pytest.approx(-3, abs=0.15)
+    assert np.log10(construction.stop) == pytest.approx(-2, abs=0.15)
+    assert plateau.stop == construction.start
+    assert construction.stop == refinement.start
+    assert refinement.stop == pytest.approx(1.0)
+    assert construction.tv_stop == pytest.approx(0.2, abs=0.08)
+
+
+def test_a_straight_fall_is_one_construction():
+    (only,) = change_points(SIZES, piecewise((-5, 1.0), (0, 0.0)))
+    assert (only.name, only.start, only.stop) == ("construction", *map(pytest.approx, (1e-5, 1.0)))
+
+
+def test_two_pieces_have_no_plateau():
+    phases = change_points(SIZES, piecewise((-5, 1.0), (-3, 0.2), (0, 0.0)))
+    assert [p.name for p in phases] == ["construction", "refinement"]
+
+
+def test_noise_below_a_percent_adds_no_phase():
+    noise = np.random.default_rng(0).normal(0, 0.003, len(LOG))
+    assert len(change_points(SIZES, piecewise((-5, 1.0), (0, 0.0)) + noise)) == 1
+
+
+@pytest.mark.parametrize("tv", [np.ones(27), piecewise((-5, 0.05), (0, 0.0))])
+def test_a_curve_that_does_not_fall_has_no_phases(tv):
+    assert change_points(SIZES, tv) == ()
+
+
+def test_three_sizes_are_too_few():
+    assert change_points(SIZES[-3:], np.array([1.0, 0.5, 0.0])) == ()
+
+
+@pytest.fixture(scope="module")
+def curve() -> sl.DensityCurve:
+    """The curve of a tiny model, on a grid fine enough for its few edges."""
+    model = tiny.bridge("llama")
+    trace = sl.extract(sl.token_graph(model, tiny.token_ids(8)))
+    return sl.density_curve(model, trace, sizes=np.linspace(0.02, 1, 50).tolist())
+
+
+def first_for_good(sizes: list[float], holds: list[bool]) -> float:
+    return next(s for i, s in enumerate(sizes) if all(holds[i:]))
+
+
+def test_layer_phases_start_where_the_errors_stay_small(curve):
+    phases = find_phases(curve)
+    sizes = curve.table["size"].tolist()
+    head = first_for_good(sizes, [e < 0.1 * curve.head_mass for e in curve.table["head_error"]])
+    tail = first_for_good(
+        sizes, [e < 0.1 * (1 - curve.head_mass) for e in curve.table["tail_error"]]
+    )
+    assert phases.head is not None
+    assert phases.tail is not None
+    assert phases.head.stop == head
+    assert (phases.tail.start, phases.tail.stop) == (head, max(head, tail))
+    assert phases.head.edges == curve.trace.edge_count(head)
+
+
+def test_layer_profiles_count_the_edges_between_two_ranks(curve):
+    phases = find_phases(curve)
+    trace = curve.trace
+    for phase in (phases.head, phases.tail):
+        assert phase is not None
+        inside = trace.ranks.map(lambda r, p=phase: (r >= p.first) & (r < p.last))
+        by_layer = [
+            int(inside.attention[n].sum() + inside.residual[n].sum() + inside.mlp[n].sum())
+            for n in range(trace.shape.layers)
+        ]
+        reachable = trace.shape.reachable()
+        there = [
+            int(reachable.attention[n].sum() + reachable.residual[n].sum() + reachable.mlp[n].sum())
+            for n in range(trace.shape.layers)
+        ]
+        assert phase.counts.sum(0).tolist() == by_layer
+        assert phase.kinds["mlp"] == int(inside.mlp.sum())
+        assert phase.share_of_layer.tolist() == pytest.approx(
+            [a / b for a, b in zip(by_layer, there, strict=True)]
+        )
+        mean = sum(n * c for n, c in enumerate(by_layer)) / sum(by_layer)
+        assert phase.mean_layer == pytest.approx(mean)
+
+
+def test_the_causal_table_is_that_of_masks_made_by_hand(curve):
+    phases, model = find_phases(curve), tiny.bridge("llama")
+    assert phases.head is not None
+    assert phases.tail is not None
+    table = phase_ablation(model, curve, seed=1).set_index("ablated")
+    trace = curve.trace
+    end = phases.tail.last
+    layer_of = trace.shape.layer_of()
+    for name, phase, late in (
+        ("refinement, early layers", phases.tail, False),
+        ("refinement, late layers", phases.tail, True),
+        ("head, early layers", phases.head, False),
+        ("head, late layers", phases.head, True),
+    ):
+        # A trace in which the ablated part is ranked last of all, so that a size can leave it out.
+        gone = [
+            (r >= phase.first) & (r < phase.last) & ((la >= trace.shape.layers // 2) == late)
+            for r, la in zip(trace.ranks, layer_of, strict=True)
+        ]
+        reranked = type(trace.ranks)(
+            *(torch.where(g, end, r) for g, r in zip(gone, trace.ranks, strict=True))
+        )
+        by_hand = sl.density_curve(
+            model,
+            dataclasses.replace(trace, ranks=reranked),
+            sizes=[end / trace.edges],
+            controls=False,
+        ).table
+        assert table.loc[name, "edges"] == sum(int(g.sum()) for g in gone)
+        for column in ("tv", "head_error", "tail_error"):
+            assert table.loc[name, column] == pytest.approx(by_hand[column][0], abs=2e-6)
+    whole = curve.table[curve.table["size"] == phases.tail.stop]
+    assert table.loc["nothing", "tv"] == pytest.approx(whole["tv"].item(), abs=2e-6)
+    assert table.equals(phase_ablation(model, curve, seed=1).set_index("ablated"))
+
+
+def test_a_curve_that_restores_nothing_says_so(curve):
+    short = dataclasses.replace(curve, table=curve.table.iloc[:3])
+    phases = find_phases(short)
+    assert phases.head is None
+    assert phases.tail is None
+    assert len(phases.layer_table()) == 0
+    assert len(phase_ablation(tiny.bridge("llama"), short)) == 0
+    assert "no construction" in phases.describe()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0])
+def test_a_threshold_outside_0_to_1_is_refused(curve, threshold):
+    with pytest.raises(ValueError, match="threshold must lie in"):
+        find_phases(curve, threshold)

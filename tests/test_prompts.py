@@ -1,0 +1,130 @@
+"""Text to tokens: the tokenizer's own ids, a BOS when asked for, and clear refusals."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import pytest
+import torch
+
+from strace_lens.architecture import Architecture
+from strace_lens.prompts import Prompt, PromptError, pad_right, tokenize, windows
+from tests import tiny
+from tests.cases import architecture
+
+BOS = tiny.tokenizer().bos_token_id
+PLAIN = types.SimpleNamespace(tokenizer=tiny.tokenizer())  # adds no BOS of its own accord
+BARE = types.SimpleNamespace(tokenizer=None)
+
+
+class _AddsBos:
+    """A tokenizer whose makers prepend a BOS."""
+
+    bos_token_id = BOS
+
+    def __call__(self, text: str) -> Any:
+        return types.SimpleNamespace(input_ids=[BOS, *tiny.tokenizer()(text).input_ids])
+
+    def decode(self, ids: list[int]) -> str:
+        return tiny.tokenizer().decode(ids)
+
+
+ADDS = types.SimpleNamespace(tokenizer=_AddsBos())
+
+
+def arch() -> Architecture:
+    return architecture("llama")
+
+
+@pytest.mark.parametrize(
+    ("model", "bos", "starts"),
+    [
+        (PLAIN, None, False),
+        (PLAIN, True, True),
+        (PLAIN, False, False),
+        (ADDS, None, True),
+        (ADDS, True, True),
+        (ADDS, False, False),
+    ],
+)
+def test_a_bos_is_left_to_the_tokenizer_unless_asked(model: Any, bos: bool, starts: bool) -> None:
+    prompt = tokenize(model, arch(), tiny.PROMPT, bos)
+    words = tiny.tokenizer()(tiny.PROMPT).input_ids
+    assert list(prompt.ids) == [BOS] * starts + words  # never two
+    assert prompt.text == tiny.PROMPT
+    assert prompt.strings[starts:] == tuple(tiny.PROMPT.split())
+    assert prompt.tensor.dtype == torch.int64
+
+
+@pytest.mark.parametrize("ids", [[7, 8, 9], (7, 8, 9), torch.tensor([7, 8, 9])])
+def test_token_ids_are_taken_as_they_are(ids: Any) -> None:
+    assert tokenize(PLAIN, arch(), ids).ids == (7, 8, 9)
+    assert tokenize(PLAIN, arch(), ids, bos=True).ids == (BOS, 7, 8, 9)
+    assert tokenize(ADDS, arch(), ids).ids == (7, 8, 9)
+    assert tokenize(BARE, arch(), ids).strings == ("7", "8", "9")
+    assert tokenize(PLAIN, arch(), ids).text == ""
+
+
+def test_a_prompt_passes_through_unless_a_bos_is_asked_for() -> None:
+    prompt = tokenize(PLAIN, arch(), tiny.PROMPT)
+    assert tokenize(BARE, arch(), prompt) == prompt
+    assert tokenize(PLAIN, arch(), prompt, bos=True).ids == (BOS, *prompt.ids)
+    assert tokenize(PLAIN, arch(), prompt, bos=False) == prompt
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt", "bos", "message"),
+    [
+        (PLAIN, "", None, "is empty"),
+        (PLAIN, " \n ", None, "is empty"),
+        (PLAIN, "Paris", None, "has 1 token; a trace needs at least two"),
+        (PLAIN, [], None, "has 0 tokens"),
+        (ADDS, "Paris", False, "has 1 token;"),
+        (PLAIN, "the " * 65, None, "has 65 tokens, but tiny-llama reads at most 64"),
+        (PLAIN, "the " * 64, True, "has 65 tokens"),
+        (PLAIN, [5, tiny.VOCABULARY], None, f"id {tiny.VOCABULARY} lies outside"),
+        (PLAIN, [5, -1], None, "id -1 lies outside the vocabulary of 108"),
+        (BARE, "the capital", None, "no tokenizer; give token ids"),
+        (BARE, [5, 6], True, "the tokenizer has none"),
+        (PLAIN, Prompt("", (5,), ("a",)), None, "has 1 token;"),
+    ],
+)
+def test_prompts_that_cannot_be_traced_are_refused(
+    model: Any, prompt: Any, bos: bool | None, message: str
+) -> None:
+    with pytest.raises(PromptError, match=message):
+        tokenize(model, arch(), prompt, bos)
+
+
+def test_the_longest_prompt_is_the_context() -> None:
+    assert len(tokenize(PLAIN, arch(), "the " * 64).ids) == 64
+
+
+def test_a_prefix_is_a_prompt() -> None:
+    prompt = tokenize(PLAIN, arch(), tiny.PROMPT)
+    prefix = prompt.prefix(3)
+    assert prefix.ids == prompt.ids[:3]
+    assert prefix.strings == ("the", "capital", "of")
+    assert prefix.sha256 != prompt.sha256 == tokenize(BARE, arch(), prompt.ids).sha256
+    assert Prompt("", (1, 23), ("", "")).sha256 != Prompt("", (12, 3), ("", "")).sha256
+
+
+def test_rows_are_padded_on_the_right() -> None:
+    rows = [torch.tensor([5, 6, 7]), torch.tensor([8]), torch.tensor([9, 4])]
+    assert pad_right(rows).tolist() == [[5, 6, 7], [8, 0, 0], [9, 4, 0]]
+
+
+def test_windows_are_cut_at_even_spacing() -> None:
+    text = "0 1 2 3 4 5 6 7 8 9"
+    ids = tiny.tokenizer()(text).input_ids
+    cut = windows(PLAIN, [text], 4, 3)
+    assert [w.tolist() for w in cut] == [ids[:4], ids[3:7], ids[6:]]
+    assert [w.tolist() for w in windows(PLAIN, [text], 10, 5)] == [ids]
+    assert [w.tolist() for w in windows(PLAIN, [text], 4, 1)] == [ids[:4]]
+    joined = windows(ADDS, ["0 1 2", "3 4 5"], 5, 2, [BOS])
+    assert [w.tolist() for w in joined] == [[BOS, *ids[:4]], [BOS, *ids[2:6]]]
+    with pytest.raises(PromptError, match="have 10 tokens, but the prompt has 11"):
+        windows(PLAIN, [text], 11, 2)
+    with pytest.raises(PromptError, match="no tokenizer"):
+        windows(BARE, [text], 2, 2)

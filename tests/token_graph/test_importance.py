@@ -1,0 +1,206 @@
+"""Importances against plain formulas on the oracle's explicit edge vectors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strace_lens.token_graph.edges import EdgeTensors
+from strace_lens.token_graph.graph import InEdges, TokenGraph, token_graph
+from strace_lens.token_graph.importance import (
+    IMPORTANCES,
+    Options,
+    edge_importance,
+    importance_function,
+)
+from tests import cases, oracle, tiny
+from tests.cases import NAMES, model_of
+
+TOKENS = tiny.token_ids(7)
+KNOWING = ["l1", "l2", "proximity", "cosine", "leverage", "leverage(3)"]
+
+Formula = Callable[[Float[Tensor, "edge d_model"], Float[Tensor, " d_model"]], Tensor]
+
+
+def _share(x: Tensor) -> Tensor:
+    return x / x.sum()
+
+
+def _cosine(edges: Tensor, node: Tensor) -> Tensor:
+    alive = edges.norm(dim=-1) > 0
+    return torch.where(alive, (1 + torch.cosine_similarity(edges, node[None], dim=-1)) / 2, 0.0)
+
+
+def _leverage(k: int) -> Formula:
+    def formula(edges: Tensor, node: Tensor) -> Tensor:
+        left, values, _ = torch.linalg.svd(edges, full_matrices=False)
+        return (left[:, :k] ** 2 * (values[:k] > 1e-6 * values[0])).sum(-1)
+
+    return formula
+
+
+FORMULAS: dict[str, Formula] = {
+    "l1": lambda e, n: _share(e.abs().sum(-1)),
+    "l2": lambda e, n: _share(e.square().sum(-1).sqrt()),
+    "proximity": lambda e, n: _share((n.abs().sum() - (n - e).abs().sum(-1)).clamp_min(0)),
+    "cosine": _cosine,
+    "leverage": _leverage(1),
+    "leverage(3)": _leverage(3),
+}
+
+
+def by_formula(name: str, formula: Formula) -> EdgeTensors:
+    """The importance of every edge, node by node, from the oracle's vectors."""
+    shape = oracle.graph_shape(name, len(TOKENS))
+    result = shape.full(0.0, torch.float64)
+    for level, edges in enumerate(oracle.edge_vectors(name, TOKENS)):
+        layer, join = divmod(level, shape.joins)
+        heads, has_mlp = len(edges.attention), len(edges.mlp)
+        for t in range(len(TOKENS)):
+            attention = edges.attention[:, t, : t + 1]
+            parts = [edges.residual[t, None], edges.mlp[:, t], attention.flatten(0, 1)]
+            scores = formula(torch.cat(parts), edges.node[t])
+            result.residual[layer, join, t] = scores[0]
+            if has_mlp:
+                result.mlp[layer, t] = scores[1]
+            if heads:
+                result.attention[layer, :, t, : t + 1] = scores[1 + has_mlp :].view(heads, -1)
+    return result
+
+
+def graph_of(name: str) -> TokenGraph:
+    return token_graph(model_of(name), TOKENS)
+
+
+@pytest.mark.parametrize("importance", KNOWING)
+@pytest.mark.parametrize("name", NAMES)
+def test_importances_follow_their_formulas(name: str, importance: str) -> None:
+    ours = edge_importance(graph_of(name), importance)
+    truth = by_formula(name, FORMULAS[importance])
+    for part, slow in zip(ours, truth, strict=True):
+        assert part.dtype == torch.float32
+        torch.testing.assert_close(part.double(), slow, atol=2e-5, rtol=1e-4)
+
+
+def sums_by_node(scores: EdgeTensors, join: int) -> Tensor:
+    """The sum over the in-edges of every node of one join, [layer, pos]."""
+    total = scores.residual[:, join]
+    if join == 0:
+        total = total + scores.attention.sum((1, 3))
+    if join == scores.residual.shape[1] - 1 and len(scores.mlp):
+        total = total + scores.mlp
+    return total
+
+
+@pytest.mark.parametrize("name", ["llama", "gptj", "olmo2", "mistral"])
+def test_shares_sum_to_one_and_leverages_to_k_or_the_rank(name: str) -> None:
+    graph = graph_of(name)
+    for join in range(graph.shape.joins):
+        for importance in ("l1", "l2", "proximity", "leverage"):
+            total = sums_by_node(edge_importance(graph, importance), join)
+            torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
+        # A node of the first token has a residual, an MLP and one attention edge a head.
+        edges = 1 + (graph.shape.mlp and join == graph.shape.joins - 1)
+        edges += graph.shape.heads if join == 0 else 0
+        total = sums_by_node(edge_importance(graph, "leverage(50)"), join)
+        torch.testing.assert_close(total[:, 0], torch.full_like(total[:, 0], edges))
+        assert total.max() < 32 + 1e-3  # the rank is at most the width
+
+
+@pytest.mark.parametrize("name", ["mistral", "gptj", "olmo2"])
+def test_a_tiny_memory_budget_changes_nothing(name: str) -> None:
+    graph = graph_of(name)
+    large = edge_importance(graph, "proximity")
+    for budget in (1, 20_000):
+        small = edge_importance(graph, "proximity", memory_budget=budget)
+        for a, b in zip(small, large, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("importance", KNOWING)
+def test_acausal_pairs_have_no_importance(importance: str) -> None:
+    scores = edge_importance(graph_of("llama"), importance)
+    assert (scores.attention * torch.ones(7, 7).triu(1)).abs().max() < 1e-6
+
+
+def test_random_importance_comes_from_the_seed_alone() -> None:
+    first, again, other = (
+        edge_importance(graph_of(name), "random", seed=seed).flat()
+        for name, seed in (("mistral", 3), ("qwen3", 3), ("mistral", 4))
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(first.unique()) > 0.99 * len(first)
+    assert 0 <= first.min() < 0.05
+    assert 0.95 < first.max() < 1
+    assert abs(first.mean() - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("name", IMPORTANCES)
+def test_a_node_that_receives_nothing_has_finite_importances(name: str) -> None:
+    zeros = torch.zeros(2, 3)
+    edges = InEdges(
+        layer=0,
+        join=0,
+        node=zeros,
+        bias=zeros,
+        residual=zeros,
+        mlp=zeros,
+        coefficient=torch.eye(2)[None],
+        written=torch.zeros(2, 1, 3),
+    )
+    scores = importance_function(name)(edges, Options(1000, torch.Generator().manual_seed(0)))
+    for part in scores:
+        assert part is not None
+        assert part.isfinite().all()
+        assert name == "random" or part.abs().max() == 0
+
+
+def test_worked_by_hand() -> None:
+    """One token, one head: node (4, 3) = residual (3, 0) + MLP (0, 4) + attention 0.5 (2, -2)."""
+    edges = InEdges(
+        layer=0,
+        join=0,
+        node=torch.tensor([[4.0, 3.0]]),
+        bias=torch.zeros(1, 2),
+        residual=torch.tensor([[3.0, 0.0]]),
+        mlp=torch.tensor([[0.0, 4.0]]),
+        coefficient=torch.tensor([[[0.5]]]),
+        written=torch.tensor([[[2.0, -2.0]]]),
+    )
+    for name, residual, mlp, attention in (
+        ("l1", 3 / 9, 4 / 9, 2 / 9),
+        ("proximity", 3 / 5, 2 / 5, 0.0),  # near by 3, 2 and 0
+        ("cosine", 0.9, 0.8, (1 + 1 / (5 * 2**0.5)) / 2),
+    ):
+        scores = importance_function(name)(edges, Options(1000, torch.Generator()))
+        assert scores.residual.item() == pytest.approx(residual)
+        assert scores.mlp is not None
+        assert scores.attention is not None
+        assert scores.mlp.item() == pytest.approx(mlp)
+        assert scores.attention.item() == pytest.approx(attention, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["L1", "", "leverage(0)", "leverage()", "leverage(x)", "l1(2)"])
+def test_unknown_importances_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"unknown importance {name!r}; choose from l1")):
+        edge_importance(graph_of("llama"), name)
+
+
+@pytest.mark.parametrize("budget", [0, -1])
+def test_a_budget_that_is_not_positive_is_refused(budget: int) -> None:
+    with pytest.raises(ValueError, match=f"positive; got {budget}"):
+        edge_importance(graph_of("llama"), "proximity", memory_budget=budget)
+
+
+def test_half_precision_models_are_scored() -> None:
+    graph = token_graph(cases.fresh_bridge("llama", torch.bfloat16), TOKENS)
+    for name in IMPORTANCES:
+        scores = edge_importance(graph, name).flat()
+        assert scores.dtype == torch.float32
+        assert scores.isfinite().all()
