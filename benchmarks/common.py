@@ -1,6 +1,64 @@
-"""What every benchmark prints with."""
+"""What the benchmarks share: the model, a real prompt, interleaved timing, and what they print."""
 
 from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+
+import strace_lens as sl
+from strace_lens.architecture import Model
+
+TOKENS = 47
+
+
+@functools.cache
+def smollm2() -> Model:
+    """SmolLM2-135M in float32 on the CPU, loaded once a process."""
+    return sl.load_model(device="cpu")
+
+
+@functools.cache
+def smollm2_trace() -> sl.Trace:
+    """The trace by l1 of the 47-token prompt on SmolLM2-135M, made once a process."""
+    model = smollm2()
+    return sl.extract(sl.token_graph(model, real_prompt(model, TOKENS)))
+
+
+def real_prompt(model: Model, tokens: int) -> list[int]:
+    """The first so many tokens of the English page that the package carries, as ids.
+
+    Raises:
+        ValueError: the page has fewer tokens.
+    """
+    tokenizer: Any = model.tokenizer
+    text = files("strace_lens").joinpath("data/reference.txt").read_text("utf-8")
+    ids = [int(i) for i in tokenizer(text).input_ids]
+    if len(ids) < tokens:
+        raise ValueError(f"reference.txt has {len(ids)} tokens; {tokens} were asked for")
+    return ids[:tokens]
+
+
+def interleaved_seconds(
+    functions: Sequence[Callable[[], object]], repeats: int
+) -> list[list[float]]:
+    """Wall seconds of each function, `repeats` times, taking turns.
+
+    Turns and an order that reverses each round spread a busy machine's slow moments over all.
+    """
+    seconds: list[list[float]] = [[] for _ in functions]
+    order = list(range(len(functions)))
+    for _ in range(repeats):
+        for i in order:
+            began = time.perf_counter()
+            functions[i]()
+            seconds[i].append(time.perf_counter() - began)
+        order.reverse()
+    return seconds
 
 
 def report(name: str, ratio: float, goal: float, at_most: bool = False) -> None:
@@ -13,3 +71,14 @@ def report(name: str, ratio: float, goal: float, at_most: bool = False) -> None:
     bound = "at most " if at_most else ""
     verdict = "ok" if met else "SHORT"
     print(f"{name}: {ratio:.{digits}f}x (goal {bound}{goal:g}x) {verdict}", flush=True)
+
+
+def info(text: str) -> None:
+    """Print a line that states no goal, indented under the benchmark's own."""
+    print(f"  {text}", flush=True)
+
+
+def show(table: pd.DataFrame) -> None:
+    """Print a table, indented, floats to three digits."""
+    for line in table.to_string(index=False, float_format="{:.3g}".format).splitlines():
+        info(line)

@@ -1,8 +1,9 @@
 """Best-first extraction against a networkx MultiDiGraph with heapq.
 
-Both follow method.md section 3 from the same importances and must give the same ranks. networkx
-needs a graph object first and ours does not, so building it is counted in one ratio and left out
-of the other. Times are CPU seconds, for both run on one thread and the machine may be shared.
+Both follow method.md section 3 from the same importances and must give the same ranks. An
+implementation on networkx must first build its graph and ours must not, so the claim counts the
+building; the ratio of the search alone is printed beside it. Times are CPU seconds, for both run
+on one thread and the machine may be shared.
 Run: python -m benchmarks.extraction
 """
 
@@ -16,12 +17,13 @@ from typing import NamedTuple
 import networkx as nx
 import torch
 
-from benchmarks.common import report
+import strace_lens as sl
+from benchmarks.common import TOKENS, info, real_prompt, report, smollm2
 from strace_lens.token_graph.best_first import best_first
 from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape, edge_list
 
 GOAL = 30
-REPEATS = 3
+REPEATS = 5
 
 
 class NetworkxExtraction(NamedTuple):
@@ -95,9 +97,9 @@ def lognormal_importance(shape: GraphShape, seed: int = 0) -> EdgeTensors:
 
 
 def real_importance() -> tuple[EdgeTensors, GraphShape]:
-    """Importances and shape of a 47-token prompt on SmolLM2-135M: 298,923 edges."""
-    shape = GraphShape(layers=30, heads=9, tokens=47)
-    return lognormal_importance(shape), shape
+    """Importances by l1 and shape of a real 47-token prompt on SmolLM2-135M: 298,923 edges."""
+    graph = sl.token_graph(smollm2(), real_prompt(smollm2(), TOKENS))
+    return sl.edge_importance(graph, "l1"), graph.shape
 
 
 def compare(name: str, importance: EdgeTensors, shape: GraphShape) -> None:
@@ -119,21 +121,16 @@ def compare(name: str, importance: EdgeTensors, shape: GraphShape) -> None:
     if not torch.equal(ranks.flat(), expected):
         raise RuntimeError(f"{name}: networkx and best_first rank edges differently")
 
-    both = theirs.build + theirs.search
-    detail = f"{shape.edges:,} edges, ours {ours:.3f} s"
-    report(
-        f"extraction, {name} ({detail}), networkx build + search {both:.2f} s", both / ours, GOAL
-    )
-    report(
-        f"extraction, {name} ({detail}), networkx search alone {theirs.search:.2f} s",
-        theirs.search / ours,
-        GOAL,
+    report(f"extraction, {name}", (theirs.build + theirs.search) / ours, GOAL)
+    info(
+        f"{shape.edges:,} edges: ours {ours:.3f} s; networkx builds in {theirs.build:.2f} s and "
+        f"searches in {theirs.search:.2f} s; the search alone is {theirs.search / ours:.1f}x"
     )
 
 
 def main() -> None:
     """Compare on a real prompt's graph, then on one of the size of a 7B model's."""
-    compare("47 tokens of SmolLM2", *real_importance())
+    compare(f"{TOKENS} tokens of SmolLM2", *real_importance())
     shape = GraphShape(layers=32, heads=32, tokens=50)
     compare("L = H = 32, T = 50", lognormal_importance(shape), shape)
 

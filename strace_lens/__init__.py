@@ -11,9 +11,11 @@ curve.phases()
 
 from strace_lens.ablation import Replacement, replacement
 from strace_lens.architecture import UnsupportedModelError
-from strace_lens.density import DensityCurve, Plan, density_curve, density_curves, plan
+from strace_lens.causal import phase_ablation
+from strace_lens.cost import Plan, plan
+from strace_lens.density import DensityCurve, density_curve, density_curves
 from strace_lens.models import ModelNotFoundError, load_model
-from strace_lens.phases import Phases, find_phases, phase_ablation
+from strace_lens.phases import Phases, find_phases
 from strace_lens.prompts import Prompt, PromptError
 from strace_lens.report import trace_report
 from strace_lens.sizes import SIZES

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -16,10 +15,10 @@ from torch import Tensor
 
 from strace_lens import measures
 from strace_lens.ablation import ZERO, Replacement
-from strace_lens.architecture import Model, device_of
+from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
 from strace_lens.prompts import own_tokenizer
-from strace_lens.run import MEMORY_BUDGET, bytes_per_row, last_logits, rows_per_pass
+from strace_lens.run import MEMORY_BUDGET, last_logits
 from strace_lens.sizes import SIZES, check_sizes, density
 from strace_lens.token_graph.controls import random_ranks
 from strace_lens.token_graph.edges import KINDS
@@ -113,16 +112,6 @@ class DensityCurve:
         )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a density curve will cost: rows, forward passes, peak bytes of a pass, rough seconds."""
-
-    rows: int
-    passes: int
-    bytes: int
-    seconds: float
-
-
 def density_curve(
     model: Model,
     trace: Trace,
@@ -190,7 +179,7 @@ def density_curves(
     logits = masked_logits(
         model, architecture, groups, memory_budget=memory_budget, progress=progress
     )
-    per_trace = logits.split(_rows(len(sizes), controls))
+    per_trace = logits.split(curve_rows(len(sizes), controls))
     return [
         _curve(
             trace=trace,
@@ -204,34 +193,7 @@ def density_curves(
     ]
 
 
-def plan(
-    model: Model,
-    tokens: int,
-    *,
-    sizes: Sequence[float] = SIZES,
-    controls: bool = True,
-    memory_budget: int = MEMORY_BUDGET,
-) -> Plan:
-    """What `density_curve` would cost for a prompt of so many tokens, without running the model.
-
-    Seconds come from the multiply-adds of the rows and the speed of a matrix product timed here
-    (a fifth of a second); half of that speed is what a whole forward pass reaches.
-    """
-    architecture = architecture_of(model)
-    rows = _rows(len(sizes), controls)
-    at_once = min(rows, rows_per_pass(architecture, tokens, memory_budget))
-    weights = sum(p.numel() for p in cast(Any, model).parameters())
-    embedding = architecture.d_vocab * architecture.d_model
-    flops = 2 * rows * (tokens * max(weights - embedding, embedding) + embedding)
-    return Plan(
-        rows=rows,
-        passes=math.ceil(rows / at_once),
-        bytes=at_once * bytes_per_row(architecture, tokens),
-        seconds=2 * flops / _matmul_flops_per_second(device_of(model)),
-    )
-
-
-def _rows(sizes: int, controls: bool) -> int:
+def curve_rows(sizes: int, controls: bool) -> int:
     """Rows of a curve: every size, thrice with controls, and the full mask."""
     return sizes * (3 if controls else 1) + 1
 
@@ -336,12 +298,3 @@ def _top_tokens(
 def _decoder(model: Model) -> Callable[[int], str]:
     tokenizer = own_tokenizer(model)
     return str if tokenizer is None else lambda token: tokenizer.decode([token])
-
-
-def _matmul_flops_per_second(device: torch.device, seconds: float = 0.2) -> float:
-    a = torch.randn(512, 512, device=device)
-    products, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        (a @ a)[0, 0].item()  # waits for the device
-        products += 1
-    return products * 2 * 512**3 / (time.perf_counter() - begin)

@@ -30,7 +30,7 @@ def trace_report(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | N
     Args:
         curve: a trace measured at every size.
         phases: of the same curve.
-        ablation: table of `phases.phase_ablation`; None or empty is said in its place.
+        ablation: table of `phase_ablation`; None or empty is said in its place.
 
     Returns:
         HTML with plotly.js inside it (about 5 MB).

@@ -175,12 +175,12 @@ def test_an_architecture_transformer_lens_does_not_know_is_refused(tmp_path: Pat
 
 
 @pytest.mark.parametrize("dtype", ["int8", "", "float64"])
-def test_unknown_dtypes_are_refused(dtype: str) -> None:
+def test_unknown_dtypes_are_refused(folder: Path, dtype: str) -> None:
     with pytest.raises(ValueError, match=f"unknown dtype '{dtype}'; choose from float32, bfl"):
-        load_model(dtype=dtype)
+        load_model(folder, dtype=dtype)
 
 
 @pytest.mark.parametrize("device", ["toaster", "cuda:99", "meta", ""])
-def test_devices_that_cannot_be_used_are_refused(device: str) -> None:
+def test_devices_that_cannot_be_used_are_refused(folder: Path, device: str) -> None:
     with pytest.raises(ValueError, match=f"cannot use device '{device}'"):
-        load_model(device=device)
+        load_model(folder, device=device)

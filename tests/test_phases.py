@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import strace_lens as sl
-from strace_lens.phases import change_points, find_phases, phase_ablation
+from strace_lens.causal import phase_ablation
+from strace_lens.phases import change_points, find_phases
 from tests import tiny
 
 LOG = np.linspace(-5, 0, 27)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from plotly.offline import get_plotlyjs
 
-from strace_lens.phases import phase_ablation
+from strace_lens.causal import phase_ablation
 from strace_lens.report import trace_report
 from tests import tiny
 from tests.plots import made

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from strace_lens.run import bytes_per_row, even_chunks, last_logits, read_activations, rows_per_pass
-from tests import cases, oracle, tiny
+from tests import oracle, tiny
 from tests.cases import NAMES, architecture, as_tensor, model_of, relative_error
 
 TOKENS = tiny.token_ids(9)

@@ -1,0 +1,37 @@
+"""Run every benchmark. A goal missed prints SHORT and is no failure; an exception is."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import torch
+
+from benchmarks import (
+    extraction,
+    importance,
+    masked_forward,
+    scaling,
+    sparse_seconds,
+    trace_job,
+)
+
+BENCHMARKS = (extraction, masked_forward, trace_job, sparse_seconds, importance, scaling)
+
+
+def main() -> int:
+    """Exit status: 1 if a benchmark raised, 0 otherwise."""
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU, float32")
+    failed = 0
+    for benchmark in BENCHMARKS:
+        try:
+            benchmark.main()
+        except Exception:
+            traceback.print_exc()
+            print(f"{benchmark.__name__}: failed", flush=True)
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

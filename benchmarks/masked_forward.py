@@ -1,0 +1,72 @@
+"""The masked forward pass of 27 sizes against the plain forward pass of the same batch.
+
+Both run the same rows through the same model in one pass and unembed the last position only; the
+plain one has no mask hooks. The two take turns, and the ratio is that of their fastest runs.
+Run: python -m benchmarks.masked_forward
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+import strace_lens as sl
+from benchmarks.common import info, interleaved_seconds, report, smollm2, smollm2_trace
+from strace_lens.architecture import Model
+from strace_lens.contract import architecture_of
+from strace_lens.run import last_logits
+from strace_lens.token_graph.masks import MaskedRows, masked_logits, passes
+
+GOAL = 1.1
+REPEATS = 11
+
+
+class Seconds(NamedTuple):
+    """Wall seconds of every run of each."""
+
+    masked: list[float]
+    plain: list[float]
+
+
+def compare(model: Model, trace: sl.Trace, sizes: Sequence[float], repeats: int) -> Seconds:
+    """Time both; `sizes` end with 1.
+
+    Raises RuntimeError if the rows need more than one pass, or if at size 1 the two logits differ.
+    """
+    architecture = architecture_of(model)
+    tokens = trace.prompt.tensor
+    stop = torch.tensor([trace.edge_count(s) for s in sizes], dtype=torch.int32)
+    group = MaskedRows(tokens, trace.shape, trace.ranks, torch.zeros_like(stop), stop)
+    rows = tokens.expand(len(sizes), -1)
+    if passes(architecture, [len(tokens)] * len(sizes)) != 1:
+        raise RuntimeError("the masked rows do not fit one pass of the default memory budget")
+
+    both = (
+        lambda: masked_logits(model, architecture, [group]),
+        lambda: last_logits(model, architecture, rows).cpu(),
+    )
+    masked, plain = (run() for run in both)  # and warms both up
+    if not torch.allclose(masked[-1], plain[-1], rtol=0, atol=1e-3):
+        gap = float((masked[-1] - plain[-1]).abs().max())
+        raise RuntimeError(f"at size 1 masked and plain logits differ by {gap:.1e}")
+    return Seconds(*interleaved_seconds(both, repeats))
+
+
+def main() -> None:
+    """Compare on the 47-token trace of SmolLM2."""
+    trace = smollm2_trace()
+    seconds = compare(smollm2(), trace, sl.SIZES, REPEATS)
+    masked, plain = min(seconds.masked), min(seconds.plain)
+    rows = f"{len(sl.SIZES)} rows of {trace.shape.tokens} tokens"
+    report(f"masked forward, {rows}", masked / plain, GOAL, at_most=True)
+    info(
+        f"fastest of {REPEATS}: masked {masked:.3f} s, plain {plain:.3f} s; "
+        f"ratio of medians {median(seconds.masked) / median(seconds.plain):.3f}x"
+    )
+
+
+if __name__ == "__main__":
+    main()
