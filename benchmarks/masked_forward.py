@@ -21,7 +21,7 @@ from strace_lens.run import last_logits
 from strace_lens.token_graph.masks import MaskedRows, masked_logits, passes
 
 GOAL = 1.1
-REPEATS = 11
+REPEATS = 9
 
 
 class Seconds(NamedTuple):

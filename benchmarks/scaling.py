@@ -1,6 +1,6 @@
 """Seconds and peak memory of a trace as the prompt grows, and as layers times heads grows.
 
-A trace here is the token graph, the extraction by l1 and a density curve of four sizes and the full
+Prompts are real English on SmolLM2 and random tokens on the random models. A trace here is the token graph, the extraction by l1 and a density curve of four sizes and the full
 mask, without controls. Every row of the two tables is a process of its own, so that its peak memory
 is its own; a trace of a few tokens warms each up. `above` is the peak less what was resident before
 the trace began: model, libraries and compiled code. The exponents are slopes of log-log fits to the
@@ -10,17 +10,22 @@ Run: python -m benchmarks.scaling
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import strace_lens as sl
 from benchmarks.common import real_prompt, show, smollm2
@@ -29,6 +34,7 @@ from strace_lens.architecture import Model
 TOKENS = (16, 32, 64, 128, 256, 512)
 BLOCKS = ((4, 4), (8, 8), (16, 16), (32, 16))
 BLOCKS_TOKENS = 128
+VOCABULARY = 256
 SIZES = (0.001, 0.01, 0.1, 1.0)
 GOAL_GB = 8
 GB = 1e9
@@ -85,29 +91,43 @@ def _memory(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
-def tiny_llama(layers: int, heads: int) -> Model:
-    """A random Llama of width 64 with so many layers and heads."""
-    import torch
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import LlamaConfig, LlamaForCausalLM
+def save_smollm2(folder: Path) -> None:
+    """Write SmolLM2 as safetensors: reading its GGUF in every process would take most of the time.
 
+    Raises RuntimeError if a weight is missing.
+    """
+    model: Any = smollm2()
+    config = LlamaConfig.from_dict(model.original_model.config.to_dict())
+    # TransformerBridge wraps every module, and the wrapper's name enters the names of weights.
+    weights = {
+        name.replace("._original_component", ""): weight
+        for name, weight in model.original_model.state_dict().items()
+    }
+    plain = LlamaForCausalLM(config)
+    plain.load_state_dict(weights)
+    plain.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+
+
+def save_tiny_llama(folder: Path, layers: int, heads: int) -> None:
+    """Write a random Llama of width 64 with so many layers and heads, whose words are numbers."""
+    words = {"<unk>": 0} | {str(i): i for i in range(1, VOCABULARY)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<unk>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=256,
+        vocab_size=VOCABULARY,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=layers,
         num_attention_heads=heads,
+        num_key_value_heads=heads,
         max_position_embeddings=BLOCKS_TOKENS,
-        attn_implementation="eager",
+        pad_token_id=0,
     )
-    config.architectures = ["LlamaForCausalLM"]
-    torch.manual_seed(0)
-    hf = LlamaForCausalLM(config).float().eval()
-    bridge = TransformerBridge.boot_transformers(
-        f"llama-{layers}x{heads}", hf_model=hf, tokenizer=None
-    )
-    bridge.enable_compatibility_mode(no_processing=True)
-    return bridge
+    LlamaForCausalLM(config).save_pretrained(folder)
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float:
@@ -117,8 +137,9 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> float:
     return float(slope)
 
 
-def _in_own_process(*arguments: str) -> Cost:
-    command = [sys.executable, "-m", "benchmarks.scaling", *arguments]
+def cost_in_own_process(folder: Path, ids: Sequence[int]) -> Cost:
+    """Load the model of a folder in a new process, trace the prompt there and bring the cost."""
+    command = [sys.executable, "-m", "benchmarks.scaling", str(folder), *map(str, ids)]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=True)
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
@@ -135,30 +156,33 @@ def _print_table(title: str, costs: Sequence[Cost], x: Sequence[float], x_name: 
     show(pd.DataFrame([{"exponent of": x_name, **fits}]))
 
 
+def costs_by_tokens() -> list[Cost]:
+    """Traces of prompts of growing length on SmolLM2."""
+    ids = real_prompt(smollm2(), max(TOKENS))
+    with tempfile.TemporaryDirectory() as folder:
+        save_smollm2(Path(folder))
+        return [cost_in_own_process(Path(folder), ids[:n]) for n in TOKENS]
+
+
+def costs_by_blocks() -> list[Cost]:
+    """Traces of one prompt on random Llamas of growing depth and number of heads."""
+    ids = torch.randint(VOCABULARY, (BLOCKS_TOKENS,), generator=torch.Generator().manual_seed(0))
+    costs = []
+    for layers, heads in BLOCKS:
+        with tempfile.TemporaryDirectory() as folder:
+            save_tiny_llama(Path(folder), layers, heads)
+            costs.append(cost_in_own_process(Path(folder), ids.tolist()))
+    return costs
+
+
 def main() -> None:
     """Print both tables and whether 512 tokens of SmolLM2 fit in 8 GB."""
-    parser = argparse.ArgumentParser(description="one row of a table, as JSON")
-    parser.add_argument("--tokens", type=int, help="of SmolLM2's prompt")
-    parser.add_argument("--blocks", type=int, nargs=2, help="layers and heads of a random Llama")
-    chosen = parser.parse_args()
-    if chosen.tokens:
-        model = smollm2()
-        print(json.dumps(asdict(cost_of_trace(model, real_prompt(model, chosen.tokens)))))
-    elif chosen.blocks:
-        ids = [i * 37 % 256 for i in range(BLOCKS_TOKENS)]
-        print(json.dumps(asdict(cost_of_trace(tiny_llama(*chosen.blocks), ids))))
-    else:
-        _all_tables()
-
-
-def _all_tables() -> None:
-    by_tokens = [_in_own_process("--tokens", str(n)) for n in TOKENS]
+    by_tokens = costs_by_tokens()
     _print_table("scaling with the tokens T of a prompt, SmolLM2:", by_tokens, TOKENS, "T")
-    by_blocks = [_in_own_process("--blocks", str(n), str(h)) for n, h in BLOCKS]
     _print_table(
         f"scaling with layers x heads, random Llama of width 64, {BLOCKS_TOKENS} tokens:",
-        by_blocks,
-        [n * h for n, h in BLOCKS],
+        costs_by_blocks(),
+        [layers * heads for layers, heads in BLOCKS],
         "L*H",
     )
     peak = by_tokens[-1].peak_gb
@@ -166,5 +190,10 @@ def _all_tables() -> None:
     print(f"memory at T={TOKENS[-1]}: {peak:.1f} GB (goal {GOAL_GB} GB) {verdict}", flush=True)
 
 
+def _one_row(folder: str, *ids: str) -> None:
+    model = sl.load_model(folder, device="cpu")
+    print(json.dumps(asdict(cost_of_trace(model, [int(i) for i in ids]))))
+
+
 if __name__ == "__main__":
-    main()
+    _one_row(*sys.argv[1:]) if len(sys.argv) > 1 else main()

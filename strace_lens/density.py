@@ -275,10 +275,10 @@ def _curve(
 
 
 def _composition(trace: Trace, edges: Sequence[int]) -> dict[str, list[float]]:
-    """Share of each kind and mean layer (from 0) of the trace at each size."""
+    """Share of each kind and mean layer (from 0; NaN without edges) of the trace at each size."""
     counts = trace.counts_by_size(edges).double()
-    total = counts.sum((1, 2)).clamp_min(1)
-    shares = counts.sum(2) / total[:, None]
+    total = counts.sum((1, 2))
+    shares = counts.sum(2) / total[:, None].clamp_min(1)
     layers = torch.arange(counts.shape[2], dtype=torch.float64)
     mean_layer = (counts.sum(1) * layers).sum(-1) / total
     return {

@@ -24,6 +24,7 @@ from strace_lens.token_graph.trace import Trace
 
 THRESHOLD = 0.1
 GRID = 150
+LEAST_SIZES = 4
 _MOST_BREAKS = 2
 _LEAST_DROP = 0.1
 _LEAST_VARIANCE = 1e-5  # a TV known to 0.3 %: what a straight piece may miss and be called straight
@@ -104,12 +105,14 @@ class Phases:
         head: the smallest trace from which the head's error stays under a tenth of its mass; None
             where the largest size measured does not get there.
         tail: what later sizes add to it up to the size from which the tail's error stays under a
-            tenth of its mass; None likewise.
+            tenth of its mass; None likewise, and without a head subgraph to start from.
+        looked: False where too few sizes were measured to look for phases along them.
     """
 
     along_sizes: tuple[Phase, ...]
     head: LayerPhase | None
     tail: LayerPhase | None
+    looked: bool = True
 
     def get(self, name: str) -> Phase | None:
         """The phase of a name, if it was found."""
@@ -135,6 +138,8 @@ class Phases:
     def describe(self) -> str:
         """One line on where construction ends and refinement begins."""
         construction, refinement = self.get("construction"), self.get("refinement")
+        if construction is None and not self.looked:
+            return "no phases looked for: that takes at least four sizes"
         if construction is None:
             return "no construction phase: TV never falls by a tenth at one pace"
         if refinement is None:
@@ -180,7 +185,12 @@ def find_phases(curve: DensityCurve, threshold: float = THRESHOLD) -> Phases:
         if not math.isnan(tail_size):
             end = max(head_size, tail_size)
             tail = _layer_phase(curve.trace, "tail refinement", head_size, end)
-    return Phases(along_sizes=change_points(sizes, table["tv"].to_numpy()), head=head, tail=tail)
+    return Phases(
+        along_sizes=change_points(sizes, table["tv"].to_numpy()),
+        head=head,
+        tail=tail,
+        looked=len(sizes) >= LEAST_SIZES,
+    )
 
 
 def change_points(
@@ -193,7 +203,7 @@ def change_points(
     the measured sizes picks how many. Construction is the steepest piece, if TV falls by a tenth
     over it; what comes before is plateau, what comes after refinement.
     """
-    if len(sizes) < 4:
+    if len(sizes) < LEAST_SIZES:
         return ()
     grid = np.linspace(np.log10(sizes[0]), np.log10(sizes[-1]), GRID)
     values = np.interp(grid, np.log10(sizes), tv)

@@ -51,7 +51,7 @@ def trace_report(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | N
         profiles=_figure(plot_layer_profiles(phases), "layer-profiles", _PROFILES),
         phase_table=_phase_table(phases),
         ablation=_ablation(phases, ablation),
-        trace=_figure(plot_trace(curve.trace), "trace", _TRACE),
+        trace=_figure(plot_trace(curve.trace, 1000), "trace", _TRACE),
         sizes=_sizes(curve),
     )
 
@@ -129,7 +129,7 @@ def _sizes(curve: DensityCurve) -> str:
     table["size"] = [f"{s:.10g}" for s in table["size"]]
     table["top1"] = ["yes" if t else "no" for t in table["top1"]]
     # pandas escapes the text: it must not be escaped twice.
-    table["top"] = [f"{html.unescape(quoted(t[0][0]))} {t[0][1]:.3f}" for t in table["top"]]
+    table["top"] = [f"{html.unescape(quoted(t[0][0]))} {t[0][1]:.3g}" for t in table["top"]]
     return _table(table.rename(columns=lambda c: c.replace("_", " ")))
 
 

@@ -20,7 +20,7 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
     Args:
         curve: the measured trace.
         phases: of that curve.
-        ablation: what `phases.phase_ablation` returned.
+        ablation: what `causal.phase_ablation` returned.
 
     Returns:
         A dict that `json.dumps(..., allow_nan=False)` takes: what is not finite is None.
@@ -56,7 +56,7 @@ def _size(row: dict[Any, Any]) -> dict[str, Any]:
         **{name: _finite(row[name]) for name in _COLUMNS},
         "top1": bool(row["top1"]),
         "share": {kind: row[kind] for kind in KINDS},
-        "mean_layer": row["mean_layer"],
+        "mean_layer": _finite(row["mean_layer"]),
         "top": _top(row["top"]),
     }
 

@@ -57,7 +57,7 @@ def size_table(curve: DensityCurve) -> Table:
             "yes" if row["top1"] else "no",
             f"{row['nucleus']:.0%}",
             *(f"{row[c]:.0%}" for c in ("residual", "attention", "mlp")),
-            f"{row['mean_layer']:.1f}",
+            "-" if math.isnan(row["mean_layer"]) else f"{row['mean_layer']:.1f}",
             *(f"{row[c]:.3f}" for c in ("random_tv", "inverse_tv")),
         )
     return table

@@ -13,7 +13,9 @@ import transformers as tf
 
 from strace_lens.models import load_model
 
-PROMPT = "Paris is the capital of France, Tokyo is the capital of Japan, and the capital of Italy is"
+PROMPT = (
+    "Paris is the capital of France, Tokyo is the capital of Japan, and the capital of Italy is"
+)
 
 
 def gguf_file() -> Path:

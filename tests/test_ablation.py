@@ -137,7 +137,7 @@ def test_a_replacement_of_another_length_is_refused() -> None:
     instead = ablation.resample(model, arch, as_tensor(OTHER[:5]))
     assert instead.length == 5
     assert ablation.ZERO.length is None
-    with pytest.raises(ValueError, match="5 tokens.*7"):
+    with pytest.raises(ValueError, match=r"5 tokens.*7"):
         ours("llama", [cases.shape("llama", 7).full(1.0, torch.bool)], instead)
 
 

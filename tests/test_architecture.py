@@ -65,9 +65,7 @@ def test_an_mlp_without_its_edge_leaves_its_bias(name: str) -> None:
 
 @pytest.mark.parametrize("name", POST_NORM)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_norm_after_attention_is_its_gain_over_its_scale(
-    name: str, dtype: torch.dtype
-) -> None:
+def test_the_norm_after_attention_is_its_gain_over_its_scale(name: str, dtype: torch.dtype) -> None:
     model_of(name)  # skips
     if name in tiny.HOOKED and dtype != torch.float32:
         pytest.skip("made once, in float32")

@@ -29,7 +29,7 @@ def test_every_architecture_passes(name: str) -> None:
 
 @pytest.mark.skipif(not tiny.HAS_HOOKED_TRANSFORMER, reason="its bridge is whole since 4.0")
 def test_the_olmo2_bridge_of_3_9_lacks_a_norm_and_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="tiny-olmo2 cannot be traced: at blocks.0"):
+    with pytest.raises(UnsupportedModelError, match=r"tiny-olmo2 cannot be traced: at blocks\.0"):
         architecture_of(tiny.bridge("olmo2"))
 
 

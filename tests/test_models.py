@@ -162,7 +162,7 @@ def test_a_model_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:
     )
     tf.MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
     tiny.tokenizer().save_pretrained(tmp_path / "mamba")
-    with pytest.raises(UnsupportedModelError, match="mamba .* a state-space model"):
+    with pytest.raises(UnsupportedModelError, match=r"mamba .* a state-space model"):
         load_model(tmp_path / "mamba", device="cpu")
 
 

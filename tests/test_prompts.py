@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 
 from strace_lens.architecture import Architecture
-from strace_lens.prompts import Prompt, PromptError, pad_right, tokenize, windows
-from tests import tiny
+from strace_lens.prompts import Prompt, PromptError, own_tokenizer, pad_right, tokenize, windows
+from tests import cases, tiny
 from tests.cases import architecture
 
 BOS = tiny.tokenizer().bos_token_id
@@ -18,19 +20,17 @@ PLAIN = types.SimpleNamespace(tokenizer=tiny.tokenizer())  # adds no BOS of its 
 BARE = types.SimpleNamespace(tokenizer=None)
 
 
-class _AddsBos:
-    """A tokenizer whose makers prepend a BOS."""
-
-    bos_token_id = BOS
-
-    def __call__(self, text: str) -> Any:
-        return types.SimpleNamespace(input_ids=[BOS, *tiny.tokenizer()(text).input_ids])
-
-    def decode(self, ids: list[int]) -> str:
-        return tiny.tokenizer().decode(ids)
+@pytest.fixture(scope="module")
+def adds(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model whose makers saved a tokenizer that prepends a BOS."""
+    folder = tmp_path_factory.mktemp("adds-bos")
+    reloaded_to_add_bos().save_pretrained(folder)
+    return types.SimpleNamespace(tokenizer=tf.AutoTokenizer.from_pretrained(folder))
 
 
-ADDS = types.SimpleNamespace(tokenizer=_AddsBos())
+def reloaded_to_add_bos() -> tf.PreTrainedTokenizerBase:
+    """What TransformerLens makes of the tiny tokenizer."""
+    return tf.AutoTokenizer.from_pretrained(tiny.tokenizer().name_or_path, add_bos_token=True)
 
 
 def arch() -> Architecture:
@@ -38,18 +38,20 @@ def arch() -> Architecture:
 
 
 @pytest.mark.parametrize(
-    ("model", "bos", "starts"),
+    ("made_with_bos", "bos", "starts"),
     [
-        (PLAIN, None, False),
-        (PLAIN, True, True),
-        (PLAIN, False, False),
-        (ADDS, None, True),
-        (ADDS, True, True),
-        (ADDS, False, False),
+        (False, None, False),
+        (False, True, True),
+        (False, False, False),
+        (True, None, True),
+        (True, True, True),
+        (True, False, False),
     ],
 )
-def test_a_bos_is_left_to_the_tokenizer_unless_asked(model: Any, bos: bool, starts: bool) -> None:
-    prompt = tokenize(model, arch(), tiny.PROMPT, bos)
+def test_a_bos_is_left_to_the_tokenizer_unless_asked(
+    adds: Any, made_with_bos: bool, bos: bool | None, starts: bool
+) -> None:
+    prompt = tokenize(adds if made_with_bos else PLAIN, arch(), tiny.PROMPT, bos)
     words = tiny.tokenizer()(tiny.PROMPT).input_ids
     assert list(prompt.ids) == [BOS] * starts + words  # never two
     assert prompt.text == tiny.PROMPT
@@ -57,11 +59,28 @@ def test_a_bos_is_left_to_the_tokenizer_unless_asked(model: Any, bos: bool, star
     assert prompt.tensor.dtype == torch.int64
 
 
+def test_a_tokenizer_that_transformer_lens_reloaded_is_read_as_it_was_saved() -> None:
+    reloaded = types.SimpleNamespace(tokenizer=reloaded_to_add_bos())
+    assert reloaded.tokenizer(tiny.PROMPT).input_ids[0] == BOS
+    assert tokenize(reloaded, arch(), tiny.PROMPT) == tokenize(PLAIN, arch(), tiny.PROMPT)
+    bridge = cases.model_of("llama")
+    assert bridge.tokenizer(tiny.PROMPT).input_ids[0] == BOS
+    assert len(tokenize(bridge, arch(), tiny.PROMPT).ids) == 12
+
+
+def test_a_tokenizer_that_cannot_be_read_again_is_taken_as_it_is(tmp_path: Path) -> None:
+    lost = reloaded_to_add_bos()
+    lost.name_or_path = str(tmp_path / "gone")
+    assert own_tokenizer(types.SimpleNamespace(tokenizer=lost)) is lost
+    assert own_tokenizer(BARE) is None
+    assert own_tokenizer(PLAIN) is tiny.tokenizer()
+
+
 @pytest.mark.parametrize("ids", [[7, 8, 9], (7, 8, 9), torch.tensor([7, 8, 9])])
-def test_token_ids_are_taken_as_they_are(ids: Any) -> None:
+def test_token_ids_are_taken_as_they_are(adds: Any, ids: Any) -> None:
     assert tokenize(PLAIN, arch(), ids).ids == (7, 8, 9)
     assert tokenize(PLAIN, arch(), ids, bos=True).ids == (BOS, 7, 8, 9)
-    assert tokenize(ADDS, arch(), ids).ids == (7, 8, 9)
+    assert tokenize(adds, arch(), ids).ids == (7, 8, 9)
     assert tokenize(BARE, arch(), ids).strings == ("7", "8", "9")
     assert tokenize(PLAIN, arch(), ids).text == ""
 
@@ -80,7 +99,6 @@ def test_a_prompt_passes_through_unless_a_bos_is_asked_for() -> None:
         (PLAIN, " \n ", None, "is empty"),
         (PLAIN, "Paris", None, "has 1 token; a trace needs at least two"),
         (PLAIN, [], None, "has 0 tokens"),
-        (ADDS, "Paris", False, "has 1 token;"),
         (PLAIN, "the " * 65, None, "has 65 tokens, but tiny-llama reads at most 64"),
         (PLAIN, "the " * 64, True, "has 65 tokens"),
         (PLAIN, [5, tiny.VOCABULARY], None, f"id {tiny.VOCABULARY} lies outside"),
@@ -95,6 +113,12 @@ def test_prompts_that_cannot_be_traced_are_refused(
 ) -> None:
     with pytest.raises(PromptError, match=message):
         tokenize(model, arch(), prompt, bos)
+
+
+def test_one_word_without_its_bos_is_too_short(adds: Any) -> None:
+    assert len(tokenize(adds, arch(), "Paris").ids) == 2
+    with pytest.raises(PromptError, match="has 1 token;"):
+        tokenize(adds, arch(), "Paris", bos=False)
 
 
 def test_the_longest_prompt_is_the_context() -> None:
@@ -115,14 +139,14 @@ def test_rows_are_padded_on_the_right() -> None:
     assert pad_right(rows).tolist() == [[5, 6, 7], [8, 0, 0], [9, 4, 0]]
 
 
-def test_windows_are_cut_at_even_spacing() -> None:
+def test_windows_are_cut_at_even_spacing(adds: Any) -> None:
     text = "0 1 2 3 4 5 6 7 8 9"
     ids = tiny.tokenizer()(text).input_ids
     cut = windows(PLAIN, [text], 4, 3)
     assert [w.tolist() for w in cut] == [ids[:4], ids[3:7], ids[6:]]
     assert [w.tolist() for w in windows(PLAIN, [text], 10, 5)] == [ids]
     assert [w.tolist() for w in windows(PLAIN, [text], 4, 1)] == [ids[:4]]
-    joined = windows(ADDS, ["0 1 2", "3 4 5"], 5, 2, [BOS])
+    joined = windows(adds, ["0 1 2", "3 4 5"], 5, 2, [BOS])
     assert [w.tolist() for w in joined] == [[BOS, *ids[:4]], [BOS, *ids[2:6]]]
     with pytest.raises(PromptError, match="have 10 tokens, but the prompt has 11"):
         windows(PLAIN, [text], 11, 2)

@@ -66,9 +66,7 @@ def test_only_the_last_position_is_unembedded() -> None:
 def test_logits_that_are_not_finite_are_an_error(bad: float) -> None:
     hook = ("blocks.1.hook_resid_post", lambda value, hook: value * bad)
     with pytest.raises(FloatingPointError, match="tiny-llama gave NaN or infinite logits"):
-        last_logits(
-            model_of("llama"), architecture("llama"), as_tensor(TOKENS)[None], hooks=[hook]
-        )
+        last_logits(model_of("llama"), architecture("llama"), as_tensor(TOKENS)[None], hooks=[hook])
 
 
 @given(count=st.integers(0, 500), largest=st.integers(1, 60))

@@ -44,33 +44,8 @@ def plot_density(curve: DensityCurve, phases: Phases) -> go.Figure:
         },
     )
     _add_bands(fig, phases)
-    for part in ("head", "tail"):
-        fig.add_scatter(
-            x=table["size"],
-            y=table[f"{part}_error"],
-            name=f"{part} error",
-            stackgroup="error",
-            mode="lines" if len(table) > 1 else "lines+markers",
-            line={"width": 0.5, "color": COLOURS[part]},
-            legendrank=1001,  # after the curves, though drawn beneath them
-            hoverinfo="skip",
-        )
-    controls = {"random": ("random subgraph", "dash"), "inverse": ("inverse of the trace", "dot")}
-    for control, (name, dash) in controls.items():
-        values = table[f"{control}_tv"]
-        if not np.isnan(values.to_numpy()).all():
-            fig.add_scatter(
-                x=table["size"],
-                y=values,
-                name=name,
-                mode="lines",
-                line={"color": COLOURS[control], "dash": dash, "width": 2},
-                hoverinfo="text",
-                hovertext=[
-                    f"{text}<br>{name}: TV {tv:.4g}"
-                    for text, tv in zip(size_texts(table), values, strict=True)
-                ],
-            )
+    _add_errors(fig, table)
+    _add_controls(fig, table)
     fig.add_scatter(
         x=table["size"],
         y=table["tv"],
@@ -103,6 +78,40 @@ def plot_density(curve: DensityCurve, phases: Phases) -> go.Figure:
     fig.update_xaxes(size_axis(table["size"].to_numpy()))
     fig.update_yaxes(range=[-0.02, 1.04], title_text="total variation from the model's output")
     return fig
+
+
+def _add_errors(fig: go.Figure, table: pd.DataFrame) -> None:
+    """Head and tail error as stacked areas: together they reach up to the curve."""
+    for part in ("head", "tail"):
+        fig.add_scatter(
+            x=table["size"],
+            y=table[f"{part}_error"],
+            name=f"{part} error",
+            stackgroup="error",
+            mode="lines" if len(table) > 1 else "lines+markers",
+            line={"width": 0.5, "color": COLOURS[part]},
+            legendrank=1001,  # after the curves, though drawn beneath them
+            hoverinfo="skip",
+        )
+
+
+def _add_controls(fig: go.Figure, table: pd.DataFrame) -> None:
+    controls = {"random": ("random subgraph", "dash"), "inverse": ("inverse of the trace", "dot")}
+    for control, (name, dash) in controls.items():
+        values = table[f"{control}_tv"]
+        if not np.isnan(values.to_numpy()).all():
+            fig.add_scatter(
+                x=table["size"],
+                y=values,
+                name=name,
+                mode="lines",
+                line={"color": COLOURS[control], "dash": dash, "width": 2},
+                hoverinfo="text",
+                hovertext=[
+                    f"{text}<br>{name}: TV {tv:.4g}"
+                    for text, tv in zip(size_texts(table), values, strict=True)
+                ],
+            )
 
 
 def _hover(table: pd.DataFrame) -> list[str]:

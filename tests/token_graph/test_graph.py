@@ -90,7 +90,7 @@ def test_a_position_outside_the_prompt_is_refused() -> None:
 
 
 def test_text_and_its_token_ids_give_the_same_graph() -> None:
-    by_text = token_graph(model_of("gpt2"), tiny.PROMPT, bos=False)
+    by_text = token_graph(model_of("gpt2"), tiny.PROMPT)
     by_ids = token_graph(model_of("gpt2"), by_text.prompt.ids)
     by_prompt = token_graph(model_of("gpt2"), by_text.prompt)
     assert by_text.shape.tokens == 12
@@ -107,7 +107,7 @@ def test_what_cannot_be_traced_is_refused() -> None:
 
 
 def test_a_graph_prints_its_size() -> None:
-    graph = token_graph(model_of("llama"), tiny.PROMPT, bos=False)
+    graph = token_graph(model_of("llama"), tiny.PROMPT)
     assert repr(graph) == "TokenGraph(tiny-llama: 12 tokens, 3 layers, 4 heads, 747 edges)"
     assert "'Paris'" in graph._repr_html_()
     assert shape_of(graph.architecture, 12) == graph.shape

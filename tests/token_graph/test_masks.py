@@ -58,7 +58,7 @@ def test_the_trace_of_size_one_gives_the_models_logits(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_of_a_batch_of_unequal_prompts_equals_that_row_alone(name: str) -> None:
     """The prompts hold the padding token too: as a first, an inner and a last token."""
-    prompts = [[*SHORT, 0], [0, *tiny.token_ids(3, seed=1)], TOKENS[:4] + [0, *TOKENS[5:]]]
+    prompts = [[*SHORT, 0], [0, *tiny.token_ids(3, seed=1)], [*TOKENS[:4], 0, *TOKENS[5:]]]
     groups = []
     for i, tokens in enumerate(prompts):
         shape = cases.shape(name, len(tokens))

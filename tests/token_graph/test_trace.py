@@ -34,9 +34,7 @@ def trace_of(shape: GraphShape, seed: int = 0) -> Trace:
 
 
 @given(numerator=st.integers(1, 10_000), digits=st.integers(1, 4), heads=st.integers(1, 40))
-def test_a_size_written_in_decimals_counts_exactly(
-    numerator: int, digits: int, heads: int
-) -> None:
+def test_a_size_written_in_decimals_counts_exactly(numerator: int, digits: int, heads: int) -> None:
     """floor(s * |E|) of the number as written, whatever its nearest float is."""
     written = Fraction(min(numerator, 10**digits), 10**digits)
     trace = trace_of(GraphShape(2, heads, 5))
