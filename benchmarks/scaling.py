@@ -1,10 +1,11 @@
 """Seconds and peak memory of a trace as the prompt grows, and as layers times heads grows.
 
-Prompts are real English on SmolLM2 and random tokens on the random models. A trace here is the token graph, the extraction by l1 and a density curve of four sizes and the full
-mask, without controls. Every row of the two tables is a process of its own, so that its peak memory
-is its own; a trace of a few tokens warms each up. `above` is the peak less what was resident before
-the trace began: model, libraries and compiled code. The exponents are slopes of log-log fits to the
-upper half of each table.
+Prompts are real English on SmolLM2 and random tokens on the random models. A trace here is the
+token graph, the extraction by l1 and a density curve of four sizes and the full mask, without
+controls. Every row of the two tables is a process of its own, so that its peak memory is its own; a
+trace of a few tokens warms each up. `above` is the peak less what was resident before the trace
+began: model, libraries and compiled code. The exponents are slopes of log-log fits to the upper
+half of each table.
 Run: python -m benchmarks.scaling
 """
 
@@ -94,17 +95,21 @@ def _memory(field: str) -> int:
 def save_smollm2(folder: Path) -> None:
     """Write SmolLM2 as safetensors: reading its GGUF in every process would take most of the time.
 
-    Raises RuntimeError if a weight is missing.
+    Raises RuntimeError if what is written gives other logits.
     """
     model: Any = smollm2()
-    config = LlamaConfig.from_dict(model.original_model.config.to_dict())
+    plain: Any = LlamaForCausalLM(LlamaConfig.from_dict(model.original_model.config.to_dict()))
     # TransformerBridge wraps every module, and the wrapper's name enters the names of weights.
     weights = {
         name.replace("._original_component", ""): weight
         for name, weight in model.original_model.state_dict().items()
     }
-    plain = LlamaForCausalLM(config)
-    plain.load_state_dict(weights)
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
+    probe = torch.tensor([real_prompt(model, 8)])
+    with torch.no_grad():
+        gap = float((plain.eval()(probe).logits - model(probe)).abs().max())
+    if not gap < 1e-3:
+        raise RuntimeError(f"the saved copy of SmolLM2 has logits that differ by {gap:.1e}")
     plain.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
 

@@ -17,8 +17,8 @@ SIZES = (0.01, 0.1, 0.3, 1.0)
 
 @pytest.fixture(scope="module")
 def trace() -> sl.Trace:
-    """Of a sequential model without biases."""
-    return sl.extract(sl.token_graph(tiny.bridge("mistral"), tiny.PROMPT))
+    """Of a sequential model without biases, whose every edge carries something."""
+    return sl.extract(sl.token_graph(tiny.bridge("no_positions"), tiny.PROMPT))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_functions_take_turns_and_the_order_reverses():
 
 
 def test_the_real_prompt_has_exactly_the_tokens_asked_for():
-    model = tiny.bridge("mistral")
+    model = tiny.bridge("no_positions")
     assert len(common.real_prompt(model, 11)) == 11
     with pytest.raises(ValueError, match="1000000 were asked for"):
         common.real_prompt(model, 1_000_000)
@@ -60,14 +60,14 @@ def test_networkx_ranks_as_best_first_does(parallel, mlp, capsys):
 
 
 def test_masked_and_plain_passes_run_the_same_model(trace):
-    seconds = masked_forward.compare(tiny.bridge("mistral"), trace, SIZES, repeats=2)
+    seconds = masked_forward.compare(tiny.bridge("no_positions"), trace, SIZES, repeats=2)
     assert all(s > 0 for s in (*seconds.masked, *seconds.plain))
     with pytest.raises(RuntimeError, match="logits differ"):
-        masked_forward.compare(tiny.bridge("mistral"), trace, (0.01,), repeats=1)
+        masked_forward.compare(tiny.bridge("no_positions"), trace, (0.01,), repeats=1)
 
 
 def test_one_by_one_gives_the_curve_of_the_whole_job(trace):
-    model = tiny.bridge("mistral")
+    model = tiny.bridge("no_positions")
     curve = trace_job.whole_job(model, trace.prompt.ids, SIZES)
     alone = trace_job.one_by_one(model, trace, random_ranks(trace.shape, seed=0), SIZES)
     assert trace_job.largest_difference(curve, alone) < trace_job.TOLERANCE
@@ -78,7 +78,7 @@ def test_one_by_one_gives_the_curve_of_the_whole_job(trace):
 
 
 def test_tables_have_a_row_a_size_and_an_importance(trace, monkeypatch):
-    model = tiny.bridge("mistral")
+    model = tiny.bridge("no_positions")
     table = sparse_seconds.seconds_by_size(model, trace, SIZES, repeats=1)
     assert table["edges"].tolist() == [trace.edge_count(s) for s in SIZES]
 
@@ -89,7 +89,7 @@ def test_tables_have_a_row_a_size_and_an_importance(trace, monkeypatch):
 
 
 def test_cost_adds_its_stages_up(trace):
-    cost = cost_of_trace(tiny.bridge("mistral"), trace.prompt.ids)
+    cost = cost_of_trace(tiny.bridge("no_positions"), trace.prompt.ids)
     assert (cost.tokens, cost.layers, cost.heads) == (12, 2, 4)
     assert cost.seconds == pytest.approx(cost.graph + cost.extract + cost.curve)
     assert 0 <= cost.above_gb < cost.peak_gb

@@ -151,7 +151,7 @@ def test_a_curve_that_restores_nothing_says_so(curve):
     assert phases.tail is None
     assert len(phases.layer_table()) == 0
     assert len(phase_ablation(tiny.bridge("llama"), short)) == 0
-    assert "no construction" in phases.describe()
+    assert "at least four sizes" in phases.describe()
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0])
