@@ -80,7 +80,7 @@ def replacement(
     has_bos = bos is not None and prompt.ids[0] == bos
     if kind == "mean":
         own = files("strace_lens").joinpath("data/reference.txt")
-        texts = references or [own.read_text("utf-8")]
+        texts = [own.read_text("utf-8")] if references is None else references
         first = prompt.ids[:1] if has_bos else ()
         cut = windows(model, texts, len(prompt.ids), REFERENCES, first)
         return mean(model, architecture, cut)

@@ -6,6 +6,8 @@ the model; `contract.py` proves on a real forward pass that what is said here is
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -208,7 +210,7 @@ def mlp_constant(model: Model, architecture: Architecture, layer: int) -> Float[
     zeros = block.attn.W_O.detach().new_zeros(architecture.d_model)
     constant = zeros if bias is None else bias.detach()
     if architecture.post_norm:
-        with torch.no_grad():
+        with torch.no_grad(), _without_hooks(block.ln2_post):
             constant = block.ln2_post(constant.view(1, 1, -1)).view(-1)
     return constant
 
@@ -239,8 +241,21 @@ def _norm_weights(norm: Any, like: Tensor) -> tuple[Tensor, Tensor, bool]:
     signs = torch.ones_like(like)
     signs[1::2] = -1
     probes = torch.stack([torch.zeros_like(like), signs * 256, signs * 256 + 128]).unsqueeze(0)
-    with torch.no_grad():
+    with torch.no_grad(), _without_hooks(norm):
         bias, answer, shifted = norm(probes)[0]
     gain = (answer - bias) * signs
     centred = torch.allclose(shifted, answer, rtol=1e-2, atol=1e-3)
     return gain, bias, centred
+
+
+@contextlib.contextmanager
+def _without_hooks(module: torch.nn.Module) -> Iterator[None]:
+    """Our own questions to a module are none of the hooks' business that a user has put there."""
+    kept = [(part, part._forward_hooks) for part in module.modules()]
+    for part, hooks in kept:
+        part._forward_hooks = type(hooks)()
+    try:
+        yield
+    finally:
+        for part, hooks in kept:
+            part._forward_hooks = hooks

@@ -29,7 +29,7 @@ from strace_lens.architecture import (
     per_query_head,
 )
 
-PROBE_TOKENS = 4
+PROBE_TOKENS = 3
 _known: weakref.WeakKeyDictionary[Any, Architecture] = weakref.WeakKeyDictionary()
 
 
@@ -47,7 +47,7 @@ def architecture_of(model: Model) -> Architecture:
 def check(model: Model, architecture: Architecture) -> Architecture:
     """Prove the architecture on probe tokens; returns it with `pattern_is_live` as found.
 
-    Costs one small forward pass, and two of (3 x layers) rows of four tokens.
+    Costs one small forward pass, and two of (4 x layers) rows of three tokens.
 
     Raises:
         UnsupportedModelError: the residual stream is not the sum of what the hook points carry, or
@@ -61,7 +61,7 @@ def check(model: Model, architecture: Architecture) -> Architecture:
         _check_identities(model, architecture, tokens)
         dead = _dead_writes(model, architecture, tokens)
     pattern = {point for point in dead if point.endswith("hook_pattern")}
-    if pattern and len(pattern) < architecture.layers:
+    if pattern and (len(pattern) < architecture.layers or architecture.post_norm):
         raise UnsupportedModelError(f"{architecture.name} cannot be traced: {min(pattern)} is dead")
     for point in dead - pattern:
         raise UnsupportedModelError(
@@ -81,7 +81,7 @@ def _check_identities(model: Model, arch: Architecture, tokens: Int[Tensor, " po
     for layer in range(arch.layers):
 
         def at(name: str, layer: int = layer) -> Tensor:
-            return cache[f"blocks.{layer}.{name}"][0].double()
+            return cache[f"blocks.{layer}.{name}"][0].float()
 
         attention = _attention_by_hand(model, arch, layer, at)
         _expect_sum(arch, layer, "hook_attn_out", at("hook_attn_out"), [attention])
@@ -92,7 +92,7 @@ def _check_identities(model: Model, arch: Architecture, tokens: Int[Tensor, " po
             stream.append(at("hook_mlp_out"))
         _expect_sum(arch, layer, "hook_resid_post", at("hook_resid_post"), stream)
         if layer + 1 < arch.layers:
-            following = cache[f"blocks.{layer + 1}.hook_resid_pre"][0].double()
+            following = cache[f"blocks.{layer + 1}.hook_resid_pre"][0].float()
             _expect_sum(arch, layer, "the next hook_resid_pre", following, [at("hook_resid_post")])
 
 
@@ -102,7 +102,7 @@ def _attention_by_hand(
     out = attention_output(model, arch, layer)
     value = per_query_head(at("attn.hook_v"), arch.heads, dim=1)
     z = torch.einsum("hqk,khe->qhe", at("attn.hook_pattern"), value)
-    result = torch.einsum("qhe,hed->qd", z, out.weight.double()) + out.bias.double()
+    result = torch.einsum("qhe,hed->qd", z, out.weight.float()) + out.bias.float()
     if arch.post_norm:
         result = out.linear_norm(result) / at("ln1_post.hook_scale") + out.norm_bias
     return result
@@ -139,16 +139,22 @@ def _dead_writes(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) 
         model.run_with_hooks(rows, fwd_hooks=h, return_type="logits", padding_side="right")
         for h in ([], hooks)
     )
+    if not torch.allclose(clean, clean[:1].expand_as(clean), rtol=1e-2, atol=1e-2, equal_nan=True):
+        raise UnsupportedModelError(
+            f"{arch.name} cannot be traced: equal rows give different logits; "
+            "switch its dropout off with model.eval()"
+        )
     same = (clean[:, -1] == moved[:, -1]).all(-1)
     return {name for (name, _), unmoved in zip(points, same.tolist(), strict=True) if unmoved}
 
 
 def _writes(arch: Architecture) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
     """The hook points a masked run writes, each with a change no model can fail to notice."""
-    points: list[tuple[str, Callable[[Tensor], Tensor]]] = []
+    points: list[tuple[str, Callable[[Tensor], Tensor]]] = [(arch.unembed_input, lambda x: -x)]
     for layer in range(arch.layers):
         block = f"blocks.{layer}."
         points.append((block + "attn.hook_pattern", torch.zeros_like))
+        points.append((block + "attn.hook_z", torch.zeros_like))
         points.append((block + "hook_resid_post", lambda x: -x))
         if arch.mlp and not arch.parallel:
             points.append((block + "hook_resid_mid", lambda x: -x))

@@ -11,13 +11,14 @@ import contextlib
 import importlib.util
 import io
 import logging
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from strace_lens.architecture import Model
+from strace_lens.architecture import Model, UnsupportedModelError
 from strace_lens.contract import architecture_of
 
 DEFAULT = "smollm2"
@@ -74,7 +75,7 @@ def _locate(model: str) -> tuple[str, str, str | None]:
         if not path.is_file():
             raise ModelNotFoundError(f"there is no file {model}")
         return path.stem, str(path.parent), path.name
-    return (path.name if path.is_dir() else model), model, None
+    return (path.resolve().name if path.is_dir() else model), model, None
 
 
 def _bridge(
@@ -89,13 +90,18 @@ def _bridge(
             source, dtype=dtype, attn_implementation="eager", **file
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **file)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, struct.error) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ModelNotFoundError(
-            f"cannot load {source!r} as a causal language model: {reason}"
+            f"cannot load {str(Path(source, gguf or ''))!r} as a causal language model: {reason}"
         ) from error
     hf.to(device)  # pyright: ignore[reportArgumentType]
-    bridge = TransformerBridge.boot_transformers(name, hf_model=hf.eval(), tokenizer=tokenizer)
+    try:
+        bridge = TransformerBridge.boot_transformers(name, hf_model=hf.eval(), tokenizer=tokenizer)
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"{name} ({type(hf).__name__}) cannot be traced: TransformerLens does not know it"
+        ) from error
     bridge.enable_compatibility_mode(no_processing=True)
     return bridge
 
@@ -105,7 +111,7 @@ def _device(name: str | None) -> torch.device:
         return torch.device(torch.accelerator.current_accelerator() or "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"cannot use device {name!r}: {reason}") from error
@@ -119,12 +125,13 @@ def _quiet() -> Iterator[None]:
 
     bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         # The GGUF reader's bar asks nobody.
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
         if bars:
             transformers.utils.logging.enable_progress_bar()

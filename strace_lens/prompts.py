@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,11 +70,13 @@ def tokenize(
         PromptError: an empty prompt, one of a single token (it has no computation between tokens),
             one longer than the context, an id outside the vocabulary, or a BOS the tokenizer lacks.
     """
-    if isinstance(prompt, Prompt):
+    if isinstance(prompt, Prompt) and bos is None:
         _check(prompt.ids, architecture)
         return prompt
     tokenizer = own_tokenizer(model)
-    if isinstance(prompt, str):
+    if isinstance(prompt, Prompt):
+        ids, text = list(prompt.ids), prompt.text
+    elif isinstance(prompt, str):
         if not prompt.strip():
             raise PromptError("the prompt is empty; give at least two tokens of text")
         if tokenizer is None:
@@ -83,12 +86,19 @@ def tokenize(
         ids = [int(i) for i in tokenizer(prompt).input_ids]
         text = prompt
     else:
-        ids, text = [int(i) for i in prompt], ""
+        ids, text = _whole_numbers(prompt), ""
     if bos is not None:
         ids = _with_bos(ids, tokenizer) if bos else _without_bos(ids, tokenizer)
     _check(ids, architecture)
     strings = [tokenizer.decode([i]) if tokenizer is not None else str(i) for i in ids]
     return Prompt(text, tuple(ids), tuple(strings))
+
+
+def _whole_numbers(prompt: Sequence[int] | Tensor) -> list[int]:
+    try:
+        return [operator.index(i) for i in prompt]
+    except TypeError as error:
+        raise PromptError(f"token ids must be whole numbers: {error}") from error
 
 
 def own_tokenizer(model: Model) -> Any:
@@ -98,7 +108,12 @@ def own_tokenizer(model: Model) -> Any:
     again from where it came; what cannot be found again is taken as it is.
     """
     tokenizer: Any = getattr(model, "tokenizer", None)
-    if tokenizer is None or not tokenizer.init_kwargs.get("add_bos_token"):
+    if tokenizer is None:
+        return None
+    reloaded = getattr(tokenizer, "init_kwargs", {}).get("add_bos_token")
+    # A missing BOS is set to the end of text, which for some (GPT-2) it is in truth.
+    filled_in = tokenizer.bos_token_id == tokenizer.eos_token_id
+    if not (reloaded or filled_in):
         return tokenizer
     return _saved_tokenizer(str(tokenizer.name_or_path)) or tokenizer
 

@@ -6,6 +6,7 @@ import math
 import re
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -310,12 +311,10 @@ def test_head_takes_the_lower_ids_of_many_ties():
 @pytest.mark.parametrize("p", [0.0, 1.0, -0.1, 1.5, math.nan])
 def test_a_level_outside_0_to_1_is_refused(p):
     row = log_rows([0.5, 0.5])
-    sizes = np.array([0.1, 1.0])
     for call in (
         lambda: m.nucleus_size(row, p),
         lambda: m.head_mass(row, p),
         lambda: m.head_tail_error(row, row, p),
-        lambda: m.size_for_nucleus(sizes, sizes, p),
     ):
         with pytest.raises(ValueError, match=r"p must lie in \(0, 1\); got"):
             call()

@@ -103,3 +103,9 @@ def test_unequal_shapes_are_refused():
     ):
         with pytest.raises((ValueError, TypeError), match=r"shape|dimension|one a size|jaxtyping"):
             call()
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0, -0.1, math.nan])
+def test_a_level_outside_0_to_1_is_refused(p):
+    with pytest.raises(ValueError, match=r"p must lie in \(0, 1\); got"):
+        m.size_for_nucleus(SAMPLE, SAMPLE, p)

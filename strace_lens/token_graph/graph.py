@@ -25,7 +25,7 @@ from strace_lens.architecture import (
     per_query_head,
 )
 from strace_lens.contract import architecture_of
-from strace_lens.prompts import Prompt, tokenize
+from strace_lens.prompts import Prompt, PromptError, tokenize
 from strace_lens.run import Activations, read_activations
 from strace_lens.token_graph.edges import GraphShape
 
@@ -153,7 +153,10 @@ def token_graph(
     architecture = architecture_of(model)
     tokens = tokenize(model, architecture, prompt, bos)
     if position is not None:
-        length = range(1, len(tokens.ids) + 1)[position]
+        count = len(tokens.ids)
+        if not -count <= position < count:
+            raise PromptError(f"position {position} lies outside the prompt of {count} tokens")
+        length = range(1, count + 1)[position]
         tokens = tokenize(model, architecture, tokens.prefix(length))
     blocks = range(architecture.layers)
     return TokenGraph(

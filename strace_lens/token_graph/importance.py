@@ -97,12 +97,13 @@ def leverage(edges: InEdges, options: Options, *, k: int) -> JoinImportance:
     """
     dense = [e for e in (edges.residual, edges.mlp) if e is not None]
     scores = torch.zeros(len(edges.node), len(dense), dtype=edges.node.dtype)
-    attention = None if edges.coefficient is None else torch.zeros_like(edges.coefficient)
+    attention = None if edges.coefficient is None else torch.zeros(edges.coefficient.shape)
     for query in range(len(edges.node)):
-        rows = torch.stack([e[query] for e in dense]).double()
+        rows = torch.stack([e[query] for e in dense]).cpu().double()
         if edges.coefficient is not None and edges.written is not None:
             weight = edges.coefficient[:, query, : query + 1].T[..., None]
-            rows = torch.cat([rows, (weight * edges.written[: query + 1]).flatten(0, 1).double()])
+            written = (weight * edges.written[: query + 1]).flatten(0, 1).cpu().double()
+            rows = torch.cat([rows, written])
         score = _leverage_scores(rows, k).to(scores.dtype)
         scores[query] = score[: len(dense)]
         if attention is not None:
@@ -149,6 +150,8 @@ def edge_importance(
         ValueError: an unknown importance.
     """
     function = importance_function(name)
+    if memory_budget <= 0:
+        raise ValueError(f"memory_budget must be positive; got {memory_budget} bytes")
     options = Options(memory_budget, torch.Generator().manual_seed(seed))
     result = graph.shape.full(0.0, torch.float32)
     for edges in graph.in_edges():

@@ -54,6 +54,10 @@ class MaskedRows:
     replacement: Replacement = ZERO
 
     def __post_init__(self) -> None:
+        if len(self.tokens) != self.shape.tokens:
+            raise ValueError(
+                f"the prompt has {len(self.tokens)} tokens, its graph {self.shape.tokens}"
+            )
         length = self.replacement.length
         if length is not None and length != len(self.tokens):
             raise ValueError(
@@ -96,6 +100,8 @@ def masked_logits(
         memory_budget: bytes that one forward pass may take; sets the rows of a pass.
         progress: called with the number of rows after each pass.
     """
+    if not groups:
+        raise ValueError("no rows to run; give at least one group")
     device = device_of(model)
     groups = [replace(g, ranks=g.ranks.map(lambda r: r.to(device))) for g in groups]
     done = []
@@ -259,7 +265,8 @@ class _LayerMask:
         sum (r v' / n) + b_V (sum of ablated pattern entries - sum of r / n).
         """
         heads, bias = self.architecture.heads, self.output.value_bias
-        z = pattern.new_zeros(*pattern.shape[:3], bias.shape[-1])
+        # Some models keep their patterns in single precision where their values are in half.
+        z = bias.new_zeros(*pattern.shape[:3], bias.shape[-1])
         for rows, group in self.groups:
             n = group.shape.tokens
             ablated = ~self.kept_attention(group)
@@ -267,9 +274,9 @@ class _LayerMask:
             for pattern_there, value_there in group.replacement.references:
                 weight = ablated * pattern_there[self.layer] / len(group.replacement.references)
                 value = per_query_head(value_there[self.layer], heads, dim=1).transpose(0, 1)
-                z[rows, :, :n] += weight @ value
+                z[rows, :, :n] += weight.to(value.dtype) @ value
                 missing = missing - weight.sum(-1)
-            z[rows, :, :n] += missing[..., None] * bias[:, None]
+            z[rows, :, :n] += missing[..., None].to(bias.dtype) * bias[:, None]
         return z.transpose(1, 2)
 
     def attention(self) -> Float[Tensor, "row pos d_model"]:

@@ -186,6 +186,23 @@ def test_worked_by_hand() -> None:
         assert scores.attention.item() == pytest.approx(attention, abs=1e-6)
 
 
+def test_leverage_stops_at_the_rank() -> None:
+    """Two parallel edges span one direction, which they share as the squares of their lengths."""
+    edges = InEdges(
+        layer=0,
+        join=1,
+        node=torch.tensor([[9.0, 12.0, 0.0]]),
+        bias=torch.zeros(1, 3),
+        residual=torch.tensor([[3.0, 4.0, 0.0]]),
+        mlp=torch.tensor([[6.0, 8.0, 0.0]]),
+    )
+    for k in (1, 2, 3):
+        function = importance_function(f"leverage({k})")
+        scores = function(edges, Options(1000, torch.Generator()))
+        assert scores.mlp is not None
+        assert [scores.residual.item(), scores.mlp.item()] == pytest.approx([0.2, 0.8])
+
+
 @pytest.mark.parametrize("name", ["L1", "", "leverage(0)", "leverage()", "leverage(x)", "l1(2)"])
 def test_unknown_importances_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"unknown importance {name!r}; choose from l1")):
