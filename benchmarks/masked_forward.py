@@ -18,7 +18,8 @@ from benchmarks.common import info, interleaved_seconds, report, smollm2, smollm
 from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
 from strace_lens.run import last_logits
-from strace_lens.token_graph.masks import MaskedRows, masked_logits, passes
+from strace_lens.token_graph.masked_run import masked_logits, passes
+from strace_lens.token_graph.masks import MaskedRows
 
 GOAL = 1.1
 REPEATS = 9

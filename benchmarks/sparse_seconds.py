@@ -16,7 +16,8 @@ import strace_lens as sl
 from benchmarks.common import info, interleaved_seconds, show, smollm2, smollm2_trace
 from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
-from strace_lens.token_graph.masks import MaskedRows, masked_logits
+from strace_lens.token_graph.masked_run import masked_logits
+from strace_lens.token_graph.masks import MaskedRows
 
 REPEATS = 7
 

@@ -23,7 +23,8 @@ from strace_lens.sizes import SIZES, check_sizes, density
 from strace_lens.token_graph.controls import random_ranks
 from strace_lens.token_graph.edges import KINDS
 from strace_lens.token_graph.graph import shape_of
-from strace_lens.token_graph.masks import MaskedRows, masked_logits
+from strace_lens.token_graph.masked_run import masked_logits
+from strace_lens.token_graph.masks import MaskedRows
 from strace_lens.token_graph.trace import Trace
 
 if TYPE_CHECKING:

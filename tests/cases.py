@@ -16,7 +16,8 @@ from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Architecture
 from strace_lens.contract import architecture_of
 from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape
-from strace_lens.token_graph.masks import MaskedRows, masked_logits
+from strace_lens.token_graph.masked_run import masked_logits
+from strace_lens.token_graph.masks import MaskedRows
 from tests import oracle, tiny
 
 HOOKED = [pytest.param(name, marks=tiny.needs_hooked_transformer) for name in tiny.HOOKED]

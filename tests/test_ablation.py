@@ -14,7 +14,7 @@ from strace_lens import ablation
 from strace_lens.ablation import Replacement, replacement
 from strace_lens.prompts import Prompt, PromptError, tokenize
 from strace_lens.token_graph.edges import EdgeTensors
-from strace_lens.token_graph.masks import masked_logits
+from strace_lens.token_graph.masked_run import masked_logits
 from tests import cases, oracle, tiny
 from tests.cases import NAMES, architecture, as_tensor, model_of, random_mask, relative_error, rows
 

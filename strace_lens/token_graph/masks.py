@@ -1,4 +1,4 @@
-"""Masked forward passes: the model run with every edge outside a trace ablated.
+"""Masks over the edges of a token graph, as hooks that ablate every edge outside a trace.
 
 The mask is a comparison of ranks, made inside the hook on the device: row r of a batch keeps the
 edges with `start[r] <= rank < stop[r]`. Sizes, controls and prompts are all rows, and no mask is
@@ -23,12 +23,10 @@ from strace_lens.architecture import (
     AttentionOutput,
     Model,
     attention_output,
-    device_of,
     mlp_constant,
     per_query_head,
 )
-from strace_lens.prompts import pad_right
-from strace_lens.run import MEMORY_BUDGET, Hook, even_chunks, last_logits, rows_per_pass
+from strace_lens.run import Hook
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 
 
@@ -81,64 +79,6 @@ class MaskedRows:
     def rows(self, which: slice) -> MaskedRows:
         """Some of the rows."""
         return replace(self, start=self.start[which], stop=self.stop[which])
-
-
-def masked_logits(
-    model: Model,
-    architecture: Architecture,
-    groups: Sequence[MaskedRows],
-    *,
-    memory_budget: int = MEMORY_BUDGET,
-    progress: Callable[[int], None] = lambda rows: None,
-) -> Float[Tensor, "row vocab"]:
-    """Logits at the last token of every row, in order, on the CPU.
-
-    Args:
-        model: the model.
-        architecture: of the same model.
-        groups: rows to run; prompts may differ in length.
-        memory_budget: bytes that one forward pass may take; sets the rows of a pass.
-        progress: called with the number of rows after each pass.
-    """
-    if not groups:
-        raise ValueError("no rows to run; give at least one group")
-    device = device_of(model)
-    groups = [replace(g, ranks=g.ranks.map(lambda r: r.to(device))) for g in groups]
-    done = []
-    for batch in _passes(architecture, groups, memory_budget):
-        tokens = pad_right([g.tokens for g in batch for _ in range(len(g))])
-        lengths = torch.tensor([len(g.tokens) for g in batch for _ in range(len(g))])
-        hooks = mask_hooks(model, architecture, batch)
-        done.append(last_logits(model, architecture, tokens, lengths, hooks).cpu())
-        progress(len(tokens))
-    return torch.cat(done)
-
-
-def passes(
-    architecture: Architecture, lengths: Sequence[int], memory_budget: int = MEMORY_BUDGET
-) -> int:
-    """Number of forward passes that rows of these prompt lengths need."""
-    return len(
-        list(even_chunks(len(lengths), rows_per_pass(architecture, max(lengths), memory_budget)))
-    )
-
-
-def _passes(
-    architecture: Architecture, groups: Sequence[MaskedRows], memory_budget: int
-) -> list[list[MaskedRows]]:
-    """Cut the groups into batches of rows that fit the budget, in order."""
-    longest = max(len(g.tokens) for g in groups)
-    total = sum(len(g) for g in groups)
-    batches = []
-    for chunk in even_chunks(total, rows_per_pass(architecture, longest, memory_budget)):
-        batch, first = [], 0
-        for group in groups:
-            which = slice(max(chunk.start - first, 0), min(chunk.stop - first, len(group)))
-            if which.start < which.stop:
-                batch.append(group.rows(which))
-            first += len(group)
-        batches.append(batch)
-    return batches
 
 
 def mask_hooks(
