@@ -12,11 +12,20 @@ from benchmarks import (
     importance,
     masked_forward,
     scaling,
+    scheduling,
     sparse_seconds,
     trace_job,
 )
 
-BENCHMARKS = (extraction, masked_forward, trace_job, sparse_seconds, importance, scaling)
+BENCHMARKS = (
+    extraction,
+    scheduling,
+    masked_forward,
+    trace_job,
+    sparse_seconds,
+    importance,
+    scaling,
+)
 
 
 def main() -> int:

@@ -3,10 +3,9 @@
 Prompts are real English on SmolLM2 and random tokens on the random models. A trace here is the
 token graph, the extraction by l1 and a density curve of four sizes and the full mask, without
 controls. Every row of the two tables is a process of its own, so that its peak memory is its own; a
-trace of a few tokens warms each up. `peak_gb` is that of the process, loading included;
-`above_gb` is the trace's own peak less what was resident before it: model, libraries and compiled
-code. The exponents are slopes of log-log fits to the upper
-half of each table.
+trace of a few tokens warms each up. `peak_gb` is that of the process, loading included; `above_gb`
+is the trace's own peak less what was resident before it: model, libraries and compiled code. The
+exponents are slopes of log-log fits to the upper half of each table.
 Run: python -m benchmarks.scaling
 """
 

@@ -41,7 +41,7 @@ def plan(
     (a fifth of a second); half of that speed is what a whole forward pass reaches.
     """
     architecture = architecture_of(model)
-    rows = curve_rows(len(sizes), controls)
+    rows = curve_rows(sizes, controls)
     at_once = min(rows, rows_per_pass(architecture, tokens, memory_budget))
     weights = sum(p.numel() for p in cast(Any, model).parameters())
     embedding = architecture.d_vocab * architecture.d_model

@@ -180,7 +180,7 @@ def density_curves(
     logits = masked_logits(
         model, architecture, groups, memory_budget=memory_budget, progress=progress
     )
-    per_trace = logits.split(curve_rows(len(sizes), controls))
+    per_trace = logits.split(curve_rows(sizes, controls))
     return [
         _curve(
             trace=trace,
@@ -194,18 +194,20 @@ def density_curves(
     ]
 
 
-def curve_rows(sizes: int, controls: bool) -> int:
-    """Rows of a curve: every size, thrice with controls, and the full mask."""
-    return sizes * (3 if controls else 1) + 1
+def curve_rows(sizes: Sequence[float], controls: bool) -> int:
+    """Rows that a curve runs: every size, its two controls, and the full mask once."""
+    below = sum(s < 1 for s in sizes)
+    return below + 1 + (below + len(sizes)) * controls
 
 
 def _groups(
     trace: Trace, sizes: Sequence[float], controls: bool, replacement: Replacement, seed: int
 ) -> list[MaskedRows]:
-    """Rows of one trace: all sizes and the full mask, then the random and the inverse control."""
+    """Rows of one trace: sizes below 1, the full mask, inverses of all, random controls."""
     counts = torch.tensor([trace.edge_count(s) for s in sizes], dtype=torch.int32)
+    below = counts[[s < 1 for s in sizes]]  # at s = 1 trace and random control are the full mask
     everything = torch.tensor([trace.edges], dtype=torch.int32)
-    stop = torch.cat([counts, everything])
+    stop = torch.cat([below, everything])
     base = MaskedRows(
         tokens=trace.prompt.tensor,
         shape=trace.shape,
@@ -216,17 +218,19 @@ def _groups(
     )
     if not controls:
         return [base]
-    random = dataclasses.replace(
-        base,
-        ranks=random_ranks(trace.shape, seed),
-        start=torch.zeros_like(counts),
-        stop=counts,
-        keep_residual=True,
-    )
     inverse = dataclasses.replace(
         base, start=counts, stop=everything.expand_as(counts), keep_residual=True
     )
-    return [base, random, inverse]
+    if not len(below):
+        return [base, inverse]
+    random = dataclasses.replace(
+        base,
+        ranks=random_ranks(trace.shape, seed),
+        start=torch.zeros_like(below),
+        stop=below,
+        keep_residual=True,
+    )
+    return [base, inverse, random]
 
 
 def _curve(
@@ -241,12 +245,17 @@ def _curve(
     n = len(sizes)
     full = untouched.double().log_softmax(-1)[None]
     log_probs = logits.double().log_softmax(-1)
-    ours = log_probs[:n]
+    below = sum(s < 1 for s in sizes)  # the row after these is the full mask
+    ours = log_probs[[min(i, below) for i in range(n)]]
     head_error, tail_error = measures.head_tail_error(full, ours, facts["head"])
     controls = {"random_tv": [math.nan] * n, "inverse_tv": [math.nan] * n}
-    if len(logits) > n + 1:
-        tv = measures.total_variation(full, log_probs[n + 1 :])
-        controls = {"random_tv": tv[:n].tolist(), "inverse_tv": tv[n:].tolist()}
+    if len(logits) > below + 1:
+        tv = measures.total_variation(full, log_probs[below:])
+        full_mask, inverse, random = tv.split([1, n, below])
+        controls = {
+            "random_tv": torch.cat([random, full_mask])[:n].tolist(),
+            "inverse_tv": inverse.tolist(),
+        }
     edges = [trace.edge_count(s) for s in sizes]
     table = pd.DataFrame(
         {
@@ -270,7 +279,7 @@ def _curve(
         top=_top_tokens(full[0], token_text),
         entropy=float(measures.entropy(full)[0]),
         head_mass=float(measures.head_mass(full, facts["head"])[0]),
-        logit_gap=float((logits[n] - untouched).abs().max()),
+        logit_gap=float((logits[below] - untouched).abs().max()),
         **facts,
     )
 

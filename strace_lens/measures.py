@@ -1,6 +1,6 @@
 """Measures of how near a trace's next-token distribution is to the full model's.
 
-Pure functions of rows of log-probabilities (method.md section 5; s-Trace, arXiv 2605.27033). Rows
+Pure functions of rows of log-probabilities (s-Trace, arXiv 2605.27033, section "measures"). Rows
 are batched: `full` is usually one row that is broadcast over the rows of `trace`, one row a size or
 a control. Inputs are the outputs of `log_softmax` in any float dtype. Each row is checked, then
 widened to float64 and renormalised, so that the rounding of the input dtype does not show up as

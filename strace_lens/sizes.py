@@ -30,7 +30,7 @@ Holds = Bool[Tensor, " size"] | Bool[np.ndarray, " size"]
 def density(sizes: Curve, tv: Curve) -> float:
     """Density of a prompt: area under TV over log10 s, over the range of log10 s; in [0, 1].
 
-    The trapezoid rule between the measured sizes (method.md section 5).
+    The trapezoid rule between the measured sizes (s-Trace, arXiv 2605.27033).
 
     Args:
         sizes: relative sizes in (0, 1], strictly rising, at least two.

@@ -98,7 +98,7 @@ def test_a_dry_run_prints_a_plan_and_writes_nothing(folder, tmp_path):
     out = tmp_path / "out"
     result = run(PROMPT, "--model", folder, "--dry-run", "--out", str(out))
     assert result.exit_code == 0, result.output
-    assert "82 rows in 1 forward passes" in result.stdout
+    assert "80 rows in 1 forward passes" in result.stdout
     assert not out.exists()
 
 

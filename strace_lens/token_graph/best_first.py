@@ -34,7 +34,7 @@ def best_first(importance: EdgeTensors, shape: GraphShape) -> EdgeTensors:
     The heaviest in-edge of the nodes reached so far is taken next; if its source is new, that
     node's in-edges become candidates. Ties go to the edge pushed first: the in-edges of a node are
     pushed residual, then MLP, then attention by (source token, head). Source: s-Trace
-    (arXiv 2605.27033); method.md, section 3.
+    (arXiv 2605.27033), section "extraction".
 
     Args:
         importance: float32 in the layout of `shape`; larger is heavier, negative values are
@@ -48,15 +48,25 @@ def best_first(importance: EdgeTensors, shape: GraphShape) -> EdgeTensors:
         ValueError: a tensor has another shape or dtype, a reachable edge's importance is NaN or
             infinite, or the graph has more edges than an int32 can rank.
     """
+    values = checked(importance, shape)
+    ranks = values.map(lambda x: torch.full_like(x, UNREACHABLE, dtype=torch.int32))
+    bits = tuple(x.numpy().view(np.int32) for x in values)
+    _search(bits, tuple(x.numpy() for x in ranks), np.empty(shape.edges, np.int64))
+    return ranks
+
+
+def checked(importance: EdgeTensors, shape: GraphShape) -> EdgeTensors:
+    """Importances as contiguous tensors on the CPU, fit to be ranked.
+
+    Raises:
+        ValueError: as `best_first` does.
+    """
     if shape.edges >= UNREACHABLE:
         raise ValueError(f"int32 ranks number fewer than {UNREACHABLE} edges; got {shape.edges}")
     _check_layout(importance, shape)
     values = importance.map(lambda x: x.detach().cpu().contiguous())
     _check_finite(values, shape)
-    ranks = values.map(lambda x: torch.full_like(x, UNREACHABLE, dtype=torch.int32))
-    bits = tuple(x.numpy().view(np.int32) for x in values)
-    _search(bits, tuple(x.numpy() for x in ranks), np.empty(shape.edges, np.int64))
-    return ranks
+    return values
 
 
 def _check_layout(importance: EdgeTensors, shape: GraphShape) -> None:

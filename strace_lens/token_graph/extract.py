@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.token_graph.best_first import best_first
+from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.importance import edge_importance
+from strace_lens.token_graph.schedule import residual_closure, schedule
 from strace_lens.token_graph.trace import Trace
 from strace_lens.versions import versions
+
+ORDERS: dict[str, Callable[[EdgeTensors, GraphShape], EdgeTensors]] = {
+    "best-first": best_first,
+    "closure": residual_closure,
+    "scheduled": schedule,
+}
 
 
 def extract(
     graph: TokenGraph,
     importance: str = "l1",
     *,
+    order: str = "best-first",
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
 ) -> Trace:
-    """Rank every edge of a token graph by best-first search from the output node.
+    """Rank every edge of a token graph, from the output down.
 
     Args:
         graph: the token graph of a prompt.
         importance: a key of `importance.IMPORTANCES`, or "leverage(k)".
+        order: "best-first", the paper's search; "closure" and "scheduled" score attention and MLP
+            edges alone and buy the residual edges below what is read (`schedule`).
         seed: of the random importance.
         memory_budget: bytes that an importance may take for edge vectors at a time.
 
     Raises:
-        ValueError: an unknown importance.
+        ValueError: an unknown importance or order.
     """
+    if order not in ORDERS:
+        raise ValueError(f"unknown order {order!r}; choose from {', '.join(ORDERS)}")
     scores = edge_importance(graph, importance, seed=seed, memory_budget=memory_budget)
     return Trace(
         shape=graph.shape,
         prompt=graph.prompt,
-        ranks=best_first(scores, graph.shape),
+        ranks=ORDERS[order](scores, graph.shape),
         made={
             "model": graph.architecture.name,
             "importance": importance,
-            "order": "best-first",
+            "order": order,
             "seed": seed,
             "versions": versions(),
         },

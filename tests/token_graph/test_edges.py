@@ -31,7 +31,7 @@ Edge = tuple[str, int, int | None, tuple[int, int], tuple[int, int]]
 
 
 def all_causal_edges(shape: GraphShape) -> set[Edge]:
-    """Every edge of method.md, section 1: (kind, layer, head, source, target), from its tables."""
+    """Every edge of the definition: (kind, layer, head, source, target), from its tables."""
     edges: set[Edge] = set()
     for layer in range(shape.layers):
         for t in range(shape.tokens):
