@@ -2,8 +2,8 @@
 
 Both follow the same definition (s-Trace, arXiv 2605.27033) from the same importances and must give
 the same ranks. An implementation on networkx must first build its graph and ours must not, so the
-claim counts the building; the ratio of the search alone is printed beside it. Times are CPU seconds, for both run
-on one thread and the machine may be shared.
+claim counts the building; the ratio of the search alone is printed beside it. Times are CPU
+seconds, for both run on one thread and the machine may be shared.
 Run: python -m benchmarks.extraction
 """
 

@@ -41,6 +41,8 @@ class Architecture:
         unembed_input: hook point where all positions but the last can be dropped.
         pattern_is_live: a write at `attn.hook_pattern` reaches the output. Where it does not,
             attention is recomputed from its pattern where the residual stream is written.
+        silent_without_input: a residual stream of zeros stays zero through every block, as in
+            models without biases.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Architecture:
     post_norm: bool
     unembed_input: str
     pattern_is_live: bool = True
+    silent_without_input: bool = False
 
 
 def describe(model: Model) -> Architecture:

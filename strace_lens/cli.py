@@ -69,7 +69,7 @@ def trace(
         bool | None,
         typer.Option("--bos/--no-bos", help="Force a BOS; the tokenizer's way if unsaid."),
     ] = None,
-    memory: Annotated[float, typer.Option(help="GiB that one forward pass may take.")] = 1.0,
+    memory: Annotated[float, typer.Option(help="GiB that one forward pass may take.")] = 0.125,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and no table.")
     ] = False,

@@ -45,9 +45,9 @@ def architecture_of(model: Model) -> Architecture:
 
 
 def check(model: Model, architecture: Architecture) -> Architecture:
-    """Prove the architecture on probe tokens; returns it with `pattern_is_live` as found.
+    """Prove the architecture on probe tokens; returns it with its last two facts as found.
 
-    Costs one small forward pass, and two of (4 x layers) rows of three tokens.
+    Costs two small forward passes, and two of (4 x layers) rows of three tokens.
 
     Raises:
         UnsupportedModelError: the residual stream is not the sum of what the hook points carry, or
@@ -60,6 +60,7 @@ def check(model: Model, architecture: Architecture) -> Architecture:
         warnings.simplefilter("ignore")
         _check_identities(model, architecture, tokens)
         dead = _dead_writes(model, architecture, tokens)
+        silent = _is_silent(model, architecture, tokens)
     pattern = {point for point in dead if point.endswith("hook_pattern")}
     if pattern and (len(pattern) < architecture.layers or architecture.post_norm):
         raise UnsupportedModelError(f"{architecture.name} cannot be traced: {min(pattern)} is dead")
@@ -67,7 +68,9 @@ def check(model: Model, architecture: Architecture) -> Architecture:
         raise UnsupportedModelError(
             f"{architecture.name} cannot be traced: a write at {point} does not reach the output"
         )
-    return dataclasses.replace(architecture, pattern_is_live=not pattern)
+    return dataclasses.replace(
+        architecture, pattern_is_live=not pattern, silent_without_input=silent
+    )
 
 
 def _check_identities(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> None:
@@ -146,6 +149,22 @@ def _dead_writes(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) 
         )
     same = (clean[:, -1] == moved[:, -1]).all(-1)
     return {name for (name, _), unmoved in zip(points, same.tolist(), strict=True) if unmoved}
+
+
+def _is_silent(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> bool:
+    """Whether zeros instead of embeddings are still zeros after the last block."""
+    last: list[Tensor] = []
+
+    def erase(value: Tensor, hook: Any) -> Tensor:
+        return torch.zeros_like(value)
+
+    def read(value: Tensor, hook: Any) -> None:
+        last.append(value)
+
+    hooks = [("blocks.0.hook_resid_pre", erase)]
+    hooks += [(f"blocks.{arch.layers - 1}.hook_resid_post", read)]
+    model.run_with_hooks(tokens[None].to(device_of(model)), fwd_hooks=hooks, padding_side="right")
+    return not bool(last[0].any())
 
 
 def _writes(arch: Architecture) -> list[tuple[str, Callable[[Tensor], Tensor]]]:

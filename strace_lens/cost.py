@@ -12,14 +12,14 @@ import torch
 
 from strace_lens.architecture import Model, device_of
 from strace_lens.contract import architecture_of
-from strace_lens.density import curve_rows
 from strace_lens.run import MEMORY_BUDGET, bytes_per_row, rows_per_pass
 from strace_lens.sizes import SIZES
+from strace_lens.token_graph.curve_rows import most_rows
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a density curve will cost: rows, forward passes, peak bytes of a pass, rough seconds."""
+    """What a density curve will cost at the most: rows, passes, bytes of a pass, rough seconds."""
 
     rows: int
     passes: int
@@ -41,7 +41,7 @@ def plan(
     (a fifth of a second); half of that speed is what a whole forward pass reaches.
     """
     architecture = architecture_of(model)
-    rows = curve_rows(sizes, controls)
+    rows = most_rows(sizes, controls)
     at_once = min(rows, rows_per_pass(architecture, tokens, memory_budget))
     weights = sum(p.numel() for p in cast(Any, model).parameters())
     embedding = architecture.d_vocab * architecture.d_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,10 @@ from strace_lens.contract import architecture_of
 from strace_lens.prompts import own_tokenizer
 from strace_lens.run import MEMORY_BUDGET, last_logits
 from strace_lens.sizes import SIZES, check_sizes, density
-from strace_lens.token_graph.controls import random_ranks
+from strace_lens.token_graph.curve_rows import CurveRows, curve_rows
 from strace_lens.token_graph.edges import KINDS
 from strace_lens.token_graph.graph import shape_of
 from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.masks import MaskedRows
 from strace_lens.token_graph.trace import Trace
 
 if TYPE_CHECKING:
@@ -172,114 +170,85 @@ def density_curves(
     architecture = architecture_of(model)
     check_sizes(torch.tensor(sizes, dtype=torch.float64))
     replacements = replacements or [ZERO] * len(traces)
-    groups: list[MaskedRows] = []
+    plans: list[CurveRows] = []
     for trace, replacement in zip(traces, replacements, strict=True):
         if trace.shape != shape_of(architecture, len(trace.prompt.ids)):
             raise ValueError(f"{trace!r} is not a trace of {architecture.name}: its graph differs")
-        groups += _groups(trace, sizes, controls, replacement, seed)
+        plans.append(
+            curve_rows(
+                architecture,
+                trace,
+                sizes,
+                controls=controls,
+                replacement=replacement,
+                seed=seed,
+            )
+        )
     logits = masked_logits(
-        model, architecture, groups, memory_budget=memory_budget, progress=progress
+        model,
+        architecture,
+        [group for rows in plans for group in rows.groups],
+        memory_budget=memory_budget,
+        progress=progress,
     )
-    per_trace = logits.split(curve_rows(sizes, controls))
+    per_trace = logits.split([len(rows) for rows in plans])
     return [
         _curve(
             trace=trace,
             untouched=last_logits(model, architecture, trace.prompt.tensor[None])[0].cpu(),
-            logits=rows,
+            logits=outputs,
+            rows=rows,
             sizes=sizes,
             token_text=_decoder(model),
             facts={"head": head, "ablation": replacement.kind, "seed": seed},
         )
-        for trace, replacement, rows in zip(traces, replacements, per_trace, strict=True)
+        for trace, replacement, rows, outputs in zip(
+            traces, replacements, plans, per_trace, strict=True
+        )
     ]
-
-
-def curve_rows(sizes: Sequence[float], controls: bool) -> int:
-    """Rows that a curve runs: every size, its two controls, and the full mask once."""
-    below = sum(s < 1 for s in sizes)
-    return below + 1 + (below + len(sizes)) * controls
-
-
-def _groups(
-    trace: Trace, sizes: Sequence[float], controls: bool, replacement: Replacement, seed: int
-) -> list[MaskedRows]:
-    """Rows of one trace: sizes below 1, the full mask, inverses of all, random controls."""
-    counts = torch.tensor([trace.edge_count(s) for s in sizes], dtype=torch.int32)
-    below = counts[[s < 1 for s in sizes]]  # at s = 1 trace and random control are the full mask
-    everything = torch.tensor([trace.edges], dtype=torch.int32)
-    stop = torch.cat([below, everything])
-    base = MaskedRows(
-        tokens=trace.prompt.tensor,
-        shape=trace.shape,
-        ranks=trace.ranks,
-        start=torch.zeros_like(stop),
-        stop=stop,
-        replacement=replacement,
-    )
-    if not controls:
-        return [base]
-    inverse = dataclasses.replace(
-        base, start=counts, stop=everything.expand_as(counts), keep_residual=True
-    )
-    if not len(below):
-        return [base, inverse]
-    random = dataclasses.replace(
-        base,
-        ranks=random_ranks(trace.shape, seed),
-        start=torch.zeros_like(below),
-        stop=below,
-        keep_residual=True,
-    )
-    return [base, inverse, random]
 
 
 def _curve(
     trace: Trace,
     untouched: Float[Tensor, " vocab"],
     logits: Float[Tensor, "row vocab"],
+    rows: CurveRows,
     sizes: Sequence[float],
     token_text: Callable[[int], str],
     facts: Mapping[str, Any],
 ) -> DensityCurve:
-    """Every measure of the rows of one trace, in the order of `_groups`."""
-    n = len(sizes)
+    """Every measure of the rows of one trace."""
     full = untouched.double().log_softmax(-1)[None]
     log_probs = logits.double().log_softmax(-1)
-    below = sum(s < 1 for s in sizes)  # the row after these is the full mask
-    ours = log_probs[[min(i, below) for i in range(n)]]
+    ours = log_probs[rows.trace]
     head_error, tail_error = measures.head_tail_error(full, ours, facts["head"])
-    controls = {"random_tv": [math.nan] * n, "inverse_tv": [math.nan] * n}
-    if len(logits) > below + 1:
-        tv = measures.total_variation(full, log_probs[below:])
-        full_mask, inverse, random = tv.split([1, n, below])
-        controls = {
-            "random_tv": torch.cat([random, full_mask])[:n].tolist(),
-            "inverse_tv": inverse.tolist(),
-        }
+    tv = measures.total_variation(full, log_probs)
+    no_control = torch.full((len(sizes),), math.nan)
     edges = [trace.edge_count(s) for s in sizes]
     table = pd.DataFrame(
         {
             "size": [float(s) for s in sizes],
             "edges": edges,
-            "tv": measures.total_variation(full, ours).tolist(),
+            "tv": tv[rows.trace].tolist(),
             "kl": measures.kl_divergence(full, ours).tolist(),
             "js": measures.jensen_shannon(full, ours).tolist(),
             "head_error": head_error.tolist(),
             "tail_error": tail_error.tolist(),
             "top1": measures.top1_agreement(full, ours).tolist(),
             "nucleus": measures.shared_nucleus(full, ours).tolist(),
-            **controls,
+            "random_tv": (no_control if rows.random is None else tv[rows.random]).tolist(),
+            "inverse_tv": (no_control if rows.inverse is None else tv[rows.inverse]).tolist(),
             **_composition(trace, edges),
-            "top": [_top_tokens(row, token_text) for row in ours],
+            "top": _top_tokens(ours, token_text),
         }
     )
     return DensityCurve(
         trace=trace,
         table=table,
-        top=_top_tokens(full[0], token_text),
+        top=_top_tokens(full, token_text)[0],
         entropy=float(measures.entropy(full)[0]),
         head_mass=float(measures.head_mass(full, facts["head"])[0]),
-        logit_gap=float((logits[below] - untouched).abs().max()),
+        logit_gap=float((logits[rows.full] - untouched).abs().max()),
         **facts,
     )
 
@@ -298,11 +267,14 @@ def _composition(trace: Trace, edges: Sequence[int]) -> dict[str, list[float]]:
 
 
 def _top_tokens(
-    log_probs: Float[Tensor, " vocab"], token_text: Callable[[int], str]
-) -> tuple[tuple[str, float], ...]:
+    log_probs: Float[Tensor, "row vocab"], token_text: Callable[[int], str]
+) -> list[tuple[tuple[str, float], ...]]:
     order = log_probs.sort(descending=True, stable=True)
-    pairs = zip(order.indices[:TOP].tolist(), order.values[:TOP].exp().tolist(), strict=True)
-    return tuple((token_text(token), probability) for token, probability in pairs)
+    tokens, probabilities = order.indices[:, :TOP].tolist(), order.values[:, :TOP].exp().tolist()
+    return [
+        tuple((token_text(t), p) for t, p in zip(*row, strict=True))
+        for row in zip(tokens, probabilities, strict=True)
+    ]
 
 
 def _decoder(model: Model) -> Callable[[int], str]:

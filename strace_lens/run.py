@@ -15,7 +15,8 @@ from torch import Tensor
 from strace_lens.architecture import Architecture, Model, device_of, mlp_constant
 
 Hook = tuple[str, Callable[..., Tensor | None]]
-MEMORY_BUDGET = 2**30
+MEMORY_BUDGET = 2**27
+"""Bytes of a forward pass unless said otherwise; on a CPU larger passes are slower."""
 
 
 def last_logits(
