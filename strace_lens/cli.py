@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from strace_lens.cost import Plan
+    from strace_lens.density import DensityCurve
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+PAGE = "trace.html"
+RESULT = "trace.safetensors"
 
 
 @app.callback()
@@ -107,31 +111,21 @@ def trace(
         graph = sl.token_graph(loaded, tokens)
         ranked = sl.extract(graph, importance, seed=seed, memory_budget=budget)
         bar = _step(progress, "running masks", total=cost.rows)
+        same = {"replacement": replacement, "seed": seed, "memory_budget": budget}
         curve = sl.density_curve(
-            loaded,
-            ranked,
-            sizes=grid,
-            replacement=replacement,
-            seed=seed,
-            memory_budget=budget,
-            progress=lambda rows: progress.advance(bar, rows),
+            loaded, ranked, sizes=grid, progress=lambda n: progress.advance(bar, n), **same
         )
         phases = curve.phases()
         _step(progress, "ablating the phases")
-        ablated = sl.phase_ablation(
-            loaded, curve, replacement=replacement, seed=seed, memory_budget=budget
-        )
+        ablated = sl.phase_ablation(loaded, curve, **same)
         _step(progress, "drawing")
-        out.mkdir(parents=True, exist_ok=True)
-        page, result = out / "trace.html", out / "trace.safetensors"
-        page.write_text(sl.trace_report(curve, phases, ablated), encoding="utf-8")
-        curve.save(result)
+        _write(out, curve, sl.trace_report(curve, phases, ablated))
         progress.stop()
         if as_json:
             print(json.dumps(sl.summarize(curve, phases, ablated), allow_nan=False))
         else:
             print_curve(curve, phases, ablated)
-            print(f"wrote {page} and {result}")
+            print(f"wrote {out / PAGE} and {out / RESULT}")
 
 
 def _prompt_text(prompt: str | None, prompt_file: Path | None) -> str:
@@ -144,6 +138,12 @@ def _prompt_text(prompt: str | None, prompt_file: Path | None) -> str:
 
 def _reference(path: Path | None) -> list[str] | None:
     return None if path is None else [path.read_text(encoding="utf-8")]
+
+
+def _write(folder: Path, curve: DensityCurve, page: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PAGE).write_text(page, encoding="utf-8")
+    curve.save(folder / RESULT)
 
 
 def _parse_sizes(text: str | None) -> tuple[float, ...] | None:
