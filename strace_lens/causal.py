@@ -6,10 +6,10 @@ s-Trace (arXiv 2605.27033), claims 2 and 3.
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from strace_lens import measures
 from strace_lens.ablation import ZERO, Replacement
@@ -43,7 +43,7 @@ def phase_ablation(
     Returns:
         One row an ablation: `ablated`, `edges`, `tv`, `head_error`, `tail_error`,
         `random_head_error`, `random_tail_error`; the first row ablates nothing. Empty where the
-            curve has no head subgraph or tail refinement.
+        curve has no head subgraph or tail refinement.
     """
     phases = find_phases(curve)
     columns = ["ablated", "edges", "tv", "head_error", "tail_error"]
@@ -55,24 +55,23 @@ def phase_ablation(
     whole = trace.ranks.map(lambda r: r < end)
     parts = _halves(trace, phases.head, phases.tail)
     generator = torch.Generator().manual_seed(seed)
-    names, masks = ["nothing"], [whole]
+    edges = {name: sum(int(p.sum()) for p in part) for name, part in parts.items()}
+    masks = [whole]
     for name, part in parts.items():
-        names.append(name)
         masks.append(EdgeTensors(*(w & ~p for w, p in zip(whole, part, strict=True))))
-        count = sum(int(p.sum()) for p in part)
-        masks += [_without_random(whole, count, generator) for _ in range(_DRAWS)]
+        masks += [_without_random(trace, whole, edges[name], generator) for _ in range(_DRAWS)]
     groups = [_mask_rows(trace, kept, replacement) for kept in masks]
     logits = masked_logits(model, architecture, groups, memory_budget=memory_budget)
     untouched = last_logits(model, architecture, trace.prompt.tensor[None]).cpu()
     full, ours = untouched.double().log_softmax(-1), logits.double().log_softmax(-1)
     head, tail = measures.head_tail_error(full, ours, curve.head)
-    rows, at = [], 0
-    for name in names:
-        drawn = slice(at + 1, at + 1 + (0 if name == "nothing" else _DRAWS))
-        edges = 0 if name == "nothing" else sum(int(p.sum()) for p in parts[name])
-        own = [name, edges, float(head[at] + tail[at]), float(head[at]), float(tail[at])]
-        rows.append([*own, float(head[drawn].mean()), float(tail[drawn].mean())])
-        at = max(drawn.stop, at + 1)
+    nothing = [float(head[0] + tail[0]), float(head[0]), float(tail[0]), math.nan, math.nan]
+    rows: list[list[object]] = [["nothing", 0, *nothing]]
+    for name, h, t in zip(
+        parts, head[1:].split(1 + _DRAWS), tail[1:].split(1 + _DRAWS), strict=True
+    ):
+        own = [float(h[0] + t[0]), float(h[0]), float(t[0])]
+        rows.append([name, edges[name], *own, float(h[1:].mean()), float(t[1:].mean())])
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -89,13 +88,13 @@ def _halves(trace: Trace, head: LayerPhase, tail: LayerPhase) -> dict[str, EdgeT
     return parts
 
 
-def _without_random(kept: EdgeTensors, count: int, generator: torch.Generator) -> EdgeTensors:
-    flats = kept.flat().clone()
-    chosen = flats.nonzero().flatten()
-    flats[chosen[torch.randperm(len(chosen), generator=generator)[:count]]] = False
-    sizes = [k.numel() for k in kept]
-    parts: list[Bool[Tensor, " edge"]] = list(flats.split(sizes))
-    return EdgeTensors(*(p.view_as(k) for p, k in zip(parts, kept, strict=True)))
+def _without_random(
+    trace: Trace, kept: EdgeTensors, count: int, generator: torch.Generator
+) -> EdgeTensors:
+    flat = kept.flat()
+    chosen = flat.nonzero().flatten()
+    flat[chosen[torch.randperm(len(chosen), generator=generator)[:count]]] = False
+    return trace.shape.split(flat)
 
 
 def _mask_rows(trace: Trace, kept: EdgeTensors, replacement: Replacement) -> MaskedRows:

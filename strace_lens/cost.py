@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from strace_lens.contract import architecture_of
 from strace_lens.run import MEMORY_BUDGET, bytes_per_row, rows_per_pass
 from strace_lens.sizes import SIZES
 from strace_lens.token_graph.curve_rows import most_rows
+from strace_lens.token_graph.masked_run import passes
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def plan(
     flops = 2 * rows * (tokens * max(weights - embedding, embedding) + embedding)
     return Plan(
         rows=rows,
-        passes=math.ceil(rows / at_once),
+        passes=passes(architecture, [tokens] * rows, memory_budget),
         bytes=at_once * bytes_per_row(architecture, tokens),
         seconds=2 * flops / _matmul_flops_per_second(device_of(model)),
     )

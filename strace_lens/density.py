@@ -22,7 +22,7 @@ from strace_lens.sizes import SIZES, check_sizes, density
 from strace_lens.token_graph.curve_rows import CurveRows, curve_rows
 from strace_lens.token_graph.edges import KINDS
 from strace_lens.token_graph.graph import shape_of
-from strace_lens.token_graph.masked_run import masked_logits
+from strace_lens.token_graph.masked_run import masked_logits, no_progress
 from strace_lens.token_graph.trace import Trace
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 HEAD = 0.5
 TOP = 5
-NO_PROGRESS: Callable[[int], None] = lambda rows: None  # noqa: E731
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +120,7 @@ def density_curve(
     head: float = HEAD,
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
-    progress: Callable[[int], None] = NO_PROGRESS,
+    progress: Callable[[int], None] = no_progress,
 ) -> DensityCurve:
     """Run a trace at every size, with its controls, and measure each output.
 
@@ -164,7 +163,7 @@ def density_curves(
     head: float = HEAD,
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
-    progress: Callable[[int], None] = NO_PROGRESS,
+    progress: Callable[[int], None] = no_progress,
 ) -> list[DensityCurve]:
     """`density_curve` of several traces, of any length, whose rows share forward passes."""
     architecture = architecture_of(model)

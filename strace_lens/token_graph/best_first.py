@@ -70,13 +70,8 @@ def checked(importance: EdgeTensors, shape: GraphShape) -> EdgeTensors:
 
 
 def _check_layout(importance: EdgeTensors, shape: GraphShape) -> None:
-    layers, tokens = shape.layers, shape.tokens
-    expected = (
-        (layers, shape.heads, tokens, tokens),
-        (layers, shape.joins, tokens),
-        (layers * int(shape.mlp), tokens),
-    )
-    for (kind, axes), value, want in zip(_AXES.items(), importance, expected, strict=True):
+    named = zip(_AXES.items(), importance, shape.tensor_shapes, strict=True)
+    for (kind, axes), value, want in named:
         if tuple(value.shape) != want:
             raise ValueError(
                 f"{kind} importances of {shape} need shape {want} ({', '.join(axes)}); "

@@ -79,14 +79,14 @@ class GraphShape:
 
     def split(self, flat: Shaped[Tensor, " edge_id"]) -> EdgeTensors:
         """Views of one flat vector as the three tensors; the inverse of `EdgeTensors.flat`."""
-        attention, residual, mlp = self._tensor_shapes()
+        attention, residual, mlp = self.tensor_shapes
         sizes = [int(torch.Size(s).numel()) for s in (attention, residual, mlp)]
         a, r, m = flat.split(sizes)
         return EdgeTensors(a.view(attention), r.view(residual), m.view(mlp))
 
     def full(self, value: bool | int | float, dtype: torch.dtype) -> EdgeTensors:
         """Edge tensors holding one value everywhere."""
-        return EdgeTensors(*(torch.full(s, value, dtype=dtype) for s in self._tensor_shapes()))
+        return EdgeTensors(*(torch.full(s, value, dtype=dtype) for s in self.tensor_shapes))
 
     def reachable(self) -> EdgeTensors:
         """True for the edges that can reach the output: causal, and in the last layer token T-1."""
@@ -102,13 +102,15 @@ class GraphShape:
     def layer_of(self) -> EdgeTensors:
         """The layer (0 .. L-1) whose block each edge belongs to, as int32."""
         layer = torch.arange(self.layers, dtype=torch.int32)
-        shapes = self._tensor_shapes()
+        shapes = self.tensor_shapes
         rows = (layer, layer, layer[: shapes[2][0]])
         return EdgeTensors(
             *(r.view(-1, *[1] * (len(s) - 1)).expand(s) for r, s in zip(rows, shapes, strict=True))
         )
 
-    def _tensor_shapes(self) -> tuple[tuple[int, ...], ...]:
+    @property
+    def tensor_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the attention, residual and MLP tensors."""
         layers, heads, tokens = self.layers, self.heads, self.tokens
         return (
             (layers, heads, tokens, tokens),

@@ -15,13 +15,17 @@ from strace_lens.run import MEMORY_BUDGET, even_chunks, last_logits, rows_per_pa
 from strace_lens.token_graph.masks import MaskedRows, mask_hooks
 
 
+def no_progress(rows: int) -> None:
+    """Tell nobody how many rows are done."""
+
+
 def masked_logits(
     model: Model,
     architecture: Architecture,
     groups: Sequence[MaskedRows],
     *,
     memory_budget: int = MEMORY_BUDGET,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Callable[[int], None] = no_progress,
 ) -> Float[Tensor, "row vocab"]:
     """Logits at the last token of every row, in order, on the CPU.
 
