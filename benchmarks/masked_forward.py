@@ -19,7 +19,7 @@ from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
 from strace_lens.run import last_logits
 from strace_lens.token_graph.masked_run import masked_logits, passes
-from strace_lens.token_graph.masks import MaskedRows
+from strace_lens.token_graph.rows import MaskedRows
 
 GOAL = 1.1
 REPEATS = 9

@@ -17,7 +17,7 @@ from benchmarks.common import info, interleaved_seconds, show, smollm2, smollm2_
 from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
 from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.masks import MaskedRows
+from strace_lens.token_graph.rows import MaskedRows
 
 REPEATS = 7
 

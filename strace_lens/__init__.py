@@ -22,8 +22,11 @@ from strace_lens.sizes import SIZES
 from strace_lens.storage import load_curve, load_trace, save_curve, save_trace
 from strace_lens.summary import summarize
 from strace_lens.token_graph.extract import extract
+from strace_lens.token_graph.fisher import fisher
 from strace_lens.token_graph.graph import TokenGraph, token_graph
 from strace_lens.token_graph.importance import IMPORTANCES, edge_importance
+from strace_lens.token_graph.learn import learn
+from strace_lens.token_graph.prune import prune
 from strace_lens.token_graph.trace import Subgraph, Trace
 
 __all__ = [
@@ -45,11 +48,14 @@ __all__ = [
     "edge_importance",
     "extract",
     "find_phases",
+    "fisher",
+    "learn",
     "load_curve",
     "load_model",
     "load_trace",
     "phase_ablation",
     "plan",
+    "prune",
     "replacement",
     "save_curve",
     "save_trace",

@@ -20,7 +20,7 @@ from strace_lens.phases import LayerPhase, find_phases
 from strace_lens.run import MEMORY_BUDGET, last_logits
 from strace_lens.token_graph.edges import EdgeTensors
 from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.masks import MaskedRows
+from strace_lens.token_graph.rows import MaskedRows
 from strace_lens.token_graph.trace import Trace
 
 _DRAWS = 5

@@ -25,6 +25,8 @@ def last_logits(
     tokens: Int[Tensor, "row pos"],
     lengths: Int[Tensor, " row"] | None = None,
     hooks: Sequence[Hook] = (),
+    *,
+    gradient: bool = False,
 ) -> Float[Tensor, "row vocab"]:
     """Logits at the last token of each row of one forward pass, the only position unembedded.
 
@@ -34,6 +36,7 @@ def last_logits(
         tokens: rows padded on the right.
         lengths: real tokens of each row; the whole row by default.
         hooks: pairs of hook point and function, run in order.
+        gradient: keep what a backward pass needs.
 
     Raises:
         FloatingPointError: a logit is NaN or infinite.
@@ -46,7 +49,7 @@ def last_logits(
     def keep_last(value: Float[Tensor, "row pos d_model"], hook: Any) -> Tensor:
         return value[row_index, last].unsqueeze(1)
 
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradient):
         logits = model.run_with_hooks(
             tokens.to(device),
             fwd_hooks=[*hooks, (architecture.unembed_input, keep_last)],

@@ -17,7 +17,7 @@ from strace_lens.architecture import Architecture
 from strace_lens.contract import architecture_of
 from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape
 from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.masks import MaskedRows
+from strace_lens.token_graph.rows import MaskedRows
 from tests import oracle, tiny
 
 HOOKED = [pytest.param(name, marks=tiny.needs_hooked_transformer) for name in tiny.HOOKED]

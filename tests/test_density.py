@@ -14,7 +14,7 @@ from strace_lens.run import last_logits
 from strace_lens.token_graph.controls import random_ranks
 from strace_lens.token_graph.edges import EdgeTensors
 from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.masks import MaskedRows
+from strace_lens.token_graph.rows import MaskedRows
 from tests import tiny
 
 SIZES = (0.02, 0.1, 0.3, 0.7, 1.0)

@@ -55,6 +55,18 @@ def best_first(importance: EdgeTensors, shape: GraphShape) -> EdgeTensors:
     return ranks
 
 
+def hanging(ranks: EdgeTensors, shape: GraphShape) -> EdgeTensors:
+    """The order of a ranking, each edge held back until it hangs from the output.
+
+    A best-first search by rank: a ranking whose every prefix hangs from the output is returned as
+    it is. Ranks may have gaps and ties; those of unreachable edges are not read.
+    """
+    # The bits of positive floats count upwards with them, so no order is lost beyond 2**24 edges.
+    one = 0x3F800000
+    weights = ranks.map(lambda r: one + shape.edges - r.clamp(max=shape.edges).int())
+    return best_first(weights.map(lambda w: w.view(torch.float32)), shape)
+
+
 def checked(importance: EdgeTensors, shape: GraphShape) -> EdgeTensors:
     """Importances as contiguous tensors on the CPU, fit to be ranked.
 

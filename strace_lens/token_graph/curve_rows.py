@@ -20,7 +20,7 @@ from strace_lens.ablation import Replacement
 from strace_lens.architecture import Architecture
 from strace_lens.token_graph.controls import random_ranks
 from strace_lens.token_graph.edges import KINDS
-from strace_lens.token_graph.masks import MaskedRows
+from strace_lens.token_graph.rows import MaskedRows
 from strace_lens.token_graph.trace import Trace
 
 

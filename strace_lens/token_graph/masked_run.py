@@ -11,8 +11,9 @@ from torch import Tensor
 
 from strace_lens.architecture import Architecture, Model, device_of
 from strace_lens.prompts import pad_right
-from strace_lens.run import MEMORY_BUDGET, even_chunks, last_logits, rows_per_pass
-from strace_lens.token_graph.masks import MaskedRows, mask_hooks
+from strace_lens.run import MEMORY_BUDGET, Hook, even_chunks, last_logits, rows_per_pass
+from strace_lens.token_graph.masks import mask_hooks
+from strace_lens.token_graph.rows import MaskedRows
 
 
 def no_progress(rows: int) -> None:
@@ -24,6 +25,7 @@ def masked_logits(
     architecture: Architecture,
     groups: Sequence[MaskedRows],
     *,
+    hooks: Sequence[Hook] = (),
     memory_budget: int = MEMORY_BUDGET,
     progress: Callable[[int], None] = no_progress,
 ) -> Float[Tensor, "row vocab"]:
@@ -33,6 +35,7 @@ def masked_logits(
         model: the model.
         architecture: of the same model.
         groups: rows to run; prompts may differ in length.
+        hooks: run before the masks, as one that adds noise to the embeddings.
         memory_budget: bytes that one forward pass may take; sets the rows of a pass.
         progress: called with the number of rows after each pass.
     """
@@ -44,8 +47,8 @@ def masked_logits(
     for batch in _passes(architecture, groups, memory_budget):
         tokens = pad_right([g.tokens for g in batch for _ in range(len(g))])
         lengths = torch.tensor([len(g.tokens) for g in batch for _ in range(len(g))])
-        hooks = mask_hooks(model, architecture, batch)
-        done.append(last_logits(model, architecture, tokens, lengths, hooks).cpu())
+        all_hooks = [*hooks, *mask_hooks(model, architecture, batch)]
+        done.append(last_logits(model, architecture, tokens, lengths, all_hooks).cpu())
         progress(len(tokens))
     return torch.cat(done)
 

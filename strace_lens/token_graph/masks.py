@@ -1,23 +1,21 @@
-"""Masks over the edges of a token graph, as hooks that ablate every edge outside a trace.
+"""Masks over the edges of a token graph, as hooks that ablate every edge a row does not keep.
 
-The mask is a comparison of ranks, made inside the hook on the device: row r of a batch keeps the
-edges with `start[r] <= rank < stop[r]`. Sizes, controls and prompts are all rows, and no mask is
-stored. An ablated edge leaves its replacement (nothing, for zero ablation) in its place; biases
-belong to no edge and stay. Source: s-Trace (arXiv 2605.27033), section "running a trace".
+Sizes, controls and prompts are all rows of a batch (`rows`). An ablated edge leaves its replacement
+(nothing, for zero ablation) in its place; biases belong to no edge and stay. An edge kept by a
+fraction, as only gradients need, is a mixture of the two. Source: s-Trace (arXiv 2605.27033),
+section "running a trace".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import (
     Architecture,
     AttentionOutput,
@@ -27,63 +25,10 @@ from strace_lens.architecture import (
     per_query_head,
 )
 from strace_lens.run import Hook
-from strace_lens.token_graph.edges import EdgeTensors, GraphShape
+from strace_lens.token_graph.rows import Keep, Rows, complement, times
 
 
-@dataclass(frozen=True, eq=False)
-class MaskedRows:
-    """Rows of a masked run that share a prompt and a ranking.
-
-    Attributes:
-        tokens: the prompt.
-        shape: of its token graph.
-        ranks: one rank an edge.
-        start, stop: row r keeps the edges with start[r] <= rank < stop[r].
-        keep_residual: keep every residual edge whatever its rank, as the controls do.
-        replacement: what an ablated edge carries instead.
-    """
-
-    tokens: Int[Tensor, " pos"]
-    shape: GraphShape
-    ranks: EdgeTensors
-    start: Int[Tensor, " row"]
-    stop: Int[Tensor, " row"]
-    keep_residual: bool = False
-    replacement: Replacement = ZERO
-
-    def __post_init__(self) -> None:
-        if len(self.tokens) != self.shape.tokens:
-            raise ValueError(
-                f"the prompt has {len(self.tokens)} tokens, its graph {self.shape.tokens}"
-            )
-        length = self.replacement.length
-        if length is not None and length != len(self.tokens):
-            raise ValueError(
-                f"the {self.replacement.kind} replacement has {length} tokens, the prompt "
-                f"{len(self.tokens)}; give prompts of equal length"
-            )
-
-    def __len__(self) -> int:
-        return len(self.stop)
-
-    def keep(self, ranks: Int[Tensor, "*edges"]) -> Bool[Tensor, "row *edges"]:
-        """Which edges each row keeps, from their ranks."""
-        per_row = (-1, *[1] * ranks.ndim)
-        start, stop = (x.view(per_row).to(ranks.device) for x in (self.start, self.stop))
-        if not bool(self.start.any()):  # a trace, or its random control
-            return ranks < stop
-        if bool((self.stop >= self.shape.edges).all()):  # the inverse of a trace
-            return ranks >= start
-        return (ranks >= start) & (ranks < stop)
-
-    def rows(self, which: slice) -> MaskedRows:
-        """Some of the rows."""
-        return replace(self, start=self.start[which], stop=self.stop[which])
-
-
-def mask_hooks(
-    model: Model, architecture: Architecture, groups: Sequence[MaskedRows]
-) -> list[Hook]:
+def mask_hooks(model: Model, architecture: Architecture, groups: Sequence[Rows]) -> list[Hook]:
     """Hooks that apply the masks of a batch whose rows are those of the groups, in order.
 
     A residual edge is ablated where the stream is written: on a bridge a write at `hook_resid_mid`
@@ -104,18 +49,21 @@ def mask_hooks(
 
 
 def _kept_in_stream(
-    groups: Sequence[MaskedRows],
-) -> tuple[Bool[Tensor, "layer join row pos"], Bool[Tensor, "mlp_layer row pos"]]:
-    """Which residual and MLP edges each row of a batch keeps; padding keeps all."""
+    groups: Sequence[Rows],
+) -> tuple[Keep, Keep]:
+    """Which residual `[layer join row pos]` and MLP edges `[mlp_layer row pos]` each row keeps.
+
+    Padding keeps all.
+    """
     width = max(g.shape.tokens for g in groups)
 
-    def kept(group: MaskedRows, ranks: Tensor, always: bool) -> Tensor:
-        keep = group.keep(ranks).movedim(0, -2)
-        keep = torch.ones_like(keep) if always else keep
-        return torch.nn.functional.pad(keep, (0, width - group.shape.tokens), value=True)
+    def padded(keep: Keep, group: Rows) -> Keep:
+        return torch.nn.functional.pad(
+            keep.movedim(0, -2), (0, width - group.shape.tokens), value=True
+        )
 
-    residual = [kept(g, g.ranks.residual, g.keep_residual) for g in groups]
-    mlp = [kept(g, g.ranks.mlp, False) for g in groups]
+    residual = [padded(g.keep_residual_edges(), g) for g in groups]
+    mlp = [padded(g.keep_mlp_edges(), g) for g in groups]
     return torch.cat(residual, -2), torch.cat(mlp, -2)
 
 
@@ -127,9 +75,9 @@ class _LayerMask:
         model: Model,
         architecture: Architecture,
         layer: int,
-        groups: Sequence[tuple[slice, MaskedRows]],
-        residual: Bool[Tensor, "join row pos"],
-        mlp: Bool[Tensor, "row pos"] | None,
+        groups: Sequence[tuple[slice, Rows]],
+        residual: Keep,
+        mlp: Keep | None,
     ) -> None:
         self.architecture = architecture
         self.layer = layer
@@ -181,17 +129,18 @@ class _LayerMask:
 
     def masked_pattern(self, pattern: Tensor) -> Float[Tensor, "row head query key"]:
         if all(group.shape.tokens == pattern.shape[-1] for _, group in self.groups):
-            kept = [pattern[rows] * self.kept_attention(group) for rows, group in self.groups]
+            kept = [times(pattern[rows], self.kept_attention(group)) for rows, group in self.groups]
             return kept[0] if len(kept) == 1 else torch.cat(kept)
         # Padding follows the prompt, so no real token reads it: its entries stay as they are.
         masked = pattern.clone()
         for rows, group in self.groups:
             n = group.shape.tokens
-            masked[rows, :, :n, :n] *= self.kept_attention(group)
+            kept_there = self.kept_attention(group)
+            masked[rows, :, :n, :n] = times(pattern[rows, :, :n, :n], kept_there)
         return masked
 
-    def kept_attention(self, group: MaskedRows) -> Bool[Tensor, "row head query key"]:
-        return group.keep(group.ranks.attention[self.layer])
+    def kept_attention(self, group: Rows) -> Keep:
+        return group.keep_attention_edges(self.layer)
 
     def write_z(
         self, z: Float[Tensor, "row query head d_head"], hook: Any
@@ -209,7 +158,7 @@ class _LayerMask:
         z = bias.new_zeros(*pattern.shape[:3], bias.shape[-1])
         for rows, group in self.groups:
             n = group.shape.tokens
-            ablated = ~self.kept_attention(group)
+            ablated = complement(self.kept_attention(group))
             missing = (pattern[rows, :, :n, :n] * ablated).sum(-1)
             for pattern_there, value_there in group.replacement.references:
                 weight = ablated * pattern_there[self.layer] / len(group.replacement.references)
@@ -250,11 +199,14 @@ class _LayerMask:
     ) -> Float[Tensor, "row pos d_model"]:
         """What a join writes, plus the stream where its edge is kept, else what replaces it."""
         keep = self.keep_residual[join, ..., None]
-        written = torch.addcmul(written, stream, keep.to(stream.dtype))
+        if keep.dtype == torch.bool:
+            written = torch.addcmul(written, stream, keep.to(stream.dtype))
+        else:
+            written = written + times(stream, keep)
         for rows, group in self.groups:
             if group.replacement.residual is not None:
                 n, there = group.shape.tokens, group.replacement.residual[self.layer, join]
-                written[rows, :n] += ~keep[rows, :n] * there
+                written[rows, :n] += complement(keep[rows, :n]) * there
         return written
 
     def mlp(self) -> Float[Tensor, "row pos d_model"]:
@@ -262,11 +214,11 @@ class _LayerMask:
         mlp_out = self.read.pop("mlp_out")
         assert self.keep_mlp is not None
         keep = self.keep_mlp[..., None]
-        written = mlp_out * keep.to(mlp_out.dtype)
+        written = times(mlp_out, keep)
         if self.has_constant:
-            written += ~keep * self.constant
+            written += complement(keep) * self.constant
         for rows, group in self.groups:
             if group.replacement.mlp is not None:
                 n, there = group.shape.tokens, group.replacement.mlp[self.layer]
-                written[rows, :n] += ~keep[rows, :n] * there
+                written[rows, :n] += complement(keep[rows, :n]) * there
         return written

@@ -11,7 +11,7 @@ from strace_lens.ablation import ZERO
 from strace_lens.contract import architecture_of
 from strace_lens.token_graph.curve_rows import curve_rows, most_rows
 from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.masks import MaskedRows
+from strace_lens.token_graph.rows import MaskedRows
 from tests import tiny
 
 SIZES = (0.004, *np.linspace(0.01, 1, 34).tolist())

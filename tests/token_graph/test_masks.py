@@ -12,7 +12,7 @@ from torch import Tensor
 from strace_lens.run import bytes_per_row
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 from strace_lens.token_graph.masked_run import masked_logits, passes
-from strace_lens.token_graph.masks import MaskedRows
+from strace_lens.token_graph.rows import MaskedRows
 from tests import cases, oracle, tiny
 from tests.cases import NAMES, model_of, random_mask, relative_error, rows, run
 

@@ -1,0 +1,117 @@
+"""Fisher scores: how strongly the output distribution answers to the weight of each edge.
+
+The score of an edge is the square root of the diagonal Fisher information of its weight w,
+`sum_v p_v (d log q_v / d w)^2`, where q is the output under the mask and p the target. At the full
+mask it is the curvature of KL(p || q), where the gradient of KL vanishes. It is estimated with
+probes: for u_v = sqrt(p_v) times a random sign, the square of d(u . log q) / d w has that sum as
+its mean. Signs give the smallest variance that independent probes can (Hutchinson 1990, "A
+stochastic estimator of the trace of the influence matrix"): what one token of large p adds, they
+add exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strace_lens.ablation import ZERO, Replacement
+from strace_lens.architecture import Model
+from strace_lens.run import even_chunks
+from strace_lens.token_graph.edges import EdgeTensors
+from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace
+from strace_lens.token_graph.gradients import (
+    GRADIENT_BUDGET,
+    bytes_per_gradient_row,
+    fixed_weights,
+    gradients,
+    weighted_log_probs,
+)
+from strace_lens.token_graph.graph import TokenGraph
+from strace_lens.token_graph.schedule import schedule
+from strace_lens.token_graph.trace import Trace
+
+
+def fisher_scores(
+    fit: Fit,
+    ranks: EdgeTensors,
+    count: int,
+    *,
+    probes: int,
+    generator: torch.Generator,
+) -> EdgeTensors:
+    """Fisher scores of attention and MLP edges at the trace of so many edges; residual zeros.
+
+    Args:
+        fit: the model, the prompt and the target.
+        ranks: the ranking whose first edges the mask keeps.
+        count: how many.
+        probes: backward passes; the relative error of a score falls with their square root.
+        generator: of the probes' signs.
+
+    Returns:
+        float32 scores on the CPU, also of edges outside the trace: what their first part would do.
+
+    Raises:
+        ValueError: fewer than one probe.
+    """
+    if probes < 1:
+        raise ValueError(f"probes must be at least 1; got {probes}")
+    rows = fit.rows(ranks, [count])
+    log_probs = weighted_log_probs(fit.model, fit.architecture, rows)[0]
+    signs = torch.randint(0, 2, (probes, len(log_probs)), generator=generator) * 2 - 1
+    vectors = signs.to(log_probs.device) * fit.target.sqrt()
+    at_once = max(1, fit.memory_budget // bytes_per_gradient_row(fit.architecture, len(fit.tokens)))
+    total: EdgeTensors | None = None
+    for chunk in even_chunks(probes, at_once):
+        found = gradients(
+            log_probs,
+            rows,
+            grad_outputs=vectors[chunk],
+            is_grads_batched=True,
+            retain_graph=chunk.stop < probes,
+        )
+        squares = found.map(lambda g: g[:, 0].square().sum(0).cpu())
+        total = squares if total is None else EdgeTensors(*map(torch.add, total, squares))
+    assert total is not None
+    return total.map(lambda x: (x / probes).sqrt())
+
+
+def fisher(
+    model: Model,
+    graph: TokenGraph,
+    *,
+    probes: int = 8,
+    target: Float[Tensor, " vocab"] | None = None,
+    replacement: Replacement = ZERO,
+    seed: int = 0,
+    memory_budget: int = GRADIENT_BUDGET,
+) -> Trace:
+    """Rank edges by their Fisher scores in the full graph, scheduled: one forward pass.
+
+    Args:
+        model: the model whose graph it is.
+        graph: the token graph of a prompt.
+        probes: backward passes.
+        target: probabilities whose Fisher information is taken; by default the model's own output.
+        replacement: what an ablated edge carries.
+        seed: of the probes.
+        memory_budget: bytes of a forward and backward pass.
+
+    Raises:
+        ValueError: a graph of one token, a target that is no distribution, or no probes.
+        UnsupportedModelError: quantised weights.
+    """
+    fit = fit_to(model, graph, target, replacement, memory_budget)
+    everything = graph.shape.full(0, torch.int32)
+    generator = torch.Generator().manual_seed(seed)
+    with fixed_weights(model):
+        scores = fisher_scores(fit, everything, 1, probes=probes, generator=generator)
+    return fitted_trace(
+        fit,
+        graph,
+        schedule(scores, graph.shape),
+        start=None,
+        passes=(1, probes),
+        made={"importance": "fisher", "order": "scheduled", "seed": seed, "probes": probes},
+    )

@@ -1,0 +1,148 @@
+"""What a ranking is fitted to, and the trace that comes of it: shared by all fitted estimators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from strace_lens.ablation import Replacement
+from strace_lens.architecture import Architecture, Model
+from strace_lens.token_graph.edges import EdgeTensors, GraphShape
+from strace_lens.token_graph.graph import TokenGraph
+from strace_lens.token_graph.rows import WeightedRows, weighted_rows
+from strace_lens.token_graph.trace import Trace
+from strace_lens.versions import versions
+
+MASS_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A model's output on a prompt, to be reproduced under masks of its token graph.
+
+    Attributes:
+        target: probabilities to reproduce: the model's own, or another prompt's in a control.
+        own: whether they are the model's own.
+        replacement: what an ablated edge carries.
+        memory_budget: bytes of a forward and backward pass.
+    """
+
+    model: Model
+    architecture: Architecture
+    tokens: Int[Tensor, " pos"]
+    shape: GraphShape
+    target: Float[Tensor, " vocab"]
+    own: bool
+    replacement: Replacement
+    memory_budget: int
+
+    def rows(self, ranks: EdgeTensors, counts: Sequence[int]) -> WeightedRows:
+        """The traces of so many edges each, as weights to differentiate in."""
+        return weighted_rows(
+            self.tokens,
+            self.shape,
+            ranks,
+            torch.tensor(counts, dtype=torch.int32),
+            self.replacement,
+            self.target.device,
+        )
+
+
+def fit_to(
+    model: Model,
+    graph: TokenGraph,
+    target: Float[Tensor, "..."] | None,
+    replacement: Replacement,
+    memory_budget: int,
+    start: Trace | None = None,
+) -> Fit:
+    """Put a graph and what to reproduce together; by default the model's own output.
+
+    Raises:
+        ValueError: a graph of one token, a target that is no distribution over the vocabulary, or
+            a ranking to start from that belongs to another prompt.
+    """
+    if start is not None and (start.shape, start.prompt.ids) != (graph.shape, graph.prompt.ids):
+        raise ValueError(f"the start {start!r} is of another prompt or model than {graph!r}")
+    if graph.shape.tokens < 2:
+        raise ValueError(
+            "a graph of one token has no token to read from, and nothing to fit; "
+            "give a prompt of two tokens or more"
+        )
+    own = graph.activations.logits.float().softmax(-1)
+    return Fit(
+        model=model,
+        architecture=graph.architecture,
+        tokens=graph.prompt.tensor,
+        shape=graph.shape,
+        target=own if target is None else _distribution(target, like=own),
+        own=target is None,
+        replacement=replacement,
+        memory_budget=memory_budget,
+    )
+
+
+def _distribution(
+    target: Float[Tensor, "..."], like: Float[Tensor, " vocab"]
+) -> Float[Tensor, " vocab"]:
+    if target.shape != like.shape:
+        raise ValueError(
+            f"a target holds the probability of each of {len(like)} tokens; "
+            f"got shape {tuple(target.shape)}"
+        )
+    target = target.to(like)
+    mass, least = float(target.sum()), float(target.min())
+    if not (abs(mass - 1) <= MASS_TOLERANCE and least >= 0):  # NaN too
+        raise ValueError(
+            f"a target is a distribution: probabilities from 0 that add up to 1; "
+            f"got a least of {least:.3g} and a sum of {mass:.3g}. Pass logits.softmax(-1)"
+        )
+    return target / mass
+
+
+def fitted_trace(
+    fit: Fit,
+    graph: TokenGraph,
+    ranks: EdgeTensors,
+    start: Trace | None,
+    passes: tuple[int, int],
+    made: Mapping[str, Any],
+) -> Trace:
+    """A trace that says how it was fitted and what it cost, its start's passes included.
+
+    Args:
+        fit: what was fitted.
+        graph: the token graph.
+        ranks: of every edge.
+        start: the trace that fitting started from, if any.
+        passes: rows of forward passes, and of backward passes.
+        made: importance, order, seed and the options that a repetition needs.
+    """
+    before = dict(start.made) if start is not None else {}
+    cost = before.get("passes", {})
+    return Trace(
+        shape=fit.shape,
+        prompt=graph.prompt,
+        ranks=ranks,
+        made={
+            "model": fit.architecture.name,
+            **made,
+            "target": "own" if fit.own else "given",
+            "ablation": fit.replacement.kind,
+            "passes": {
+                "forward": passes[0] + cost.get("forward", 0),
+                "backward": passes[1] + cost.get("backward", 0),
+            },
+            "start": before or None,
+            "versions": versions(),
+        },
+    )
+
+
+def no_steps(steps: int) -> None:
+    """Tell nobody how many steps are done."""

@@ -1,0 +1,91 @@
+"""Gradients of a masked run in the weights of its edges, the model's own weights held fixed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strace_lens.architecture import Architecture, Model, UnsupportedModelError
+from strace_lens.run import bytes_per_row, last_logits
+from strace_lens.token_graph.edges import EdgeTensors
+from strace_lens.token_graph.masks import mask_hooks
+from strace_lens.token_graph.rows import WeightedRows
+
+GRADIENT_BUDGET = 2**31
+"""Bytes of a forward and backward pass unless said otherwise: every layer's values stay alive."""
+
+
+@contextlib.contextmanager
+def fixed_weights(model: Model) -> Iterator[None]:
+    """Ask no gradient of the model's weights inside; afterwards all is as it was.
+
+    Raises:
+        UnsupportedModelError: the weights are quantised: no gradient passes through them.
+    """
+    module = cast(torch.nn.Module, model)
+    for name, held in _held_tensors(module):
+        if held.is_quantized or held.dtype in (torch.int8, torch.uint8):
+            raise UnsupportedModelError(
+                f"gradients need weights in floating point; {name} is quantised ({held.dtype}): "
+                "load the model in float32 or bfloat16, or rank with an estimator without gradients"
+            )
+    asked = [p for p in module.parameters() if p.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
+
+
+def _held_tensors(module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers, and the packed weights of torch's own quantised layers."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+    for name, part in module.named_modules():
+        if hasattr(part, "_packed_params"):
+            yield name, cast(Any, part).weight()
+
+
+def weighted_log_probs(
+    model: Model, architecture: Architecture, rows: WeightedRows
+) -> Float[Tensor, "row vocab"]:
+    """Log-probabilities at the last token, in single precision, differentiable in the weights."""
+    logits = last_logits(
+        model,
+        architecture,
+        rows.tokens.expand(len(rows), -1),
+        hooks=mask_hooks(model, architecture, [rows]),
+        gradient=True,
+    )
+    return logits.float().log_softmax(-1)
+
+
+def gradients(value: Float[Tensor, "*any"], rows: WeightedRows, **options: Any) -> EdgeTensors:
+    """Gradients of a value in the weights of attention and MLP edges; those of residual are zero.
+
+    Args:
+        value: what to differentiate.
+        rows: whose weights.
+        options: of `torch.autograd.grad`.
+
+    Returns:
+        Tensors in the layout of edges, behind an axis of rows and, if `grad_outputs` are batched,
+        one of these before it.
+    """
+    leaves = [*rows.attention, rows.mlp]
+    found = torch.autograd.grad(value, leaves, materialize_grads=True, **options)
+    attention, mlp = torch.stack(found[:-1], dim=-4), found[-1]
+    residual = attention.new_zeros(*attention.shape[:-4], *rows.residual.shape[1:])
+    return EdgeTensors(attention, residual, mlp)
+
+
+def bytes_per_gradient_row(architecture: Architecture, tokens: int) -> int:
+    """Bytes that one row of a forward and backward pass needs, an upper estimate."""
+    return architecture.layers * bytes_per_row(architecture, tokens)

@@ -1,0 +1,173 @@
+"""Learned ranking: one parameter an edge, moved so that the traces of all sizes come nearer.
+
+A ranking is a sort of parameters, which has no gradient. Each step schedules the parameters into
+ranks, runs the traces of a few sizes as one batch, and sends the gradient of the divergence in an
+edge's weight straight through the comparison `rank < size` to the edges near that threshold
+(Bengio, Leonard and Courville 2013, "Estimating or propagating gradients through stochastic
+neurons"). What is found is a bound on what some subgraph of the model can put out, near the
+ranking it started from; whether it is the model's own computation is for the controls to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from strace_lens.ablation import ZERO, Replacement
+from strace_lens.architecture import Model
+from strace_lens.run import even_chunks
+from strace_lens.token_graph.edges import EdgeTensors, GraphShape
+from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace, no_steps
+from strace_lens.token_graph.gradients import (
+    GRADIENT_BUDGET,
+    bytes_per_gradient_row,
+    fixed_weights,
+    gradients,
+    weighted_log_probs,
+)
+from strace_lens.token_graph.graph import TokenGraph
+from strace_lens.token_graph.schedule import schedule
+from strace_lens.token_graph.trace import Trace
+
+STEPS = 60
+ROWS = 4
+WIDTH = 0.5
+"""Width of the window of edges around a threshold that a size's gradient moves, in log rank."""
+RESIDUAL_COST = 3.0
+"""Edges that a link of a residual column costs: more than it holds, so that columns are reused."""
+
+
+def learn(
+    model: Model,
+    graph: TokenGraph,
+    *,
+    start: Trace,
+    steps: int = STEPS,
+    rate: float | None = None,
+    sizes: tuple[float, float] = (2e-3, 0.2),
+    target: Float[Tensor, " vocab"] | None = None,
+    replacement: Replacement = ZERO,
+    seed: int = 0,
+    memory_budget: int = GRADIENT_BUDGET,
+    progress: Callable[[int], None] = no_steps,
+) -> Trace:
+    """Rank edges by parameters fitted to the output at many sizes at once, from another ranking on.
+
+    Args:
+        model: the model whose graph it is.
+        graph: the token graph of a prompt.
+        start: the ranking to begin with, best a pruned one; also a learned one, to go on with it.
+        steps: of four rows each, forward and backward.
+        rate: of the first step, in log rank; it falls linearly to almost nothing. By default 0.2
+            for 60 steps, and more for fewer.
+        sizes: relative sizes between which each step draws its traces, evenly in the logarithm.
+        target: probabilities to reproduce; by default the model's own output.
+        replacement: what an ablated edge carries.
+        seed: of the sizes.
+        memory_budget: bytes of a forward and backward pass.
+        progress: called with 1 after each step.
+
+    Raises:
+        ValueError: a graph of one token, a target that is no distribution, a start of another
+            graph, or an option out of its range.
+        UnsupportedModelError: quantised weights.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}")
+    shape = graph.shape
+    low, high = _edge_range(sizes, shape)
+    fit = fit_to(model, graph, target, replacement, memory_budget, start)
+    rate = 0.2 * math.sqrt(STEPS / steps) if rate is None else rate
+    candidates = shape.reachable()
+    candidates = candidates._replace(residual=torch.zeros_like(candidates.residual)).flat()
+    parameters = -_log_rank(start.ranks, shape)
+    generator = torch.Generator().manual_seed(seed)
+    # A large epsilon keeps parameters still whose gradient is small beside the others'.
+    optimizer = torch.optim.Adam([parameters], lr=rate, betas=(0.9, 0.98), eps=0.3)
+    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=steps)
+    with fixed_weights(model):
+        for _ in range(steps):
+            ranks = _ranks(parameters, candidates, shape)
+            counts = _draw_counts(low, high, generator)
+            parameters.grad = _direction(fit, ranks, counts, candidates)
+            optimizer.step()
+            falling.step()
+            progress(1)
+    return fitted_trace(
+        fit,
+        graph,
+        _ranks(parameters, candidates, shape),
+        start=start,
+        passes=(steps * ROWS, steps * ROWS),
+        made={
+            "importance": "jensen-shannon",
+            "order": "learned",
+            "seed": seed,
+            "steps": steps,
+            "rate": rate,
+            "sizes": list(sizes),
+        },
+    )
+
+
+def _edge_range(sizes: tuple[float, float], shape: GraphShape) -> tuple[float, float]:
+    low, high = (s * shape.edges for s in sizes)
+    if not 1 <= low < high <= shape.edges:
+        raise ValueError(
+            f"sizes must rise within (0, 1] and hold an edge at least; got {sizes}, which is "
+            f"{low:.3g} to {high:.3g} of {shape.edges} edges"
+        )
+    return low, high
+
+
+def _draw_counts(low: float, high: float, generator: torch.Generator) -> list[int]:
+    """One number of edges from each of equal parts of the range, in the logarithm."""
+    share = (torch.arange(ROWS) + torch.rand(ROWS, generator=generator)) / ROWS
+    return [int(low * (high / low) ** x) for x in share.tolist()]
+
+
+def _ranks(
+    parameters: Float[Tensor, " edge_id"], candidates: Bool[Tensor, " edge_id"], shape: GraphShape
+) -> EdgeTensors:
+    scores = torch.where(candidates, parameters.exp(), 0.0)
+    return schedule(shape.split(scores), shape, RESIDUAL_COST)
+
+
+def _log_rank(ranks: EdgeTensors, shape: GraphShape) -> Float[Tensor, " edge_id"]:
+    return (ranks.flat().clamp(max=shape.edges).double() + 1).log().float()
+
+
+def _direction(
+    fit: Fit,
+    ranks: EdgeTensors,
+    counts: Sequence[int],
+    candidates: Bool[Tensor, " edge_id"],
+) -> Float[Tensor, " edge_id"]:
+    """Mean over sizes of the divergence's gradient, near each threshold, each of equal weight."""
+    log_target = fit.target.clamp_min(torch.finfo(torch.float32).tiny).log()[None]
+    log_rank = _log_rank(ranks, fit.shape)
+    total = torch.zeros_like(log_rank)
+    at_once = max(1, fit.memory_budget // bytes_per_gradient_row(fit.architecture, len(fit.tokens)))
+    for chunk in even_chunks(len(counts), at_once):
+        rows = fit.rows(ranks, counts[chunk])
+        log_probs = weighted_log_probs(fit.model, fit.architecture, rows)
+        found = gradients(_jensen_shannon(log_target, log_probs).sum(), rows)
+        for row, count in enumerate(counts[chunk]):
+            share = torch.sigmoid((math.log(count) - log_rank) / WIDTH)
+            gradient = found.map(lambda g, row=row: g[row].cpu()).flat() * candidates
+            gradient = gradient * (4 * share * (1 - share))
+            total += gradient / gradient[candidates].square().mean().sqrt().clamp_min(1e-12)
+    return total / len(counts)
+
+
+def _jensen_shannon(
+    log_p: Float[Tensor, "*#row vocab"], log_q: Float[Tensor, "row vocab"]
+) -> Float[Tensor, " row"]:
+    """The divergence of `measures`, differentiable: there it is worked out in place."""
+    log_mean = torch.logaddexp(log_p, log_q) - math.log(2)
+    from_p = (log_p.exp() * (log_p - log_mean)).sum(-1)
+    return (from_p + (log_q.exp() * (log_q - log_mean)).sum(-1)) / 2

@@ -1,0 +1,145 @@
+"""Backward pruning: from the full graph down, the edges that the output answers to least go first.
+
+Scores of the full graph say what matters while everything is there. As edges fall away others take
+over, so Fisher scores (`fisher`) are estimated again at each trace on the way down. The edges that
+fall off at a step take the ranks above the survivors: nested by construction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor
+
+from strace_lens.ablation import ZERO, Replacement
+from strace_lens.architecture import Model
+from strace_lens.token_graph.best_first import hanging
+from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape
+from strace_lens.token_graph.fisher import fisher_scores
+from strace_lens.token_graph.fit import fit_to, fitted_trace, no_steps
+from strace_lens.token_graph.gradients import GRADIENT_BUDGET, fixed_weights
+from strace_lens.token_graph.graph import TokenGraph
+from strace_lens.token_graph.schedule import schedule
+from strace_lens.token_graph.trace import Trace, check_size
+
+FACTOR = 0.7
+SMALLEST = 1e-4
+
+
+def prune(
+    model: Model,
+    graph: TokenGraph,
+    *,
+    probes: int = 3,
+    factor: float = FACTOR,
+    decay: float = 0.5,
+    smallest: float = SMALLEST,
+    start: Trace | None = None,
+    largest: float = 1.0,
+    target: Float[Tensor, " vocab"] | None = None,
+    replacement: Replacement = ZERO,
+    seed: int = 0,
+    memory_budget: int = GRADIENT_BUDGET,
+    progress: Callable[[int], None] = no_steps,
+) -> Trace:
+    """Rank edges by pruning the graph step by step, scores estimated anew at each.
+
+    Args:
+        model: the model whose graph it is.
+        graph: the token graph of a prompt.
+        probes: backward passes a step.
+        factor: share of its edges that a step keeps.
+        decay: weight of the former steps in the running mean of scores that decides.
+        smallest: no trace smaller than this is scored; its edges keep their last order.
+        start: a ranking whose edges beyond `largest` keep their ranks, to take up a pruning again;
+            by default the full graph is pruned.
+        largest: relative size of the start's trace that is pruned.
+        target: probabilities to reproduce; by default the model's own output.
+        replacement: what an ablated edge carries.
+        seed: of the probes.
+        memory_budget: bytes of a forward and backward pass.
+        progress: called with 1 after each step; there are at most `prune_steps`.
+
+    Raises:
+        ValueError: a graph of one token, a target that is no distribution, a start of another
+            graph, or an option out of its range.
+        UnsupportedModelError: quantised weights.
+    """
+    _check_options(factor, decay)
+    fit = fit_to(model, graph, target, replacement, memory_budget, start)
+    shape = graph.shape
+    residual = _is_residual(shape)
+    order = _order(shape, start)
+    count = math.floor(check_size(largest) * len(order))
+    fewest = math.ceil(check_size(smallest) * len(order))
+    generator = torch.Generator().manual_seed(seed)
+    mean = torch.zeros(len(residual))
+    steps = 0
+    with fixed_weights(model):
+        while count >= fewest:
+            ranks = _ranks(order, shape)
+            found = fisher_scores(fit, ranks, count, probes=probes, generator=generator).flat()
+            alive = order[:count]
+            scores = torch.zeros_like(mean)
+            scores[alive] = found[alive] / found[alive].mean().clamp_min(1e-30)
+            mean = scores if steps == 0 else decay * mean + (1 - decay) * scores
+            mean[order[count:]] = 0
+            scheduled = schedule(shape.split(mean), shape).flat()
+            order[:count] = alive[scheduled[alive].argsort()]
+            count = _whole_columns(order, int(count * factor), residual)
+            steps += 1
+            progress(1)
+    made = {"importance": "fisher", "order": "pruned", "seed": seed}
+    options = {"probes": probes, "factor": factor, "decay": decay, "smallest": smallest}
+    return fitted_trace(
+        fit,
+        graph,
+        hanging(_ranks(order, shape), shape),
+        start=start,
+        passes=(steps, steps * probes),
+        made={**made, **options, "largest": largest},
+    )
+
+
+def prune_steps(factor: float = FACTOR, smallest: float = SMALLEST, largest: float = 1.0) -> int:
+    """Steps that a pruning takes at the most."""
+    return math.ceil(math.log(smallest / largest) / math.log(factor)) + 1
+
+
+def _check_options(factor: float, decay: float) -> None:
+    if not 0 < factor < 1:
+        raise ValueError(f"factor must lie in (0, 1), as the share a step keeps; got {factor}")
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay must lie in [0, 1); got {decay}")
+
+
+def _is_residual(shape: GraphShape) -> Bool[Tensor, " edge_id"]:
+    mask = shape.full(False, torch.bool)
+    return mask._replace(residual=~mask.residual).flat()
+
+
+def _order(shape: GraphShape, start: Trace | None) -> Int64[Tensor, " edge"]:
+    """Flat ids of the reachable edges, first ranked first; as they come without a start."""
+    ids = shape.reachable().flat().nonzero()[:, 0]
+    return ids if start is None else ids[start.ranks.flat()[ids].argsort()]
+
+
+def _ranks(order: Int64[Tensor, " edge"], shape: GraphShape) -> EdgeTensors:
+    flat = shape.full(UNREACHABLE, torch.int32).flat()
+    flat[order] = torch.arange(len(order), dtype=torch.int32)
+    return shape.split(flat)
+
+
+def _whole_columns(
+    order: Int64[Tensor, " edge"], count: int, residual: Bool[Tensor, " edge_id"]
+) -> int:
+    """The largest number of edges up to `count` that leaves no residual column incomplete.
+
+    A column is bought at once behind the edge that reads it (`schedule`). Were it cut in two, what
+    is below would be lost to all smaller traces, and the edge would read nothing.
+    """
+    others: Int[Tensor, " _"] = (~residual[order[: count + 1]]).nonzero()[:, 0]
+    return int(others[-1]) if len(others) else 0

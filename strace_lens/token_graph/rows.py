@@ -1,0 +1,167 @@
+"""Rows of a masked run: one prompt under many masks.
+
+`MaskedRows` stores no mask: row r keeps the edges with `start[r] <= rank < stop[r]`, compared
+inside the hook, on the device. `WeightedRows` holds a weight for each edge and row, as a gradient
+needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from strace_lens.ablation import ZERO, Replacement
+from strace_lens.token_graph.edges import EdgeTensors, GraphShape
+
+Keep = Bool[Tensor, "..."] | Float[Tensor, "..."]
+"""What is kept of each edge: all or nothing, or a weight between."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedRows:
+    """Rows of a masked run that share a prompt and a ranking.
+
+    Attributes:
+        tokens: the prompt.
+        shape: of its token graph.
+        ranks: one rank an edge.
+        start, stop: row r keeps the edges with start[r] <= rank < stop[r].
+        keep_residual: keep every residual edge whatever its rank, as the controls do.
+        replacement: what an ablated edge carries instead.
+    """
+
+    tokens: Int[Tensor, " pos"]
+    shape: GraphShape
+    ranks: EdgeTensors
+    start: Int[Tensor, " row"]
+    stop: Int[Tensor, " row"]
+    keep_residual: bool = False
+    replacement: Replacement = ZERO
+
+    def __post_init__(self) -> None:
+        _check_lengths(self)
+
+    def __len__(self) -> int:
+        return len(self.stop)
+
+    def keep_attention_edges(self, layer: int) -> Bool[Tensor, "row head query key"]:
+        """Which attention edges of a layer each row keeps."""
+        return self.keep(self.ranks.attention[layer])
+
+    def keep_residual_edges(self) -> Bool[Tensor, "row layer join pos"]:
+        """Which residual edges each row keeps."""
+        keep = self.keep(self.ranks.residual)
+        return torch.ones_like(keep) if self.keep_residual else keep
+
+    def keep_mlp_edges(self) -> Bool[Tensor, "row mlp_layer pos"]:
+        """Which MLP edges each row keeps."""
+        return self.keep(self.ranks.mlp)
+
+    def keep(self, ranks: Int[Tensor, "*edges"]) -> Bool[Tensor, "row *edges"]:
+        """Which edges each row keeps, from their ranks."""
+        per_row = (-1, *[1] * ranks.ndim)
+        start, stop = (x.view(per_row).to(ranks.device) for x in (self.start, self.stop))
+        if not bool(self.start.any()):  # a trace, or its random control
+            return ranks < stop
+        if bool((self.stop >= self.shape.edges).all()):  # the inverse of a trace
+            return ranks >= start
+        return (ranks >= start) & (ranks < stop)
+
+    def rows(self, which: slice) -> MaskedRows:
+        """Some of the rows."""
+        return replace(self, start=self.start[which], stop=self.stop[which])
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedRows:
+    """Rows of a masked run that keep a weight of each edge, in which it can be differentiated.
+
+    An edge of weight w carries w times its value and 1 - w times its replacement.
+
+    Attributes:
+        tokens: the prompt.
+        shape: of its token graph.
+        attention, residual, mlp: weights, in single precision whatever the model's.
+        replacement: what an ablated edge carries instead.
+    """
+
+    tokens: Int[Tensor, " pos"]
+    shape: GraphShape
+    attention: tuple[Float[Tensor, "row head query key"], ...]
+    residual: Float[Tensor, "row layer join pos"]
+    mlp: Float[Tensor, "row mlp_layer pos"]
+    replacement: Replacement = ZERO
+
+    def __post_init__(self) -> None:
+        _check_lengths(self)
+
+    def __len__(self) -> int:
+        return len(self.residual)
+
+    def keep_attention_edges(self, layer: int) -> Float[Tensor, "row head query key"]:
+        """Weights of the attention edges of a layer."""
+        return self.attention[layer]
+
+    def keep_residual_edges(self) -> Float[Tensor, "row layer join pos"]:
+        """Weights of the residual edges."""
+        return self.residual
+
+    def keep_mlp_edges(self) -> Float[Tensor, "row mlp_layer pos"]:
+        """Weights of the MLP edges."""
+        return self.mlp
+
+
+Rows = MaskedRows | WeightedRows
+
+
+def weighted_rows(
+    tokens: Int[Tensor, " pos"],
+    shape: GraphShape,
+    ranks: EdgeTensors,
+    counts: Int[Tensor, " row"],
+    replacement: Replacement,
+    device: torch.device,
+) -> WeightedRows:
+    """The traces of so many edges each, as weights of 0 and 1 that ask for a gradient.
+
+    Residual edges are structure (`schedule`): their weights ask for none.
+    """
+    ranks = ranks.map(lambda r: r.to(device))
+    per_row = counts.to(device)
+
+    def weights(of: Tensor, gradient: bool) -> Tensor:
+        kept = of < per_row.view(-1, *[1] * of.ndim)
+        return kept.float().requires_grad_(gradient)
+
+    return WeightedRows(
+        tokens=tokens,
+        shape=shape,
+        attention=tuple(weights(layer, True) for layer in ranks.attention),
+        residual=weights(ranks.residual, False),
+        mlp=weights(ranks.mlp, True),
+        replacement=replacement,
+    )
+
+
+def times(value: Tensor, keep: Keep) -> Tensor:
+    """What is kept of a value, in the value's precision."""
+    return (value * keep).to(value.dtype)
+
+
+def complement(keep: Keep) -> Keep:
+    """What is not kept."""
+    return ~keep if keep.dtype == torch.bool else 1 - keep
+
+
+def _check_lengths(rows: Rows) -> None:
+    if len(rows.tokens) != rows.shape.tokens:
+        raise ValueError(f"the prompt has {len(rows.tokens)} tokens, its graph {rows.shape.tokens}")
+    length = rows.replacement.length
+    if length is not None and length != len(rows.tokens):
+        raise ValueError(
+            f"the {rows.replacement.kind} replacement has {length} tokens, the prompt "
+            f"{len(rows.tokens)}; give prompts of equal length"
+        )
