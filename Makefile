@@ -9,7 +9,7 @@ TL3 := 3.9.0
 READY4 := .venv/.ready-tl-$(TL4)
 READY3 := .venv-tl3/.ready-tl-$(TL3)
 
-.PHONY: demo test test-tl3 bench lint format venv venv-tl3 clean
+.PHONY: demo test test-tl3 bench estimators lint format venv venv-tl3 clean
 .NOTPARALLEL:
 
 demo: $(READY4)
@@ -24,6 +24,10 @@ test-tl3: $(READY3)
 
 bench: $(READY4)
 	.venv/bin/python -m benchmarks
+
+# The published comparison of estimators, about an hour on two cores; stopped, it goes on where it was.
+estimators: $(READY4)
+	.venv/bin/strace-lens estimators benchmarks/prompts.jsonl --out docs/estimators
 
 lint: $(READY4)
 	.venv/bin/ruff check .

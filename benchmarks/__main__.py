@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import (
     extraction,
+    fitting,
     importance,
     masked_forward,
     scaling,
@@ -21,6 +22,7 @@ BENCHMARKS = (
     extraction,
     scheduling,
     masked_forward,
+    fitting,
     trace_job,
     sparse_seconds,
     importance,

@@ -18,9 +18,10 @@ from strace_lens.models import ModelNotFoundError, load_model
 from strace_lens.phases import Phases, find_phases
 from strace_lens.prompts import Prompt, PromptError
 from strace_lens.report import trace_report
-from strace_lens.sizes import SIZES
+from strace_lens.sizes import ESTIMATOR_SIZES, SIZES
 from strace_lens.storage import load_curve, load_trace, save_curve, save_trace
 from strace_lens.summary import summarize
+from strace_lens.token_graph.estimators import ESTIMATORS, estimate
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.fisher import fisher
 from strace_lens.token_graph.graph import TokenGraph, token_graph
@@ -28,8 +29,13 @@ from strace_lens.token_graph.importance import IMPORTANCES, edge_importance
 from strace_lens.token_graph.learn import learn
 from strace_lens.token_graph.prune import prune
 from strace_lens.token_graph.trace import Subgraph, Trace
+from strace_lens.trials.prompts import TrialPrompt, read_prompts
+from strace_lens.trials.run import Trials, run_trials
+from strace_lens.trials.table import estimator_table
 
 __all__ = [
+    "ESTIMATORS",
+    "ESTIMATOR_SIZES",
     "IMPORTANCES",
     "SIZES",
     "DensityCurve",
@@ -42,10 +48,14 @@ __all__ = [
     "Subgraph",
     "TokenGraph",
     "Trace",
+    "TrialPrompt",
+    "Trials",
     "UnsupportedModelError",
     "density_curve",
     "density_curves",
     "edge_importance",
+    "estimate",
+    "estimator_table",
     "extract",
     "find_phases",
     "fisher",
@@ -56,7 +66,9 @@ __all__ = [
     "phase_ablation",
     "plan",
     "prune",
+    "read_prompts",
     "replacement",
+    "run_trials",
     "save_curve",
     "save_trace",
     "summarize",

@@ -43,6 +43,9 @@ class Architecture:
             attention is recomputed from its pattern where the residual stream is written.
         silent_without_input: a residual stream of zeros stays zero through every block, as in
             models without biases.
+        gated: the MLP has a third matrix, that of its gate.
+        experts: MLPs that one token passes through in a block: 1, or the active experts of a
+            mixture, each of width d_mlp.
     """
 
     name: str
@@ -60,6 +63,8 @@ class Architecture:
     unembed_input: str
     pattern_is_live: bool = True
     silent_without_input: bool = False
+    gated: bool = False
+    experts: int = 1
 
 
 def describe(model: Model) -> Architecture:
@@ -93,13 +98,15 @@ def describe(model: Model) -> Architecture:
         kv_heads=kv_heads,
         d_model=int(cfg.d_model),
         d_head=int(cfg.d_head),
-        d_mlp=int(getattr(cfg, "d_mlp", None) or 0),
+        d_mlp=_mlp_width(model, cfg),
         d_vocab=int(cfg.d_vocab),
         context=int(cfg.n_ctx),
         parallel=parallel and not attention_only,
         mlp=not attention_only,
         post_norm=hasattr(block_of(model, 0), "ln1_post"),
         unembed_input=unembed,
+        gated=bool(getattr(cfg, "gated_mlp", False)),
+        experts=int(getattr(cfg, "experts_per_token", None) or 1),
     )
     missing = [h for h in hook_points(found) if h not in hooks]
     if missing:
@@ -108,6 +115,14 @@ def describe(model: Model) -> Architecture:
             + (f" (nor {len(missing) - 1} others)" if len(missing) > 1 else "")
         )
     return found
+
+
+def _mlp_width(model: Model, cfg: Any) -> int:
+    """Width of an MLP from its weights, where they can be read: a bridge's cfg is wrong for OPT."""
+    weight = getattr(getattr(block_of(model, 0), "mlp", None), "W_out", None)
+    if weight is not None and weight.ndim == 2 and weight.shape[1] == cfg.d_model:
+        return int(weight.shape[0])
+    return int(getattr(cfg, "d_mlp", None) or 0)
 
 
 def _refuse_other_kinds(name: str, cfg: Any, model: Model) -> None:

@@ -169,16 +169,9 @@ def find_phases(curve: DensityCurve, threshold: float = THRESHOLD) -> Phases:
     Raises:
         ValueError: a threshold outside (0, 1).
     """
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold must lie in (0, 1); got {threshold}")
     table = curve.table
     sizes = table["size"].to_numpy()
-
-    def enough_from(column: str, mass: float) -> float:
-        return smallest_size_from_which(sizes, (table[column] < threshold * mass).to_numpy())
-
-    head_size = enough_from("head_error", curve.head_mass)
-    tail_size = enough_from("tail_error", 1 - curve.head_mass)
+    head_size, tail_size = restored_from(table, curve.head_mass, threshold)
     head = tail = None
     if not math.isnan(head_size):
         head = _layer_phase(curve.trace, "head subgraph", 0.0, head_size)
@@ -191,6 +184,27 @@ def find_phases(curve: DensityCurve, threshold: float = THRESHOLD) -> Phases:
         tail=tail,
         looked=len(sizes) >= LEAST_SIZES,
     )
+
+
+def restored_from(
+    table: pd.DataFrame, head_mass: float, threshold: float = THRESHOLD
+) -> tuple[float, float]:
+    """Sizes from which on the head's and the tail's error stay under a share of their mass.
+
+    NaN where the largest size does not get there. The table has `size`, `head_error` and
+    `tail_error`, as `DensityCurve.table`.
+
+    Raises:
+        ValueError: a threshold outside (0, 1).
+    """
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold must lie in (0, 1); got {threshold}")
+    sizes = table["size"].to_numpy()
+    head, tail = (
+        smallest_size_from_which(sizes, (table[f"{part}_error"] < threshold * mass).to_numpy())
+        for part, mass in (("head", head_mass), ("tail", 1 - head_mass))
+    )
+    return head, tail
 
 
 def change_points(

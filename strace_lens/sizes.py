@@ -20,6 +20,12 @@ SIZES = (
 )
 """The default grid: relative sizes at which a trace is measured."""
 
+DENSITY_SIZES = tuple(float(s) for s in np.geomspace(1e-4, 0.8, 25))
+"""Evenly spaced in the logarithm: the sizes over which estimators are compared by density."""
+
+ESTIMATOR_SIZES = tuple(sorted({*DENSITY_SIZES, 0.01, 0.05, 0.1, 0.2, 0.4}))
+"""The sizes at which estimators are compared: those of density, and round ones for tables."""
+
 Curve = Float[Tensor, " size"] | Float[np.ndarray, " size"]
 """One value a size, by rising size."""
 

@@ -126,9 +126,12 @@ def _trace(path: str | Path, arrays: dict[str, Tensor], facts: dict[str, Any]) -
 
 
 def _write(path: str | Path, kind: str, arrays: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write under another name beside it, flush to disk, then rename: never half a file."""
     metadata = {"format": FORMAT, "kind": kind, "facts": json.dumps(facts)}
-    content = save({name: a.contiguous() for name, a in arrays.items()}, metadata=metadata)
+    write_whole(path, save({n: a.contiguous() for n, a in arrays.items()}, metadata=metadata))
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write under another name beside it, flush to disk, then rename: never half a file."""
     path = Path(path)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as f:
         try:

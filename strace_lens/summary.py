@@ -32,6 +32,7 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
         "tokens": list(trace.prompt.strings),
         "edges": trace.edges,
         "importance": made["importance"],
+        "order": made["order"],
         "ablation": curve.ablation,
         "seed": curve.seed,
         "versions": dict(made["versions"]),
@@ -43,10 +44,16 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
         "top": _top(curve.top),
         "logit_gap": curve.logit_gap,
         "layer_phases": [_layer_phase(p) for p in (phases.head, phases.tail) if p is not None],
-        "phase_ablation": [
-            {str(k): _finite(v) for k, v in row.items()} for row in ablation.to_dict("records")
-        ],
+        "phase_ablation": records(ablation),
     }
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as dicts that `json.dumps(..., allow_nan=False)` takes."""
+    return [
+        {str(name): _finite(value) for name, value in row.items()}
+        for row in table.to_dict("records")
+    ]
 
 
 def _size(row: dict[Any, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 
 import pandas as pd
@@ -17,9 +18,7 @@ WIDTH = 132
 
 def print_curve(curve: DensityCurve, phases: Phases, ablated: pd.DataFrame) -> None:
     """Print a density curve, where its phases lie, and what ablating their parts did."""
-    console = Console(highlight=False)
-    if console.width < WIDTH:
-        console = Console(highlight=False, width=WIDTH)
+    console = _console()
     trace, (token, probability) = curve.trace, curve.top[0]
     console.print(
         f"{trace.made['model']}: {len(trace.prompt.ids)} tokens, {trace.edges:,} edges; "
@@ -39,6 +38,61 @@ def print_curve(curve: DensityCurve, phases: Phases, ablated: pd.DataFrame) -> N
             console.print(frame_table(title, frame))
     if not len(ablated):
         console.print("no table of ablated parts: the sizes measured do not restore head and tail")
+
+
+def print_estimators(table: pd.DataFrame) -> None:
+    """Print what `estimator_table` found: fidelity, cost, controls, shape of the traces."""
+    console = _console()
+    prompts = max(table["prompts"])
+    console.print(f"{prompts} prompt{'s' * (prompts != 1)}; brackets: 95 % intervals over them\n")
+    for title, columns in _ESTIMATOR_TABLES.items():
+        frame = pd.DataFrame({"estimator": table["estimator"]})
+        for pattern, shown in columns.items():
+            for column in fnmatch.filter(table.columns, pattern):
+                at = column.removeprefix(pattern.removesuffix("*"))
+                frame[f"{shown}{at}"] = _estimator_cells(table, column)
+        console.print(frame_table(title, frame))
+
+
+_ESTIMATOR_TABLES = {
+    "Fidelity, less is better: density, and size from which top-1 is right": {
+        "density": "density",
+        "density_vs_greedy": "less greedy's",
+        "top1_size": "top-1 size",
+        "top1_ratio": "over greedy's",
+    },
+    "TV to the full output, by relative size": {"tv_*": "TV "},
+    "Cost of a trace, and spread of density over seeds": {
+        "forward": "forward",
+        "backward": "backward",
+        "seconds": "seconds",
+        "seeds": "seeds",
+        "density_sd": "sd of density",
+    },
+    "Controls: lowest TV to a wrong target up to 0.2; TV on a sibling; change of TV under noise": {
+        "wrong_tv_mean": "wrong",
+        "wrong_tv_min": "worst prompt",
+        "sibling_*": "sibling ",
+        "noise_*": "noise ",
+    },
+    "Edges on a path from token to output, size that connects them, share of the compute": {
+        "path_share_mean": "on path",
+        "path_share_min": "least",
+        "connected_size": "connected",
+        "compute_*": "compute ",
+    },
+}
+"""Columns of each table and how they are headed; a star stands for every size."""
+
+
+def _estimator_cells(table: pd.DataFrame, column: str) -> list[str]:
+    plain = {"forward": "{:,.0f}", "backward": "{:,.0f}", "seconds": "{:.2f}", "seeds": "{}"}
+    shown = plain.get(column, "{:.3f}")
+    cells = ["-" if math.isnan(x) else shown.format(x) for x in table[column]]
+    if f"{column}_low" not in table:
+        return cells
+    bounds = zip(cells, table[f"{column}_low"], table[f"{column}_high"], strict=True)
+    return [c if math.isnan(low) else f"{c} [{low:.3f}, {high:.3f}]" for c, low, high in bounds]
 
 
 def size_table(curve: DensityCurve) -> Table:
@@ -71,6 +125,11 @@ def frame_table(title: str, frame: pd.DataFrame) -> Table:
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(value) for value in row))
     return table
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.width >= WIDTH else Console(highlight=False, width=WIDTH)
 
 
 def _cell(value: object) -> str:

@@ -6,11 +6,14 @@ import json
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 import strace_lens as sl
 from strace_lens.cli import app
+from strace_lens.token_graph.estimators import steps
 from tests import tiny
 
 PROMPT = " ".join(tiny.WORDS[:9])
@@ -165,6 +168,11 @@ def test_other_ablations_run(folder, tmp_path, ablation):
         ([PROMPT, "--dtype", "int4"], "unknown dtype 'int4'"),
         ([PROMPT, "--device", "abacus"], "cannot use device 'abacus'"),
         ([PROMPT, "--memory", "0"], "memory_budget must be positive"),
+        ([PROMPT, "--estimator", "best"], "unknown estimator 'best'; choose from greedy"),
+        (
+            [PROMPT, "--estimator", "pruned", "--importance", "l2"],
+            "--importance l2 is for --estimator greedy",
+        ),
         ([], "give either a prompt or --prompt-file"),
         (["--prompt-file", "/nowhere/at/all.txt"], "/nowhere/at/all.txt"),
     ],
@@ -190,3 +198,144 @@ def test_out_that_is_a_file_is_refused(folder, tmp_path):
     file.touch()
     result = run(PROMPT, "--model", folder, "--out", str(file))
     assert result.exit_code == 2
+
+
+@pytest.mark.parametrize("estimator", ["scheduled", "pruned"])
+def test_another_estimator_ranks_the_edges(folder, tmp_path, estimator):
+    options = ["--model", folder, "--out", str(tmp_path), "--sizes", "0.01,0.1,1", "--seed", "4"]
+    result = run(PROMPT, *options, "--estimator", estimator, "--ablation", "mean", "--json")
+    assert result.exit_code == 0, result.output
+    model = sl.load_model(folder, device="cpu")
+    graph = sl.token_graph(model, PROMPT)
+    mean = sl.replacement(model, graph.prompt, "mean")
+    by_hand = sl.estimate(model, graph, estimator, replacement=mean, seed=4)
+    saved = sl.load_trace(tmp_path / "trace.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(saved.ranks, by_hand.ranks, strict=True))
+    assert saved.made["estimator"] == estimator
+    assert json.loads(result.stdout)["order"] == saved.made["order"] == estimator
+    assert "plotly" in (tmp_path / "trace.html").read_text("utf-8")
+
+
+def test_greedy_takes_another_importance(folder, tmp_path):
+    options = ["--model", folder, "--out", str(tmp_path), "--sizes", "0.1,1", "--json"]
+    result = run(PROMPT, *options, "--estimator", "greedy", "--importance", "l2")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["importance"] == "l2"
+
+
+def test_a_dry_run_tells_of_the_fitting(folder):
+    result = run(PROMPT, "--model", folder, "--dry-run", "--estimator", "learned")
+    assert f"after {steps('learned')} steps of fitting: 80 rows" in result.stdout
+    result = run(PROMPT, "--model", folder, "--dry-run", "--estimator", "fisher", "--json")
+    assert json.loads(result.stdout)["fitting_steps"] == 1
+
+
+# strace-lens estimators
+
+LINES = [
+    {"prompt": PROMPT, "sibling": " ".join(tiny.WORDS[9:18])},
+    {"prompt": " ".join(tiny.WORDS[20:30])},
+]
+
+
+def compare(folder: str, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["estimators", *arguments, "--model", folder])
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in LINES), "utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def compared(folder, prompts, tmp_path_factory) -> tuple[list[str], Path, dict]:
+    out = tmp_path_factory.mktemp("out") / "made" / "on the way"
+    options = ["--estimators", "greedy, pruned", "--sizes", "0.1,0.001,0.01,0.05,0.2,0.4"]
+    options += ["--seeds", "2", "--out", str(out), "--no-bos"]
+    result = compare(folder, prompts, *options, "--json")
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.splitlines()) == 1
+    return options, out, json.loads(result.stdout)
+
+
+def test_the_files_hold_what_run_trials_returns(folder, prompts, compared):
+    _, out, found = compared
+    assert sorted(p.name for p in out.iterdir()) == [
+        "runs.csv",
+        "table.csv",
+        "traces",
+        "traces.csv",
+    ]
+    sizes = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4)
+    model = sl.load_model(folder, device="cpu")
+    by_hand = sl.run_trials(
+        model, sl.read_prompts(prompts), estimators=["greedy", "pruned"], sizes=sizes, bos=False
+    )
+    back = {
+        name: pd.read_csv(out / f"{name}.csv", dtype={"kind": str})
+        for name in ("runs", "traces", "table")
+    }
+    for name in ("runs", "traces"):
+        mine, theirs = getattr(by_hand, name), back[name]
+        assert list(theirs) == list(mine)
+        for column in set(mine) - {"seconds", "connected", "kind"}:
+            pd.testing.assert_series_equal(theirs[column], mine[column], check_dtype=False)
+    assert back["runs"]["connected"].dropna().tolist() == (
+        by_hand.runs["connected"].dropna().tolist()
+    )
+    table = back["table"].to_dict("records")
+    assert [row["estimator"] for row in table] == ["greedy", "pruned"]
+    for row, printed in zip(table, found["table"], strict=True):
+        assert printed == pytest.approx({k: None if v != v else v for k, v in row.items()})
+
+
+def test_a_second_run_prints_the_same_tables_from_saved_traces(folder, prompts, compared):
+    options, out, _ = compared
+    before = {p.name: p.read_bytes() for p in out.glob("*.csv")}
+    result = compare(folder, prompts, *options)
+    assert result.exit_code == 0, result.output
+    assert {p.name: p.read_bytes() for p in out.glob("*.csv")} == before  # the seconds too
+    for words in ("greedy", "pruned", "2 prompts", "TV 0.05", "backward", "wrong", "sibling 0.1"):
+        assert words in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 140
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--estimators", "greedy,best"], "unknown estimator 'best'"),
+        (["--sizes", "0.01,0.1"], "sizes of 0.001 or less"),
+        (["--sizes", "small"], "numbers parted by commas"),
+        (["--ablation", "resample"], "trials ablate to zero or mean"),
+        (["--seeds", "0"], "seeds must be at least 1"),
+        (["--limit", "0"], "limit must be at least 1"),
+        (["--memory", "-1"], "memory_budget must be positive"),
+        (["--dtype", "int4"], "unknown dtype 'int4'"),
+    ],
+)
+def test_trials_that_a_user_can_mend_are_one_line_and_status_2(
+    folder, prompts, tmp_path, arguments, words
+):
+    out = tmp_path / "out"
+    result = compare(folder, prompts, "--out", str(out), *arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert words in line
+    assert not out.exists()
+
+
+def test_a_file_of_prompts_that_will_not_do_is_one_line_and_status_2(folder, prompts, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(json.dumps({**LINES[0], "sibling": "the capital"}) + '\n{"prompt": "of"}')
+    for path, words in (
+        (bad, "line 1: the sibling has 3 tokens, the prompt 10"),
+        (tmp_path / "missing.jsonl", "missing.jsonl"),
+    ):
+        result = compare(folder, str(path), "--out", str(tmp_path / "out"))
+        assert result.exit_code == 2
+        (line,) = result.stderr.splitlines()
+        assert words in line
+    assert not (tmp_path / "out").exists()

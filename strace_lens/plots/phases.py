@@ -12,6 +12,7 @@ from strace_lens.plots.style import (
     COLOURS,
     INK,
     LINE,
+    PARTS,
     SCALE,
     TEMPLATE,
     cell_bounds,
@@ -21,8 +22,6 @@ from strace_lens.plots.style import (
     size_axis,
     size_texts,
 )
-
-_LOOKS = {"head": ("solid", "circle"), "tail": ("dash", "square")}
 
 
 def missing(phases: Phases) -> dict[str, str]:
@@ -119,7 +118,7 @@ def _add_gains(fig: go.Figure, curve: DensityCurve) -> None:
     """Fall of head and tail error at each step; the first size has no step and stands at 0."""
     table = curve.table
     texts = size_texts(table)
-    for part, (dash, _) in _LOOKS.items():
+    for part, (dash, _) in PARTS.items():
         falls = -np.diff(table[f"{part}_error"].to_numpy(), prepend=table[f"{part}_error"].iloc[0])
         befores = [f"{s:.10g}" for s in table["size"]]
         fig.add_scatter(
@@ -156,7 +155,7 @@ def _add_ends(fig: go.Figure, phases: Phases) -> None:
         at = float(np.log10(phase.stop))
         # Over the heat map on a white ground, legible in any colour.
         _upper_line(fig, phase.stop, {"color": "white", "width": 5})
-        fig.add_vline(x=phase.stop, line={"color": INK, "width": 2, "dash": _LOOKS[part][0]})
+        fig.add_vline(x=phase.stop, line={"color": INK, "width": 2, "dash": PARTS[part][0]})
         fig.add_annotation(
             text=f"{end} s = {phase.stop:.3g}",
             x=at,
@@ -200,7 +199,7 @@ def plot_layer_profiles(phases: Phases) -> go.Figure:
 
 
 def _add_profile(fig: go.Figure, part: str, phase: LayerPhase) -> None:
-    dash, symbol = _LOOKS[part]
+    dash, symbol = PARTS[part]
     layers = list(range(len(phase.reachable)))
     edges = phase.counts.sum(0).tolist()
     of_all, of_layer = phase.share_by_layer.tolist(), phase.share_of_layer.tolist()

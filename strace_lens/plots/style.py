@@ -26,6 +26,27 @@ COLOURS = {
     "head": "#E69F00",
     "tail": "#56B4E9",
 }
+# Hues, dashes and markers of the estimators: greys and teal need no gradients, blues take them once
+# or while pruning, red and orange learn. Told apart under every common colour blindness.
+ESTIMATOR_COLOURS = {
+    "greedy": "#666666",
+    "scheduled": "#44AA99",
+    "fisher": "#0077BB",
+    "pruned": "#332288",
+    "learned": "#EE7733",
+    "anchored": "#CC3311",
+}
+ESTIMATOR_DASHES = {
+    "greedy": "solid",
+    "scheduled": "dot",
+    "fisher": "dash",
+    "pruned": "solid",
+    "learned": "dashdot",
+    "anchored": "longdash",
+}
+# Dash and marker of what is said of the head and of the tail.
+PARTS = {"head": ("solid", "circle"), "tail": ("dash", "square")}
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star")
 LABELS = {"residual": "residual", "attention": "attention", "mlp": "MLP"}
 # Greys, which leave the hue of what lies over them alone.
 BANDS = {
@@ -120,6 +141,12 @@ def size_axis(sizes: Sequence[float] | Float[np.ndarray, " size"]) -> dict[str, 
         "minor": {"tickmode": "array", "tickvals": minor.tolist(), "ticks": "outside"},
         "title": {"text": "relative size s = edges of the trace / edges of the graph (log)"},
     }
+
+
+def measured_axis(sizes: Sequence[float] | Float[np.ndarray, " size"]) -> dict[str, object]:
+    """The axis of sizes from the smallest measured one, whatever it is, and without its title."""
+    first = float(np.log10(np.min(sizes)))
+    return {**size_axis(sizes), "range": [first - 0.08, 0.08], "title": None}
 
 
 def cell_bounds(

@@ -24,6 +24,8 @@ _AXES = {
     "mlp": ("layer", "pos"),
 }
 _MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 but its sign
+_SIGN = -0x80000000  # its sign
+_LARGEST = 0x7F7FFFFF  # the bits of the largest finite one
 _PLACE = 0xFFFFFFFF  # the bits of a key that settle ties
 _NONE = 0x7FFFFFFFFFFFFFFF  # the key of a node without a candidate: it loses to every other
 
@@ -61,9 +63,9 @@ def hanging(ranks: EdgeTensors, shape: GraphShape) -> EdgeTensors:
     A best-first search by rank: a ranking whose every prefix hangs from the output is returned as
     it is. Ranks may have gaps and ties; those of unreachable edges are not read.
     """
-    # The bits of positive floats count upwards with them, so no order is lost beyond 2**24 edges.
-    one = 0x3F800000
-    weights = ranks.map(lambda r: one + shape.edges - r.clamp(max=shape.edges).int())
+    # Floats of falling rank: the bits of a float count its magnitude, so all but the sign of a
+    # negative one can be a rank, and no order is lost beyond 2**24.
+    weights = ranks.map(lambda r: r.int().clamp(max=_LARGEST) | _SIGN)
     return best_first(weights.map(lambda w: w.view(torch.float32)), shape)
 
 

@@ -41,8 +41,13 @@ class Fit:
     replacement: Replacement
     memory_budget: int
 
-    def rows(self, ranks: EdgeTensors, counts: Sequence[int]) -> WeightedRows:
-        """The traces of so many edges each, as weights to differentiate in."""
+    def rows(
+        self, ranks: EdgeTensors, counts: Sequence[int], besides: Sequence[EdgeTensors] = ()
+    ) -> WeightedRows:
+        """The traces of so many edges each, as weights to differentiate in.
+
+        `besides` are the edges that each row keeps whatever their rank, if any.
+        """
         return weighted_rows(
             self.tokens,
             self.shape,
@@ -50,6 +55,7 @@ class Fit:
             torch.tensor(counts, dtype=torch.int32),
             self.replacement,
             self.target.device,
+            besides,
         )
 
 

@@ -4,14 +4,20 @@ A ranking is a sort of parameters, which has no gradient. Each step schedules th
 ranks, runs the traces of a few sizes as one batch, and sends the gradient of the divergence in an
 edge's weight straight through the comparison `rank < size` to the edges near that threshold
 (Bengio, Leonard and Courville 2013, "Estimating or propagating gradients through stochastic
-neurons"). What is found is a bound on what some subgraph of the model can put out, near the
-ranking it started from; whether it is the model's own computation is for the controls to say.
+neurons").
+
+Free to go anywhere, a learned ranking is a bound on what some subgraph of the model can put out:
+it can be made to give wrong answers too. Two options tie it down. `reach` holds every edge near its
+place in the ranking that learning started from. `company` fits half of the traces in the presence
+of random other edges: what the model itself computes bears company, since the full model is nothing
+but more of it, while a subgraph that works only as cut out does not.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -34,6 +40,8 @@ from strace_lens.token_graph.schedule import schedule
 from strace_lens.token_graph.trace import Trace
 
 STEPS = 60
+ANCHORED: dict[str, Any] = {"steps": 24, "reach": 0.5, "company": 0.3}
+"""Options with which a wrong answer can hardly be fitted, measured on prompts of their own."""
 ROWS = 4
 WIDTH = 0.5
 """Width of the window of edges around a threshold that a size's gradient moves, in log rank."""
@@ -48,6 +56,8 @@ def learn(
     start: Trace,
     steps: int = STEPS,
     rate: float | None = None,
+    reach: float = math.inf,
+    company: float = 0.0,
     sizes: tuple[float, float] = (2e-3, 0.2),
     target: Float[Tensor, " vocab"] | None = None,
     replacement: Replacement = ZERO,
@@ -64,6 +74,8 @@ def learn(
         steps: of four rows each, forward and backward.
         rate: of the first step, in log rank; it falls linearly to almost nothing. By default 0.2
             for 60 steps, and more for fewer.
+        reach: how far a parameter may move from its start, in log rank.
+        company: share of the edges outside a trace that every second trace is fitted together with.
         sizes: relative sizes between which each step draws its traces, evenly in the logarithm.
         target: probabilities to reproduce; by default the model's own output.
         replacement: what an ablated edge carries.
@@ -76,15 +88,15 @@ def learn(
             graph, or an option out of its range.
         UnsupportedModelError: quantised weights.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1; got {steps}")
+    _check_options(steps, reach, company)
     shape = graph.shape
     low, high = _edge_range(sizes, shape)
     fit = fit_to(model, graph, target, replacement, memory_budget, start)
     rate = 0.2 * math.sqrt(STEPS / steps) if rate is None else rate
     candidates = shape.reachable()
     candidates = candidates._replace(residual=torch.zeros_like(candidates.residual)).flat()
-    parameters = -_log_rank(start.ranks, shape)
+    anchor = -_log_rank(start.ranks, shape)
+    parameters = anchor.clone()
     generator = torch.Generator().manual_seed(seed)
     # A large epsilon keeps parameters still whose gradient is small beside the others'.
     optimizer = torch.optim.Adam([parameters], lr=rate, betas=(0.9, 0.98), eps=0.3)
@@ -93,8 +105,10 @@ def learn(
         for _ in range(steps):
             ranks = _ranks(parameters, candidates, shape)
             counts = _draw_counts(low, high, generator)
-            parameters.grad = _direction(fit, ranks, counts, candidates)
+            besides = _company(shape, company, generator)
+            parameters.grad = _direction(fit, ranks, counts, besides, candidates)
             optimizer.step()
+            parameters.clamp_(anchor - reach, anchor + reach)
             falling.step()
             progress(1)
     return fitted_trace(
@@ -109,6 +123,8 @@ def learn(
             "seed": seed,
             "steps": steps,
             "rate": rate,
+            "reach": None if math.isinf(reach) else reach,
+            "company": company,
             "sizes": list(sizes),
         },
     )
@@ -122,6 +138,33 @@ def _edge_range(sizes: tuple[float, float], shape: GraphShape) -> tuple[float, f
             f"{low:.3g} to {high:.3g} of {shape.edges} edges"
         )
     return low, high
+
+
+def _check_options(steps: int, reach: float, company: float) -> None:
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}")
+    if not reach > 0:
+        raise ValueError(f"reach must be positive; got {reach}")
+    if not 0 <= company < 1:
+        raise ValueError(
+            f"company must lie in [0, 1), as a share of the other edges; got {company}"
+        )
+
+
+def _company(shape: GraphShape, share: float, generator: torch.Generator) -> list[EdgeTensors]:
+    """What each row keeps beside its trace: nothing, or for every second row a random share.
+
+    With a share of attention and MLP edges goes every residual edge, or most would read nothing.
+    """
+    if share == 0:
+        return []
+    rows = []
+    for row in range(ROWS):
+        chance = share * (row % 2)
+        edges = shape.full(0.0, torch.float32)
+        drawn = edges.map(lambda x, chance=chance: x.uniform_(generator=generator) < chance)
+        rows.append(drawn._replace(residual=torch.full_like(drawn.residual, chance > 0)))
+    return rows
 
 
 def _draw_counts(low: float, high: float, generator: torch.Generator) -> list[int]:
@@ -145,6 +188,7 @@ def _direction(
     fit: Fit,
     ranks: EdgeTensors,
     counts: Sequence[int],
+    besides: Sequence[EdgeTensors],
     candidates: Bool[Tensor, " edge_id"],
 ) -> Float[Tensor, " edge_id"]:
     """Mean over sizes of the divergence's gradient, near each threshold, each of equal weight."""
@@ -153,7 +197,7 @@ def _direction(
     total = torch.zeros_like(log_rank)
     at_once = max(1, fit.memory_budget // bytes_per_gradient_row(fit.architecture, len(fit.tokens)))
     for chunk in even_chunks(len(counts), at_once):
-        rows = fit.rows(ranks, counts[chunk])
+        rows = fit.rows(ranks, counts[chunk], besides[chunk])
         log_probs = weighted_log_probs(fit.model, fit.architecture, rows)
         found = gradients(_jensen_shannon(log_target, log_probs).sum(), rows)
         for row, count in enumerate(counts[chunk]):

@@ -69,6 +69,8 @@ def prune(
         UnsupportedModelError: quantised weights.
     """
     _check_options(factor, decay)
+    if start is None and largest != 1:
+        raise ValueError(f"largest={largest} is a size of the start's trace; pass start= too")
     fit = fit_to(model, graph, target, replacement, memory_budget, start)
     shape = graph.shape
     residual = _is_residual(shape)

@@ -7,6 +7,7 @@ needs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -124,24 +125,24 @@ def weighted_rows(
     counts: Int[Tensor, " row"],
     replacement: Replacement,
     device: torch.device,
+    besides: Sequence[EdgeTensors] = (),
 ) -> WeightedRows:
     """The traces of so many edges each, as weights of 0 and 1 that ask for a gradient.
 
-    Residual edges are structure (`schedule`): their weights ask for none.
+    Residual edges are structure (`schedule`): their weights ask for none. `besides` are the edges
+    that each row keeps whatever their rank, if any.
     """
-    ranks = ranks.map(lambda r: r.to(device))
-    per_row = counts.to(device)
-
-    def weights(of: Tensor, gradient: bool) -> Tensor:
-        kept = of < per_row.view(-1, *[1] * of.ndim)
-        return kept.float().requires_grad_(gradient)
-
+    keep = ranks.map(lambda r: r < counts.to(r.device).view(-1, *[1] * r.ndim))
+    if besides:
+        always = (torch.stack(of_a_kind) for of_a_kind in zip(*besides, strict=True))
+        keep = EdgeTensors(*map(torch.logical_or, keep, always))
+    attention, residual, mlp = keep.map(lambda k: k.float().to(device))
     return WeightedRows(
         tokens=tokens,
         shape=shape,
-        attention=tuple(weights(layer, True) for layer in ranks.attention),
-        residual=weights(ranks.residual, False),
-        mlp=weights(ranks.mlp, True),
+        attention=tuple(layer.contiguous().requires_grad_() for layer in attention.unbind(1)),
+        residual=residual,
+        mlp=mlp.requires_grad_(),
         replacement=replacement,
     )
 

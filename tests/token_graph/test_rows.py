@@ -7,33 +7,26 @@ import torch
 from torch import Tensor
 
 from strace_lens import ablation
-from strace_lens.ablation import ZERO, Replacement
+from strace_lens.ablation import ZERO
 from strace_lens.run import last_logits
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.masks import mask_hooks
-from strace_lens.token_graph.rows import MaskedRows, Rows, WeightedRows, weighted_rows
-from tests import cases, tiny
-from tests.cases import NAMES, architecture, as_tensor, model_of, relative_error
+from strace_lens.token_graph.rows import MaskedRows, Rows, weighted_rows
+from tests import cases
+from tests.cases import architecture, model_of, relative_error
 from tests.oracle_weighted import weighted_logits
+from tests.weighted import (
+    EVERY_MODEL,
+    REFERENCES,
+    TOKENS,
+    random_weights,
+    replacement_of,
+    rows_of,
+    shape_of,
+)
 
-TOKENS = tiny.token_ids(6)
-REFERENCES = {
-    "zero": [],
-    "resample": [tiny.token_ids(6, seed=1)],
-    "mean": [tiny.token_ids(6, seed=1), tiny.token_ids(6, seed=2)],
-}
 CPU = torch.device("cpu")
-
-
-def replacement_of(name: str, kind: str) -> Replacement:
-    model, arch = model_of(name), architecture(name)
-    references = [as_tensor(r) for r in REFERENCES[kind]]
-    if kind == "zero":
-        return ZERO
-    if kind == "resample":
-        return ablation.resample(model, arch, references[0])
-    return ablation.mean(model, arch, references)
 
 
 def logits(name: str, groups: list[Rows]) -> Tensor:
@@ -43,74 +36,40 @@ def logits(name: str, groups: list[Rows]) -> Tensor:
     return last_logits(model_of(name), architecture(name), tokens, hooks=hooks)
 
 
-def random_ranks(shape: GraphShape, seed: int) -> EdgeTensors:
+def random_ranks(shape: GraphShape) -> EdgeTensors:
     """Every reachable edge once, in no order at all: no prefix hangs from anything."""
-    ranks, _ = cases.ranks_that_keep(shape.full(True, torch.bool), shape)
-    shuffled = torch.randperm(shape.edges, generator=torch.Generator().manual_seed(seed)).int()
-    flat = ranks.flat()
-    flat[shape.reachable().flat()] = shuffled
+    flat = shape.full(2**31 - 1, torch.int32).flat()
+    order = torch.randperm(shape.edges, generator=torch.Generator().manual_seed(0)).int()
+    flat[shape.reachable().flat()] = order
     return shape.split(flat)
 
 
-def random_weights(shape: GraphShape, rows: int, seed: int) -> list[EdgeTensors]:
-    """Weights from 0 to 1, one in four of attention and MLP edges exactly at either end.
-
-    Residual edges keep a third at least, so that no stream is small beside the epsilon of a norm.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(x: Tensor) -> Tensor:
-        return (torch.rand(x.shape, generator=generator) * 2 - 0.5).clamp(0, 1)
-
-    drawn = [shape.full(0.0, torch.float32).map(draw) for _ in range(rows)]
-    return [w._replace(residual=(1 + 2 * w.residual) / 3) for w in drawn]
-
-
-def rows_of(weights: list[EdgeTensors], shape: GraphShape, instead: Replacement) -> WeightedRows:
-    attention, residual, mlp = (torch.stack(w) for w in zip(*weights, strict=True))
-    return WeightedRows(
-        tokens=as_tensor(TOKENS),
-        shape=shape,
-        attention=tuple(attention.unbind(1)),
-        residual=residual,
-        mlp=mlp,
-        replacement=instead,
-    )
-
-
-@pytest.mark.parametrize("kind", REFERENCES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "kind"), EVERY_MODEL)
 def test_weights_of_zero_and_one_are_the_masked_run(name: str, kind: str) -> None:
-    instead, shape = replacement_of(name, kind), cases.shape(name, len(TOKENS))
-    ranks = random_ranks(shape, seed=0)
+    instead, shape = replacement_of(name, kind), shape_of(name)
+    ranks, tokens = random_ranks(shape), torch.tensor(TOKENS)
     counts = torch.tensor([0, 1, shape.edges // 3, shape.edges - 5, shape.edges])
-    masked = MaskedRows(
-        as_tensor(TOKENS), shape, ranks, torch.zeros_like(counts), counts, replacement=instead
-    )
-    weighted = weighted_rows(as_tensor(TOKENS), shape, ranks, counts, instead, CPU)
+    masked = MaskedRows(tokens, shape, ranks, counts * 0, counts, replacement=instead)
+    weighted = weighted_rows(tokens, shape, ranks, counts, instead, CPU)
     truth = masked_logits(model_of(name), architecture(name), [masked])
     assert relative_error(logits(name, [weighted]), truth) < 1e-6
     assert relative_error(logits(name, [masked, weighted]), truth.repeat(2, 1)) < 1e-5
 
 
-@pytest.mark.parametrize("kind", REFERENCES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "kind"), EVERY_MODEL)
 def test_fractional_weights_equal_the_slow_forward(name: str, kind: str) -> None:
-    shape = cases.shape(name, len(TOKENS))
-    weights = random_weights(shape, rows=3, seed=0)
+    shape = shape_of(name)
+    weights = random_weights(shape, rows=3)
     ours = logits(name, [rows_of(weights, shape, replacement_of(name, kind))])
-    truth = [
-        weighted_logits(name, TOKENS, w.map(Tensor.double), REFERENCES[kind]) for w in weights
-    ]
+    truth = [weighted_logits(name, TOKENS, w.map(Tensor.double), REFERENCES[kind]) for w in weights]
     assert relative_error(ours, torch.stack(truth)) < 2e-5
     assert relative_error(ours[0], truth[1]) > 1e-2
 
 
 def test_only_weights_of_attention_and_mlp_edges_ask_for_gradients() -> None:
-    shape = cases.shape("llama", len(TOKENS))
-    ranks = random_ranks(shape, seed=0)
-    counts = torch.tensor([4, 40], dtype=torch.int32)
-    rows = weighted_rows(as_tensor(TOKENS), shape, ranks, counts, ZERO, CPU)
+    shape = shape_of("llama")
+    ranks, counts = random_ranks(shape), torch.tensor([4, 40], dtype=torch.int32)
+    rows = weighted_rows(torch.tensor(TOKENS), shape, ranks, counts, ZERO, CPU)
     assert len(rows) == 2
     leaves = [*rows.attention, rows.mlp]
     assert all(x.is_leaf and x.requires_grad and x.dtype == torch.float32 for x in leaves)
@@ -122,11 +81,10 @@ def test_only_weights_of_attention_and_mlp_edges_ask_for_gradients() -> None:
 
 
 def test_weighted_rows_whose_parts_do_not_fit_each_other_are_refused() -> None:
-    shape = cases.shape("llama", 5)
-    weights = random_weights(shape, rows=1, seed=0)
-    with pytest.raises(ValueError, match="the prompt has 6 tokens, its graph 5"):
-        rows_of(weights, shape, ZERO)
-    shape = cases.shape("llama", 6)
+    shape = shape_of("llama")
+    weights = random_weights(shape, rows=1)
+    with pytest.raises(ValueError, match="the prompt has 5 tokens, its graph 6"):
+        rows_of(weights, cases.shape("llama", 6))
     other = ablation.resample(model_of("llama"), architecture("llama"), torch.tensor([7, 8, 9]))
-    with pytest.raises(ValueError, match="resample replacement has 3 tokens, the prompt 6"):
-        rows_of(random_weights(shape, rows=1, seed=0), shape, other)
+    with pytest.raises(ValueError, match="resample replacement has 3 tokens, the prompt 5"):
+        rows_of(weights, shape, other)

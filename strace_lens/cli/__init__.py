@@ -1,0 +1,17 @@
+"""The command line: reads arguments, calls the verbs, prints what they return."""
+
+from __future__ import annotations
+
+import typer
+
+from strace_lens.cli.estimators import estimators
+from strace_lens.cli.trace import trace
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.command()(trace)
+app.command()(estimators)
+
+
+@app.callback()
+def main() -> None:
+    """How much of a language model does a prediction really use?"""

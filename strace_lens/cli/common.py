@@ -1,0 +1,101 @@
+"""What all commands share: options, one-line errors, a progress bar."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from strace_lens.run import MEMORY_BUDGET
+from strace_lens.token_graph.gradients import GRADIENT_BUDGET
+
+ModelOption = Annotated[
+    str,
+    typer.Option(help="smollm2 (built in), a Hugging Face name, a local folder or a GGUF file."),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="As torch names it; a GPU if there is one, else cpu.")
+]
+DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+MemoryOption = Annotated[
+    float | None,
+    typer.Option(
+        help="GiB that one pass may take; if unsaid, "
+        f"{MEMORY_BUDGET / 2**30:g} forward and {GRADIENT_BUDGET / 2**30:g} with gradients."
+    ),
+]
+
+
+def budgets(memory: float | None) -> tuple[int, int]:
+    """Bytes of a forward pass, and of a forward and backward pass.
+
+    Raises:
+        ValueError: the memory is not positive.
+    """
+    if memory is None:
+        return MEMORY_BUDGET, GRADIENT_BUDGET
+    if not memory > 0:
+        raise ValueError(f"memory_budget must be positive; got {memory:g} GiB")
+    given = int(memory * 2**30)
+    return given, given
+
+
+def parse_sizes(text: str | None) -> tuple[float, ...] | None:
+    """Relative sizes parted by commas, sorted; None where nothing is said.
+
+    Raises:
+        ValueError: no numbers, or a size outside (0, 1].
+    """
+    if text is None:
+        return None
+    try:
+        sizes = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        raise ValueError(f"--sizes takes numbers parted by commas; got {text!r}") from None
+    for size in sizes:
+        if not 0 < size <= 1:
+            raise ValueError(f"sizes must lie in (0, 1]; got {size}")
+    return tuple(sizes)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What a user can mend ends in one line on standard error and exit status 2."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"strace-lens: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(2) from error
+
+
+def progress_bar() -> Progress:
+    """A bar on standard error, gone at the end; none where that is no terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,  # a log has no use for a bar
+    )
+
+
+def step(progress: Progress, what: str, total: int | None = None) -> TaskID:
+    """Show what is being done now, in place of what was done before."""
+    for task in progress.task_ids:
+        progress.update(task, visible=False)
+    return progress.add_task(what, total=total)

@@ -1,0 +1,104 @@
+"""`strace-lens estimators`: estimators over a file of prompts, with all controls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from strace_lens.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    MemoryOption,
+    ModelOption,
+    budgets,
+    one_line_errors,
+    parse_sizes,
+    progress_bar,
+    step,
+)
+from strace_lens.models import load_model
+from strace_lens.sizes import ESTIMATOR_SIZES
+from strace_lens.storage import write_whole
+from strace_lens.summary import records
+from strace_lens.tables import print_estimators
+from strace_lens.token_graph.estimators import ESTIMATORS
+from strace_lens.trials.prompts import read_prompts
+from strace_lens.trials.run import SEEDS, check_options, run_trials, trial_steps
+from strace_lens.trials.table import estimator_table
+
+
+def estimators(
+    prompts: Annotated[
+        Path,
+        typer.Argument(
+            help="JSONL, one object a line: prompt; and if you like kind, sibling (equally long), "
+            "wrong (line, from 0, of the prompt whose output is the wrong target).",
+            dir_okay=False,
+        ),
+    ],
+    estimators: Annotated[str, typer.Option(help="Names parted by commas.")] = ",".join(ESTIMATORS),
+    model: ModelOption = "smollm2",
+    sizes: Annotated[
+        str | None,
+        typer.Option(help=f"Relative sizes, some 0.001 or less; {len(ESTIMATOR_SIZES)} if unsaid."),
+    ] = None,
+    ablation: Annotated[
+        str, typer.Option(help="What replaces an ablated edge: zero or mean.")
+    ] = "zero",
+    seeds: Annotated[int, typer.Option(help="Seeds of each estimator that draws.")] = SEEDS,
+    limit: Annotated[int | None, typer.Option(help="Run the first so many prompts only.")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for runs.csv, traces.csv, table.csv, and traces/, which a later run "
+            "reads instead of estimating them again.",
+            file_okay=False,
+        ),
+    ] = Path("out/estimators"),
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Force a BOS, or none.")] = True,
+    memory: MemoryOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and no table.")
+    ] = False,
+) -> None:
+    """Compare estimators: density, top-1 size, TV by size, passes, seconds, every control."""
+    with one_line_errors(), progress_bar() as progress:
+        read = read_prompts(prompts)
+        names = [name.strip() for name in estimators.split(",")]
+        grid = parse_sizes(sizes) or ESTIMATOR_SIZES
+        check_options(names, grid, ablation, seeds, limit)
+        forward, backward = budgets(memory)
+        step(progress, f"loading {model}")
+        loaded = load_model(model, device=device, dtype=dtype)
+        total = len(read[:limit]) * trial_steps(names, seeds)
+        bar = step(progress, "tokenizing", total=total)
+        trials = run_trials(
+            loaded,
+            read,
+            estimators=names,
+            sizes=grid,
+            ablation=ablation,
+            seeds=seeds,
+            bos=bos,
+            limit=limit,
+            out=out,
+            memory_budget=forward,
+            gradient_budget=backward,
+            progress=lambda what, n: progress.update(bar, description=what, advance=n),
+        )
+        table = estimator_table(trials)
+        out.mkdir(parents=True, exist_ok=True)
+        frames = {"runs": trials.runs, "traces": trials.traces, "table": table}
+        for name, frame in frames.items():
+            write_whole(out / f"{name}.csv", frame.to_csv(index=False).encode())
+        progress.stop()
+        if as_json:
+            print(json.dumps({"table": records(table)}, allow_nan=False))
+        else:
+            print_estimators(table)
+            print(f"wrote {', '.join(f'{name}.csv' for name in frames)} and traces/ to {out}")

@@ -1,0 +1,185 @@
+"""`strace-lens trace`: one prompt, ranked, measured, drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from strace_lens.ablation import replacement
+from strace_lens.architecture import Model
+from strace_lens.causal import phase_ablation
+from strace_lens.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    MemoryOption,
+    ModelOption,
+    budgets,
+    one_line_errors,
+    parse_sizes,
+    progress_bar,
+    step,
+)
+from strace_lens.contract import architecture_of
+from strace_lens.cost import Plan, plan
+from strace_lens.density import DensityCurve, density_curve
+from strace_lens.models import load_model
+from strace_lens.prompts import tokenize
+from strace_lens.report import trace_report
+from strace_lens.sizes import SIZES
+from strace_lens.summary import summarize
+from strace_lens.tables import print_curve
+from strace_lens.token_graph.estimators import ESTIMATORS, estimate, estimator_of, steps
+from strace_lens.token_graph.extract import extract
+from strace_lens.token_graph.graph import token_graph
+from strace_lens.token_graph.importance import importance_function
+
+PAGE = "trace.html"
+RESULT = "trace.safetensors"
+IMPORTANCE = "l1"
+
+
+def trace(
+    prompt: Annotated[
+        str | None, typer.Argument(help="The text whose next token is traced.")
+    ] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="Read the prompt from a file instead.", dir_okay=False)
+    ] = None,
+    model: ModelOption = "smollm2",
+    sizes: Annotated[
+        str | None,
+        typer.Option(help="Relative sizes, as in 0.001,0.01,0.1; the paper's 27 if unsaid."),
+    ] = None,
+    estimator: Annotated[
+        str, typer.Option(help=f"How edges are ranked: {', '.join(ESTIMATORS)}.")
+    ] = "greedy",
+    importance: Annotated[
+        str,
+        typer.Option(help="Of greedy: l1, l2, proximity, cosine, leverage(k) or random."),
+    ] = IMPORTANCE,
+    ablation: Annotated[
+        str, typer.Option(help="What replaces an ablated edge: zero, mean or resample.")
+    ] = "zero",
+    corrupted: Annotated[
+        str | None, typer.Option(help="The second prompt of --ablation resample, equally long.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Text for --ablation mean; a page is built in.", dir_okay=False),
+    ] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    out: Annotated[
+        Path, typer.Option(help="Folder for trace.html and trace.safetensors.", file_okay=False)
+    ] = Path("out"),
+    seed: Annotated[
+        int, typer.Option(help="Of the estimator, the random control, --importance random.")
+    ] = 0,
+    bos: Annotated[
+        bool | None,
+        typer.Option("--bos/--no-bos", help="Force a BOS; the tokenizer's way if unsaid."),
+    ] = None,
+    memory: MemoryOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and no table.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell passes, bytes and rough seconds; run nothing.")
+    ] = False,
+) -> None:
+    """Trace one prompt: every size measured beside its controls, phases, a page of figures."""
+    with one_line_errors(), progress_bar() as progress:
+        text = _prompt_text(prompt, prompt_file)
+        grid = parse_sizes(sizes) or SIZES
+        _check_ranking(estimator, importance)
+        forward, backward = budgets(memory)
+        step(progress, f"loading {model}")
+        loaded = load_model(model, device=device, dtype=dtype)
+        tokens = tokenize(loaded, architecture_of(loaded), text, bos)
+        cost = plan(loaded, len(tokens.ids), sizes=grid, memory_budget=forward)
+        if dry_run:
+            progress.stop()
+            _print_plan(cost, steps(estimator), as_json)
+            return
+        swap = replacement(
+            loaded, tokens, ablation, corrupted=corrupted, references=_reference(reference)
+        )
+        same = {"replacement": swap, "seed": seed, "memory_budget": forward}
+        step(progress, "reading the token graph")
+        graph = token_graph(loaded, tokens)
+        if estimator == "greedy":
+            ranked = extract(graph, importance, seed=seed, memory_budget=forward)
+        else:
+            bar = step(progress, f"ranking: {estimator}", total=steps(estimator) or None)
+            ranked = estimate(
+                loaded,
+                graph,
+                estimator,
+                **{**same, "memory_budget": backward},
+                progress=lambda n: progress.advance(bar, n),
+            )
+        bar = step(progress, "running masks", total=cost.rows)
+        curve = density_curve(
+            loaded, ranked, sizes=grid, progress=lambda n: progress.advance(bar, n), **same
+        )
+        _finish(loaded, curve, same, out, as_json, progress)
+
+
+def _check_ranking(estimator: str, importance: str) -> None:
+    estimator_of(estimator)
+    importance_function(importance)
+    if estimator != "greedy" and importance != IMPORTANCE:
+        raise ValueError(
+            f"--importance {importance} is for --estimator greedy; {estimator} scores edges itself"
+        )
+
+
+def _finish(
+    model: Model,
+    curve: DensityCurve,
+    same: dict[str, Any],
+    out: Path,
+    as_json: bool,
+    progress: Progress,
+) -> None:
+    """Find the phases, ablate them, write page and file, print."""
+    phases = curve.phases()
+    step(progress, "ablating the phases")
+    ablated = phase_ablation(model, curve, **same)
+    step(progress, "drawing")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / PAGE).write_text(trace_report(curve, phases, ablated), encoding="utf-8")
+    curve.save(out / RESULT)
+    progress.stop()
+    if as_json:
+        print(json.dumps(summarize(curve, phases, ablated), allow_nan=False))
+    else:
+        print_curve(curve, phases, ablated)
+        print(f"wrote {out / PAGE} and {out / RESULT}")
+
+
+def _prompt_text(prompt: str | None, prompt_file: Path | None) -> str:
+    if (prompt is None) == (prompt_file is None):
+        raise ValueError("give either a prompt or --prompt-file, one of the two")
+    if prompt_file is None:
+        return prompt or ""
+    return prompt_file.read_text(encoding="utf-8").removesuffix("\n")
+
+
+def _reference(path: Path | None) -> list[str] | None:
+    return None if path is None else [path.read_text(encoding="utf-8")]
+
+
+def _print_plan(cost: Plan, fitting_steps: int, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**vars(cost), "fitting_steps": fitting_steps}))
+        return
+    before = f"after {fitting_steps} steps of fitting: " if fitting_steps else ""
+    print(
+        f"{before}{cost.rows} rows in {cost.passes} forward passes, "
+        f"at most {cost.bytes / 2**20:,.0f} MiB each, about {cost.seconds:.1f} seconds"
+    )

@@ -1,0 +1,146 @@
+"""What a small trace saves: the multiply-adds that a sparse execution of it would need.
+
+The paper (s-Trace, arXiv 2605.27033) counts edges; this measure is the package's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from strace_lens.architecture import Architecture
+from strace_lens.token_graph.edges import EdgeTensors
+from strace_lens.token_graph.graph import shape_of
+from strace_lens.token_graph.paths import fed_nodes, first_edges
+from strace_lens.token_graph.trace import Trace
+
+
+@dataclass(frozen=True, eq=False)
+class ComputeShare:
+    """Multiply-adds of the first k edges of a trace, for each k, over those of the full pass.
+
+    Attributes:
+        share: `multiply_adds / full`.
+        multiply_adds: of the blocks, without norms and unembedding.
+        full: the same for the ordinary pass: every token through every block, the last one too,
+            attention over causal pairs only.
+        norms: d_model for each node whose stream an MLP or a key, query or value reads, and for
+            the final norm; with norms after attention and MLP, d_model for each of their outputs.
+            Not in `multiply_adds`.
+        unembedding: d_model * d_vocab, once, at every size. Not in `multiply_adds`.
+    """
+
+    share: Float64[Tensor, " size"]
+    multiply_adds: Int64[Tensor, " size"]
+    full: int
+    norms: Int64[Tensor, " size"]
+    unembedding: int
+
+
+def compute_share(trace: Trace, architecture: Architecture, counts: Sequence[int]) -> ComputeShare:
+    """Multiply-adds that a sparse execution of each trace needs, over those of the full pass.
+
+    Ablated edges carry nothing, so a stream is empty unless a path of kept edges joins it to an
+    embedding, and an edge that reads an empty stream costs nothing. The other edges are *live*:
+
+    - a live MLP edge costs the MLP at one token;
+    - a head with a live edge into a token costs its query and its output projection there (even
+      if its own stream is empty), and a score for each computed key before or at that token;
+    - a key, one for each key-value head, is computed where the stream is not empty and a head of
+      its group has a query at that token or later;
+    - a value is computed where a live edge of its group reads it;
+    - each live attention edge costs d_head for the weighted sum of values.
+
+    Left out: biases, activation functions, softmax, rotary positions, norms of queries and keys,
+    and the router of a mixture of experts. In a model with biases an empty stream holds constants
+    of the model, which are taken to be computed once for all prompts. A sliding window saves
+    nothing here, in the full pass neither.
+
+    Args:
+        trace: any ranking of the edges of this architecture's token graph.
+        architecture: widths of the model.
+        counts: numbers of edges k, in any order.
+
+    Raises:
+        ValueError: the trace is not of this architecture, or a count is negative or above the
+            number of edges.
+    """
+    if trace.shape != shape_of(architecture, trace.shape.tokens):
+        raise ValueError(f"{trace!r} is not a trace of {architecture.name}: its graph differs")
+    works = [
+        _work(kept, fed_nodes(kept, trace.shape), architecture)
+        for kept in first_edges(trace, counts)
+    ]
+    needed = torch.tensor([w.multiply_adds(architecture) for w in works], dtype=torch.int64)
+    full = _dense(architecture, trace.shape.tokens).multiply_adds(architecture)
+    return ComputeShare(
+        share=needed.double() / full,
+        multiply_adds=needed,
+        full=full,
+        norms=torch.tensor([w.norms * architecture.d_model for w in works], dtype=torch.int64),
+        unembedding=architecture.d_model * architecture.d_vocab,
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How often each operation is done, over all layers, heads and tokens."""
+
+    queries: int
+    keys: int
+    values: int
+    scores: int
+    weighted_values: int
+    mlps: int
+    norms: int
+
+    def multiply_adds(self, architecture: Architecture) -> int:
+        d_model, d_head = architecture.d_model, architecture.d_head
+        matrices = 3 if architecture.gated else 2
+        mlp = matrices * d_model * architecture.d_mlp * architecture.experts
+        projections = 2 * self.queries + self.keys + self.values
+        per_head = projections * d_model + self.scores + self.weighted_values
+        return per_head * d_head + self.mlps * mlp
+
+
+def _work(kept: EdgeTensors, fed: Bool[Tensor, "level pos"], architecture: Architecture) -> _Work:
+    """Operations that the kept edges need, given which streams are not empty."""
+    joins = (len(fed) - 1) // architecture.layers
+    pre = fed[:-1:joins]  # what attention reads, "layer pos"
+    live = kept.attention & pre[:, None, None, :]
+    query = live.any(-1)
+    by_group = (architecture.kv_heads, architecture.heads // architecture.kv_heads)
+    value = live.any(2).unflatten(1, by_group).any(2)
+    later_queries = query.unflatten(1, by_group).any(2).flip(-1).cumsum(-1).flip(-1)
+    key = (later_queries > 0) & pre[:, None]
+    mlp = kept.mlp & fed[joins - 1 : -1 : joins][: len(kept.mlp)]
+
+    # A live query and a value are computed only where a key is: a key stands for all three.
+    read = torch.zeros_like(fed)
+    read[:-1:joins] = key.any(1)
+    read[joins - 1 : -1 : joins][: len(mlp)] |= mlp
+    read[-1, -1] = fed[-1, -1]
+    norms = int(read.sum())
+    if architecture.post_norm:
+        norms += int(query.any(1).sum()) + int(mlp.sum())
+    return _Work(
+        queries=int(query.sum()),
+        keys=int(key.sum()),
+        values=int(value.sum()),
+        scores=int((query * pre.cumsum(-1)[:, None]).sum()),
+        weighted_values=int(live.sum()),
+        mlps=int(mlp.sum()),
+        norms=norms,
+    )
+
+
+def _dense(architecture: Architecture, tokens: int) -> _Work:
+    """Operations of the full pass: every causal edge, the last layer's unused ones too."""
+    shape = shape_of(architecture, tokens)
+    kept = shape.full(True, torch.bool)
+    kept = kept._replace(attention=kept.attention.tril())
+    return _work(kept, torch.ones(shape.levels, tokens, dtype=torch.bool), architecture)

@@ -1,0 +1,137 @@
+"""Estimators of a trace by name: from best-first search to rankings fitted to the output.
+
+Each gives an upper bound on how much of the graph a prediction needs; a tighter one needs more
+passes. What a fitted trace may be taken for is said by its controls (`trials`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from strace_lens.ablation import ZERO, Replacement
+from strace_lens.architecture import Model
+from strace_lens.token_graph.extract import extract
+from strace_lens.token_graph.fisher import fisher
+from strace_lens.token_graph.fit import no_steps
+from strace_lens.token_graph.gradients import GRADIENT_BUDGET
+from strace_lens.token_graph.graph import TokenGraph
+from strace_lens.token_graph.learn import ANCHORED, STEPS, learn
+from strace_lens.token_graph.prune import prune, prune_steps
+from strace_lens.token_graph.trace import Trace
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A way to rank the edges of a token graph.
+
+    Attributes:
+        rank: takes a model and its graph, and `target`, `replacement`, `seed`, `memory_budget` and
+            `progress` by name; `start` too if it starts from another estimator's trace.
+        steps: how often it calls `progress` at the most. With none, nothing is fitted: neither
+            target nor seed matters.
+        start: name of the estimator whose trace it starts from.
+    """
+
+    rank: Callable[..., Trace]
+    steps: int = 0
+    start: str | None = None
+
+
+def _greedy(model: Model, graph: TokenGraph, **_: Any) -> Trace:
+    return extract(graph, "l1")
+
+
+def _scheduled(model: Model, graph: TokenGraph, **_: Any) -> Trace:
+    return extract(graph, "l2", order="scheduled")
+
+
+def _fisher(
+    model: Model, graph: TokenGraph, *, progress: Callable[[int], None], **options: Any
+) -> Trace:
+    trace = fisher(model, graph, **options)
+    progress(1)
+    return trace
+
+
+def _anchored(model: Model, graph: TokenGraph, **options: Any) -> Trace:
+    return learn(model, graph, **ANCHORED, **options)
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "greedy": Estimator(_greedy),
+    "scheduled": Estimator(_scheduled),
+    "fisher": Estimator(_fisher, steps=1),
+    "pruned": Estimator(prune, steps=prune_steps()),
+    "anchored": Estimator(_anchored, steps=ANCHORED["steps"], start="pruned"),
+    "learned": Estimator(learn, steps=STEPS, start="pruned"),
+}
+"""Estimators by name, the cheapest first."""
+
+
+def estimator_of(name: str) -> Estimator:
+    """The estimator of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {name!r}; choose from {', '.join(ESTIMATORS)}")
+    return ESTIMATORS[name]
+
+
+def steps(estimator: str, *, started: bool = False) -> int:
+    """Steps that `estimate` reports at the most; `started` where it is given a start."""
+    found = estimator_of(estimator)
+    before = 0 if started or found.start is None else steps(found.start)
+    return before + found.steps
+
+
+def estimate(
+    model: Model,
+    graph: TokenGraph,
+    estimator: str = "greedy",
+    *,
+    target: Float[Tensor, " vocab"] | None = None,
+    replacement: Replacement = ZERO,
+    seed: int = 0,
+    start: Trace | None = None,
+    memory_budget: int = GRADIENT_BUDGET,
+    progress: Callable[[int], None] = no_steps,
+) -> Trace:
+    """Rank the edges of a token graph by an estimator, with the options of the published table.
+
+    Args:
+        model: the model whose graph it is.
+        graph: the token graph of a prompt.
+        estimator: a key of `ESTIMATORS`.
+        target: probabilities to reproduce; by default the model's own output. No effect where
+            nothing is fitted.
+        replacement: what an ablated edge carries while fitting.
+        seed: of all that is drawn.
+        start: the trace to start from, of the estimator that this one builds on; made first if not
+            given. No effect on estimators that start from nothing.
+        memory_budget: bytes of a forward and backward pass.
+        progress: called with 1 after each step of fitting; there are at most `steps`.
+
+    Raises:
+        ValueError: an unknown estimator, a graph of one token to fit, a target that is no
+            distribution, or a start of another graph.
+        UnsupportedModelError: gradients through quantised weights.
+    """
+    found = estimator_of(estimator)
+    options: dict[str, Any] = {
+        "target": target,
+        "replacement": replacement,
+        "seed": seed,
+        "memory_budget": memory_budget,
+        "progress": progress,
+    }
+    if found.start is not None:
+        options["start"] = start or estimate(model, graph, found.start, **options)
+    trace = found.rank(model, graph, **options)
+    return replace(trace, made={"estimator": estimator, **trace.made})

@@ -1,0 +1,59 @@
+"""How sure a mean over prompts is: percentile bootstrap intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.stats import bootstrap
+
+CONFIDENCE = 0.95
+RESAMPLES = 9999
+
+
+def interval(
+    values: Float[np.ndarray, "prompt *rest"], seed: int = 0
+) -> tuple[Float[np.ndarray, "*rest"], Float[np.ndarray, "*rest"]]:
+    """The 95 % percentile bootstrap interval of the mean over prompts, its low and its high end.
+
+    Prompts are drawn whole: what stands side by side in `rest` (sizes of a curve) goes together.
+    NaN where any prompt is NaN, and everywhere for fewer than two prompts.
+
+    Args:
+        values: one row a prompt.
+        seed: of the draws, which are the same for any values of as many prompts.
+    """
+    low = np.full(values.shape[1:], np.nan)
+    high = low.copy()
+    whole = ~np.isnan(values).any(0)
+    if len(values) > 1 and whole.any():
+        found = bootstrap(
+            (values[:, whole],),
+            np.mean,
+            axis=0,
+            n_resamples=RESAMPLES,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=seed,
+        ).confidence_interval
+        low[whole], high[whole] = found.low, found.high
+    return low, high
+
+
+def mean_curve(rows: pd.DataFrame, column: str, seed: int = 0) -> pd.DataFrame:
+    """Mean over prompts of a column at each size, with its interval.
+
+    Args:
+        rows: of `Trials.runs`, of one estimator and role; a prompt counts once, by its mean over
+            seeds.
+        column: one of theirs.
+        seed: of the bootstrap.
+
+    Returns:
+        Columns `size`, `mean`, `low`, `high`; no row without values.
+    """
+    wide = rows.pivot_table(index="prompt", columns="size", values=column)
+    values = wide.to_numpy(dtype=np.float64)
+    low, high = interval(values, seed)
+    found = {"size": wide.columns.to_numpy(dtype=np.float64), "mean": values.mean(0)}
+    return pd.DataFrame({**found, "low": low, "high": high})
