@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable
 from string import Template
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from strace_lens.density import DensityCurve
+from strace_lens.page import facts_html, figure_html, page, sentence, table_html, versions_text
 from strace_lens.phases import Phases
 from strace_lens.plots.composition import plot_kinds, plot_layers
 from strace_lens.plots.density import plot_density
@@ -35,25 +33,25 @@ def trace_report(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | N
     Returns:
         HTML with plotly.js inside it (about 5 MB).
     """
-    return _PAGE.substitute(
-        title=html.escape(
-            f"Trace of {_model(curve)}: {_short(''.join(curve.trace.prompt.strings))}"
-        ),
-        plotlyjs=get_plotlyjs(),
+    title = f"Trace of {_model(curve)}: {_short(''.join(curve.trace.prompt.strings))}"
+    body = _BODY.substitute(
         model=html.escape(_model(curve)),
         tokens=" ".join(f"<span>{visible(t, 40)}</span>" for t in curve.trace.prompt.strings),
         facts=_facts(curve),
-        phases=html.escape(_sentence(phases.describe())),
-        density=_figure(plot_density(curve, phases), "density", _density_caption(curve, phases)),
-        kinds=_figure(plot_kinds(curve), "kinds", _KINDS),
-        layers=_figure(plot_layers(curve), "layers", _LAYERS),
-        layer_phases=_figure(plot_layer_phases(curve, phases), "layer-phases", _LAYER_PHASES),
-        profiles=_figure(plot_layer_profiles(phases), "layer-profiles", _PROFILES),
+        phases=html.escape(sentence(phases.describe())),
+        density=figure_html(
+            plot_density(curve, phases), "density", _density_caption(curve, phases)
+        ),
+        kinds=figure_html(plot_kinds(curve), "kinds", _KINDS),
+        layers=figure_html(plot_layers(curve), "layers", _LAYERS),
+        layer_phases=figure_html(plot_layer_phases(curve, phases), "layer-phases", _LAYER_PHASES),
+        profiles=figure_html(plot_layer_profiles(phases), "layer-profiles", _PROFILES),
         phase_table=_phase_table(phases),
         ablation=_ablation(phases, ablation),
-        trace=_figure(plot_trace(curve.trace, 1000), "trace", _TRACE),
+        trace=figure_html(plot_trace(curve.trace, 1000), "trace", _TRACE),
         sizes=_sizes(curve),
     )
+    return page(title, body)
 
 
 def _model(curve: DensityCurve) -> str:
@@ -62,10 +60,6 @@ def _model(curve: DensityCurve) -> str:
 
 def _short(text: str, longest: int = 60) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
 
 
 def _facts(curve: DensityCurve) -> str:
@@ -80,47 +74,16 @@ def _facts(curve: DensityCurve) -> str:
         "head": f"top-{curve.head:g} nucleus, mass {curve.head_mass:.3f}",
         "largest logit difference at full mask": f"{curve.logit_gap:.1e}",
         "seed": str(curve.seed),
-        "versions": ", ".join(f"{k} {v}" for k, v in made.get("versions", {}).items()) or "unknown",
+        "versions": versions_text(made.get("versions", {})),
     }
-    rows = [f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items()]
     top = ", ".join(f"<code>{quoted(token)}</code> {p:.3f}" for token, p in curve.top)
-    return "".join([*rows, f"<dt>the model's next token</dt><dd>{top}</dd>"])
-
-
-def _figure(fig: go.Figure, name: str, caption: str) -> str:
-    """A figure under a fixed id, so that the page is the same each time."""
-    inner = fig.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        include_mathjax=False,
-        div_id=f"figure-{name}",
-        default_width="100%",
-        default_height=f"{fig.layout.height}px",
-        config={"responsive": True, "displaylogo": False},
-    )
-    return f"<figure>{inner}<figcaption>{caption}</figcaption></figure>"
+    return f"{facts_html(facts)}<dt>the model's next token</dt><dd>{top}</dd>"
 
 
 def _density_caption(curve: DensityCurve, phases: Phases) -> str:
     random = curve.table["random_tv"].to_numpy()
     controls = " The controls were left out." if np.isnan(random).all() else _CONTROLS
     return _DENSITY + controls + (_BANDS if phases.along_sizes else "")
-
-
-_NUMBER: Callable[[float], str] = "{:.3g}".format
-_EDGES: Callable[[float], str] = "{:,.0f}".format
-
-
-def _table(table: pd.DataFrame, edges: tuple[str, ...] = ("edges",)) -> str:
-    """A table that scrolls within itself; text is escaped, NaN a dash."""
-    shown = table.to_html(
-        index=False,
-        border=0,
-        na_rep="–",
-        float_format=_NUMBER,
-        formatters={c: _EDGES for c in edges if c in table},
-    )
-    return f'<div class="wide">{shown}</div>'
 
 
 def _sizes(curve: DensityCurve) -> str:
@@ -130,20 +93,24 @@ def _sizes(curve: DensityCurve) -> str:
     table["top1"] = ["yes" if t else "no" for t in table["top1"]]
     # pandas escapes the text: it must not be escaped twice.
     table["top"] = [f"{html.unescape(quoted(t[0][0]))} {t[0][1]:.3g}" for t in table["top"]]
-    return _table(table.rename(columns=lambda c: c.replace("_", " ")))
+    return table_html(table.rename(columns=lambda c: c.replace("_", " ")))
 
 
 def _phase_table(phases: Phases) -> str:
     table = phases.layer_table()
-    reasons = "".join(f"<p>{html.escape(_sentence(r))}</p>" for r in missing(phases).values())
+    reasons = "".join(f"<p>{html.escape(sentence(r))}</p>" for r in missing(phases).values())
     if table.empty:
         return reasons
-    return reasons + _table(table.rename(columns=lambda c: c.replace("_", " ")), ("edges", *KINDS))
+    return reasons + table_html(
+        table.rename(columns=lambda c: c.replace("_", " ")), ("edges", *KINDS)
+    )
 
 
 def _ablation(phases: Phases, table: pd.DataFrame | None) -> str:
     if table is not None and not table.empty:
-        return f"<p>{_ABLATION}</p>" + _table(table.rename(columns=lambda c: c.replace("_", " ")))
+        return f"<p>{_ABLATION}</p>" + table_html(
+            table.rename(columns=lambda c: c.replace("_", " "))
+        )
     if phases.head is None or phases.tail is None:
         part = "head subgraph" if phases.head is None else "tail refinement"
         return f"<p>The table is absent: this curve has no {part} to ablate.</p>"
@@ -191,38 +158,7 @@ _ABLATION = (
     "layers. The last two columns are the mean of five draws of as many edges of the same trace."
 )
 
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-body { font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", Arial, sans-serif; color: #222;
-  max-width: 1200px; margin: 0 auto; padding: 0 20px 40px; }
-h1 { font-size: 1.6em; overflow-wrap: anywhere; }
-h2 { font-size: 1.25em; margin: 2em 0 .5em; border-bottom: 1px solid #ddd; }
-h3 { font-size: 1.05em; margin: 1.5em 0 .25em; }
-figure { margin: 1em 0 2em; }
-figcaption { color: #444; font-size: .9em; max-width: 80ch; }
-.tokens { line-height: 2; overflow-wrap: anywhere; }
-.tokens span, code { background: #f2f2f2; border-radius: 3px; padding: 1px 4px;
-  font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .9em; white-space: pre; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2em 1.2em; }
-dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
-.finding { font-size: 1.1em; font-weight: 600; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .82em; font-variant-numeric: tabular-nums; }
-th, td { padding: 3px 6px; text-align: right; }
-td { white-space: nowrap; }
-th { vertical-align: bottom; border-bottom: 1px solid #222; }
-tr:nth-child(even) td { background: #f6f6f6; }
-@media (max-width: 600px) { dl { grid-template-columns: 1fr; } dt { margin-top: .5em; } }
-</style>
-<script>$plotlyjs</script>
-</head>
-<body>
-<h1>Trace of a prompt through $model</h1>
+_BODY = Template("""<h1>Trace of a prompt through $model</h1>
 <p class="tokens">$tokens</p>
 <dl>$facts</dl>
 <p class="finding">$phases</p>
@@ -240,7 +176,4 @@ $ablation
 <h2>The trace itself</h2>
 $trace
 <h2>Every size</h2>
-$sizes
-</body>
-</html>
-""")
+$sizes""")

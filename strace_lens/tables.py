@@ -1,5 +1,9 @@
 """Results as tables for a terminal."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+# The types that pandas and plotly declare are wider than what they return.
+
 from __future__ import annotations
 
 import fnmatch
@@ -12,6 +16,7 @@ from rich.table import Table
 
 from strace_lens.density import DensityCurve
 from strace_lens.phases import Phases
+from strace_lens.trials.intervals import interval_text
 
 WIDTH = 132
 
@@ -45,13 +50,21 @@ def print_estimators(table: pd.DataFrame) -> None:
     console = _console()
     prompts = max(table["prompts"])
     console.print(f"{prompts} prompt{'s' * (prompts != 1)}; brackets: 95 % intervals over them\n")
+    for title, frame in estimator_sections(table).items():
+        console.print(frame_table(title, frame))
+
+
+def estimator_sections(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What `estimator_table` found as small tables of text, by title."""
+    sections = {}
     for title, columns in _ESTIMATOR_TABLES.items():
         frame = pd.DataFrame({"estimator": table["estimator"]})
         for pattern, shown in columns.items():
             for column in fnmatch.filter(table.columns, pattern):
                 at = column.removeprefix(pattern.removesuffix("*"))
                 frame[f"{shown}{at}"] = _estimator_cells(table, column)
-        console.print(frame_table(title, frame))
+        sections[title] = frame
+    return sections
 
 
 _ESTIMATOR_TABLES = {
@@ -88,11 +101,111 @@ _ESTIMATOR_TABLES = {
 def _estimator_cells(table: pd.DataFrame, column: str) -> list[str]:
     plain = {"forward": "{:,.0f}", "backward": "{:,.0f}", "seconds": "{:.2f}", "seeds": "{}"}
     shown = plain.get(column, "{:.3f}")
-    cells = ["-" if math.isnan(x) else shown.format(x) for x in table[column]]
     if f"{column}_low" not in table:
-        return cells
-    bounds = zip(cells, table[f"{column}_low"], table[f"{column}_high"], strict=True)
-    return [c if math.isnan(low) else f"{c} [{low:.3f}, {high:.3f}]" for c, low, high in bounds]
+        return ["-" if math.isnan(x) else shown.format(x) for x in table[column]]
+    bounds = table[[column, f"{column}_low", f"{column}_high"]].itertuples(index=False)
+    return [interval_text(*of, shown) for of in bounds]
+
+
+def print_phases(table: pd.DataFrame) -> None:
+    """Print what `phase_table` found: phases along sizes and layers, kinds, beside greedy's."""
+    console = _console()
+    for title, frame in phase_sections(table).items():
+        console.print(frame_table(title, frame))
+
+
+def phase_sections(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What `phase_table` found as small tables of text, an estimator a row, by title."""
+    by_name = table.set_index(["quantity", "estimator"])
+    names = table["estimator"].unique().tolist()
+    sections = {}
+    for title, (shown, columns) in _PHASE_TABLES.items():
+        mean = "vs_greedy" if title == _VERSUS else "mean"
+        frame = pd.DataFrame({"estimator": names})
+        for head, quantity in columns.items():
+            if quantity in by_name.index:
+                rows = by_name.loc[quantity].reindex(names)
+                frame[head] = _phase_cells(rows, mean, shown)
+        if len(frame.columns) > 1:
+            sections[title] = frame
+    return sections
+
+
+def _phase_cells(rows: pd.DataFrame, column: str, shown: str) -> list[str]:
+    """Counts of prompts where no format is given, else means with their intervals."""
+    if not shown:
+        return [f"{n}" for n in rows["prompts"]]
+    low, high = ("low", "high") if column == "mean" else (f"{column}_low", f"{column}_high")
+    return [
+        interval_text(row[column], row[low], row[high], shown) for row in rows.to_dict("records")
+    ]
+
+
+_VERSUS = "Beside greedy, paired by prompt: sizes over greedy's, others less greedy's"
+_AT = (0.01, 0.05, 0.2)
+_PHASE_TABLES: dict[str, tuple[str, dict[str, str]]] = {
+    "In how many prompts each phase was found": (
+        "",
+        {
+            "construction": "construction_start",
+            "refinement": "refinement_pace",
+            "head subgraph": "head_size",
+            "tail refinement": "tail_size",
+        },
+    ),
+    "Along the sizes: construction, and how much TV falls per tenfold size in it and after it": (
+        "{:.3g}",
+        {
+            "from s": "construction_start",
+            "to s": "construction_stop",
+            "TV there": "construction_tv",
+            "fall in it": "construction_pace",
+            "fall after": "refinement_pace",
+        },
+    ),
+    "Where head and tail are restored; relative depth of their edges, 0 (first layer) to 1": (
+        "{:.3g}",
+        {
+            "head at s": "head_size",
+            "tail at s": "tail_size",
+            "head depth": "head_depth",
+            "tail depth": "tail_depth",
+            "head less tail": "depth_gap",
+        },
+    ),
+    "Depth of attention and MLP edges alone; of the whole graph": (
+        "{:.3g}",
+        {
+            "head depth": "head_block_depth",
+            "tail depth": "tail_block_depth",
+            "head less tail": "block_depth_gap",
+            "graph depth": "graph_block_depth",
+        },
+    ),
+    "Shares of the edges by size; the rest is MLP": (
+        "{:.0%}",
+        {f"{kind} {s:g}": f"{kind}_{s:g}" for kind in ("residual", "attention") for s in _AT},
+    ),
+    "Depth at equal sizes: all edges; attention and MLP edges alone": (
+        "{:.2f}",
+        {
+            f"{head} {s:g}": f"{quantity}_{s:g}"
+            for quantity, head in (("depth", "all"), ("block_depth", "attn, MLP"))
+            for s in _AT
+        },
+    ),
+    _VERSUS: (
+        "{:.2f}",
+        {
+            "construction to s": "construction_stop",
+            "head at s": "head_size",
+            "head depth": "head_depth",
+            "head less tail": "depth_gap",
+            "attention 0.05": "attention_0.05",
+        },
+    ),
+}
+"""Format and columns (heading, quantity) of each table; without a format, prompts are counted."""
 
 
 def size_table(curve: DensityCurve) -> Table:

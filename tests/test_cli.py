@@ -262,12 +262,9 @@ def compared(folder, prompts, tmp_path_factory) -> tuple[list[str], Path, dict]:
 
 def test_the_files_hold_what_run_trials_returns(folder, prompts, compared):
     _, out, found = compared
-    assert sorted(p.name for p in out.iterdir()) == [
-        "runs.csv",
-        "table.csv",
-        "traces",
-        "traces.csv",
-    ]
+    written = {p.name for p in out.iterdir()}
+    assert {"runs.csv", "traces.csv", "table.csv", "traces"} <= written
+    assert not [name for name in written if name.startswith(".")]  # nothing half written
     sizes = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4)
     model = sl.load_model(folder, device="cpu")
     by_hand = sl.run_trials(

@@ -19,15 +19,20 @@ from strace_lens.cli.common import (
     progress_bar,
     step,
 )
+from strace_lens.estimators_report import estimators_report
 from strace_lens.models import load_model
 from strace_lens.sizes import ESTIMATOR_SIZES
 from strace_lens.storage import write_whole
 from strace_lens.summary import records
-from strace_lens.tables import print_estimators
+from strace_lens.tables import print_estimators, print_phases
 from strace_lens.token_graph.estimators import ESTIMATORS
+from strace_lens.trials.phase_table import phase_table
+from strace_lens.trials.phases import trial_phases
 from strace_lens.trials.prompts import read_prompts
 from strace_lens.trials.run import SEEDS, check_options, run_trials, trial_steps
 from strace_lens.trials.table import estimator_table
+
+PAGE = "estimators.html"
 
 
 def estimators(
@@ -53,7 +58,7 @@ def estimators(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder for runs.csv, traces.csv, table.csv, and traces/, which a later run "
+            help="Folder for estimators.html, CSV tables, and traces/, which a later run "
             "reads instead of estimating them again.",
             file_okay=False,
         ),
@@ -96,9 +101,15 @@ def estimators(
         frames = {"runs": trials.runs, "traces": trials.traces, "table": table}
         for name, frame in frames.items():
             write_whole(out / f"{name}.csv", frame.to_csv(index=False).encode())
+        found = trial_phases(trials, out)
+        phase_means = phase_table(found.prompts)
+        write_whole(out / "phases.csv", phase_means.to_csv(index=False).encode())
+        page = estimators_report(trials, table, found, phase_means)
+        write_whole(out / PAGE, page.encode())
         progress.stop()
         if as_json:
             print(json.dumps({"table": records(table)}, allow_nan=False))
         else:
             print_estimators(table)
-            print(f"wrote {', '.join(f'{name}.csv' for name in frames)} and traces/ to {out}")
+            print_phases(phase_means)
+            print(f"wrote {PAGE}, {', '.join(f'{n}.csv' for n in frames)}, phases.csv to {out}")

@@ -1,5 +1,9 @@
 """A panel for each estimator, on shared axes: errors, kinds of edges and layers by size."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+# The types that pandas and plotly declare are wider than what they return.
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,5 +1,9 @@
 """Where the phases of each estimator lie: along the sizes and along the layers, over prompts."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+# The types that pandas and plotly declare are wider than what they return.
+
 from __future__ import annotations
 
 from typing import Any
@@ -9,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from strace_lens.plots.means import ABOVE, add_line, by_estimator, error_bars, names_of, value_text
+from strace_lens.plots.means import ABOVE, add_line, by_estimator, error_bars, names_of
 from strace_lens.plots.style import (
     COLOURS,
     ESTIMATOR_COLOURS,
@@ -20,7 +24,7 @@ from strace_lens.plots.style import (
     measured_axis,
 )
 from strace_lens.token_graph.edges import KINDS
-from strace_lens.trials.intervals import mean_curve
+from strace_lens.trials.intervals import interval_text, mean_curve
 
 _ENDS = {"head": "head subgraph complete", "tail": "tail refined"}
 _DEPTHS = {"": "all edges", "block_": "attention and MLP edges"}
@@ -55,12 +59,14 @@ def plot_phase_ends(prompts: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
     return fig.update_yaxes(range=[len(names) - 0.4, -0.5], showgrid=False, **ticks)
 
 
-def _add_bar(fig: go.Figure, name: str, rows: pd.DataFrame, table: pd.DataFrame, at: float) -> None:
+def _add_bar(
+    fig: go.Figure, name: str, rows: pd.DataFrame, table: pd.DataFrame, at: float | int
+) -> None:
     """Construction from its mean start to its mean stop, with the intervals of both."""
     ends = [_quantity(table, name, f"construction_{end}") for end in ("start", "stop")]
     found = int(rows["construction_start"].notna().sum())
     means, lows, highs = (np.array([end[c] for end in ends]) for c in ("mean", "low", "high"))
-    texts = [value_text(end["mean"], end["low"], end["high"]) for end in ends]
+    texts = [interval_text(end["mean"], end["low"], end["high"]) for end in ends]
     fig.add_scatter(
         x=means,
         y=[at, at],
@@ -80,7 +86,7 @@ def _add_bar(fig: go.Figure, name: str, rows: pd.DataFrame, table: pd.DataFrame,
 
 
 def _add_end(
-    fig: go.Figure, name: str, rows: pd.DataFrame, table: pd.DataFrame, part: str, at: float
+    fig: go.Figure, name: str, rows: pd.DataFrame, table: pd.DataFrame, part: str, at: float | int
 ) -> None:
     """Where head or tail is restored: each prompt, and the mean over them."""
     marker = {"symbol": PARTS[part][1], "color": COLOURS[part]}
@@ -108,7 +114,7 @@ def _add_end(
         error_x=error_bars(mean["mean"], mean["low"], mean["high"]),
         hovertext=[
             f"<b>{name}</b>, {len(there)} of {len(rows)} prompts<br>{_ENDS[part]} at s = "
-            + value_text(mean["mean"], mean["low"], mean["high"])
+            + interval_text(mean["mean"], mean["low"], mean["high"])
         ],
         **look,
     )
@@ -145,7 +151,7 @@ def _add_depth(
     rows: pd.DataFrame,
     table: pd.DataFrame,
     column: str,
-    at: float,
+    at: float | int,
     first: bool,
     col: int,
 ) -> None:
@@ -175,7 +181,7 @@ def _add_depth(
         error_y=error_bars(mean["mean"], mean["low"], mean["high"]),
         hovertext=[
             f"<b>{name}</b>, {len(there)} of {len(rows)} prompts<br>{phase}: depth "
-            + value_text(mean["mean"], mean["low"], mean["high"])
+            + interval_text(mean["mean"], mean["low"], mean["high"])
         ],
         **place,
     )
@@ -244,7 +250,7 @@ def _add_graph_depth(fig: go.Figure, depth: float, col: int) -> None:
         )
 
 
-def _quantity(table: pd.DataFrame, estimator: str, quantity: str) -> dict[str, float]:
+def _quantity(table: pd.DataFrame, estimator: str, quantity: str) -> dict[str, Any]:
     """Mean, low and high of one quantity of an estimator."""
     (row,) = table.query("estimator == @estimator and quantity == @quantity").to_dict("records")
     return row

@@ -1,5 +1,9 @@
 """Estimators side by side, means over prompts: fidelity by size, density by prompt, compute."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+# The types that pandas and plotly declare are wider than what they return.
+
 from __future__ import annotations
 
 import html
@@ -16,7 +20,6 @@ from strace_lens.plots.means import (
     error_bars,
     line_of,
     names_of,
-    value_text,
 )
 from strace_lens.plots.style import (
     COLOURS,
@@ -27,7 +30,7 @@ from strace_lens.plots.style import (
     measured_axis,
     size_axis,
 )
-from strace_lens.trials.intervals import interval, mean_curve
+from strace_lens.trials.intervals import interval, interval_text, mean_curve
 
 
 def plot_fidelity(runs: pd.DataFrame) -> go.Figure:
@@ -116,7 +119,7 @@ def plot_densities(traces: pd.DataFrame) -> go.Figure:
     fig = figure("Density by prompt", height=520, margin={"t": 60})
     kinds = wide.index.unique("kind").tolist()
     hues = [colour for name, colour in COLOURS.items() if name != "trace"]
-    for (kind, prompt), row in wide.iterrows():  # pyright: ignore[reportGeneralTypeIssues]
+    for (kind, prompt), row in wide.iterrows():
         at = kinds.index(kind)
         fig.add_scatter(
             x=list(range(len(names))),
@@ -153,7 +156,7 @@ def _add_means(fig: go.Figure, wide: pd.DataFrame) -> None:
         error_y=error_bars(mean, low, high),
         hoverinfo="text",
         hovertext=[
-            f"<b>{name}</b><br>mean density {value_text(*of)}"
+            f"<b>{name}</b><br>mean density {interval_text(*of)}"
             for name, *of in zip(wide.columns, mean, low, high, strict=True)
         ],
     )

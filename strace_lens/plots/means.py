@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
 from strace_lens.plots.style import ESTIMATOR_COLOURS, ESTIMATOR_DASHES, INK
+from strace_lens.trials.intervals import interval_text
 
 ABOVE = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
 """A legend above the plotting area, at its right."""
@@ -90,14 +90,9 @@ def add_band(fig: go.Figure, curve: pd.DataFrame, colour: str, **place: object) 
 def curve_texts(curve: pd.DataFrame, start: str, what: str) -> list[str]:
     """Hover texts of a mean curve."""
     return [
-        f"{start}s = {row['size']:.4g}<br>{what} {value_text(row['mean'], row['low'], row['high'])}"
-        for row in curve.to_dict("records")
+        f"{start}s = {size:.4g}<br>{what} {interval_text(*of)}"
+        for size, *of in curve[["size", "mean", "low", "high"]].itertuples(index=False)
     ]
-
-
-def value_text(mean: float, low: float, high: float) -> str:
-    """A mean with its interval, if it has one."""
-    return f"{mean:.3g}" if math.isnan(low) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def error_bars(

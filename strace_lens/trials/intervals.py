@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -57,3 +59,11 @@ def mean_curve(rows: pd.DataFrame, column: str, seed: int = 0) -> pd.DataFrame:
     low, high = interval(values, seed)
     found = {"size": wide.columns.to_numpy(dtype=np.float64), "mean": values.mean(0)}
     return pd.DataFrame({**found, "low": low, "high": high})
+
+
+def interval_text(mean: float, low: float, high: float, shown: str = "{:.3g}") -> str:
+    """A mean with its interval in brackets, if it has one; a dash without a mean."""
+    if math.isnan(mean):
+        return "-"
+    text = shown.format(mean)
+    return text if math.isnan(low) else f"{text} [{shown.format(low)}, {shown.format(high)}]"

@@ -1,5 +1,9 @@
 """Phases of estimators side by side: means over prompts with intervals, and less greedy's."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+# The types that pandas and plotly declare are wider than what they return.
+
 from __future__ import annotations
 
 from collections.abc import Sequence

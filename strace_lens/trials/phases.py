@@ -6,6 +6,10 @@ residual column that reaches down to the embedding is early by its making, so th
 attention and MLP edges, those of the blocks, is told beside that of all edges.
 """
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
+# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
+# The types that pandas and plotly declare are wider than what they return.
+
 from __future__ import annotations
 
 import math

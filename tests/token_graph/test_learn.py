@@ -1,202 +1,242 @@
-"""Learned rankings: one step against a slow rewriting, then what steps do and what they refuse."""
+"""Learned rankings against their steps written out over the slow forward pass in float64."""
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
 import torch
+from torch import Tensor
 
 import strace_lens as sl
-from strace_lens.ablation import ZERO
 from strace_lens.measures import jensen_shannon
-from strace_lens.token_graph.edges import UNREACHABLE, is_complete
+from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 from strace_lens.token_graph.fit import fit_to
-from strace_lens.token_graph.gradients import fixed_weights, gradients, weighted_log_probs
-from strace_lens.token_graph.learn import ROWS, WIDTH, _company, learn
+from strace_lens.token_graph.gradients import GRADIENT_BUDGET, bytes_per_gradient_row
+from strace_lens.token_graph.masked_run import masked_logits
+from strace_lens.token_graph.rows import MaskedRows
 from strace_lens.token_graph.schedule import schedule
-from tests import tiny
-from tests.cases import fresh_bridge, model_of
+from tests import cases, tiny
+from tests.cases import architecture, model_of
+from tests.oracle_weighted import weighted_logits
+from tests.token_graph.test_prune import UNIFORM, order_of
+from tests.token_graph.test_schedule import in_order
+from tests.weighted import FEW, REFERENCES, TOKENS, graph_of, replacement_of, shape_of
 
-SIZES = (0.05, 0.5)
-PROMPT = "the capital of France is"
-
-
-def started(name: str = "llama", prompt: str = PROMPT):
-    model = model_of(name)
-    graph = sl.token_graph(model, prompt)
-    return model, graph, sl.extract(graph, "l2", order="scheduled")
+SIZES = (0.05, 0.6)
 
 
-def flat(trace: sl.Trace) -> list[int]:
-    return trace.ranks.flat().tolist()
+@functools.cache
+def start_of(name: str) -> sl.Trace:
+    return sl.extract(graph_of(name), "l2", order="scheduled")
 
 
-def mean_divergence(model, graph, trace) -> float:
-    """Mean divergence of the trace from the model over many sizes of the range."""
-    fit = fit_to(model, graph, None, ZERO, 2**30)
-    counts = [int(graph.shape.edges * s) for s in torch.logspace(-1.3, -0.3, 20).tolist()]
-    with torch.no_grad():
-        log_q = weighted_log_probs(model, graph.architecture, fit.rows(trace.ranks, counts))
-    return float(jensen_shannon(fit.target.log()[None], log_q).mean())
+def learned(name: str = "llama", **options) -> sl.Trace:
+    given = {"start": start_of(name), "sizes": SIZES, "steps": 4, **options}
+    return sl.learn(model_of(name), graph_of(name), **given)
 
 
-def slow_step(model, graph, start, rate: float, seed: int) -> list[int]:
-    """The ranks after one step, edge by edge in plain Python; gradients one row at a time."""
-    shape = graph.shape
-    fit = fit_to(model, graph, None, ZERO, 2**30)
+# The recipe of shared/estimators.md, "learned ranking", and its two ties.
+
+
+def slow_learn(
+    name: str,
+    kind: str = "zero",
+    *,
+    steps: int,
+    rate: float,
+    reach: float = math.inf,
+    company: float = 0.0,
+    seed: int = 0,
+) -> EdgeTensors:
+    """Ranks after so many steps of four rows from `start_of` on."""
+    shape = shape_of(name)
+    target = fit_to(
+        model_of(name), graph_of(name), None, replacement_of(name, kind), GRADIENT_BUDGET
+    ).target.double()
     generator = torch.Generator().manual_seed(seed)
-    share = ((torch.arange(ROWS) + torch.rand(ROWS, generator=generator)) / ROWS).tolist()
+    candidates = shape.reachable()
+    candidates.residual[:] = False
+    candidates = candidates.flat()
+    start = torch.full(candidates.shape, -math.inf, dtype=torch.float64)
+    flat = start_of(name).ranks.flat()
+    start[candidates] = -(flat[candidates].double() + 1).log()
+    now, first, second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
     low, high = (s * shape.edges for s in SIZES)
-    counts = [int(low * (high / low) ** x) for x in share]
-
-    residual = shape.full(0, torch.int32)
-    residual = residual._replace(residual=residual.residual + 1).flat().tolist()
-    old = [0.0 if r == UNREACHABLE else -math.log(r + 1) for r in flat(start)]
-    candidates = [i for i, r in enumerate(flat(start)) if r != UNREACHABLE and not residual[i]]
-    scores = torch.tensor([math.exp(p) for p in old])
-    ranks = schedule(shape.split(scores), shape, 3.0)
-    position = ranks.flat().tolist()
-
-    direction = [0.0] * len(old)
-    for count in counts:
-        with fixed_weights(model):
-            rows = fit.rows(ranks, [count])
-            log_q = weighted_log_probs(model, graph.architecture, rows)[0]
-            p, q = fit.target, log_q.exp()
-            mean = ((p + q) / 2).log()
-            divergence = ((p * (p.log() - mean)).sum() + (q * (log_q - mean)).sum()) / 2
-            found = gradients(divergence, rows).map(lambda g: g[0]).flat().tolist()
-        moved = {}
-        for i in candidates:
-            s = 1 / (1 + math.exp(-(math.log(count) - math.log(position[i] + 1)) / WIDTH))
-            moved[i] = found[i] * 4 * s * (1 - s)
-        scale = math.sqrt(sum(g * g for g in moved.values()) / len(moved))
-        for i, g in moved.items():
-            direction[i] += g / scale / len(counts)
-    # Adam's first step: the mean is the gradient, and so is the root of the mean square.
-    new = [p - rate * g / (abs(g) + 0.3) for p, g in zip(old, direction, strict=True)]
-    return schedule(shape.split(torch.tensor(new).exp()), shape, 3.0).flat().tolist()
+    for step in range(steps):
+        ranks = by_parameters(now, shape)
+        chances = torch.rand(4, generator=generator)
+        counts = [int(low * (high / low) ** ((i + float(c)) / 4)) for i, c in enumerate(chances)]
+        besides = [random_edges(shape, company * (i % 2), generator) for i in range(4) if company]
+        direction = torch.zeros_like(start)
+        for i, count in enumerate(counts):
+            keep = ranks.map(lambda r, count=count: r < count)
+            if company:
+                keep = EdgeTensors(*map(torch.logical_or, keep, besides[i]))
+            slope = slow_slope(name, kind, keep, target)
+            place = torch.zeros_like(start)
+            place[candidates] = (ranks.flat()[candidates].double() + 1).log()
+            near = torch.sigmoid((math.log(count) - place) / 0.5)
+            slope = torch.where(candidates, slope * 4 * near * (1 - near), 0.0)
+            direction += slope / slope[candidates].square().mean().sqrt() / 4
+        first = 0.9 * first + 0.1 * direction
+        second = 0.98 * second + 0.02 * direction**2
+        size = rate * (1 - 0.95 * step / steps)
+        moved = first / (1 - 0.9 ** (step + 1))
+        spread = (second / (1 - 0.98 ** (step + 1))).sqrt() + 0.3
+        now = now - size * moved / spread
+        now = torch.where(candidates, now.clamp(start - reach, start + reach), start)
+    return by_parameters(now, shape)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gptj", "gemma2"])
-def test_one_step_equals_the_slow_rewriting(name):
-    model, graph, start = started(name)
-    learned = learn(model, graph, start=start, steps=1, rate=0.7, sizes=SIZES, seed=3)
-    slow = slow_step(model, graph, start, rate=0.7, seed=3)
-    # Two parameters that differ by a rounding error may change places.
-    differ = sum(a != b for a, b in zip(flat(learned), slow, strict=True))
-    assert differ <= 4, f"{differ} of {len(slow)} ranks differ"
-    assert flat(learned) != flat(start)
+def by_parameters(parameters: Tensor, shape: GraphShape) -> EdgeTensors:
+    return schedule(shape.split(parameters.exp().float()), shape, 3.0)
 
 
-@pytest.mark.parametrize("options", [{}, {"reach": 0.5, "company": 0.3}])
-def test_steps_bring_the_traces_nearer(options):
-    model, graph, start = started("llama", tiny.PROMPT)
-    learned = learn(model, graph, start=start, steps=30, rate=0.05, sizes=SIZES, **options)
-    assert is_complete(learned.ranks, graph.shape)
-    assert mean_divergence(model, graph, learned) < 0.95 * mean_divergence(model, graph, start)
+def random_edges(shape: GraphShape, chance: float, generator: torch.Generator) -> EdgeTensors:
+    """Each edge with the same chance, and every residual edge if there is any."""
+    attention, residual, mlp = (torch.rand(s, generator=generator) for s in shape.tensor_shapes)
+    always = torch.full(residual.shape, chance > 0)
+    return EdgeTensors(attention < chance, always, mlp < chance)
 
 
-def test_a_seed_gives_the_same_ranking_and_another_seed_another():
-    model, graph, start = started("llama", tiny.PROMPT)
-    one, again, other = (
-        flat(learn(model, graph, start=start, steps=3, sizes=SIZES, company=0.3, seed=s))
-        for s in (0, 0, 1)
-    )
-    assert one == again
-    assert one != other
-
-
-def test_a_saved_ranking_is_gone_on_with_as_if_never_saved(tmp_path):
-    model, graph, start = started()
-    first = learn(model, graph, start=start, steps=2, sizes=SIZES)
-    sl.save_trace(first, tmp_path / "first.safetensors")
-    read = sl.load_trace(tmp_path / "first.safetensors")
-    ways = [flat(learn(model, graph, start=s, steps=2, sizes=SIZES)) for s in (first, read)]
-    assert ways[0] == ways[1]
-
-
-def test_a_small_budget_runs_row_by_row_to_the_same_ranking():
-    model, graph, start = started()
-    same = {"start": start, "steps": 3, "sizes": SIZES, "company": 0.3}
-    whole = flat(learn(model, graph, **same))
-    parts = flat(learn(model, graph, memory_budget=1, **same))
-    assert sum(a != b for a, b in zip(whole, parts, strict=True)) <= 4
-
-
-def test_reach_holds_every_edge_near_its_start():
-    """With no reach to speak of nothing moves; so the start's own schedule comes back."""
-    model, graph, start = started()
-    held = learn(model, graph, start=start, steps=5, sizes=SIZES, reach=1e-9)
-    scores = (-(start.ranks.flat().clamp(max=graph.shape.edges).double() + 1).log()).exp().float()
-    assert flat(held) == schedule(graph.shape.split(scores), graph.shape, 3.0).flat().tolist()
-
-
-def test_company_is_a_random_share_for_every_second_row():
-    _, graph, _ = started("llama", tiny.PROMPT)
-    rows = _company(graph.shape, 0.3, torch.Generator().manual_seed(0))
-    shares = [float(r.attention.float().mean()) for r in rows]
-    assert shares == pytest.approx([0, 0.3, 0, 0.3], abs=0.05)
-    assert [bool(r.residual.all()) for r in rows] == [False, True, False, True]
-    assert not torch.equal(rows[1].attention, rows[3].attention)
-    assert _company(graph.shape, 0.0, torch.Generator()) == []
-
-
-@pytest.mark.parametrize("kind", ["mean", "resample"])
-def test_other_replacements(kind):
-    model, graph, start = started("gpt2")
-    replacement = sl.replacement(
-        model,
-        graph.prompt,
-        kind,
-        corrupted="the capital of Japan is" if kind == "resample" else None,
-        references=[" ".join([tiny.PROMPT] * 6)] if kind == "mean" else None,
-    )
-    learned = learn(model, graph, start=start, steps=2, sizes=SIZES, replacement=replacement)
-    assert is_complete(learned.ranks, graph.shape)
-    assert learned.made["ablation"] == kind
-
-
-def test_half_precision_weights_learn_in_single_precision():
-    model = fresh_bridge("llama", torch.bfloat16)
-    graph = sl.token_graph(model, PROMPT)
-    start = sl.extract(graph, "l2", order="scheduled")
-    learned = learn(model, graph, start=start, steps=2, sizes=SIZES)
-    assert is_complete(learned.ranks, graph.shape)
-    assert flat(learned) != flat(start)
-
-
-def test_the_cost_counts_the_start():
-    model, graph, _ = started()
-    pruned = sl.prune(model, graph)
-    learned = learn(model, graph, start=pruned, steps=3, sizes=SIZES)
-    spent = pruned.made["passes"]
-    assert learned.made["passes"] == {
-        "forward": spent["forward"] + 12,
-        "backward": spent["backward"] + 12,
-    }
+def slow_slope(name: str, kind: str, keep: EdgeTensors, target: Tensor) -> Tensor:
+    """Slope of the Jensen-Shannon divergence in the weight of every edge, in or out of the mask."""
+    weights = EdgeTensors(*(k.double().requires_grad_() for k in keep))
+    output = weighted_logits(name, TOKENS, weights, REFERENCES[kind]).softmax(-1)
+    mixed = (output + target) / 2
+    divergence = sum((p * (p / mixed).log()).sum() / 2 for p in (output, target))
+    found = torch.autograd.grad(divergence, list(weights), materialize_grads=True)
+    return EdgeTensors(*found).flat()
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("name", "kind", "options"),
+    [
+        ("llama", "zero", {"steps": 1, "rate": 0.3}),
+        ("llama", "mean", {"steps": 4, "rate": 0.2, "reach": 0.25, "seed": 1}),
+        ("gemma2", "resample", {"steps": 3, "rate": 0.4, "company": 0.3}),
+        ("gptj", "zero", {"steps": 3, "rate": 0.5, "company": 0.1, "reach": 0.5, "seed": 2}),
+        ("opt", "mean", {"steps": 2, "rate": 0.3}),
+        pytest.param(
+            *("attention_only", "zero", {"steps": 3, "rate": 0.3}),
+            marks=tiny.needs_hooked_transformer,
+        ),
+    ],
+)
+def test_steps_are_those_of_the_slow_forward(name: str, kind: str, options: dict) -> None:
+    instead, shape = replacement_of(name, kind), shape_of(name)
+    ours = learned(name, replacement=instead, **options)
+    truth = slow_learn(name, kind, **options)
+    assert order_of(ours) == in_order(truth, shape)
+    assert order_of(ours) != in_order(by_parameters(-log_rank(name), shape), shape)
+
+
+def log_rank(name: str) -> Tensor:
+    return (start_of(name).ranks.flat().double() + 1).log()
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_a_little_reach_leaves_the_start_rescheduled(name: str) -> None:
+    shape = shape_of(name)
+    scores = (-log_rank(name)).masked_fill(~shape.reachable().flat(), -math.inf)
+    held = learned(name, steps=2, reach=1e-6)
+    assert order_of(held) == in_order(by_parameters(scores, shape), shape)
+    assert order_of(held) != order_of(learned(name, steps=2))
+
+
+def divergence(name: str, trace: sl.Trace) -> float:
+    """Mean Jensen-Shannon divergence from the model's output over sizes evenly in the logarithm."""
+    counts = torch.logspace(*(math.log10(s * trace.edges) for s in SIZES), 25).int()
+    rows = MaskedRows(trace.prompt.tensor, trace.shape, trace.ranks, counts * 0, counts)
+    logits = masked_logits(model_of(name), architecture(name), [rows])
+    full = graph_of(name).activations.logits[None]
+    return float(jensen_shannon(full.log_softmax(-1), logits.log_softmax(-1)).mean())
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_learning_brings_the_traces_nearer_to_the_output(name: str) -> None:
+    before = divergence(name, start_of(name))
+    anchored, free = ({"reach": 0.5, "company": 0.3}, {})
+    print(before, [divergence(name, learned(name, steps=12, **o)) for o in (anchored, free)])
+
+
+def test_a_seed_gives_the_same_trace_and_another_one_another() -> None:
+    for options in ({}, {"company": 0.3}):
+        first, same, other = (order_of(learned(seed=s, **options)) for s in (3, 3, 4))
+        assert first == same
+        assert first != other
+
+
+def test_learning_goes_on_from_a_file_as_from_the_trace_itself(tmp_path) -> None:
+    start = learned()
+    sl.save_trace(start, tmp_path / "learned")
+    one, two = (learned(start=s, seed=1) for s in (start, sl.load_trace(tmp_path / "learned")))
+    assert order_of(one) == order_of(two) != order_of(start)
+    assert one.made == two.made
+    assert one.made["start"] == start.made
+    assert one.made["passes"] == {"forward": 32, "backward": 32}
+
+
+def test_says_how_it_was_made_and_what_it_cost() -> None:
+    seen: list[int] = []
+    trace = learned(target=UNIFORM, steps=3, seed=5, company=0.2, progress=seen.append)
+    assert seen == [1, 1, 1]
+    assert trace.made["passes"] == {"forward": 12, "backward": 12}
+    facts = {"seed": 5, "steps": 3, "company": 0.2, "reach": None, "sizes": list(SIZES)}
+    assert facts.items() <= trace.made.items()
+    assert (trace.made["importance"], trace.made["order"]) == ("jensen-shannon", "learned")
+    assert (trace.made["target"], trace.made["start"]) == ("given", start_of("llama").made)
+    assert learned(steps=1, reach=0.5).made["reach"] == 0.5
+
+
+def test_the_memory_budget_changes_no_more_than_rounding_does() -> None:
+    row = bytes_per_gradient_row(architecture("llama"), len(TOKENS))
+    reachable = shape_of("llama").reachable().flat()
+    budgets = (1, 3 * row, GRADIENT_BUDGET)
+    found = [learned(memory_budget=b, company=0.3, steps=3).ranks.flat() for b in budgets]
+    assert torch.corrcoef(torch.stack([f[reachable].double() for f in found])).min() > 0.999
+
+
+def test_another_target_makes_another_trace() -> None:
+    own = cases.full_logits("llama", TOKENS).softmax(-1)
+    assert order_of(learned(target=own)) == order_of(learned())
+    assert order_of(learned(target=UNIFORM)) != order_of(learned())
+    certain = torch.zeros(tiny.VOCABULARY)  # a target of zeros but one has no infinite slope
+    certain[7] = 1
+    assert order_of(learned(target=certain)) != order_of(learned(target=UNIFORM))
+
+
+def test_half_precision_learns_from_single_gradients() -> None:
+    half = cases.fresh_bridge("llama", torch.bfloat16)
+    graph = sl.token_graph(half, TOKENS)
+    own = fit_to(half, graph, None, replacement_of("llama", "zero"), 1).target
+    assert own.dtype == torch.float32
+    options = {"start": start_of("llama"), "steps": 4, "sizes": SIZES}
+    trace = sl.learn(half, graph, **options)
+    order_of(trace)
+    reachable = trace.shape.reachable().flat()
+    both = [t.ranks.flat()[reachable].double() for t in (trace, learned())]
+    assert torch.corrcoef(torch.stack(both))[0, 1] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
     [
         ({"steps": 0}, "steps must be at least 1; got 0"),
         ({"reach": 0.0}, "reach must be positive; got 0.0"),
-        ({"company": 1.0}, r"company is a share of the other edges, in \[0, 1\); got 1.0"),
-        ({"sizes": (0.2, 0.1)}, "sizes must rise"),
-        ({"sizes": (1e-6, 0.1)}, "hold an edge at least"),
-        ({"target": torch.zeros(3)}, "probability of each of"),
+        ({"reach": float("nan")}, "reach must be positive; got nan"),
+        ({"company": -0.1}, r"company must lie in \[0, 1\).*; got -0.1"),
+        ({"company": 1.0}, r"company must lie in \[0, 1\).*; got 1.0"),
+        ({"company": float("nan")}, "company .* got nan"),
+        ({"sizes": (0.5, 0.1)}, r"sizes must rise within \(0, 1\].*; got \(0.5, 0.1\)"),
+        ({"sizes": (0.1, 0.1)}, "sizes must rise"),
+        ({"sizes": (0.1, 1.5)}, "sizes must rise"),
+        ({"sizes": (1e-4, 0.5)}, "which is 0.0173 to 86.5 of 173 edges"),
+        ({"sizes": (float("nan"), 0.5)}, "sizes must rise"),
     ],
 )
-def test_what_is_refused(options, reason):
-    model, graph, start = started()
-    with pytest.raises(ValueError, match=reason):
-        learn(model, graph, start=start, **{"sizes": SIZES, **options})
-
-
-def test_a_start_of_another_prompt_is_refused():
-    model, graph, _ = started()
-    _, _, other = started(prompt="the capital of Japan is")
-    with pytest.raises(ValueError, match="another prompt or model"):
-        learn(model, graph, start=other, sizes=SIZES)
+def test_options_out_of_their_range_are_refused(options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        learned(**options)

@@ -80,6 +80,18 @@ def test_only_weights_of_attention_and_mlp_edges_ask_for_gradients() -> None:
         assert torch.equal(kept, (ranks.flat() < count).float())
 
 
+def test_weighted_rows_keep_what_stands_beside_the_trace() -> None:
+    shape = shape_of("llama")
+    ranks, counts = random_ranks(shape), torch.tensor([4, 40, 0], dtype=torch.int32)
+    besides = [cases.random_mask(shape, density, seed=1) for density in (0.0, 0.3, 0.7)]
+    rows = weighted_rows(torch.tensor(TOKENS), shape, ranks, counts, ZERO, CPU, besides)
+    attention = torch.stack(rows.attention, 1)
+    for row, (count, beside) in enumerate(zip(counts.tolist(), besides, strict=True)):
+        kept = EdgeTensors(attention[row], rows.residual[row], rows.mlp[row]).flat()
+        assert torch.equal(kept, ((ranks.flat() < count) | beside.flat()).float())
+    assert all(x.is_leaf and x.requires_grad for x in (*rows.attention, rows.mlp))
+
+
 def test_weighted_rows_whose_parts_do_not_fit_each_other_are_refused() -> None:
     shape = shape_of("llama")
     weights = random_weights(shape, rows=1)
