@@ -101,7 +101,7 @@ def _distribution(
             f"a target holds the probability of each of {len(like)} tokens; "
             f"got shape {tuple(target.shape)}"
         )
-    target = target.to(like)
+    target = target.detach().to(like)
     mass, least = float(target.sum()), float(target.min())
     if not (abs(mass - 1) <= MASS_TOLERANCE and least >= 0):  # NaN too
         raise ValueError(

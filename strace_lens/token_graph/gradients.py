@@ -81,8 +81,11 @@ def gradients(value: Float[Tensor, "*any"], rows: WeightedRows, **options: Any) 
     """
     leaves = [*rows.attention, rows.mlp]
     found = torch.autograd.grad(value, leaves, materialize_grads=True, **options)
-    attention, mlp = torch.stack(found[:-1], dim=-4), found[-1]
-    residual = attention.new_zeros(*attention.shape[:-4], *rows.residual.shape[1:])
+    attention = torch.stack(found[:-1], dim=-4)
+    batch = attention.shape[:-4]
+    # An attention-only model reads no MLP weight: its zeros come without the axis of a batch.
+    mlp = found[-1].expand(*batch, *rows.mlp.shape[1:])
+    residual = attention.new_zeros(*batch, *rows.residual.shape[1:])
     return EdgeTensors(attention, residual, mlp)
 
 

@@ -62,6 +62,7 @@ def jacobian(name: str, kind: str = "zero") -> Float[Tensor, "vocab edge_id"]:
         materialize_grads=True,
     )
     residual = torch.zeros(tiny.VOCABULARY, weights.residual.numel())
+    mlp = mlp.expand(tiny.VOCABULARY, *weights.mlp.shape)  # no batch of zeros comes of no MLP
     return torch.cat([attention.flatten(1), residual, mlp.flatten(1)], 1)
 
 

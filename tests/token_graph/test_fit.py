@@ -52,6 +52,14 @@ def test_the_target_is_the_models_own_output_unless_another_is_given() -> None:
     torch.testing.assert_close(given.target, UNIFORM)
 
 
+def test_a_target_leaves_its_gradients_behind() -> None:
+    """As one that comes of a plain run of the model does."""
+    logits = torch.zeros(tiny.VOCABULARY, requires_grad=True)
+    target = fit(logits.softmax(-1)).target
+    assert not target.requires_grad
+    torch.testing.assert_close(target, UNIFORM)
+
+
 def test_a_target_of_almost_mass_one_is_made_a_distribution() -> None:
     target = fit(UNIFORM * (1 + 9e-4)).target
     torch.testing.assert_close(target, UNIFORM)

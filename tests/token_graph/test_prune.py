@@ -202,7 +202,7 @@ def test_the_memory_budget_changes_no_more_than_rounding_does() -> None:
 
 
 def test_another_target_makes_another_trace() -> None:
-    own = model_of("llama")(torch.tensor([TOKENS]))[0, -1].softmax(-1)
+    own = cases.full_logits("llama", TOKENS).softmax(-1)
     first = order_of(pruned("llama", factor=0.5))
     assert order_of(pruned("llama", factor=0.5, target=own)) == first
     assert order_of(pruned("llama", factor=0.5, target=UNIFORM)) != first
