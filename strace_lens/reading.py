@@ -110,7 +110,7 @@ def _at_equal_size(name: str, found: dict[str, Row]) -> str:
     row = found.get(f"block_depth_{_EQUAL:g}")
     if row is None or not row["prompts"]:
         return ""
-    text = f" At s = {_EQUAL:g}, residual edges left out, {_of(row)}"
+    text = f" At s = {_EQUAL:g}, residual edges left out, depth {_of(row)}"
     if name != BASELINE and not math.isnan(row["vs_greedy"]):
         text += f", {_of(row, 'vs_greedy', '{:+.3f}')} beside greedy's"
     return f"{text}."

@@ -200,8 +200,8 @@ def plot_depth_curves(layers: pd.DataFrame, prompts: pd.DataFrame) -> go.Figure:
     """
     fig = _two("Depth of the trace by size", 480)
     last = layers["layer"].max()
-    for col, (kinds, name) in enumerate(((KINDS, ""), (KINDS[1:], "block_")), start=1):
-        _add_graph_depth(fig, prompts[f"graph_{name}depth"].mean(), col)
+    for col, (kinds, of) in enumerate(((KINDS, ""), (KINDS[1:], "block_")), start=1):
+        _add_graph_depth(fig, prompts[f"graph_{of}depth"].mean(), col)
         edges = layers[list(kinds)].sum(axis=1)
         weighed = layers.assign(edges=edges, depth=edges * layers["layer"] / last)
         keys = ["estimator", "prompt", "size"]

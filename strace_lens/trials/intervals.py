@@ -57,7 +57,10 @@ def mean_curve(rows: pd.DataFrame, column: str, seed: int = 0) -> pd.DataFrame:
     wide = rows.pivot_table(index="prompt", columns="size", values=column)
     values = wide.to_numpy(dtype=np.float64)
     low, high = interval(values, seed)
-    found = {"size": wide.columns.to_numpy(dtype=np.float64), "mean": values.mean(0)}
+    found = {
+        "size": wide.columns.to_numpy(dtype=np.float64),
+        "mean": values.sum(0) / max(1, len(values)),
+    }
     return pd.DataFrame({**found, "low": low, "high": high})
 
 
