@@ -22,7 +22,13 @@ from torch import Tensor
 
 from strace_lens.density import DensityCurve
 from strace_lens.prompts import Prompt
-from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape, is_complete
+from strace_lens.token_graph.edges import (
+    UNREACHABLE,
+    GraphShape,
+    is_complete,
+    order_of,
+    ranks_of,
+)
 from strace_lens.token_graph.trace import Trace
 
 FORMAT = "strace-lens/1"
@@ -87,14 +93,11 @@ _CURVE_FACTS = [
 
 
 def _order(trace: Trace) -> Int32[Tensor, " edge"]:
-    """Flat ids of the reachable edges in the order of their ranks."""
-    flat = trace.ranks.flat()
-    if flat.numel() > UNREACHABLE:
-        raise ValueError(f"a graph of {flat.numel()} cells is too large for a result file")
-    reachable = torch.nonzero(flat != UNREACHABLE).flatten()
-    order = torch.empty(len(reachable), dtype=torch.int32)
-    order[flat[reachable].long()] = reachable.int()
-    return order
+    """The order of a trace in as many bytes as its ranks."""
+    cells = trace.ranks.flat().numel()
+    if cells > UNREACHABLE:
+        raise ValueError(f"a graph of {cells} cells is too large for a result file")
+    return order_of(trace.ranks).int()
 
 
 def _trace_facts(trace: Trace) -> dict[str, Any]:
@@ -111,18 +114,15 @@ def _trace(path: str | Path, arrays: dict[str, Tensor], facts: dict[str, Any]) -
         shape = GraphShape(**facts["shape"])
         stored = facts["prompt"]
         prompt = Prompt(stored["text"], tuple(stored["ids"]), tuple(stored["strings"]))
-        ranks = shape.full(UNREACHABLE, torch.int32).flat()
-        order = arrays["order"].long()
-        ranks[order] = torch.arange(len(order), dtype=torch.int32)
-        split: EdgeTensors = shape.split(ranks)
+        ranks = ranks_of(arrays["order"].long(), shape)
         made = facts["made"]
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ResultFileError(f"{path} is no whole trace: {error!r}") from error
     if len(prompt.ids) != shape.tokens or prompt.sha256 != facts.get("prompt_sha256"):
         raise ResultFileError(f"{path} does not belong to the prompt it names")
-    if not is_complete(split, shape):
+    if not is_complete(ranks, shape):
         raise ResultFileError(f"{path} does not rank every edge of its graph once")
-    return Trace(shape=shape, prompt=prompt, ranks=split, made=made)
+    return Trace(shape=shape, prompt=prompt, ranks=ranks, made=made)
 
 
 def _write(path: str | Path, kind: str, arrays: dict[str, Tensor], facts: dict[str, Any]) -> None:

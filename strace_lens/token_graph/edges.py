@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int, Int64, Shaped
 from torch import Tensor
 
 UNREACHABLE = 2**31 - 1
@@ -162,6 +162,22 @@ def hook_name(shape: GraphShape, level: int) -> str:
         return "blocks.0.hook_resid_pre"
     layer, join = divmod(level - 1, shape.joins)
     return f"blocks.{layer}.hook_resid_{'mid' if shape.joins == 2 and join == 0 else 'post'}"
+
+
+def order_of(ranks: EdgeTensors) -> Int64[Tensor, " edge"]:
+    """Flat ids of the edges that are ranked, by rising rank; ranks number them from 0."""
+    flat = ranks.flat()
+    ranked = (flat != UNREACHABLE).nonzero()[:, 0]
+    order = torch.empty_like(ranked)
+    order[flat[ranked].long()] = ranked
+    return order
+
+
+def ranks_of(order: Int64[Tensor, " edge"], shape: GraphShape) -> EdgeTensors:
+    """Ranks of edges given by flat id, first ranked first; the inverse of `order_of`."""
+    flat = shape.full(UNREACHABLE, torch.int32).flat()
+    flat[order] = torch.arange(len(order), dtype=torch.int32)
+    return shape.split(flat)
 
 
 def is_complete(ranks: EdgeTensors, shape: GraphShape) -> bool:

@@ -17,12 +17,10 @@ from torch import Tensor
 
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
-from strace_lens.run import even_chunks
 from strace_lens.token_graph.edges import EdgeTensors
 from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace
 from strace_lens.token_graph.gradients import (
     GRADIENT_BUDGET,
-    bytes_per_gradient_row,
     fixed_weights,
     gradients,
     weighted_log_probs,
@@ -61,9 +59,8 @@ def fisher_scores(
     log_probs = weighted_log_probs(fit.model, fit.architecture, rows)[0]
     signs = torch.randint(0, 2, (probes, len(log_probs)), generator=generator) * 2 - 1
     vectors = signs.to(log_probs.device) * fit.target.sqrt()
-    at_once = max(1, fit.memory_budget // bytes_per_gradient_row(fit.architecture, len(fit.tokens)))
     total: EdgeTensors | None = None
-    for chunk in even_chunks(probes, at_once):
+    for chunk in fit.chunks(probes):
         found = gradients(
             log_probs,
             rows,

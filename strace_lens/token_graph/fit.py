@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from strace_lens.ablation import Replacement
 from strace_lens.architecture import Architecture, Model
+from strace_lens.run import even_chunks
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
+from strace_lens.token_graph.gradients import bytes_per_gradient_row
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.rows import WeightedRows, weighted_rows
 from strace_lens.token_graph.trace import Trace
@@ -57,6 +59,11 @@ class Fit:
             self.target.device,
             besides,
         )
+
+    def chunks(self, rows: int) -> Iterator[slice]:
+        """Cut rows, or the probes of one, into as few passes as the budget allows."""
+        each = bytes_per_gradient_row(self.architecture, len(self.tokens))
+        return even_chunks(rows, max(1, self.memory_budget // each))
 
 
 def fit_to(

@@ -25,12 +25,10 @@ from torch import Tensor
 
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
-from strace_lens.run import even_chunks
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace, no_steps
 from strace_lens.token_graph.gradients import (
     GRADIENT_BUDGET,
-    bytes_per_gradient_row,
     fixed_weights,
     gradients,
     weighted_log_probs,
@@ -195,8 +193,7 @@ def _direction(
     log_target = fit.target.clamp_min(torch.finfo(torch.float32).tiny).log()[None]
     log_rank = _log_rank(ranks, fit.shape)
     total = torch.zeros_like(log_rank)
-    at_once = max(1, fit.memory_budget // bytes_per_gradient_row(fit.architecture, len(fit.tokens)))
-    for chunk in even_chunks(len(counts), at_once):
+    for chunk in fit.chunks(len(counts)):
         rows = fit.rows(ranks, counts[chunk], besides[chunk])
         log_probs = weighted_log_probs(fit.model, fit.architecture, rows)
         found = gradients(_jensen_shannon(log_target, log_probs).sum(), rows)

@@ -17,7 +17,7 @@ from torch import Tensor
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
 from strace_lens.token_graph.best_first import hanging
-from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape
+from strace_lens.token_graph.edges import GraphShape, order_of, ranks_of
 from strace_lens.token_graph.fisher import fisher_scores
 from strace_lens.token_graph.fit import fit_to, fitted_trace, no_steps
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET, fixed_weights
@@ -74,7 +74,7 @@ def prune(
     fit = fit_to(model, graph, target, replacement, memory_budget, start)
     shape = graph.shape
     residual = _is_residual(shape)
-    order = _order(shape, start)
+    order = shape.reachable().flat().nonzero()[:, 0] if start is None else order_of(start.ranks)
     count = math.floor(check_size(largest) * len(order))
     fewest = math.ceil(check_size(smallest) * len(order))
     generator = torch.Generator().manual_seed(seed)
@@ -82,7 +82,7 @@ def prune(
     steps = 0
     with fixed_weights(model):
         while count >= fewest:
-            ranks = _ranks(order, shape)
+            ranks = ranks_of(order, shape)
             found = fisher_scores(fit, ranks, count, probes=probes, generator=generator).flat()
             alive = order[:count]
             scores = torch.zeros_like(mean)
@@ -99,7 +99,7 @@ def prune(
     return fitted_trace(
         fit,
         graph,
-        hanging(_ranks(order, shape), shape),
+        hanging(ranks_of(order, shape), shape),
         start=start,
         passes=(steps, steps * probes),
         made={**made, **options, "largest": largest},
@@ -121,18 +121,6 @@ def _check_options(factor: float, decay: float) -> None:
 def _is_residual(shape: GraphShape) -> Bool[Tensor, " edge_id"]:
     mask = shape.full(False, torch.bool)
     return mask._replace(residual=~mask.residual).flat()
-
-
-def _order(shape: GraphShape, start: Trace | None) -> Int64[Tensor, " edge"]:
-    """Flat ids of the reachable edges, first ranked first; as they come without a start."""
-    ids = shape.reachable().flat().nonzero()[:, 0]
-    return ids if start is None else ids[start.ranks.flat()[ids].argsort()]
-
-
-def _ranks(order: Int64[Tensor, " edge"], shape: GraphShape) -> EdgeTensors:
-    flat = shape.full(UNREACHABLE, torch.int32).flat()
-    flat[order] = torch.arange(len(order), dtype=torch.int32)
-    return shape.split(flat)
 
 
 def _whole_columns(
