@@ -1,9 +1,9 @@
-"""Mean and resample ablation against a slow forward pass with replaced edges, written out here."""
+"""Mean and resample ablation against the slow forward pass with replaced edges."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -15,61 +15,20 @@ from strace_lens.ablation import Replacement, replacement
 from strace_lens.prompts import Prompt, PromptError, tokenize
 from strace_lens.token_graph.edges import EdgeTensors
 from strace_lens.token_graph.masked_run import masked_logits
-from tests import cases, oracle, tiny
+from tests import cases, tiny
 from tests.cases import NAMES, architecture, as_tensor, model_of, random_mask, relative_error, rows
+from tests.oracle_weighted import weighted_logits
 
 TOKENS = tiny.token_ids(7)
 OTHER = tiny.token_ids(7, seed=1)
 THIRD = tiny.token_ids(7, seed=2)
 
-Mix = Callable[[str, Tensor], Tensor]
-
 
 def slow_logits(
     name: str, tokens: Sequence[int], keep: EdgeTensors, references: Sequence[Sequence[int]]
 ) -> Float[Tensor, " vocab"]:
-    """The forward pass in which a dropped edge carries its mean over full runs of the references.
-
-    In float64, from the oracle's weights; every edge is a vector.
-    """
-    model = oracle.plain(name)
-    stream = model.embed(as_tensor(tokens))
-    theirs = [model.embed(as_tensor(r)) for r in references]
-    for index, layer in enumerate(model.layers):
-        seen: dict[str, list[Tensor]] = {}
-
-        def record(part: str, vectors: Tensor, seen: dict[str, list[Tensor]] = seen) -> Tensor:
-            seen.setdefault(part, []).append(vectors)
-            return vectors
-
-        theirs = [_block(model.parallel, layer, r, record) for r in theirs]
-        kept = {
-            "attention": keep.attention[index],
-            "mlp": keep.mlp[index] if len(keep.mlp) else None,
-            **{f"residual {join}": k for join, k in enumerate(keep.residual[index])},
-        }
-
-        def mix(part: str, vectors: Tensor, seen=seen, kept=kept) -> Tensor:
-            instead = torch.stack(seen[part]).mean(0)
-            return torch.where(kept[part][..., None], vectors, instead)
-
-        stream = _block(model.parallel, layer, stream, mix)
-    return model.unembed(stream[-1])
-
-
-def _block(parallel: bool, layer: oracle.Layer, stream: Tensor, mix: Mix) -> Tensor:
-    """One block; the vectors of each kind of edge pass through `mix` on their way."""
-    pattern, moved, bias = oracle._attention_parts(layer, stream)
-    vectors = torch.einsum("hqk,khd->hqkd", pattern, moved)
-    attention = mix("attention", vectors).sum((0, 2)) + bias
-    if layer.attention_post is not None:
-        attention = layer.attention_post(attention)
-    first = mix("residual 0", stream) + attention
-    if layer.mlp is None:
-        return first
-    mlp, mlp_bias = oracle._mlp_edges(layer, stream if parallel else first)
-    second = first if parallel else mix("residual 1", first)
-    return second + mix("mlp", mlp) + mlp_bias
+    """The slow pass in which a dropped edge carries its mean over full runs of the references."""
+    return weighted_logits(name, tokens, keep.map(Tensor.double), references)
 
 
 def ours(name: str, masks: Sequence[EdgeTensors], instead: Replacement) -> Tensor:
