@@ -1,9 +1,5 @@
 """What is read off a trial of estimators, in sentences: every number comes from its tables."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
-# The types that pandas and plotly declare are wider than what they return.
-
 from __future__ import annotations
 
 import math
@@ -11,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from strace_lens.trials.intervals import interval_text
+from strace_lens.trials.intervals import row_text
 from strace_lens.trials.phases import SHOWN_SIZES
 from strace_lens.trials.table import BASELINE
 
@@ -27,9 +23,9 @@ def read_fidelity(table: pd.DataFrame) -> list[str]:
     """
     lines = []
     for row in table.to_dict("records"):
-        text = f"{row['estimator']}: density {_of(row, 'density', '{:.3f}')}"
+        text = f"{row['estimator']}: density {row_text(row, 'density', '{:.3f}')}"
         if row["estimator"] != BASELINE and not math.isnan(row["density_vs_greedy"]):
-            text += f", {_of(row, 'density_vs_greedy', '{:+.3f}')} beside greedy's"
+            text += f", {row_text(row, 'density_vs_greedy', '{:+.3f}')} beside greedy's"
         lines.append(f"{text}; top-1 right from s = {row['top1_size']:.3g} on.")
     return lines
 
@@ -68,11 +64,11 @@ def read_phases(table: pd.DataFrame) -> list[str]:
             lines.append(f"{name}: no prompt has a construction phase.")
             continue
         lines.append(
-            f"{name}: construction in {_share(found, start)}, from s = {_of(start)} "
-            f"to {_of(stop)}, where TV is {_of(found['construction_tv'])}; refinement after it in "
-            f"{_share(found, found['refinement_pace'])}. As the size grows tenfold, TV falls by "
-            f"{_of(found['construction_pace'])} in construction and by "
-            f"{_of(found['refinement_pace'])} after it."
+            f"{name}: construction in {_share(found, start)}, from s = {row_text(start)} "
+            f"to {row_text(stop)}, where TV is {row_text(found['construction_tv'])}; "
+            f"refinement after it in {_share(found, found['refinement_pace'])}. As the size grows "
+            f"tenfold, TV falls by {row_text(found['construction_pace'])} in construction and by "
+            f"{row_text(found['refinement_pace'])} after it."
         )
     return lines
 
@@ -93,13 +89,14 @@ def read_depth(table: pd.DataFrame) -> list[str]:
             continue
         depth, graph = found["head_block_depth"], found["graph_block_depth"]["mean"]
         text = (
-            f"{name}: head subgraph complete at s = {_of(head)} in {_share(found, head)}; depth of "
-            f"its edges {_of(found['head_depth'])}, without the residual ones {_of(depth)}"
+            f"{name}: head subgraph complete at s = {row_text(head)} in {_share(found, head)}; "
+            f"depth of its edges {row_text(found['head_depth'])}, without the residual ones "
+            f"{row_text(depth)}"
             f"{_verdict(depth, graph, 'the whole graph')} ({graph:.3g})"
         )
         if gap["prompts"]:
             text += (
-                f"; head less refinement, residual edges left out, {_of(gap)} in "
+                f"; head less refinement, residual edges left out, {row_text(gap)} in "
                 f"{_share(found, gap)}{_verdict(gap, 0.0, 'the refinement')}"
             )
         lines.append(f"{text}.{_at_equal_size(name, found)}")
@@ -110,9 +107,9 @@ def _at_equal_size(name: str, found: dict[str, Row]) -> str:
     row = found.get(f"block_depth_{_EQUAL:g}")
     if row is None or not row["prompts"]:
         return ""
-    text = f" At s = {_EQUAL:g}, residual edges left out, depth {_of(row)}"
+    text = f" At s = {_EQUAL:g}, residual edges left out, depth {row_text(row)}"
     if name != BASELINE and not math.isnan(row["vs_greedy"]):
-        text += f", {_of(row, 'vs_greedy', '{:+.3f}')} beside greedy's"
+        text += f", {row_text(row, 'vs_greedy', '{:+.3f}')} beside greedy's"
     return f"{text}."
 
 
@@ -126,7 +123,7 @@ def read_kinds(table: pd.DataFrame) -> list[str]:
     for name, found in _quantities(table).items():
         shown = [s for s in SHOWN_SIZES if f"attention_{s:g}" in found]
         parts = [
-            f"{kind} {', '.join(_of(found[f'{kind}_{s:g}'], shown='{:.0%}') for s in shown)}"
+            f"{kind} {', '.join(row_text(found[f'{kind}_{s:g}'], shown='{:.0%}') for s in shown)}"
             for kind in ("residual", "attention", "mlp")
         ]
         if shown:
@@ -155,11 +152,6 @@ def _quantities(table: pd.DataFrame) -> dict[str, dict[str, Row]]:
     for row in table.to_dict("records"):
         found.setdefault(str(row["estimator"]), {})[str(row["quantity"])] = dict(row)
     return found
-
-
-def _of(row: Row, column: str = "mean", shown: str = "{:.3g}") -> str:
-    bounds = ("low", "high") if column == "mean" else (f"{column}_low", f"{column}_high")
-    return interval_text(row[column], *(row[b] for b in bounds), shown)
 
 
 def _share(found: dict[str, Row], row: Row) -> str:

@@ -1,9 +1,5 @@
 """Results as tables for a terminal."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
-# The types that pandas and plotly declare are wider than what they return.
-
 from __future__ import annotations
 
 import fnmatch
@@ -16,7 +12,8 @@ from rich.table import Table
 
 from strace_lens.density import DensityCurve
 from strace_lens.phases import Phases
-from strace_lens.trials.intervals import interval_text
+from strace_lens.trials.intervals import row_text
+from strace_lens.trials.phases import SHOWN_SIZES
 
 WIDTH = 132
 
@@ -103,8 +100,7 @@ def _estimator_cells(table: pd.DataFrame, column: str) -> list[str]:
     shown = plain.get(column, "{:.3f}")
     if f"{column}_low" not in table:
         return ["-" if math.isnan(x) else shown.format(x) for x in table[column]]
-    bounds = table[[column, f"{column}_low", f"{column}_high"]].itertuples(index=False)
-    return [interval_text(*of, shown) for of in bounds]
+    return [row_text(row, column, shown) for row in table.to_dict("records")]
 
 
 def print_phases(table: pd.DataFrame) -> None:
@@ -135,14 +131,10 @@ def _phase_cells(rows: pd.DataFrame, column: str, shown: str) -> list[str]:
     """Counts of prompts where no format is given, else means with their intervals."""
     if not shown:
         return [f"{n}" for n in rows["prompts"]]
-    low, high = ("low", "high") if column == "mean" else (f"{column}_low", f"{column}_high")
-    return [
-        interval_text(row[column], row[low], row[high], shown) for row in rows.to_dict("records")
-    ]
+    return [row_text(row, column, shown) for row in rows.to_dict("records")]
 
 
 _VERSUS = "Beside greedy, paired by prompt: sizes over greedy's, others less greedy's"
-_AT = (0.01, 0.05, 0.2)
 _PHASE_TABLES: dict[str, tuple[str, dict[str, str]]] = {
     "In how many prompts each phase was found": (
         "",
@@ -184,14 +176,18 @@ _PHASE_TABLES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "Shares of the edges by size; the rest is MLP": (
         "{:.0%}",
-        {f"{kind} {s:g}": f"{kind}_{s:g}" for kind in ("residual", "attention") for s in _AT},
+        {
+            f"{kind} {s:g}": f"{kind}_{s:g}"
+            for kind in ("residual", "attention")
+            for s in SHOWN_SIZES
+        },
     ),
     "Depth at equal sizes: all edges; attention and MLP edges alone": (
         "{:.2f}",
         {
             f"{head} {s:g}": f"{quantity}_{s:g}"
             for quantity, head in (("depth", "all"), ("block_depth", "attn, MLP"))
-            for s in _AT
+            for s in SHOWN_SIZES
         },
     ),
     _VERSUS: (

@@ -97,13 +97,16 @@ def estimators(
             progress=lambda what, n: progress.update(bar, description=what, advance=n),
         )
         table = estimator_table(trials)
-        out.mkdir(parents=True, exist_ok=True)
-        frames = {"runs": trials.runs, "traces": trials.traces, "table": table}
-        for name, frame in frames.items():
-            write_whole(out / f"{name}.csv", frame.to_csv(index=False).encode())
         found = trial_phases(trials, out)
         phase_means = phase_table(found.prompts)
-        write_whole(out / "phases.csv", phase_means.to_csv(index=False).encode())
+        frames = {
+            "runs": trials.runs,
+            "traces": trials.traces,
+            "table": table,
+            "phases": phase_means,
+        }
+        for name, frame in frames.items():
+            write_whole(out / f"{name}.csv", frame.to_csv(index=False).encode())
         page = estimators_report(trials, table, found, phase_means)
         write_whole(out / PAGE, page.encode())
         progress.stop()
@@ -112,4 +115,4 @@ def estimators(
         else:
             print_estimators(table)
             print_phases(phase_means)
-            print(f"wrote {PAGE}, {', '.join(f'{n}.csv' for n in frames)}, phases.csv to {out}")
+            print(f"wrote {PAGE}, {', '.join(f'{n}.csv' for n in frames)} to {out}")

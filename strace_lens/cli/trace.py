@@ -30,6 +30,7 @@ from strace_lens.models import load_model
 from strace_lens.prompts import tokenize
 from strace_lens.report import trace_report
 from strace_lens.sizes import SIZES
+from strace_lens.storage import write_whole
 from strace_lens.summary import summarize
 from strace_lens.tables import print_curve
 from strace_lens.token_graph.estimators import ESTIMATORS, estimate, estimator_of, steps
@@ -152,7 +153,7 @@ def _finish(
     ablated = phase_ablation(model, curve, **same)
     step(progress, "drawing")
     out.mkdir(parents=True, exist_ok=True)
-    (out / PAGE).write_text(trace_report(curve, phases, ablated), encoding="utf-8")
+    write_whole(out / PAGE, trace_report(curve, phases, ablated).encode())
     curve.save(out / RESULT)
     progress.stop()
     if as_json:

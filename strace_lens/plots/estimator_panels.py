@@ -1,19 +1,23 @@
 """A panel for each estimator, on shared axes: errors, kinds of edges and layers by size."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
-# The types that pandas and plotly declare are wider than what they return.
-
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from strace_lens.plots.means import ABOVE, add_band, by_estimator, curve_texts, names_of
+from strace_lens.plots.means import (
+    ABOVE,
+    add_band,
+    by_estimator,
+    curve_texts,
+    names_of,
+    quantity_of,
+)
 from strace_lens.plots.style import (
     BANDS,
     COLOURS,
@@ -21,8 +25,8 @@ from strace_lens.plots.style import (
     LABELS,
     PARTS,
     SCALE,
-    TEMPLATE,
     cell_bounds,
+    dressed,
     measured_axis,
     percent,
 )
@@ -68,13 +72,13 @@ def plot_errors(runs: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
 
 
 def _add_construction(
-    fig: go.Figure, name: str, table: pd.DataFrame, place: dict[str, int]
+    fig: go.Figure, name: str, table: pd.DataFrame, place: dict[str, Any]
 ) -> None:
-    mean = means_of(table, name)
-    if not np.isnan(mean["construction_start"]):
+    start, stop = (quantity_of(table, name, f"construction_{end}") for end in ("start", "stop"))
+    if not np.isnan(start["mean"]):
         fig.add_vrect(
-            x0=mean["construction_start"],
-            x1=mean["construction_stop"],
+            x0=start["mean"],
+            x1=stop["mean"],
             fillcolor=BANDS["construction"],
             line={"width": 0},
             layer="below",
@@ -133,7 +137,7 @@ def plot_mean_layers(layers: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
         wide = rows.pivot_table(index="layer", columns="size", values="share")
         _add_heat(fig, name, wide, place)
         for part in ("head", "tail"):
-            at = means_of(table, name)[f"{part}_size"]
+            at = quantity_of(table, name, f"{part}_size")["mean"]
             if not np.isnan(at):
                 for line in ({"color": "white", "width": 5}, _ink_line(part)):
                     fig.add_vline(x=at, line=line, **place)
@@ -154,11 +158,11 @@ def plot_mean_layers(layers: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
         },
     )
     fig.update_xaxes(measured_axis(layers["size"].to_numpy()), showgrid=False)
-    last = int(layers["layer"].max())
+    last = int(layers["layer"].to_numpy().max())
     return fig.update_yaxes(range=[-0.5, last + 0.5], tickformat="d", showgrid=False)
 
 
-def _add_heat(fig: go.Figure, name: str, wide: pd.DataFrame, place: dict[str, int]) -> None:
+def _add_heat(fig: go.Figure, name: str, wide: pd.DataFrame, place: dict[str, Any]) -> None:
     shares = wide.to_numpy()
     with np.errstate(divide="ignore"):
         logs = np.where(shares > 0, np.log10(shares), np.nan)
@@ -185,11 +189,6 @@ def _ink_line(part: str) -> dict[str, object]:
     return {"color": INK, "width": 2, "dash": PARTS[part][0]}
 
 
-def means_of(table: pd.DataFrame, estimator: str) -> pd.Series:
-    """Mean of each quantity of an estimator, by name."""
-    return table.query("estimator == @estimator").set_index("quantity")["mean"]
-
-
 def _panels(names: Sequence[str], title: str, y_title: str) -> go.Figure:
     columns = _columns(names)
     rows = -(-len(names) // columns)
@@ -205,9 +204,9 @@ def _panels(names: Sequence[str], title: str, y_title: str) -> go.Figure:
         vertical_spacing=0.24 / rows,
     )
     fig.update_annotations({"xshift": -56}, {"text": y_title})
-    return fig.update_layout(
-        template=TEMPLATE,
-        title_text=title,
+    return dressed(
+        fig,
+        title,
         height=260 * rows + 150,
         margin={"t": 100, "b": 70, "l": 90},
         legend={**ABOVE, "y": 1 + 0.14 / rows, "traceorder": "normal"},
@@ -218,7 +217,7 @@ def _columns(names: Sequence[str]) -> int:
     return 2 if len(names) in (2, 4) else min(3, len(names))
 
 
-def _places(names: Sequence[str]) -> list[dict[str, int]]:
+def _places(names: Sequence[str]) -> list[dict[str, Any]]:
     """Row and column of each panel."""
     columns = _columns(names)
     return [{"row": i // columns + 1, "col": i % columns + 1} for i in range(len(names))]

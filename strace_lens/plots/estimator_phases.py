@@ -1,9 +1,5 @@
 """Where the phases of each estimator lie: along the sizes and along the layers, over prompts."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
-# The types that pandas and plotly declare are wider than what they return.
-
 from __future__ import annotations
 
 from typing import Any
@@ -13,18 +9,25 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from strace_lens.plots.means import ABOVE, add_line, by_estimator, error_bars, names_of
+from strace_lens.plots.means import (
+    ABOVE,
+    add_line,
+    by_estimator,
+    error_bars,
+    names_of,
+    quantity_of,
+)
 from strace_lens.plots.style import (
     COLOURS,
     ESTIMATOR_COLOURS,
     INK,
     PARTS,
-    TEMPLATE,
+    dressed,
     figure,
     measured_axis,
 )
 from strace_lens.token_graph.edges import KINDS
-from strace_lens.trials.intervals import interval_text, mean_curve
+from strace_lens.trials.intervals import mean_curve, row_text
 
 _ENDS = {"head": "head subgraph complete", "tail": "tail refined"}
 _DEPTHS = {"": "all edges", "block_": "attention and MLP edges"}
@@ -63,10 +66,10 @@ def _add_bar(
     fig: go.Figure, name: str, rows: pd.DataFrame, table: pd.DataFrame, at: float | int
 ) -> None:
     """Construction from its mean start to its mean stop, with the intervals of both."""
-    ends = [_quantity(table, name, f"construction_{end}") for end in ("start", "stop")]
-    found = int(rows["construction_start"].notna().sum())
+    ends = [quantity_of(table, name, f"construction_{end}") for end in ("start", "stop")]
+    found = int(rows["construction_start"].notna().to_numpy().sum())
     means, lows, highs = (np.array([end[c] for end in ends]) for c in ("mean", "low", "high"))
-    texts = [interval_text(end["mean"], end["low"], end["high"]) for end in ends]
+    texts = [row_text(end) for end in ends]
     fig.add_scatter(
         x=means,
         y=[at, at],
@@ -91,7 +94,7 @@ def _add_end(
     """Where head or tail is restored: each prompt, and the mean over them."""
     marker = {"symbol": PARTS[part][1], "color": COLOURS[part]}
     there = rows.dropna(subset=f"{part}_size")
-    mean = _quantity(table, name, f"{part}_size")
+    mean = quantity_of(table, name, f"{part}_size")
     look: dict[str, Any] = {"mode": "markers", "hoverinfo": "text"}
     fig.add_scatter(
         x=there[f"{part}_size"],
@@ -114,7 +117,7 @@ def _add_end(
         error_x=error_bars(mean["mean"], mean["low"], mean["high"]),
         hovertext=[
             f"<b>{name}</b>, {len(there)} of {len(rows)} prompts<br>{_ENDS[part]} at s = "
-            + interval_text(mean["mean"], mean["low"], mean["high"])
+            + row_text(mean)
         ],
         **look,
     )
@@ -139,7 +142,7 @@ def plot_depths(prompts: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
                 _add_depth(
                     fig, name, rows, table, f"{part}_{kinds}depth", at + beside, at == 0, col
                 )
-        _add_graph_depth(fig, prompts[f"graph_{kinds}depth"].mean(), col)
+        _add_graph_depth(fig, prompts, kinds, col)
     ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names}
     fig.update_xaxes(title_text="estimator", range=[-0.5, len(names) - 0.5], **ticks)
     return fig
@@ -158,7 +161,7 @@ def _add_depth(
     part = column.split("_")[0]
     phase = {"head": "head subgraph", "tail": "tail refinement"}[part]
     marker = {"symbol": PARTS[part][1], "color": COLOURS[part]}
-    there, mean = rows.dropna(subset=column), _quantity(table, name, column)
+    there, mean = rows.dropna(subset=column), quantity_of(table, name, column)
     place: dict[str, Any] = {"mode": "markers", "hoverinfo": "text", "row": 1, "col": col}
     fig.add_scatter(
         x=[at + 0.09] * len(there),
@@ -181,7 +184,7 @@ def _add_depth(
         error_y=error_bars(mean["mean"], mean["low"], mean["high"]),
         hovertext=[
             f"<b>{name}</b>, {len(there)} of {len(rows)} prompts<br>{phase}: depth "
-            + interval_text(mean["mean"], mean["low"], mean["high"])
+            + row_text(mean)
         ],
         **place,
     )
@@ -201,11 +204,13 @@ def plot_depth_curves(layers: pd.DataFrame, prompts: pd.DataFrame) -> go.Figure:
     fig = _two("Depth of the trace by size", 480)
     last = layers["layer"].max()
     for col, (kinds, of) in enumerate(((KINDS, ""), (KINDS[1:], "block_")), start=1):
-        _add_graph_depth(fig, prompts[f"graph_{of}depth"].mean(), col)
+        _add_graph_depth(fig, prompts, of, col)
         edges = layers[list(kinds)].sum(axis=1)
         weighed = layers.assign(edges=edges, depth=edges * layers["layer"] / last)
         keys = ["estimator", "prompt", "size"]
-        sums = weighed.groupby(keys, sort=False)[["edges", "depth"]].sum().reset_index()
+        sums = pd.DataFrame(
+            weighed.groupby(keys, sort=False)[["edges", "depth"]].sum()
+        ).reset_index()
         rows = sums.assign(depth=sums["depth"] / sums["edges"])
         for name, own in by_estimator(rows):
             some = own.groupby("size").filter(lambda at: (at["edges"] > 0).all())
@@ -223,17 +228,12 @@ def _two(title: str, height: int) -> go.Figure:
         subplot_titles=[f"<b>{kinds}</b>" for kinds in _DEPTHS.values()],
         horizontal_spacing=0.04,
     )
-    fig.update_layout(
-        template=TEMPLATE,
-        title_text=title,
-        height=height,
-        margin={"t": 110},
-        legend={**ABOVE, "y": 1.08},
-    )
+    dressed(fig, title, height, margin={"t": 110}, legend={**ABOVE, "y": 1.08})
     return fig.update_yaxes(title_text=_DEPTH_TITLE, col=1)
 
 
-def _add_graph_depth(fig: go.Figure, depth: float, col: int) -> None:
+def _add_graph_depth(fig: go.Figure, prompts: pd.DataFrame, kinds: str, col: int) -> None:
+    depth = prompts[f"graph_{kinds}depth"].mean()
     if not np.isnan(depth):
         line = {"color": INK, "dash": "dot", "width": 1.5}
         fig.add_shape(
@@ -248,9 +248,3 @@ def _add_graph_depth(fig: go.Figure, depth: float, col: int) -> None:
             row=1,
             col=col,
         )
-
-
-def _quantity(table: pd.DataFrame, estimator: str, quantity: str) -> dict[str, Any]:
-    """Mean, low and high of one quantity of an estimator."""
-    (row,) = table.query("estimator == @estimator and quantity == @quantity").to_dict("records")
-    return row

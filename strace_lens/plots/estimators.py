@@ -1,12 +1,9 @@
 """Estimators side by side, means over prompts: fidelity by size, density by prompt, compute."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
-# The types that pandas and plotly declare are wider than what they return.
-
 from __future__ import annotations
 
 import html
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -25,7 +22,7 @@ from strace_lens.plots.style import (
     COLOURS,
     INK,
     SYMBOLS,
-    TEMPLATE,
+    dressed,
     figure,
     measured_axis,
     size_axis,
@@ -42,17 +39,11 @@ def plot_fidelity(runs: pd.DataFrame) -> go.Figure:
     Args:
         runs: of `Trials`.
     """
-    fig = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
-    fig.update_layout(
-        template=TEMPLATE,
-        title_text="Total variation by size",
-        height=760,
-        margin={"t": 80},
-        legend=ABOVE,
-    )
+    panels = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
+    fig = dressed(panels, "Total variation by size", 760, margin={"t": 80}, legend=ABOVE)
     for name, rows in by_estimator(runs):
         for row, role in enumerate(("own", "wrong"), start=1):
-            curve = mean_curve(rows[rows["role"] == role], "tv")
+            curve = mean_curve(rows.query(f"role == {role!r}"), "tv")
             add_line(fig, name, curve, "TV", row, showlegend=row == 1)
     fig.update_xaxes(measured_axis(runs["size"].to_numpy()))
     fig.update_xaxes(title=size_axis([1.0])["title"], row=2)
@@ -72,14 +63,8 @@ def plot_compute(runs: pd.DataFrame) -> go.Figure:
     Args:
         runs: of `Trials`.
     """
-    fig = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
-    fig.update_layout(
-        template=TEMPLATE,
-        title_text="Share of the full pass's compute",
-        height=460,
-        margin={"t": 80},
-        legend=ABOVE,
-    )
+    panels = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
+    fig = dressed(panels, "Share of the full pass's compute", 460, margin={"t": 80}, legend=ABOVE)
     for name, rows in by_estimator(runs.query("role == 'own'")):
         compute, tv = mean_curve(rows, "compute"), mean_curve(rows, "tv")
         add_line(fig, name, compute, "compute share")
@@ -115,11 +100,13 @@ def plot_densities(traces: pd.DataFrame) -> go.Figure:
     """
     own = traces.query("target == 'own'").fillna({"kind": ""})
     names = names_of(own)
-    wide = own.pivot_table(index=["kind", "prompt"], columns="estimator", values="density")[names]
+    wide = own.pivot_table(index=["kind", "prompt"], columns="estimator", values="density")
+    wide = wide.reindex(columns=names)
     fig = figure("Density by prompt", height=520, margin={"t": 60})
     kinds = wide.index.unique("kind").tolist()
     hues = [colour for name, colour in COLOURS.items() if name != "trace"]
-    for (kind, prompt), row in wide.iterrows():
+    for key, row in wide.iterrows():
+        kind, prompt = cast(tuple[str, int], key)
         at = kinds.index(kind)
         fig.add_scatter(
             x=list(range(len(names))),

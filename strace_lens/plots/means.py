@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -109,3 +110,9 @@ def error_bars(
         "thickness": 1.5,
         "width": 5,
     }
+
+
+def quantity_of(table: pd.DataFrame, estimator: str, quantity: str) -> dict[str, Any]:
+    """The row of a `phase_table` that holds one quantity of an estimator."""
+    (row,) = table.query("estimator == @estimator and quantity == @quantity").to_dict("records")
+    return row

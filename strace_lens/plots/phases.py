@@ -14,8 +14,8 @@ from strace_lens.plots.style import (
     LINE,
     PARTS,
     SCALE,
-    TEMPLATE,
     cell_bounds,
+    dressed,
     note,
     percent,
     remark,
@@ -54,9 +54,9 @@ def plot_layer_phases(curve: DensityCurve, phases: Phases) -> go.Figure:
     fig = make_subplots(
         rows=2, cols=1, shared_xaxes=True, row_heights=[0.66, 0.34], vertical_spacing=0.06
     )
-    fig.update_layout(
-        template=TEMPLATE,
-        title_text="Layer phases",
+    dressed(
+        fig,
+        "Layer phases",
         height=max(560, min(820, 14 * layers + 340)),
         margin={"t": 92},
         legend={"orientation": "h", "x": 0, "y": -0.12, "yanchor": "top"},
@@ -176,9 +176,9 @@ def plot_layer_profiles(phases: Phases) -> go.Figure:
     part: share of the layer's edges that belong to the subgraph.
     """
     fig = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    fig.update_layout(
-        template=TEMPLATE,
-        title_text="Head subgraph and tail refinement by layer",
+    dressed(
+        fig,
+        "Head subgraph and tail refinement by layer",
         height=580,
         margin={"t": 80},
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},

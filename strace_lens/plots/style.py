@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -163,11 +164,14 @@ def cell_bounds(
     return 10 ** np.concatenate([[first], middles, [min(last, np.log10(1.1))]])
 
 
-def figure(title: str, height: int, **layout: object) -> go.Figure:
+def figure(title: str, height: int, **layout: Any) -> go.Figure:
     """An empty figure in this look."""
-    return go.Figure(layout={"template": TEMPLATE, "height": height} | layout).update_layout(
-        title_text=title
-    )
+    return dressed(go.Figure(), title, height, **layout)
+
+
+def dressed(fig: go.Figure, title: str, height: int, **layout: Any) -> go.Figure:
+    """A figure of any panels, put into this look."""
+    return fig.update_layout(template=TEMPLATE, title_text=title, height=height, **layout)
 
 
 def note(fig: go.Figure, *lines: str, y: float = 0.5) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,3 +72,9 @@ def interval_text(mean: float, low: float, high: float, shown: str = "{:.3g}") -
         return "-"
     text = shown.format(mean)
     return text if math.isnan(low) else f"{text} [{shown.format(low)}, {shown.format(high)}]"
+
+
+def row_text(row: Mapping[Any, Any], column: str = "mean", shown: str = "{:.3g}") -> str:
+    """The value of a row with the interval beside it: `low` and `high`, or named by the column."""
+    low, high = ("low", "high") if column == "mean" else (f"{column}_low", f"{column}_high")
+    return interval_text(row[column], row[low], row[high], shown)

@@ -1,9 +1,5 @@
 """Phases of estimators side by side: means over prompts with intervals, and less greedy's."""
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
-# The types that pandas and plotly declare are wider than what they return.
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from strace_lens.trials.intervals import interval
-from strace_lens.trials.table import BASELINE
+from strace_lens.trials.table import less_baseline
 
 SIZES = ("construction_start", "construction_stop", "head_size", "tail_size")
 """Quantities on a logarithmic scale: their means are geometric, their comparisons ratios."""
@@ -42,9 +38,9 @@ def phase_table(prompts: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     for quantity in prompts.columns.drop(list(_ABOUT)):
         wide = prompts.pivot(index="estimator", columns="prompt", values=quantity)
         wide = wide.reindex(prompts["estimator"].unique())
-        wide = np.log(wide) if quantity in SIZES else wide
+        wide = pd.DataFrame(np.log(wide)) if quantity in SIZES else wide
         back = np.exp if quantity in SIZES else np.asarray
-        compared = wide - wide.loc[BASELINE] if BASELINE in wide.index else wide * np.nan
+        compared = less_baseline(wide)
         for name in wide.index:
             rows.append(
                 {

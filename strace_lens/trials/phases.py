@@ -6,17 +6,13 @@ residual column that reaches down to the embedding is early by its making, so th
 attention and MLP edges, those of the blocks, is told beside that of all edges.
 """
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
-# pyright: reportCallIssue=false, reportGeneralTypeIssues=false
-# The types that pandas and plotly declare are wider than what they return.
-
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -76,8 +72,9 @@ def trial_phases(trials: Trials, out: str | Path) -> TrialPhases:
     """
     own = trials.runs.query("role == 'own' and seed == 0")
     prompts, layers, made = [], [], {}
-    for (prompt, name), rows in own.groupby(["prompt", "estimator"], sort=False):
-        trace = _load(Path(out), int(prompt), str(name), rows)
+    for key, rows in own.groupby(["prompt", "estimator"], sort=False):
+        prompt, name = cast(tuple[int, str], key)
+        trace = _load(Path(out), int(prompt), name, rows)
         made = made or trace.made
         sizes = rows["size"].tolist()
         edges = [*(trace.edge_count(s) for s in sizes), trace.edges]
@@ -95,7 +92,9 @@ def trial_phases(trials: Trials, out: str | Path) -> TrialPhases:
             for size, here in zip(sizes, counts, strict=True)
         ]
     columns = ["prompt", "estimator", "size", "layer", *KINDS, "reachable"]
-    return TrialPhases(pd.DataFrame(prompts), pd.concat(layers, ignore_index=True)[columns], made)
+    return TrialPhases(
+        pd.DataFrame(prompts), pd.concat(layers, ignore_index=True).reindex(columns=columns), made
+    )
 
 
 def _load(out: Path, prompt: int, estimator: str, rows: pd.DataFrame) -> Trace:
@@ -136,7 +135,7 @@ def _along_sizes(rows: pd.DataFrame) -> dict[str, float]:
     phases = {
         p.name: p for p in change_points(rows["size"].to_numpy(), rows["tv"].to_numpy(np.float64))
     }
-    found = dict.fromkeys(
+    found: dict[str, float] = dict.fromkeys(
         ("construction_start", "construction_stop", "construction_tv", "construction_pace"),
         math.nan,
     )

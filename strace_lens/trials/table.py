@@ -62,10 +62,9 @@ def estimator_table(trials: Trials, *, seed: int = 0) -> pd.DataFrame:
         **_with_interval("density", density, seed),
         "top1_size": np.exp(top1.mean(axis=1)),
         **_at(own, "tv", SIZES, "tv"),
-        **_with_interval("density_vs_greedy", _less_baseline(density), seed),
+        **_with_interval("density_vs_greedy", less_baseline(density), seed),
         **{
-            k: np.exp(v)
-            for k, v in _with_interval("top1_ratio", _less_baseline(top1), seed).items()
+            k: np.exp(v) for k, v in _with_interval("top1_ratio", less_baseline(top1), seed).items()
         },
         **{name: _wide(own_traces, name).mean(axis=1) for name in _COST},
         "density_sd": _wide(own_traces, "density", "std").mean(axis=1),
@@ -119,7 +118,7 @@ def _at(
     }
 
 
-def _less_baseline(values: Wide) -> Wide:
+def less_baseline(values: Wide) -> Wide:
     """Less the baseline's value on the same prompt; nothing without a baseline."""
     return values - values.loc[BASELINE] if BASELINE in values.index else values * math.nan
 
