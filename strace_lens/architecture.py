@@ -6,14 +6,14 @@ the model; `contract.py` proves on a real forward pass that what is said here is
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from strace_lens.norms import hooks_aside, norm_weights
 
 if TYPE_CHECKING:
     # The protocol is new in TransformerLens 4; HookedTransformer 3.9 satisfies it all the same.
@@ -67,12 +67,17 @@ class Architecture:
     experts: int = 1
 
 
-def describe(model: Model) -> Architecture:
+def describe(model: Model, *, causal_only: bool = True) -> Architecture:
     """Read the architecture of a model, unverified.
 
+    Args:
+        model: a HookedTransformer or a TransformerBridge.
+        causal_only: refuse bidirectional attention, for which the token graph is not defined.
+
     Raises:
-        UnsupportedModelError: for an encoder-decoder, state-space or bidirectional model, or one
-            that lacks a hook point the token graph is made of; the message names it.
+        UnsupportedModelError: for an encoder-decoder or state-space model, a bidirectional one
+            where it is refused, or one that lacks a hook point the graphs are made of; the message
+            names it.
     """
     if not hasattr(model, "cfg") or not hasattr(model, "run_with_hooks"):
         raise UnsupportedModelError(
@@ -83,7 +88,7 @@ def describe(model: Model) -> Architecture:
     name = str(getattr(cfg, "model_name", None) or type(model).__name__)
     hooks = getattr(model, "hook_dict", {})
     layers = int(cfg.n_layers)
-    _refuse_other_kinds(name, cfg, model)
+    _refuse_other_kinds(name, cfg, model, causal_only)
 
     attention_only = bool(getattr(cfg, "attn_only", False))
     parallel = bool(getattr(cfg, "parallel_attn_mlp", False))
@@ -125,13 +130,13 @@ def _mlp_width(model: Model, cfg: Any) -> int:
     return int(getattr(cfg, "d_mlp", None) or 0)
 
 
-def _refuse_other_kinds(name: str, cfg: Any, model: Model) -> None:
+def _refuse_other_kinds(name: str, cfg: Any, model: Model, causal_only: bool) -> None:
     class_name = type(model).__name__
     encoder_decoder = (
         hasattr(model, "decoder_blocks") or hasattr(model, "decoder") or "T5" in class_name
     )
     stateful = bool(getattr(cfg, "is_stateful", False))
-    bidirectional = str(getattr(cfg, "attention_dir", "causal")) != "causal"
+    bidirectional = causal_only and str(getattr(cfg, "attention_dir", "causal")) != "causal"
     architecture = getattr(cfg, "architecture", None) or class_name
     for wrong, kind in (
         (encoder_decoder, "an encoder-decoder"),
@@ -206,7 +211,7 @@ def attention_output(model: Model, architecture: Architecture, layer: int) -> At
         value_bias = weight.new_zeros(heads, d_head)
     gain, norm_bias, centred = torch.ones_like(zeros), zeros, False
     if architecture.post_norm:
-        gain, norm_bias, centred = _norm_weights(block_of(model, layer).ln1_post, zeros)
+        gain, norm_bias, centred = norm_weights(block_of(model, layer).ln1_post, zeros)
     return AttentionOutput(
         weight=weight,
         bias=zeros if bias is None else bias.detach(),
@@ -228,7 +233,7 @@ def mlp_constant(model: Model, architecture: Architecture, layer: int) -> Float[
     zeros = block.attn.W_O.detach().new_zeros(architecture.d_model)
     constant = zeros if bias is None else bias.detach()
     if architecture.post_norm:
-        with torch.no_grad(), _without_hooks(block.ln2_post):
+        with torch.no_grad(), hooks_aside(block.ln2_post):
             constant = block.ln2_post(constant.view(1, 1, -1)).view(-1)
     return constant
 
@@ -247,33 +252,3 @@ def per_query_head(x: Tensor, heads: int, dim: int) -> Tensor:
     """Repeat key-value heads so that query head h sees the head of its group, h // group size."""
     group = heads // x.shape[dim]
     return x if group == 1 else x.repeat_interleave(group, dim)
-
-
-def _norm_weights(norm: Any, like: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """Gain, bias and centring of a norm module, from its answers.
-
-    Modules disagree on where they keep a weight and whether it is stored minus one (Gemma), but
-    they all answer x with gain * x / scale(x) + bias, and for a large vector of alternating sign
-    the scale is its magnitude and the mean is zero.
-    """
-    signs = torch.ones_like(like)
-    signs[1::2] = -1
-    probes = torch.stack([torch.zeros_like(like), signs * 256, signs * 256 + 128]).unsqueeze(0)
-    with torch.no_grad(), _without_hooks(norm):
-        bias, answer, shifted = norm(probes)[0]
-    gain = (answer - bias) * signs
-    centred = torch.allclose(shifted, answer, rtol=1e-2, atol=1e-3)
-    return gain, bias, centred
-
-
-@contextlib.contextmanager
-def _without_hooks(module: torch.nn.Module) -> Iterator[None]:
-    """Our own questions to a module are none of the hooks' business that a user has put there."""
-    kept = [(part, part._forward_hooks) for part in module.modules()]
-    for part, hooks in kept:
-        part._forward_hooks = type(hooks)()
-    try:
-        yield
-    finally:
-        for part, hooks in kept:
-            part._forward_hooks = hooks

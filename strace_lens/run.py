@@ -49,13 +49,30 @@ def last_logits(
     def keep_last(value: Float[Tensor, "row pos d_model"], hook: Any) -> Tensor:
         return value[row_index, last].unsqueeze(1)
 
+    cut = (architecture.unembed_input, keep_last)
+    return all_logits(model, architecture, tokens, [*hooks, cut], gradient=gradient)[:, 0]
+
+
+def all_logits(
+    model: Model,
+    architecture: Architecture,
+    tokens: Int[Tensor, "row pos"],
+    hooks: Sequence[Hook] = (),
+    *,
+    gradient: bool = False,
+) -> Float[Tensor, "row read vocab"]:
+    """Logits of one forward pass at every position, or those that a hook has left.
+
+    Raises:
+        FloatingPointError: a logit is NaN or infinite.
+    """
     with torch.set_grad_enabled(gradient):
         logits = model.run_with_hooks(
-            tokens.to(device),
-            fwd_hooks=[*hooks, (architecture.unembed_input, keep_last)],
+            tokens.to(device_of(model)),
+            fwd_hooks=list(hooks),
             return_type="logits",
             padding_side="right",
-        )[:, 0]
+        )
     if not bool(torch.isfinite(logits).all()):
         raise FloatingPointError(
             f"{architecture.name} gave NaN or infinite logits; load it in float32 or check it"

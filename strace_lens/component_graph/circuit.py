@@ -1,0 +1,169 @@
+"""A circuit: which edges of a component graph are kept, all others ablated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import networkx as nx
+import torch
+from jaxtyping import Bool, Shaped
+from torch import Tensor
+
+from strace_lens.component_graph.graph import EMBED, ComponentGraph, node_of
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """Edges kept, as booleans or as weights in [0, 1], the same at every token position or not.
+
+    Attributes:
+        graph: of the model that the circuit belongs to.
+        keep: `[destination, source]`, or with a third axis of token positions.
+        made: how it was found.
+
+    Raises:
+        ValueError: a mask of the wrong shape, with NaN, or with weights outside [0, 1].
+    """
+
+    graph: ComponentGraph
+    keep: Shaped[Tensor, "destination source *pos"]
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wanted = (self.graph.destinations, self.graph.sources)
+        if tuple(self.keep.shape[:2]) != wanted or self.keep.ndim > 3:
+            raise ValueError(
+                f"a circuit of {self.graph.model} is a mask [destination, source] of {wanted}, "
+                f"with token positions behind if they differ; got {tuple(self.keep.shape)}"
+            )
+        if self.keep.dtype != torch.bool:
+            wrong = self.keep[~((self.keep >= 0) & (self.keep <= 1))]
+            if wrong.numel():
+                raise ValueError(f"weights of a circuit must lie in [0, 1]; got {float(wrong[0])}")
+
+    @property
+    def exists(self) -> Bool[Tensor, "destination source *pos"]:
+        """Which cells of `keep` are edges."""
+        exists = self.graph.exists.to(self.keep.device)
+        return exists if self.keep.ndim == 2 else exists[..., None].expand(self.keep.shape)
+
+    @property
+    def kept(self) -> Bool[Tensor, "destination source *pos"]:
+        """Edges with a weight above zero."""
+        return (self.keep > 0) & self.exists
+
+    def __len__(self) -> int:
+        """Number of edges with a weight above zero; an edge at two positions counts twice."""
+        return int(self.kept.sum())
+
+    def __invert__(self) -> Circuit:
+        """The complement: every other edge; a weight w becomes 1 - w."""
+        other = ~self.keep if self.keep.dtype == torch.bool else 1 - self.keep
+        return replace(self, keep=other * self.exists, made={**self.made, "complement": True})
+
+    def __repr__(self) -> str:
+        total = int(self.exists.sum())
+        return f"Circuit({self.graph.model}, {len(self):,} of {total:,} edges)"
+
+    def edge_names(self) -> list[str]:
+        """Names of the edges kept, from the output back; `@3` names a token position."""
+        names = []
+        for d, s, *pos in self.kept.nonzero().flip(0).tolist():
+            names.append(self.graph.edge_name(d, s) + "".join(f"@{p}" for p in pos))
+        return names
+
+    def nodes(self) -> list[str]:
+        """Names of the nodes that an edge leaves or enters, in the model's order."""
+        kept = self._over_positions()
+        enters = (kept.any(1)[:, None] & self.graph.feeds).any(0)
+        used = kept.any(0) | enters
+        return [n for n, u in zip(self.graph.source_names, used.tolist(), strict=True) if u]
+
+    def connected(self) -> Circuit:
+        """Without the edges that lie on no path from the embedding to the logits.
+
+        A head is reached if any of its inputs is, as in EAP-IG's pruning of dead nodes.
+        """
+        feeds, kept = self.graph.feeds, self._over_positions()
+        # Sources are in the model's order, so paths are followed in as many steps as layers.
+        reached = torch.zeros(self.graph.sources, dtype=torch.bool)
+        reached[self.graph.source_index(EMBED)] = True
+        useful = torch.zeros(self.graph.destinations, dtype=torch.bool)
+        useful[-1] = True
+        while True:
+            inputs = (kept & reached).any(1)
+            further = reached | (inputs[:, None] & feeds).any(0)
+            outputs = (kept & useful[:, None]).any(0)
+            earlier = useful | (outputs & feeds).any(1)
+            if torch.equal(further, reached) and torch.equal(earlier, useful):
+                break
+            reached, useful = further, earlier
+        on_path = useful[:, None] & reached
+        if self.keep.ndim == 3:
+            on_path = on_path[..., None]
+        return replace(self, keep=self.keep * on_path)
+
+    def jaccard(self, other: Circuit) -> float:
+        """Edges of both over edges of either, in [0, 1]; 1 for two empty circuits.
+
+        Raises:
+            ValueError: circuits of two models, or only one of them with positions.
+        """
+        self.graph.check_same(other.graph)
+        if self.keep.shape != other.keep.shape:
+            raise ValueError(
+                f"masks of shapes {tuple(self.keep.shape)} and {tuple(other.keep.shape)} do not "
+                "compare; use two with the same token positions, or none"
+            )
+        either = int((self.kept | other.kept).sum())
+        return int((self.kept & other.kept).sum()) / either if either else 1.0
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """The circuit as a graph of nodes `a0.h1`, `m0`; an edge says which input it enters."""
+        graph = nx.MultiDiGraph(model=self.graph.model)
+        for name in self.edge_names():
+            edge, _, position = name.partition("@")
+            source, _, destination = edge.partition("->")
+            where = {"position": int(position)} if position else {}
+            graph.add_edge(source, node_of(destination), input=destination, **where)
+        return graph
+
+    def _over_positions(self) -> Bool[Tensor, "destination source"]:
+        kept = self.kept.cpu()
+        return kept if kept.ndim == 2 else kept.any(-1)
+
+
+def full_circuit(graph: ComponentGraph) -> Circuit:
+    """Every edge."""
+    return Circuit(graph, graph.exists)
+
+
+def empty_circuit(graph: ComponentGraph) -> Circuit:
+    """No edge."""
+    return Circuit(graph, torch.zeros_like(graph.exists))
+
+
+def circuit_of_edges(graph: ComponentGraph, names: Iterable[str]) -> Circuit:
+    """The circuit of the named edges.
+
+    Raises:
+        ValueError: a name that is no edge of the graph.
+    """
+    keep = torch.zeros_like(graph.exists)
+    for name in names:
+        keep[graph.parse_edge(name)] = True
+    return Circuit(graph, keep)
+
+
+def circuit_of_nodes(graph: ComponentGraph, names: Iterable[str]) -> Circuit:
+    """The circuit that ablates every node but the named ones: all out-edges of each are kept.
+
+    Raises:
+        ValueError: a name that is no node of the graph.
+    """
+    kept = torch.zeros(graph.sources, dtype=torch.bool)
+    for name in names:
+        kept[graph.source_index(name)] = True
+    return Circuit(graph, graph.exists & kept)

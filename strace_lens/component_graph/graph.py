@@ -1,0 +1,194 @@
+"""The component graph of a model: what writes to the residual stream, and what reads it.
+
+Sources write: the embedding, every head, every MLP. Destinations read: the query input of a head,
+the key and value inputs of a key-value head, the input of an MLP, and the final residual. An edge
+is a pair (destination, source) whose source comes earlier. Nothing here holds an object an edge:
+masks and scores are dense `[destination, source]` tensors, and names are made when asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+EMBED, LOGITS = "embed", "logits"
+
+
+@dataclass(frozen=True)
+class ComponentGraph:
+    """Shape of a component graph; its edges are arithmetic.
+
+    Sources are numbered `embed`, then per layer its heads and its MLP. Destinations are numbered
+    per layer: q of every head, k and v of every key-value head, the MLP; last the logits.
+
+    Attributes:
+        model: name of the model, by which circuits of another model are refused.
+        layers, heads, kv_heads: blocks, query heads and key-value heads.
+        mlp: False for an attention-only model.
+        parallel: attention and MLP read the same stream, so an MLP does not read its layer's heads.
+    """
+
+    model: str
+    layers: int
+    heads: int
+    kv_heads: int
+    mlp: bool = True
+    parallel: bool = False
+
+    @property
+    def sources_per_layer(self) -> int:
+        """Heads and MLP of one block."""
+        return self.heads + self.mlp
+
+    @property
+    def destinations_per_layer(self) -> int:
+        """Query, key and value inputs and the MLP's input of one block."""
+        return self.heads + 2 * self.kv_heads + self.mlp
+
+    @property
+    def sources(self) -> int:
+        """Number of sources."""
+        return 1 + self.layers * self.sources_per_layer
+
+    @property
+    def destinations(self) -> int:
+        """Number of destinations."""
+        return 1 + self.layers * self.destinations_per_layer
+
+    @functools.cached_property
+    def edges(self) -> int:
+        """Number of edges."""
+        return int(self.exists.sum())
+
+    @functools.cached_property
+    def exists(self) -> Bool[Tensor, "destination source"]:
+        """Which pairs are edges: those whose source has written when the destination reads."""
+        written = torch.tensor([self.written_before(d) for d in range(self.destinations)])
+        return torch.arange(self.sources) < written[:, None]
+
+    def written_before(self, destination: int) -> int:
+        """How many sources a destination can read: always the first so many."""
+        layer, place = divmod(destination, self.destinations_per_layer)
+        is_mlp = self.mlp and place == self.destinations_per_layer - 1
+        heads_too = is_mlp and not self.parallel and layer < self.layers
+        return 1 + layer * self.sources_per_layer + self.heads * heads_too
+
+    @functools.cached_property
+    def feeds(self) -> Bool[Tensor, "destination source"]:
+        """Which sources are worked out from what a destination reads (none from the logits)."""
+        feeds = torch.zeros(self.destinations, self.sources, dtype=torch.bool)
+        group = self.heads // self.kv_heads
+        for layer in range(self.layers):
+            first = 1 + layer * self.sources_per_layer
+            reader = layer * self.destinations_per_layer
+            heads = torch.arange(self.heads)
+            feeds[reader + heads, first + heads] = True
+            for kind in range(2):
+                kv = reader + self.heads + kind * self.kv_heads + heads // group
+                feeds[kv, first + heads] = True
+            if self.mlp:
+                feeds[reader + self.destinations_per_layer - 1, first + self.heads] = True
+        return feeds
+
+    @functools.cached_property
+    def source_names(self) -> tuple[str, ...]:
+        """Names of the sources: `embed`, `a{layer}.h{head}`, `m{layer}`."""
+        names = [EMBED]
+        for layer in range(self.layers):
+            names += [f"a{layer}.h{head}" for head in range(self.heads)]
+            names += [f"m{layer}"] * self.mlp
+        return tuple(names)
+
+    @functools.cached_property
+    def destination_names(self) -> tuple[str, ...]:
+        """Names of the destinations: `a{layer}.h{head}<q>`, `m{layer}`, `logits`.
+
+        The k and v inputs of grouped queries belong to a key-value head: `a{layer}.kv{head}<k>`.
+        """
+        kv = "h" if self.heads == self.kv_heads else "kv"
+        names = []
+        for layer in range(self.layers):
+            names += [f"a{layer}.h{head}<q>" for head in range(self.heads)]
+            names += [f"a{layer}.{kv}{head}<{k}>" for k in "kv" for head in range(self.kv_heads)]
+            names += [f"m{layer}"] * self.mlp
+        return (*names, LOGITS)
+
+    @functools.cached_property
+    def _numbers(self) -> tuple[dict[str, int], dict[str, int]]:
+        return (
+            {name: i for i, name in enumerate(self.destination_names)},
+            {name: i for i, name in enumerate(self.source_names)},
+        )
+
+    def source_index(self, name: str) -> int:
+        """Number of a source.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        return _look_up(self._numbers[1], name, f"source of {self.model}")
+
+    def destination_index(self, name: str) -> int:
+        """Number of a destination.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        return _look_up(self._numbers[0], name, f"destination of {self.model}")
+
+    def edge_name(self, destination: int, source: int) -> str:
+        """Name of an edge: `a0.h1->a2.h0<q>`."""
+        return f"{self.source_names[source]}->{self.destination_names[destination]}"
+
+    def parse_edge(self, name: str) -> tuple[int, int]:
+        """Numbers (destination, source) of an edge's name.
+
+        Raises:
+            ValueError: it names no edge of this graph.
+        """
+        source, arrow, destination = name.partition("->")
+        if not arrow:
+            raise ValueError(f"{name!r} is no edge; write it as 'a0.h1->m2'")
+        pair = self.destination_index(destination), self.source_index(source)
+        if not self.exists[pair]:
+            raise ValueError(f"{name!r} is no edge of {self.model}: its source comes too late")
+        return pair
+
+    @functools.cached_property
+    def source_layers(self) -> Int[Tensor, " source"]:
+        """Layer of every source, -1 for the embedding."""
+        return (torch.arange(self.sources) - 1).div(self.sources_per_layer, rounding_mode="floor")
+
+    @functools.cached_property
+    def destination_layers(self) -> Int[Tensor, " destination"]:
+        """Layer of every destination; the logits have the number of layers."""
+        return torch.arange(self.destinations) // self.destinations_per_layer
+
+    def check_same(self, other: ComponentGraph) -> None:
+        """Refuse what belongs to another graph.
+
+        Raises:
+            ValueError: the graphs differ; the message names both.
+        """
+        if self != other:
+            raise ValueError(
+                f"this belongs to {other.model} ({other.layers} layers, {other.heads} heads), "
+                f"not to {self.model} ({self.layers} layers, {self.heads} heads)"
+            )
+
+
+def node_of(destination: str) -> str:
+    """The node that a destination is an input of: `a0.h1<q>` to `a0.h1`."""
+    return re.sub(r"<.>$", "", destination)
+
+
+def _look_up(numbers: dict[str, int], name: str, what: str) -> int:
+    if name not in numbers:
+        some = ", ".join(list(numbers)[:3])
+        raise ValueError(f"there is no {what} named {name!r}; they are named like {some}")
+    return numbers[name]

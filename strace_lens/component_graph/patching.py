@@ -1,0 +1,282 @@
+"""Edge patching: many circuits in one forward pass, by hooks that rewrite what destinations read.
+
+Destination d of a row reads `stream + sum_s cut[d, s] * (replacement[s] - output[s])`, with the
+stream and the outputs of the patched run itself. The differences of all sources that are cut
+anywhere lie in one buffer, so what every destination of a block reads is one batched product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from strace_lens.architecture import Model
+from strace_lens.component_graph.graph import ComponentGraph
+from strace_lens.component_graph.outputs import Outputs
+from strace_lens.component_graph.wiring import (
+    INPUTS,
+    Input,
+    Wiring,
+    head_reader,
+    head_writer,
+    mlp_input_hooks,
+    stream_point,
+)
+from strace_lens.norms import Norm
+from strace_lens.run import Hook, all_logits, last_logits
+
+
+@dataclass(eq=False)
+class _Differences:
+    """Replacement less output of the sources that are cut, filled as the run goes.
+
+    Under gradients the blocks stay apart, because a buffer that is written again cannot be
+    differentiated; without, one buffer makes a destination's sum one product.
+    """
+
+    cut: Float[Tensor, "row _ destination source"]
+    sources: list[int]
+    buffer: Float[Tensor, "row pos source d_model"] | None
+    blocks: list[Float[Tensor, "row pos _ d_model"]] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, sources: list[int], block: Float[Tensor, "row pos new d_model"]) -> None:
+        new = slice(self.count, self.count + block.shape[2])
+        if self.sources[new] != sources:
+            raise RuntimeError(f"source {sources[0]} has run out of the graph's order")
+        if self.buffer is None:
+            self.blocks.append(block)
+        else:
+            self.buffer[:, :, new] = block
+        self.count = new.stop
+
+    def at(self, destinations: Tensor) -> Float[Tensor, "row pos destination d_model"] | None:
+        """What patching adds to the stream that these destinations read; None for nothing yet."""
+        if not self.count:
+            return None
+        cut = self.cut[:, :, destinations, : self.count]
+        if self.buffer is not None:
+            return cut @ self.buffer[:, :, : self.count]
+        sizes = [block.shape[2] for block in self.blocks]
+        parts = zip(cut.split(sizes, dim=-1), self.blocks, strict=True)
+        return torch.stack([weight @ block for weight, block in parts]).sum(0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Cuts:
+    """Which destinations and sources any row cuts, by index and by layer."""
+
+    graph: ComponentGraph
+    destinations: Bool[Tensor, " destination"]
+    sources: Bool[Tensor, " source"]
+
+    def readers(self, layer: int, kind: Input) -> Int[Tensor, " cut"]:
+        """Heads of a block whose input of a kind is cut."""
+        first = self.place(layer, kind)
+        count = self.graph.heads if kind == "q" else self.graph.kv_heads
+        return self.destinations[first : first + count].nonzero()[:, 0]
+
+    def place(self, layer: int, kind: Input) -> int:
+        """Number of the first destination of a kind in a block."""
+        offset = {"q": 0, "k": self.graph.heads, "v": self.graph.heads + self.graph.kv_heads}[kind]
+        return layer * self.graph.destinations_per_layer + offset
+
+    def writers(self, layer: int) -> Int[Tensor, " cut"]:
+        """Heads of a block whose output is cut somewhere."""
+        first = 1 + layer * self.graph.sources_per_layer
+        return self.sources[first : first + self.graph.heads].nonzero()[:, 0]
+
+    def mlp_reads(self, layer: int) -> int | None:
+        """Number of a block's MLP as a destination, if it is cut."""
+        place = (layer + 1) * self.graph.destinations_per_layer - 1
+        return place if self.graph.mlp and bool(self.destinations[place]) else None
+
+    def mlp_writes(self, layer: int) -> bool:
+        """Whether a block's MLP is cut as a source."""
+        return self.graph.mlp and bool(self.sources[(layer + 1) * self.graph.sources_per_layer])
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What the hooks of one patched pass share."""
+
+    model: Model
+    wiring: Wiring
+    cuts: _Cuts
+    differences: _Differences
+    replaced: Outputs
+    tokens: int
+
+
+def patch_hooks(
+    model: Model,
+    wiring: Wiring,
+    cut: Float[Tensor, "row destination source *pos"],
+    replaced: Outputs,
+    tokens: int,
+) -> list[Hook]:
+    """Hooks that replace, in each row, the share `cut` of every edge by its replacement.
+
+    Args:
+        model: the model; on a HookedTransformer inside `mlp_input_hooks`.
+        wiring: of the same model.
+        cut: 0 keeps an edge, 1 ablates it; differentiable. What is no edge must be 0.
+        replaced: of the same rows.
+        tokens: width of the rows.
+    """
+    by_position = cut[:, None] if cut.ndim == 3 else cut.permute(0, 3, 1, 2)
+    used = (by_position.detach() != 0).flatten(0, 1)
+    cuts = _Cuts(wiring.graph, used.any(0).any(1), used.any(0).any(0))
+    active = cuts.sources.nonzero()[:, 0]
+    if not len(active):
+        return []
+    buffer = None
+    if not cut.requires_grad:
+        shape = (cut.shape[0], tokens, len(active), replaced.embed.shape[-1])
+        buffer = replaced.embed.new_empty(shape)
+    by_position = by_position[..., active].to(replaced.embed.dtype)
+    differences = _Differences(by_position, active.tolist(), buffer)
+    this = _Pass(model, wiring, cuts, differences, replaced, tokens)
+    hooks = [hook for layer in range(wiring.graph.layers) for hook in _block_hooks(this, layer)]
+    if bool(cuts.destinations[-1]):
+        logits = torch.tensor([wiring.graph.destinations - 1], device=active.device)
+
+        def patch_stream(value: Tensor, hook: Any) -> Tensor:
+            added = differences.at(logits)
+            return value if added is None else value + added[:, :, 0]
+
+        hooks.append((f"blocks.{wiring.graph.layers - 1}.hook_resid_post", patch_stream))
+    return hooks
+
+
+def _block_hooks(this: _Pass, layer: int) -> list[Hook]:
+    """Hooks of one block, in the order in which the block runs."""
+    block, cuts, wiring = f"blocks.{layer}.", this.cuts, this.wiring
+    first = layer * wiring.graph.sources_per_layer
+    stream: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda value, hook: stream.__setitem__(name, value)
+
+    def add(source: int, replacement: Tensor) -> Callable[..., None]:
+        return lambda value, hook: this.differences.add([source], (replacement - value)[:, :, None])
+
+    hooks: list[Hook] = [(block + "hook_resid_pre", keep("attention"))]
+    if layer == 0 and bool(cuts.sources[0]):
+        hooks.append((block + "hook_resid_pre", add(0, this.replaced.embed)))
+    for kind in INPUTS:
+        heads = cuts.readers(layer, kind)
+        if len(heads):
+            patch = _patch_heads(this, layer, kind, heads, stream)
+            hooks.append((f"{block}attn.hook_{kind}", patch))
+    heads = cuts.writers(layer)
+    if len(heads):
+        hooks += _collect_heads(this, layer, heads)
+    hooks.append((stream_point(wiring, layer), keep("mlp")))
+    place = cuts.mlp_reads(layer)
+    if place is not None:
+        patch = _patch_mlp(this, wiring.mlp_norms[layer], place, stream)
+        hooks.append((block + wiring.mlp_point, patch))
+    if cuts.mlp_writes(layer):
+        mlp = first + wiring.graph.sources_per_layer
+        hooks.append((block + "hook_mlp_out", add(mlp, this.replaced.mlp[layer])))
+    return hooks
+
+
+def _patch_heads(
+    this: _Pass, layer: int, kind: Input, heads: Int[Tensor, " cut"], stream: dict[str, Tensor]
+) -> Callable[..., Tensor]:
+    """A hook that works q, k or v of the cut heads out of what each of them reads."""
+    norm = this.wiring.attention_norms[layer]
+    places = this.cuts.place(layer, kind) + heads
+
+    def patch(value: Tensor, hook: Any) -> Tensor:
+        added = this.differences.at(places)
+        if added is None:
+            return value
+        reader = head_reader(this.model, this.wiring, layer, kind, this.tokens)
+        read = stream["attention"][:, :, None] + added
+        weight = reader.weight[heads]
+        if norm is None:
+            own = torch.einsum("rphm,hme->rphe", read, weight)
+        else:
+            read = norm.centre(read)
+            # The weight takes no scale, so the quotient is taken where it is narrow.
+            own = torch.einsum("rphm,hme->rphe", read, weight) / norm.scale(read)
+        own = own + reader.offset[:, heads]
+        by_head = value.reshape(*value.shape[:2], reader.weight.shape[0], -1)
+        return by_head.index_copy(2, heads, own.to(value.dtype)).reshape(value.shape)
+
+    return patch
+
+
+def _collect_heads(this: _Pass, layer: int, heads: Int[Tensor, " cut"]) -> list[Hook]:
+    """Hooks that add what the cut heads of a block have written."""
+    block, graph = f"blocks.{layer}.", this.wiring.graph
+    places = (1 + layer * graph.sources_per_layer + heads).tolist()
+    kept: list[Tensor] = []
+
+    def add(z: Tensor) -> None:
+        by_head = z.reshape(*z.shape[:2], graph.heads, -1)
+        change = (this.replaced.z[layer] - by_head)[:, :, heads]
+        weight = head_writer(this.model, this.wiring, layer)[heads]
+        this.differences.add(places, torch.einsum("rphe,hem->rphm", change, weight))
+
+    if not this.wiring.architecture.post_norm:
+        return [(block + "attn.hook_z", lambda value, hook: add(value))]
+
+    def over_scale(value: Tensor, hook: Any) -> None:
+        z = kept.pop()
+        add(z.reshape(*z.shape[:2], -1) / value)
+
+    return [
+        (block + "attn.hook_z", lambda value, hook: kept.append(value)),
+        (block + "ln1_post.hook_scale", over_scale),
+    ]
+
+
+def _patch_mlp(
+    this: _Pass, norm: Norm | None, place: int, stream: dict[str, Tensor]
+) -> Callable[..., Tensor]:
+    """A hook that hands an MLP what it reads, normed where the hook point is behind the norm."""
+
+    def patch(value: Tensor, hook: Any) -> Tensor:
+        added = this.differences.at(torch.tensor([place], device=value.device))
+        if added is None:
+            return value
+        read = stream["mlp"] + added[:, :, 0]
+        return (read if norm is None else norm(read)).reshape(value.shape).to(value.dtype)
+
+    return patch
+
+
+def patched_logits(
+    model: Model,
+    wiring: Wiring,
+    tokens: Int[Tensor, "row pos"],
+    lengths: Int[Tensor, " row"],
+    cut: Float[Tensor, "row destination source *pos"],
+    replaced: Outputs,
+    *,
+    every_position: bool = False,
+) -> Float[Tensor, "row read vocab"]:
+    """Logits of one forward pass in which each row has its own edges ablated.
+
+    Differentiable in `cut` where that asks for gradients. `read` is the last token of each row, or
+    every position.
+
+    Raises:
+        FloatingPointError: a logit is NaN or infinite.
+    """
+    gradient = cut.requires_grad
+    arch = wiring.architecture
+    hooks = patch_hooks(model, wiring, cut, replaced, tokens.shape[1])
+    with mlp_input_hooks(model, wiring):
+        if every_position:
+            return all_logits(model, arch, tokens, hooks, gradient=gradient)
+        return last_logits(model, arch, tokens, lengths, hooks, gradient=gradient)[:, None]

@@ -1,0 +1,183 @@
+"""A task made ready on a model: its runs, what replaces ablated edges, what rows are held to."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from strace_lens.architecture import Model, device_of
+from strace_lens.component_graph.graph import ComponentGraph
+from strace_lens.component_graph.metrics import METRICS, Metric, Reference
+from strace_lens.component_graph.outputs import ABLATIONS, Outputs, join_outputs, read_outputs
+from strace_lens.component_graph.task import Task
+from strace_lens.component_graph.wiring import Wiring, wiring_of
+from strace_lens.run import MEMORY_BUDGET, bytes_per_row, even_chunks
+
+Run = tuple[Outputs, Float[Tensor, "pair read vocab"]]
+
+
+@dataclass
+class Passes:
+    """Rows run forward and backward so far."""
+
+    forward_rows: int = 0
+    backward_rows: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A task on a model; its runs are made when they are first asked for, and kept.
+
+    Attributes:
+        model, wiring, task: what is run.
+        metric: key of `METRICS`.
+        ablation: one of `ABLATIONS`.
+        memory_budget: bytes that one pass may take.
+        passes: counted as they are made.
+    """
+
+    model: Model
+    wiring: Wiring
+    task: Task
+    metric: str
+    ablation: str = "resample"
+    memory_budget: int = MEMORY_BUDGET
+    passes: Passes = field(default_factory=Passes)
+
+    @property
+    def graph(self) -> ComponentGraph:
+        """The component graph of the model."""
+        return self.wiring.graph
+
+    @property
+    def score(self) -> Metric:
+        """The metric as a function."""
+        return METRICS[self.metric]
+
+    @functools.cached_property
+    def clean(self) -> Run:
+        """Outputs of every source and logits on the clean prompts."""
+        return self._run(self.task.clean)
+
+    @functools.cached_property
+    def corrupted(self) -> Run:
+        """Outputs of every source and logits on the corrupted prompts."""
+        return self._run(self.task.corrupted)
+
+    @functools.cached_property
+    def replaced(self) -> Outputs:
+        """What ablated edges carry, pair by pair.
+
+        The mean is taken position by position over all clean and corrupted prompts of the task.
+        """
+        corrupted = self.corrupted[0]
+        if self.ablation == "resample":
+            return corrupted
+        if self.ablation == "zero":
+            return corrupted.map(lambda x: x.new_zeros(()).expand(x.shape))
+        both = join_outputs([self.clean[0], corrupted])
+        return both.map(lambda x: x.mean(0, keepdim=True).expand(len(self.task), *x.shape[1:]))
+
+    @functools.cached_property
+    def reference(self) -> Reference:
+        """What rows are measured against, pair by pair."""
+        device = device_of(self.model)
+        return Reference(
+            clean=self.clean[1],
+            corrupted=self.corrupted[1],
+            answers=self.task.answers.to(device),
+            wrong=self.task.wrong.to(device),
+        )
+
+    def reference_rows(self, pairs: Int[Tensor, " row"]) -> Reference:
+        """The reference of some pairs, in the order given."""
+        whole = self.reference
+        return Reference(
+            whole.clean[pairs], whole.corrupted[pairs], whole.answers[pairs], whole.wrong[pairs]
+        )
+
+    def row_bytes(self) -> int:
+        """Bytes that one patched row needs, an upper estimate."""
+        arch, graph = self.wiring.architecture, self.graph
+        tokens = self.task.clean.shape[1]
+        vectors = graph.sources + 3 * graph.destinations_per_layer
+        return bytes_per_row(arch, tokens) + 4 * tokens * vectors * arch.d_model
+
+    def chunks(self, rows: int, *, layers_alive: int = 1) -> Iterator[slice]:
+        """Cut rows into passes that fit the budget.
+
+        Args:
+            rows: how many there are.
+            layers_alive: layers whose values are held at once; all of them under gradients.
+        """
+        largest = max(1, self.memory_budget // (self.row_bytes() * layers_alive))
+        yield from even_chunks(rows, largest)
+
+    def _run(self, tokens: Int[Tensor, "pair pos"]) -> Run:
+        parts, logits = [], []
+        for rows in self.chunks(len(self.task)):
+            outputs, found = read_outputs(
+                self.model,
+                self.wiring,
+                tokens[rows],
+                self.task.lengths[rows],
+                every_position=self.task.every_position,
+            )
+            parts.append(outputs)
+            logits.append(found)
+        self.passes.forward_rows += len(self.task)
+        return join_outputs(parts), torch.cat(logits)
+
+
+def prepare(
+    model: Model,
+    task: Task,
+    *,
+    metric: str | None = None,
+    ablation: str = "resample",
+    memory_budget: int = MEMORY_BUDGET,
+) -> Problem:
+    """Make a task ready on a model.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge.
+        task: pairs of clean and corrupted prompts, tokenized for this model.
+        metric: key of `METRICS`; the task's own by default.
+        ablation: what an ablated edge carries: its value on the corrupted prompt ("resample"), the
+            position-wise mean over all prompts of the task ("mean"), or zero.
+        memory_budget: bytes that one pass may take.
+
+    Raises:
+        ValueError: an unknown metric or ablation, a token outside the vocabulary, a prompt longer
+            than the context, or mean ablation over prompts of unequal length.
+        UnsupportedModelError: the model cannot be patched.
+    """
+    if ablation not in ABLATIONS:
+        raise ValueError(f"unknown ablation {ablation!r}; choose from {', '.join(ABLATIONS)}")
+    metric = task.metric if metric is None else metric
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric {metric!r}; choose from {', '.join(METRICS)}")
+    if ablation == "mean" and not task.equal_lengths:
+        raise ValueError(
+            "mean ablation averages position by position, so it needs prompts of one length; "
+            f"task {task.name!r} has {int(task.lengths.min())} to {int(task.lengths.max())} tokens"
+        )
+    wiring = wiring_of(model)
+    arch = wiring.architecture
+    highest = max(int(task.clean.max()), int(task.corrupted.max()))
+    if highest >= arch.d_vocab:
+        raise ValueError(
+            f"token id {highest} lies outside the vocabulary of {arch.d_vocab}; task {task.name!r} "
+            f"was not tokenized for {arch.name}"
+        )
+    if task.clean.shape[1] > arch.context:
+        raise ValueError(
+            f"task {task.name!r} has prompts of {task.clean.shape[1]} tokens, but {arch.name} "
+            f"reads at most {arch.context}"
+        )
+    return Problem(model, wiring, task, metric, ablation, memory_budget)

@@ -1,0 +1,151 @@
+"""Many circuits on many prompts in few forward passes, each row measured by the task's metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from strace_lens.architecture import Model, device_of
+from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.metrics import METRICS
+from strace_lens.component_graph.patching import patched_logits
+from strace_lens.component_graph.problem import Problem, prepare
+from strace_lens.component_graph.task import Task
+from strace_lens.run import MEMORY_BUDGET
+
+Direction = Literal["noise", "denoise"]
+Progress = Callable[[int], None]
+
+
+def run_circuits(
+    model: Model,
+    task: Task,
+    circuits: Sequence[Circuit],
+    *,
+    ablation: str = "resample",
+    direction: Direction = "noise",
+    metric: str | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Float[Tensor, "circuit pair"]:
+    """The metric of every circuit on every pair of a task.
+
+    Args:
+        model: the model.
+        task: pairs of prompts.
+        circuits: of this model; masks may be boolean or weights, with token positions or without.
+        ablation: what an edge outside a circuit carries: "resample", "mean" or "zero".
+        direction: "noise" runs the clean prompt and corrupts what is outside the circuit;
+            "denoise" runs the corrupted prompt and gives the circuit's edges their clean values
+            (patching clean into corrupted), which only "resample" defines.
+        metric: key of `METRICS`; the task's own by default.
+        memory_budget: bytes that one pass may take.
+
+    Raises:
+        ValueError: no circuit, a circuit of another model, token positions that do not fit the
+            task, an unknown option.
+        FloatingPointError: a logit is NaN or infinite.
+    """
+    problem = prepare(model, task, metric=metric, ablation=ablation, memory_budget=memory_budget)
+    return circuit_metric(problem, stack(problem, circuits), direction=direction)
+
+
+def stack(
+    problem: Problem, circuits: Sequence[Circuit]
+) -> Shaped[Tensor, "circuit destination source *pos"]:
+    """The masks of circuits as one tensor.
+
+    Raises:
+        ValueError: no circuit, a circuit of another model, or token positions that do not fit.
+    """
+    if not circuits:
+        raise ValueError("no circuits to run; give at least one")
+    width = problem.task.clean.shape[1]
+    for circuit in circuits:
+        problem.graph.check_same(circuit.graph)
+        if circuit.keep.ndim == 3:
+            check_positions(problem.task)
+            if circuit.keep.shape[2] != width:
+                raise ValueError(
+                    f"the circuit has {circuit.keep.shape[2]} token positions, "
+                    f"but the prompts of task {problem.task.name!r} have {width}"
+                )
+    masks = [circuit.keep.to(device_of(problem.model)) for circuit in circuits]
+    if any(mask.ndim == 3 for mask in masks):
+        masks = [m if m.ndim == 3 else m[..., None].expand(*m.shape, width) for m in masks]
+    if any(mask.dtype != torch.bool for mask in masks):
+        masks = [mask.float() for mask in masks]
+    return torch.stack(masks)
+
+
+def check_positions(task: Task) -> None:
+    """Token positions mean the same in every pair only where all prompts have one length.
+
+    Raises:
+        ValueError: they have not.
+    """
+    if not task.equal_lengths:
+        raise ValueError(
+            f"edges by token position need prompts of one length; task {task.name!r} has "
+            f"{int(task.lengths.min())} to {int(task.lengths.max())} tokens"
+        )
+
+
+def circuit_metric(
+    problem: Problem,
+    keep: Shaped[Tensor, "circuit destination source *pos"],
+    *,
+    direction: Direction = "noise",
+    metric: str | None = None,
+    progress: Progress = lambda rows: None,
+) -> Float[Tensor, "circuit pair"]:
+    """The metric of every mask on every pair, in float32 on the model's device, without gradients.
+
+    Args:
+        problem: a task made ready.
+        keep: boolean masks or weights in [0, 1].
+        direction: as for `run_circuits`.
+        metric: key of `METRICS`; the problem's own by default.
+        progress: told the rows of each pass.
+    """
+    score = METRICS[metric or problem.metric]
+    found = []
+    for logits, pairs in _rows(problem, keep, direction):
+        found.append(score(logits, problem.reference_rows(pairs)))
+        progress(len(pairs))
+    return torch.cat(found).float().view(len(keep), len(problem.task))
+
+
+def _rows(
+    problem: Problem, keep: Shaped[Tensor, "circuit destination source *pos"], direction: Direction
+) -> Iterator[tuple[Float[Tensor, "row read vocab"], Int[Tensor, " row"]]]:
+    """Logits of every (circuit, pair), a pass at a time, and the pair of each row."""
+    task, device = problem.task, device_of(problem.model)
+    if direction not in ("noise", "denoise"):
+        raise ValueError(f"unknown direction {direction!r}; choose from noise, denoise")
+    if direction == "denoise" and problem.ablation != "resample":
+        raise ValueError("denoising patches clean values into the corrupted run: use resample")
+    exists = problem.graph.exists.to(device)
+    exists = exists[..., None] if keep.ndim == 4 else exists
+    tokens = task.clean if direction == "noise" else task.corrupted
+    replaced = problem.replaced if direction == "noise" else problem.clean[0]
+    for rows in problem.chunks(len(keep) * len(task)):
+        index = torch.arange(rows.start, rows.stop)
+        circuits, pairs = index // len(task), index % len(task)
+        kept = keep[circuits.to(device)]
+        out = kept if direction == "denoise" else ~kept if kept.dtype == torch.bool else 1 - kept
+        with torch.no_grad():
+            logits = patched_logits(
+                problem.model,
+                problem.wiring,
+                tokens[pairs],
+                task.lengths[pairs],
+                (out * exists).float(),
+                replaced.rows(pairs.to(device)),
+                every_position=task.every_position,
+            )
+        problem.passes.forward_rows += len(index)
+        yield logits, pairs.to(device)

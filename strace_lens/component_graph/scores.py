@@ -1,0 +1,98 @@
+"""What a discovery method says of every edge: its estimated worth to the metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.graph import ComponentGraph
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """One score an edge: about metric(full model) - metric(this edge ablated), so positive helps.
+
+    Attributes:
+        graph: of the model that was scored.
+        values: `[destination, source]`, or with a third axis of token positions; what is no edge
+            holds zero.
+        method, task: names, for tables and files.
+        forwards, backwards: passes over all pairs of the task that the method took; one over half
+            of the rows counts a half.
+        seconds: wall time.
+        made: options, ablation, seed.
+
+    Raises:
+        ValueError: values of the wrong shape, NaN or infinite.
+    """
+
+    graph: ComponentGraph
+    values: Float[Tensor, "destination source *pos"]
+    method: str
+    task: str = ""
+    forwards: float = 0.0
+    backwards: float = 0.0
+    seconds: float = 0.0
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wanted = (self.graph.destinations, self.graph.sources)
+        if tuple(self.values.shape[:2]) != wanted or self.values.ndim > 3:
+            raise ValueError(
+                f"scores of {self.graph.model} have shape {wanted}, with token positions behind if "
+                f"they differ; got {tuple(self.values.shape)}"
+            )
+        if not bool(torch.isfinite(self.values).all()):
+            raise ValueError(f"scores of {self.method!r} hold NaN or infinity; check its options")
+
+    @property
+    def edges(self) -> int:
+        """Number of edges scored; an edge at two positions counts twice."""
+        positions = self.values.shape[2] if self.values.ndim == 3 else 1
+        return self.graph.edges * positions
+
+    def order(self, *, absolute: bool = False) -> Int[Tensor, " edge"]:
+        """Flat indices of all edges, highest score first, ties in the model's order."""
+        values = self.values.abs() if absolute else self.values
+        exists = self.graph.exists.to(values.device)
+        if values.ndim == 3:
+            exists = exists[..., None].expand(values.shape)
+        cells = exists.flatten().nonzero()[:, 0]
+        return cells[values.flatten()[cells].argsort(descending=True, stable=True)]
+
+    def top(self, size: int | float, *, absolute: bool = False) -> Circuit:
+        """The circuit of the highest scores.
+
+        Args:
+            size: a number of edges (int), or a fraction of all edges in (0, 1] (float).
+            absolute: rank by magnitude, so that edges which hurt the metric are kept too.
+
+        Raises:
+            ValueError: a size out of range.
+        """
+        count = edge_count(size, self.edges)
+        keep = torch.zeros(self.values.numel(), dtype=torch.bool, device=self.values.device)
+        keep[self.order(absolute=absolute)[:count]] = True
+        made = {"method": self.method, "task": self.task, "absolute": absolute, **self.made}
+        return Circuit(self.graph, keep.view(self.values.shape), made)
+
+
+def edge_count(size: int | float, edges: int) -> int:
+    """Number of edges that a size means: an int is a number, a float a fraction of all.
+
+    Raises:
+        ValueError: a number below 0 or above all edges, a fraction outside (0, 1].
+    """
+    if isinstance(size, float):
+        if not 0 < size <= 1:
+            raise ValueError(f"a fraction of edges must lie in (0, 1]; got {size}")
+        return max(1, round(size * edges))
+    if not 0 <= size <= edges:
+        raise ValueError(f"a number of edges must lie in 0..{edges}; got {size}")
+    return size

@@ -1,0 +1,1 @@
+"""Tasks: generators that need no download, and the reader of a user's own pairs."""

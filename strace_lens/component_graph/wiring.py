@@ -1,0 +1,281 @@
+"""How a model's heads and MLPs read the residual stream and write to it, proven before it is used.
+
+A destination reads `W norm(stream) + offset`: heads at `attn.hook_q`, `hook_k` and `hook_v`, which
+can be written in every supported model, where split inputs cannot; MLPs at the input of the module,
+behind their norm, or on a HookedTransformer at `hook_mlp_in`, before it. So one path serves all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strace_lens.architecture import (
+    Architecture,
+    Model,
+    UnsupportedModelError,
+    attention_output,
+    block_of,
+    describe,
+    device_of,
+)
+from strace_lens.component_graph.graph import ComponentGraph
+from strace_lens.norms import Norm, read_norm
+
+Input = Literal["q", "k", "v"]
+INPUTS: tuple[Input, ...] = ("q", "k", "v")
+PROBE_TOKENS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Wiring:
+    """What patching needs of a model beside its weights.
+
+    Attributes:
+        architecture, graph: of the model.
+        attention_norms, mlp_norms: norms before attention and MLP, None where there is none. A
+            HookedTransformer norms the MLP's input behind the hook point, so there it is None too.
+        mlp_point: hook point inside a block at which the MLP's input can be written.
+        positions: added to the normed input of q and k (shortformer), by token position.
+    """
+
+    architecture: Architecture
+    graph: ComponentGraph
+    attention_norms: tuple[Norm | None, ...]
+    mlp_norms: tuple[Norm | None, ...]
+    mlp_point: str
+    positions: Float[Tensor, "context d_model"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """How one kind of input of one block's heads is worked out from the stream.
+
+    Attributes:
+        weight: norm's gain and centring folded in: `centre(x) / scale(x) @ weight + offset`.
+        offset: biases, and what positions add, by token position (one where all are alike).
+    """
+
+    weight: Float[Tensor, "head d_model d_head"]
+    offset: Float[Tensor, "pos head d_head"]
+
+
+def head_reader(model: Model, wiring: Wiring, layer: int, kind: Input, tokens: int) -> Reader:
+    """The reader of q, k or v of one block, for prompts of so many tokens."""
+    attn = block_of(model, layer).attn
+    weight = getattr(attn, f"W_{kind.upper()}").detach()
+    arch = wiring.architecture
+    heads = arch.heads if kind == "q" else arch.kv_heads
+    # TransformerLens repeats grouped weights in some classes; one of each group is the head's own.
+    weight = weight[:: weight.shape[0] // heads]
+    bias = getattr(attn, f"b_{kind.upper()}", None)
+    offset = weight.new_zeros(heads, weight.shape[-1])
+    if bias is not None:
+        offset = bias.detach()[:: bias.shape[0] // heads]
+    offset = offset[None]
+    if wiring.positions is not None and kind != "v":
+        offset = offset + torch.einsum("pm,hme->phe", wiring.positions[:tokens], weight)
+    norm = wiring.attention_norms[layer]
+    if norm is not None:
+        offset = offset + torch.einsum("m,hme->he", norm.bias, weight)
+        weight = norm.gain[:, None] * weight
+        if norm.centred:
+            weight = weight - weight.mean(1, keepdim=True)
+    return Reader(weight, offset)
+
+
+def head_writer(model: Model, wiring: Wiring, layer: int) -> Float[Tensor, "head d_head d_model"]:
+    """W_O of every head, with the gain and centring of a norm after attention folded in.
+
+    A head's contribution is `z @ weight`, over the scale of that norm in the same run.
+    """
+    out = attention_output(model, wiring.architecture, layer)
+    return out.linear_norm(out.weight) if wiring.architecture.post_norm else out.weight
+
+
+_known: weakref.WeakKeyDictionary[Any, Wiring] = weakref.WeakKeyDictionary()
+
+
+def wiring_of(model: Model) -> Wiring:
+    """The wiring of a model, proven on probe tokens the first time and remembered after.
+
+    Raises:
+        UnsupportedModelError: the model cannot be patched; the message says where it fails.
+    """
+    if model not in _known:
+        wiring = _describe(model)
+        with torch.no_grad(), warnings.catch_warnings(), mlp_input_hooks(model, wiring):
+            warnings.simplefilter("ignore")  # TransformerLens warns of a write that it discards
+            _check_readers(model, wiring)
+            _check_writes(model, wiring)
+        _known[model] = wiring
+    return _known[model]
+
+
+def component_graph(model: Model) -> ComponentGraph:
+    """The component graph of a model: heads and MLPs as nodes, q, k, v and MLP inputs as ends.
+
+    Raises:
+        UnsupportedModelError: the model cannot be patched; the message says why.
+    """
+    return wiring_of(model).graph
+
+
+def _describe(model: Model) -> Wiring:
+    arch = describe(model, causal_only=False)
+    layers = range(arch.layers)
+    hooks = cast(Any, model).hook_dict
+    needed = [f"blocks.{n}.attn.hook_{kind}" for n in layers for kind in INPUTS]
+    missing = [name for name in needed if name not in hooks]
+    if missing:
+        raise UnsupportedModelError(f"{arch.name} cannot be patched: it has no {missing[0]}")
+    behind_norm = "blocks.0.mlp.hook_in" in hooks
+    shared = not hasattr(block_of(model, 0), "ln2")  # one norm feeds attention and MLP alike
+    mlp_norm = "ln1" if shared and arch.parallel else "ln2"
+    cfg: Any = model.cfg
+    like = block_of(model, 0).attn.W_O.detach().flatten(0, -2)[0]
+
+    def norm(layer: int, name: str) -> Norm | None:
+        return read_norm(getattr(block_of(model, layer), name, None), like, cfg)
+
+    shortformer = getattr(cfg, "positional_embedding_type", "") == "shortformer"
+    return Wiring(
+        architecture=arch,
+        graph=ComponentGraph(
+            arch.name, arch.layers, arch.heads, arch.kv_heads, arch.mlp, arch.parallel
+        ),
+        attention_norms=tuple(norm(n, "ln1") for n in layers),
+        mlp_norms=tuple(norm(n, mlp_norm) if behind_norm and arch.mlp else None for n in layers),
+        mlp_point="mlp.hook_in" if behind_norm else "hook_mlp_in",
+        positions=cast(Any, model).W_pos.detach() if shortformer else None,
+    )
+
+
+@contextlib.contextmanager
+def mlp_input_hooks(model: Model, wiring: Wiring) -> Iterator[None]:
+    """Have `hook_mlp_in` run where it is needed; the model's flag is as before afterwards."""
+    cfg: Any = model.cfg
+    if wiring.mlp_point != "hook_mlp_in" or not wiring.architecture.mlp:
+        yield
+        return
+    before = bool(cfg.use_hook_mlp_in)
+    cast(Any, model).set_use_hook_mlp_in(True)
+    try:
+        yield
+    finally:
+        cast(Any, model).set_use_hook_mlp_in(before)
+
+
+def stream_point(wiring: Wiring, layer: int) -> str:
+    """Hook point of the stream that a block's MLP reads."""
+    sequential = wiring.architecture.mlp and not wiring.architecture.parallel
+    return f"blocks.{layer}.hook_resid_{'mid' if sequential else 'pre'}"
+
+
+# ------------------------------------------------------------------ proof
+
+
+def _probe(model: Model, arch: Architecture) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(arch.d_vocab, (1, PROBE_TOKENS), generator=generator)
+    return tokens.to(device_of(model))
+
+
+def _check_readers(model: Model, wiring: Wiring) -> None:
+    """What we work out from the stream must be what the model's hook points carry."""
+    arch = wiring.architecture
+    found: dict[str, Tensor] = {}
+
+    names: list[str] = []
+    for layer in range(arch.layers):
+        names += [f"blocks.{layer}.hook_resid_pre", stream_point(wiring, layer)]
+        names += [f"blocks.{layer}.attn.hook_{kind}" for kind in INPUTS]
+        names += [f"blocks.{layer}.{wiring.mlp_point}"] * arch.mlp
+
+    # A hook's own name can be an alias, so each is told the name it was asked for.
+    def keep(name: str) -> Any:
+        return lambda value, hook: found.__setitem__(name, value)
+
+    hooks = [(name, keep(name)) for name in dict.fromkeys(names)]
+    model.run_with_hooks(_probe(model, arch), fwd_hooks=hooks, padding_side="right")
+    for layer in range(arch.layers):
+        stream = found[f"blocks.{layer}.hook_resid_pre"]
+        norm = wiring.attention_norms[layer]
+        centred = stream if norm is None else norm.centre(stream)
+        normed = centred if norm is None else centred / norm.scale(centred)
+        for kind in INPUTS:
+            reader = head_reader(model, wiring, layer, kind, PROBE_TOKENS)
+            ours = torch.einsum("rpm,hme->rphe", normed, reader.weight) + reader.offset
+            _expect_equal(arch, f"blocks.{layer}.attn.hook_{kind}", ours, found)
+        if arch.mlp:
+            stream = found[stream_point(wiring, layer)]
+            norm = wiring.mlp_norms[layer]
+            name = f"blocks.{layer}.{wiring.mlp_point}"
+            _expect_equal(arch, name, stream if norm is None else norm(stream), found)
+
+
+def _expect_equal(arch: Architecture, name: str, ours: Tensor, found: dict[str, Tensor]) -> None:
+    if name not in found:
+        raise UnsupportedModelError(f"{arch.name} cannot be patched: {name} never runs")
+    theirs = found[name].reshape(ours.shape).float()
+    gap = float((ours.float() - theirs).norm() / theirs.norm().clamp_min(1e-30))
+    # Single precision agrees to 1e-6 here; half precision rounds the stream itself.
+    if not gap < 2e-2:
+        raise UnsupportedModelError(
+            f"{arch.name} cannot be patched: what {name} carries is not worked out from the stream "
+            f"by its norm and weights (relative gap {gap:.1e})"
+        )
+
+
+def _check_writes(model: Model, wiring: Wiring) -> None:
+    """A write at each hook point that patching uses must change what is worked out from it.
+
+    That is looked for right behind it, because compiled models hold heads and MLPs whose weights
+    are zero, which no write could carry to the output.
+    """
+    arch = wiring.architecture
+    for layer in range(arch.layers):
+        block = f"blocks.{layer}."
+        query, key, value = (f"{block}attn.hook_{kind}" for kind in INPUTS)
+        _expect_move(model, arch, [query, key], "attn.hook_pattern")
+        _expect_move(model, arch, [value], "attn.hook_z")
+        if arch.mlp:
+            _expect_move(model, arch, [block + wiring.mlp_point], "hook_mlp_out")
+    last = f"blocks.{arch.layers - 1}.hook_resid_post"
+    _expect_move(model, arch, [last], None)
+
+
+def _expect_move(model: Model, arch: Architecture, points: list[str], behind: str | None) -> None:
+    """Noise at some points must reach a hook point of the same block, or the logits."""
+    generator = torch.Generator().manual_seed(1)
+    seen: list[Tensor] = []
+
+    def write(value: Tensor, hook: Any) -> Tensor:
+        return torch.randn(value.shape, generator=generator).to(value) * (1 + value.abs().max())
+
+    def read(value: Tensor, hook: Any) -> None:
+        seen.append(value)
+
+    block = points[0].split(".")[1]
+    reads = [] if behind is None else [(f"blocks.{block}.{behind}", read)]
+    for hooks in (reads, [*((name, write) for name in points), *reads]):
+        logits = model.run_with_hooks(
+            _probe(model, arch), fwd_hooks=hooks, return_type="logits", padding_side="right"
+        )
+        if behind is None:
+            seen.append(logits)
+    # An MLP of zeros answers every token alike, and no write can change that.
+    constant = behind == "hook_mlp_out" and bool((seen[0] == seen[0][:, :1]).all())
+    if not constant and (len(seen) < 2 or torch.equal(*seen)):
+        raise UnsupportedModelError(
+            f"{arch.name} cannot be patched: a write at {points[0]} does not reach "
+            + (f"its {behind}" if behind else "the output")
+        )
