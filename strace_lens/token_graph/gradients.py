@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.architecture import Architecture, Model, UnsupportedModelError
+from strace_lens.architecture import Architecture, Model
 from strace_lens.run import bytes_per_row, last_logits
 from strace_lens.token_graph.edges import EdgeTensors
 from strace_lens.token_graph.masks import mask_hooks
@@ -18,39 +16,6 @@ from strace_lens.token_graph.rows import WeightedRows
 
 GRADIENT_BUDGET = 2**31
 """Bytes of a forward and backward pass unless said otherwise: every layer's values stay alive."""
-
-
-@contextlib.contextmanager
-def fixed_weights(model: Model) -> Iterator[None]:
-    """Ask no gradient of the model's weights inside; afterwards all is as it was.
-
-    Raises:
-        UnsupportedModelError: the weights are quantised: no gradient passes through them.
-    """
-    module = cast(torch.nn.Module, model)
-    for name, held in _held_tensors(module):
-        if held.is_quantized or held.dtype in (torch.int8, torch.uint8):
-            raise UnsupportedModelError(
-                f"gradients need weights in floating point; {name} is quantised ({held.dtype}): "
-                "load the model in float32 or bfloat16, or rank with an estimator without gradients"
-            )
-    asked = [p for p in module.parameters() if p.requires_grad]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)
-
-
-def _held_tensors(module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, buffers, and the packed weights of torch's own quantised layers."""
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-    for name, part in module.named_modules():
-        if hasattr(part, "_packed_params"):
-            yield name, cast(Any, part).weight()
 
 
 def weighted_log_probs(

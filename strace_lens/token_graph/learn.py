@@ -25,11 +25,11 @@ from torch import Tensor
 
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
+from strace_lens.fixed_weights import fixed_weights
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace, no_steps
 from strace_lens.token_graph.gradients import (
     GRADIENT_BUDGET,
-    fixed_weights,
     gradients,
     weighted_log_probs,
 )

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
+from strace_lens.fixed_weights import fixed_weights
 from strace_lens.token_graph.best_first import hanging
 from strace_lens.token_graph.edges import GraphShape, order_of, ranks_of
 from strace_lens.token_graph.fisher import fisher_scores
 from strace_lens.token_graph.fit import fit_to, fitted_trace, no_steps
-from strace_lens.token_graph.gradients import GRADIENT_BUDGET, fixed_weights
+from strace_lens.token_graph.gradients import GRADIENT_BUDGET
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.schedule import schedule
 from strace_lens.token_graph.trace import Trace, check_size
