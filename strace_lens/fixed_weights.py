@@ -1,4 +1,4 @@
-"""A model whose weights ask for no gradient, for as long as gradients of something else are taken."""
+"""A model whose weights ask for no gradient, while gradients of something else are taken."""
 
 from __future__ import annotations
 

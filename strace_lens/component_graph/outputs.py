@@ -43,6 +43,14 @@ class Outputs:
             function(self.embed), tuple(map(function, self.z)), tuple(map(function, self.mlp))
         )
 
+    def minus(self, other: Outputs) -> Outputs:
+        """The outputs less those of another run."""
+        return Outputs(
+            self.embed - other.embed,
+            tuple(a - b for a, b in zip(self.z, other.z, strict=True)),
+            tuple(a - b for a, b in zip(self.mlp, other.mlp, strict=True)),
+        )
+
     def rows(self, index: Int[Tensor, " row"]) -> Outputs:
         """The outputs of some rows, in the order given."""
         return self.map(lambda x: x[index])

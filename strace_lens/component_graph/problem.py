@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,9 @@ from strace_lens.component_graph.outputs import ABLATIONS, Outputs, join_outputs
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.wiring import Wiring, wiring_of
 from strace_lens.run import MEMORY_BUDGET, bytes_per_row, even_chunks
+
+GRADIENT_FACTOR = 16
+"""Budgets that a pass forward and backward may take, because it holds every layer's values."""
 
 Run = tuple[Outputs, Float[Tensor, "pair read vocab"]]
 
@@ -101,22 +105,33 @@ class Problem:
             whole.clean[pairs], whole.corrupted[pairs], whole.answers[pairs], whole.wrong[pairs]
         )
 
-    def row_bytes(self) -> int:
-        """Bytes that one patched row needs, an upper estimate."""
-        arch, graph = self.wiring.architecture, self.graph
-        tokens = self.task.clean.shape[1]
+    def chunks(self, rows: int) -> Iterator[slice]:
+        """Cut rows into patched passes that fit the budget."""
+        graph = self.graph
         vectors = graph.sources + 3 * graph.destinations_per_layer
-        return bytes_per_row(arch, tokens) + 4 * tokens * vectors * arch.d_model
+        row = self._plain_bytes + self._vector_bytes * vectors
+        yield from even_chunks(rows, max(1, self.memory_budget // row))
 
-    def chunks(self, rows: int, *, layers_alive: int = 1) -> Iterator[slice]:
-        """Cut rows into passes that fit the budget.
+    def gradient_chunks(self, rows: int, *, patched: bool = False) -> Iterator[slice]:
+        """Cut rows into passes forward and backward that fit `GRADIENT_FACTOR` budgets.
 
         Args:
             rows: how many there are.
-            layers_alive: layers whose values are held at once; all of them under gradients.
+            patched: what each destination reads is held too.
         """
-        largest = max(1, self.memory_budget // (self.row_bytes() * layers_alive))
-        yield from even_chunks(rows, largest)
+        graph = self.graph
+        vectors = 2 * graph.sources + 3 * graph.destinations * patched
+        row = graph.layers * self._plain_bytes + self._vector_bytes * vectors
+        yield from even_chunks(rows, max(1, GRADIENT_FACTOR * self.memory_budget // row))
+
+    @property
+    def _plain_bytes(self) -> int:
+        return bytes_per_row(self.wiring.architecture, self.task.clean.shape[1])
+
+    @property
+    def _vector_bytes(self) -> int:
+        """Bytes of one vector of the stream at every token."""
+        return 4 * self.task.clean.shape[1] * self.wiring.architecture.d_model
 
     def _run(self, tokens: Int[Tensor, "pair pos"]) -> Run:
         parts, logits = [], []
@@ -153,8 +168,9 @@ def prepare(
         memory_budget: bytes that one pass may take.
 
     Raises:
-        ValueError: an unknown metric or ablation, a token outside the vocabulary, a prompt longer
-            than the context, or mean ablation over prompts of unequal length.
+        ValueError: an unknown metric or ablation, a memory budget that is not positive, a token
+            outside the vocabulary, a prompt longer than the context, or prompts of unequal length
+            under mean ablation or bidirectional attention.
         UnsupportedModelError: the model cannot be patched.
     """
     if ablation not in ABLATIONS:
@@ -167,8 +183,16 @@ def prepare(
             "mean ablation averages position by position, so it needs prompts of one length; "
             f"task {task.name!r} has {int(task.lengths.min())} to {int(task.lengths.max())} tokens"
         )
+    if memory_budget <= 0:
+        raise ValueError(f"memory_budget must be positive; got {memory_budget} bytes")
     wiring = wiring_of(model)
     arch = wiring.architecture
+    cfg: Any = model.cfg
+    if getattr(cfg, "attention_dir", "causal") != "causal" and not task.equal_lengths:
+        raise ValueError(
+            f"{arch.name} attends in both directions, so it would read the padding of task "
+            f"{task.name!r}; give it prompts of one length"
+        )
     highest = max(int(task.clean.max()), int(task.corrupted.max()))
     if highest >= arch.d_vocab:
         raise ValueError(

@@ -1,0 +1,147 @@
+"""Automatic circuit discovery: edges are removed one after another while the output stays near.
+
+Conmy et al. (2023), "Towards Automated Circuit Discovery for Mechanistic Interpretability",
+algorithm 1. On large graphs only the edges that attribution ranks highest are tested: Syed et al.
+(2023), "Attribution Patching Outperforms Automated Circuit Discovery", section 5.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from strace_lens.architecture import device_of
+from strace_lens.component_graph.discover.attribution import eap
+from strace_lens.component_graph.discover.objective import objective_of
+from strace_lens.component_graph.problem import Problem
+from strace_lens.component_graph.run_circuits import circuit_metric
+
+TAU = 0.01
+"""Loss of the objective below which an edge is removed unless told otherwise; nats for the KL."""
+
+SCREEN = 2_000
+"""Edges that are tested unless told otherwise."""
+
+
+def acdc(
+    problem: Problem,
+    *,
+    seed: int = 0,
+    tau: float = TAU,
+    objective: str | None = None,
+    screen: int | None = SCREEN,
+) -> Float[Tensor, "destination source"]:
+    """What the removal of each edge cost when it was tested; those that cost tau or more are kept.
+
+    From the logits back, each destination's edges are tested from the last source to the first: an
+    edge is removed if the mean objective over pairs falls by less than tau (with the default
+    objective: the KL divergence from the full model rises by less). The score is that fall, so
+    positive helps, and the edges with a score of at least tau are ACDC's circuit. Destinations
+    whose own outputs are all removed lose their edges untested, with a score of zero.
+
+    Edges are tested in cumulative batches, with the result of one at a time: one forward pass an
+    edge tested, and in a batch those after an edge that is kept are run again.
+
+    Args:
+        problem: a task made ready.
+        seed: not used; every method takes one.
+        tau: threshold, in units of the objective.
+        objective: see `objective_of`.
+        screen: test only so many edges, those of largest EAP score (one backward pass more), and
+            remove all others before; these rank behind by their EAP score, scaled to be smaller
+            than every loss measured. None tests all.
+
+    Raises:
+        ValueError: a tau that is negative or no number, a screen below 1, an unknown objective.
+    """
+    if not (tau >= 0 and math.isfinite(tau)):
+        raise ValueError(f"tau must be a number of at least 0; got {tau}")
+    objective = objective_of(problem, objective)
+    graph = problem.graph
+    candidates, estimate = _screened(problem, screen)
+    search = _Search(problem, objective, tau, candidates.to(device_of(problem.model)))
+    for destination in reversed(range(graph.destinations)):
+        used = destination == graph.destinations - 1 or bool(
+            search.keep[:, graph.feeds[destination]].any()
+        )
+        sources = candidates[destination].nonzero()[:, 0].flip(0)
+        if used:
+            search.test(destination, sources)
+        else:
+            search.keep[destination] = False
+    losses = search.losses.float().cpu()
+    outside = graph.exists & ~candidates
+    if bool(outside.any()):
+        measured = losses[losses != 0].abs()
+        weakest = estimate[candidates].abs().min().clamp_min(torch.finfo(torch.float32).tiny)
+        smallest = measured.min() if len(measured) else torch.tensor(1.0)
+        losses[outside] = (estimate / weakest)[outside] * smallest
+    return losses
+
+
+def _screened(
+    problem: Problem, screen: int | None
+) -> tuple[Bool[Tensor, "destination source"], Float[Tensor, "destination source"]]:
+    """Edges to test, and the estimate of each edge by which they were chosen (zero if all are)."""
+    exists = problem.graph.exists
+    if screen is not None and screen < 1:
+        raise ValueError(f"screen must be at least 1, or None to test every edge; got {screen}")
+    if screen is None or problem.graph.edges <= screen:
+        return exists.clone(), torch.zeros(exists.shape)
+    estimate = eap(problem).cpu()
+    size = estimate.abs().masked_fill(~exists, -1.0)
+    best = size.flatten().argsort(descending=True, stable=True)[:screen]
+    candidates = torch.zeros_like(exists)
+    candidates.view(-1)[best] = True
+    return candidates, estimate
+
+
+@dataclass(eq=False)
+class _Search:
+    """A circuit that shrinks, and what each edge tested so far has cost.
+
+    Attributes:
+        problem, objective, tau: as for `acdc`.
+        keep: edges not removed yet.
+    """
+
+    problem: Problem
+    objective: str
+    tau: float
+    keep: Bool[Tensor, "destination source"]
+
+    def __post_init__(self) -> None:
+        pairs = len(self.problem.task)
+        one_pass = next(self.problem.chunks(self.problem.graph.sources * pairs))
+        self.largest = max(1, one_pass.stop // pairs)
+        self.size = self.largest
+        self.losses = torch.zeros(self.keep.shape, dtype=torch.float64, device=self.keep.device)
+        self.value = self._values(self.keep[None])
+
+    def test(self, destination: int, sources: Tensor) -> None:
+        """Test the edges from these sources to a destination in order, removing what it can."""
+        while len(sources):
+            batch = sources[: self.size].to(self.keep.device)
+            removed = torch.ones(len(batch), len(batch), dtype=torch.bool).tril()
+            trial = self.keep.repeat(len(batch), 1, 1)
+            trial[:, destination, batch] = ~removed.to(self.keep.device)
+            values = torch.cat([self.value, self._values(trial)])
+            losses = values[:-1] - values[1:]
+            costly = (losses >= self.tau).nonzero()[:, 0].tolist()
+            taken = costly[0] if costly else len(batch)
+            # Behind the first edge that stays, every row lacks it: only up to there is it true.
+            self.losses[destination, batch[: taken + 1]] = losses[: taken + 1]
+            self.keep[destination, batch[:taken]] = False
+            self.value = values[taken : taken + 1]
+            sources = sources[taken + 1 :]
+            self.size = max(1, self.size // 2) if costly else min(self.largest, 2 * self.size)
+
+    def _values(
+        self, keep: Bool[Tensor, "circuit destination source"]
+    ) -> Float64[Tensor, " circuit"]:
+        """Mean objective of each circuit."""
+        return circuit_metric(self.problem, keep, metric=self.objective).double().mean(1)

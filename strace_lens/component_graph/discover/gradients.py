@@ -1,0 +1,178 @@
+"""Gradients of a task's metric in what every destination reads, from one backward pass.
+
+A gradient at q, k or v is pulled back by hand through the head's weights and the block's norm to
+the stream that the head reads; a gradient at an MLP's input through its norm. So no split inputs
+are needed, and the model keeps its narrow activations only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from strace_lens.architecture import Model
+from strace_lens.component_graph.wiring import (
+    INPUTS,
+    Wiring,
+    head_reader,
+    mlp_input_hooks,
+    stream_point,
+)
+from strace_lens.fixed_weights import fixed_weights
+from strace_lens.norms import Norm
+from strace_lens.run import Hook, all_logits, last_logits
+
+
+@dataclass(frozen=True, eq=False)
+class ReadGradients:
+    """One forward and backward pass.
+
+    Attributes:
+        streams: what the blocks' heads and MLPs read, detached, by hook point.
+        gradients: of the summed metric, by hook point.
+        logits: at the positions read, detached.
+    """
+
+    streams: dict[str, Float[Tensor, "row pos d_model"]]
+    gradients: dict[str, Tensor]
+    logits: Float[Tensor, "row read vocab"]
+
+
+def read_gradients(
+    model: Model,
+    wiring: Wiring,
+    tokens: Int[Tensor, "row pos"],
+    lengths: Int[Tensor, " row"],
+    score: Callable[[Float[Tensor, "row read vocab"]], Float[Tensor, " row"]],
+    *,
+    hooks: Sequence[Hook] = (),
+    every_position: bool = False,
+) -> ReadGradients:
+    """Run rows forward and backward, keeping the gradient at every destination.
+
+    Args:
+        model: its weights are asked for no gradient.
+        wiring: of the same model.
+        tokens, lengths: rows, padded on the right.
+        score: the metric of each row, differentiated as a sum.
+        hooks: run before ours, as one that interpolates the embedding.
+        every_position: unembed every position.
+
+    Raises:
+        UnsupportedModelError: the weights are quantised.
+        FloatingPointError: a logit or a gradient is NaN or infinite.
+    """
+    arch = wiring.architecture
+    streams: dict[str, Tensor] = {}
+    leaves: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda value, hook: streams.__setitem__(name, value.detach())
+
+    def leaf(name: str) -> Callable[..., Tensor]:
+        def hook(value: Tensor, hook: Any) -> Tensor:
+            # A hook may be handed a view that is not on the path: what it returns is.
+            leaves[name] = value.view_as(value)
+            return leaves[name]
+
+        return hook
+
+    def root(value: Tensor, hook: Any) -> Tensor:
+        return value.detach().requires_grad_()
+
+    own: list[Hook] = [*hooks, ("blocks.0.hook_resid_pre", root)]
+    own += [(name, keep(name)) for name in _streams(wiring)]
+    own += [(name, leaf(name)) for name in _reads(wiring)]
+    with fixed_weights(model), mlp_input_hooks(model, wiring):
+        if every_position:
+            logits = all_logits(model, arch, tokens, own, gradient=True)
+        else:
+            logits = last_logits(model, arch, tokens, lengths, own, gradient=True)[:, None]
+        found = torch.autograd.grad(
+            score(logits).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+    gradients = dict(zip(leaves, found, strict=True))
+    for name, gradient in gradients.items():
+        if not bool(torch.isfinite(gradient).all()):
+            raise FloatingPointError(f"{arch.name} gave a NaN or infinite gradient at {name}")
+    return ReadGradients(streams, gradients, logits.detach())
+
+
+def _streams(wiring: Wiring) -> list[str]:
+    """Hook points of the streams that destinations read, each once."""
+    layers = range(wiring.graph.layers)
+    names = [f"blocks.{n}.hook_resid_pre" for n in layers]
+    if wiring.graph.mlp:
+        names += [stream_point(wiring, n) for n in layers]
+    return list(dict.fromkeys(names))
+
+
+def _reads(wiring: Wiring) -> list[str]:
+    """Hook points at which destinations read."""
+    names = []
+    for layer in range(wiring.graph.layers):
+        names += [f"blocks.{layer}.attn.hook_{kind}" for kind in INPUTS]
+        names += [f"blocks.{layer}.{wiring.mlp_point}"] * wiring.graph.mlp
+    return [*names, f"blocks.{wiring.graph.layers - 1}.hook_resid_post"]
+
+
+def destination_gradients(
+    model: Model, wiring: Wiring, read: ReadGradients
+) -> Iterator[tuple[slice, Float[Tensor, "destination row pos d_model"]]]:
+    """Gradients in the stream that each destination reads, some destinations at a time."""
+    graph = wiring.graph
+    for layer in range(graph.layers):
+        first = layer * graph.destinations_per_layer
+        block = f"blocks.{layer}."
+        heads = _head_gradients(model, wiring, layer, read)
+        yield slice(first, first + len(heads)), heads
+        if graph.mlp:
+            norm = wiring.mlp_norms[layer]
+            gradient = read.gradients[block + wiring.mlp_point]
+            stream = read.streams[stream_point(wiring, layer)]
+            gradient = gradient.reshape(stream.shape)[None]
+            if norm is not None:
+                gradient = norm.centre(gradient * norm.gain)
+            yield (
+                slice(first + len(heads), first + len(heads) + 1),
+                _through_norm(norm, gradient, stream),
+            )
+    last = read.gradients[f"blocks.{graph.layers - 1}.hook_resid_post"]
+    yield slice(graph.destinations - 1, graph.destinations), last[None]
+
+
+def _head_gradients(
+    model: Model, wiring: Wiring, layer: int, read: ReadGradients
+) -> Float[Tensor, "destination row pos d_model"]:
+    stream = read.streams[f"blocks.{layer}.hook_resid_pre"]
+    parts = []
+    for kind in INPUTS:
+        weight = head_reader(model, wiring, layer, kind, stream.shape[1]).weight
+        gradient = read.gradients[f"blocks.{layer}.attn.hook_{kind}"]
+        gradient = gradient.reshape(-1, weight.shape[0], weight.shape[2]).transpose(0, 1)
+        parts.append(torch.bmm(gradient, weight.transpose(1, 2)))
+    pulled = torch.cat(parts).unflatten(1, stream.shape[:2])
+    return _through_norm(wiring.attention_norms[layer], pulled, stream)
+
+
+def _through_norm(
+    norm: Norm | None,
+    gradient: Float[Tensor, "destination row pos d_model"],
+    stream: Float[Tensor, "row pos d_model"],
+) -> Float[Tensor, "destination row pos d_model"]:
+    """Pull a gradient, gain and centring already applied, back through a norm's division.
+
+    With n = x / scale, the Jacobian of n is (1 - n n^T / d_model) / scale.
+    """
+    if norm is None:
+        return gradient
+    centred = norm.centre(stream)
+    scale = norm.scale(centred)
+    unit = centred / scale
+    along = torch.einsum("drpm,rpm->drp", gradient, unit) / stream.shape[-1]
+    return gradient.addcmul_(along[..., None], unit, value=-1).div_(scale)

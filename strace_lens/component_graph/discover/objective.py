@@ -1,0 +1,31 @@
+"""What the methods that search for a circuit hold it to: the full model's output, or the metric."""
+
+from __future__ import annotations
+
+from strace_lens.component_graph.metrics import METRICS
+from strace_lens.component_graph.problem import Problem
+
+KL, TASK = "kl_divergence", "task"
+
+
+def objective_of(problem: Problem, objective: str | None) -> str:
+    """The metric that a search tries to keep, a key of `METRICS`.
+
+    Args:
+        problem: a task on a model.
+        objective: a key of `METRICS`, or "task" for the problem's own metric. By default the KL
+            divergence to the full model's output, as in the papers; the problem's own metric where
+            the output is a single number, of which there is no distribution.
+
+    Raises:
+        ValueError: an unknown objective.
+    """
+    if objective is None:
+        objective = KL if problem.reference.clean.shape[-1] > 1 else TASK
+    if objective == TASK:
+        return problem.metric
+    if objective not in METRICS:
+        raise ValueError(
+            f"unknown objective {objective!r}; choose from {TASK}, {', '.join(METRICS)}"
+        )
+    return objective
