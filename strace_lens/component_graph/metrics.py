@@ -41,7 +41,7 @@ def logit_difference(
 ) -> Float[Tensor, " row"]:
     """Mean logit of the answers less that of the wrong ones, at the last position read.
 
-    Wang et al. (2023), "Interpretability in the Wild", section 2; with one answer and one wrong.
+    Wang et al. (2023), "Interpretability in the Wild", have one answer and one wrong one.
     """
     last = _wide(logits)[:, -1]
     right, right_count = _picked(last, reference.answers, "answer")
@@ -54,7 +54,7 @@ def probability_difference(
 ) -> Float[Tensor, " row"]:
     """Summed probability of the answers less that of the wrong ones, at the last position read.
 
-    Hanna et al. (2023), "How does GPT-2 compute greater-than?", section 2.
+    Hanna et al. (2023), "How does GPT-2 compute greater-than?".
     """
     last = _wide(logits)[:, -1].softmax(-1)
     right, _ = _picked(last, reference.answers, "answer")
@@ -67,7 +67,7 @@ def kl_divergence(
 ) -> Float[Tensor, " row"]:
     """Minus KL(clean || row) in nats, the mean over the positions read; 0 at the clean output.
 
-    Conmy et al. (2023), "Towards Automated Circuit Discovery", section 3.
+    Conmy et al. (2023), "Towards Automated Circuit Discovery".
     """
     clean = _wide(reference.clean).log_softmax(-1)
     gap = _wide(logits).log_softmax(-1) - clean

@@ -83,8 +83,8 @@ class Vocabulary:
     def answer(self, prompt: Text, continuation: str | int) -> int | None:
         """The one token with which a prompt goes on, or None if it takes several or is unknown.
 
-        The tokenizer decides on prompt and continuation joined. Where it merges the two (GPT-2
-        makes one token of " 1750" but two of " 1739"), the continuation is read on its own.
+        The tokenizer decides on prompt and continuation joined. Where it merges the two (as GPT-2
+        makes one token of some years), the continuation is read on its own.
         """
         if isinstance(continuation, int):
             return continuation if 0 <= continuation < self.architecture.d_vocab else None

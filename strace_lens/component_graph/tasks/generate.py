@@ -11,8 +11,8 @@ from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.task import Task, TaskError
 from strace_lens.component_graph.tasks.agreement import agreement, agreement_attractor
 from strace_lens.component_graph.tasks.alignment import Example, Pair, Vocabulary, align, task_of
-from strace_lens.component_graph.tasks.names import gendered_pronoun, indirect_object
 from strace_lens.component_graph.tasks.greater_than import greater_than
+from strace_lens.component_graph.tasks.names import gendered_pronoun, indirect_object
 from strace_lens.component_graph.tasks.recall import country_capital, docstring, induction
 from strace_lens.contract import architecture_of
 

@@ -15,7 +15,7 @@ _TRIES = 100
 def greater_than(generator: random.Random, vocabulary: Vocabulary) -> Example:
     """The last digits of the year in which an event ends are greater than those of its start.
 
-    Hanna et al. (2023), "How does GPT-2 compute greater-than?", section 2: answers are the
+    Hanna et al. (2023), "How does GPT-2 compute greater-than?": answers are the
     two-digit tokens above the start's, wrong all others, and the corrupted start is the year 01.
     Where the tokenizer splits years into single digits, years end in 9, so that the tens digit
     alone decides: answers are the tens digits above the start's, wrong the others, and the

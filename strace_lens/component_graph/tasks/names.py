@@ -17,10 +17,10 @@ _STORIES = (
 
 
 def indirect_object(generator: random.Random, vocabulary: Vocabulary) -> Example:
-    """The name that was named once receives the object; ABBA and BABA in turn by chance.
+    """The name that was named once receives the object; ABBA or BABA by chance.
 
     The corrupted prompt has three other names (ABC), none of them twice. Wang et al. (2023),
-    "Interpretability in the Wild", section 2.
+    "Interpretability in the Wild".
     """
     receiver, giver, *others = generator.sample(WOMEN + MEN, 5)
     story = generator.choice(_STORIES)

@@ -1,4 +1,4 @@
-"""Words of the generated tasks, chosen to be one token each for GPT-2's and SmolLM2's tokenizer."""
+"""Words of the generated tasks; after a space each is one token for SmolLM2's tokenizer."""
 
 from __future__ import annotations
 
