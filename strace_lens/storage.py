@@ -40,7 +40,7 @@ class ResultFileError(ValueError):
 
 def save_trace(trace: Trace, path: str | Path) -> None:
     """Write a trace to one file, atomically."""
-    _write(path, "trace", {"order": _order(trace)}, _trace_facts(trace))
+    write_result(path, "trace", {"order": _order(trace)}, _trace_facts(trace))
 
 
 def load_trace(path: str | Path) -> Trace:
@@ -50,7 +50,7 @@ def load_trace(path: str | Path) -> Trace:
         FileNotFoundError: there is no such file.
         ResultFileError: it is truncated, foreign or inconsistent.
     """
-    arrays, facts = _read(path, ("trace", "curve"))
+    arrays, facts = read_result(path, ("trace", "curve"))
     return _trace(path, arrays, facts)
 
 
@@ -65,7 +65,7 @@ def save_curve(curve: DensityCurve, path: str | Path) -> None:
         "top_by_size": curve.table["top"].tolist(),
         "curve": {name: getattr(curve, name) for name in _CURVE_FACTS},
     }
-    _write(path, "curve", arrays, facts)
+    write_result(path, "curve", arrays, facts)
 
 
 def load_curve(path: str | Path) -> DensityCurve:
@@ -75,7 +75,7 @@ def load_curve(path: str | Path) -> DensityCurve:
         FileNotFoundError: there is no such file.
         ResultFileError: it is truncated, foreign or inconsistent.
     """
-    arrays, facts = _read(path, ("curve",))
+    arrays, facts = read_result(path, ("curve",))
     trace = _trace(path, arrays, facts)
     try:
         table = pd.DataFrame({c: arrays[f"table.{c}"].numpy() for c in facts["columns"]})
@@ -125,8 +125,20 @@ def _trace(path: str | Path, arrays: dict[str, Tensor], facts: dict[str, Any]) -
     return Trace(shape=shape, prompt=prompt, ranks=ranks, made=made)
 
 
-def _write(path: str | Path, kind: str, arrays: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    metadata = {"format": FORMAT, "kind": kind, "facts": json.dumps(facts)}
+def write_result(
+    path: str | Path, kind: str, arrays: dict[str, Tensor], facts: dict[str, Any]
+) -> None:
+    """Write arrays and facts to one file of a kind, atomically.
+
+    Raises:
+        ValueError: the facts hold what JSON cannot.
+    """
+    try:
+        metadata = {"format": FORMAT, "kind": kind, "facts": json.dumps(facts)}
+    except TypeError as error:
+        raise ValueError(
+            f"the {kind} says what no JSON can hold of how it was made: {error}"
+        ) from error
     write_whole(path, save({n: a.contiguous() for n, a in arrays.items()}, metadata=metadata))
 
 
@@ -145,7 +157,15 @@ def write_whole(path: str | Path, content: bytes) -> None:
             raise
 
 
-def _read(path: str | Path, kinds: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_result(
+    path: str | Path, kinds: tuple[str, ...]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Arrays and facts of a file written by `write_result` as one of the kinds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ResultFileError: it is truncated, foreign or of another kind.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:

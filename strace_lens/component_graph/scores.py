@@ -26,6 +26,8 @@ class Scores:
         forwards, backwards: passes over all pairs of the task that the method took; one over half
             of the rows counts a half.
         seconds: wall time.
+        effects: values estimate what an edge is worth to the metric, so an edge that hurts it has a
+            negative one of large magnitude. False where only their order means something.
         made: options, ablation, seed.
 
     Raises:
@@ -39,6 +41,7 @@ class Scores:
     forwards: float = 0.0
     backwards: float = 0.0
     seconds: float = 0.0
+    effects: bool = True
     made: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,8 +61,12 @@ class Scores:
         return self.graph.edges * positions
 
     def order(self, *, absolute: bool = False) -> Int[Tensor, " edge"]:
-        """Flat indices of all edges, highest score first, ties in the model's order."""
-        values = self.values.abs() if absolute else self.values
+        """Flat indices of all edges, highest score first, ties in the model's order.
+
+        Args:
+            absolute: by magnitude, where the scores are effects.
+        """
+        values = self.values.abs() if absolute and self.effects else self.values
         exists = self.graph.exists.to(values.device)
         if values.ndim == 3:
             exists = exists[..., None].expand(values.shape)
@@ -71,7 +78,7 @@ class Scores:
 
         Args:
             size: a number of edges (int), or a fraction of all edges in (0, 1] (float).
-            absolute: rank by magnitude, so that edges which hurt the metric are kept too.
+            absolute: rank effects by magnitude, so that edges which hurt the metric are kept too.
 
         Raises:
             ValueError: a size out of range.

@@ -1,0 +1,308 @@
+"""How good a circuit or a ranking of edges is, by running the model: faithfulness and its areas.
+
+Everything is measured in faithfulness: the metric's mean over pairs, on the scale on which the
+empty circuit (every edge ablated) is 0 and the full one is 1. Means are taken before the quotient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strace_lens.architecture import Model
+from strace_lens.component_graph.circuit import Circuit, empty_circuit, full_circuit
+from strace_lens.component_graph.problem import Problem, prepare
+from strace_lens.component_graph.run_circuits import circuit_metric, stack
+from strace_lens.component_graph.scores import Scores
+from strace_lens.component_graph.task import Task
+from strace_lens.run import MEMORY_BUDGET
+from strace_lens.sizes import check_sizes
+
+FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Fractions of all edges at which the MIB benchmark measures; 0 is not among them."""
+
+FAITHFUL = 0.85
+"""Faithfulness from which a circuit counts as faithful, for `edges_at_85`."""
+
+COSTLY = 0.01
+"""Loss of faithfulness from which an edge counts as needed, for `Minimality.share`."""
+
+_MASKS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class MetricRange:
+    """Between what metrics faithfulness is normalised: means over the pairs of a task.
+
+    Attributes:
+        full, empty: of the full and the empty circuit; resample makes that the corrupted run.
+        full_gap: largest difference, over pairs, between the full circuit and the untouched model:
+            what is lost to rounding.
+    """
+
+    full: float
+    empty: float
+    full_gap: float
+
+    def faithfulness(self, values: Float[Tensor, "circuit pair"]) -> list[float]:
+        """(mean - empty) / (full - empty) of each circuit, in float64."""
+        means = values.cpu().double().mean(-1)
+        return ((means - self.empty) / (self.full - self.empty)).tolist()
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """Faithfulness of a ranking's best edges, by how many are kept.
+
+    Attributes:
+        fractions, edges: int(fraction * all edges) are kept, as in MIB; may be 0 on a tiny graph.
+        values: faithfulness at each.
+        cpr: area under the values (MIB's circuit performance ratio; higher is better).
+        cmd: area of |1 - value| (MIB's circuit-model distance; lower is better).
+        full, empty, full_gap: as in `MetricRange`.
+        edges_at_85: fewest edges from which faithfulness is at least 0.85 at every larger size
+            that was measured, those of the bisection included.
+    """
+
+    fractions: tuple[float, ...]
+    edges: tuple[int, ...]
+    values: tuple[float, ...]
+    cpr: float
+    cmd: float
+    full: float
+    empty: float
+    full_gap: float
+    edges_at_85: int
+
+
+@dataclass(frozen=True)
+class Minimality:
+    """What the loss of single edges costs a circuit.
+
+    Attributes:
+        edges, costs: of each edge dropped, its name and what the circuit loses in faithfulness.
+        faithfulness: of the circuit.
+        size: edges of the circuit; more than were dropped where they were sampled.
+    """
+
+    edges: tuple[str, ...]
+    costs: tuple[float, ...]
+    faithfulness: float
+    size: int
+
+    @property
+    def share(self) -> float:
+        """Share of the dropped edges that cost at least 0.01 of faithfulness; 1 is minimal."""
+        return sum(cost >= COSTLY for cost in self.costs) / len(self.costs)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """`edge` and `cost`, the costliest first."""
+        table = pd.DataFrame({"edge": self.edges, "cost": self.costs})
+        return table.sort_values("cost", ascending=False, kind="stable", ignore_index=True)
+
+
+def faithfulness(
+    model: Model,
+    task: Task,
+    scores: Scores,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    ablation: str = "resample",
+    metric: str | None = None,
+    absolute: bool = False,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Faithfulness:
+    """Faithfulness by size of the circuits that a ranking gives: see `faithfulness_curve`.
+
+    Args:
+        model: the model that was scored.
+        task: pairs to measure on; they need not be those that the scores were made on.
+        scores: a score an edge, with token positions or without.
+        fractions: of all edges, in (0, 1], strictly rising, at least two.
+        ablation: what an edge outside the circuit carries: "resample", "mean" or "zero".
+        metric: key of `METRICS`; the task's own by default.
+        absolute: rank effects by magnitude, as MIB does for CMD.
+        memory_budget: bytes that one pass may take.
+
+    Raises:
+        ValueError: scores of another model, bad fractions, or a task on which the full and the
+            empty circuit do not differ.
+    """
+    problem = prepare(model, task, metric=metric, ablation=ablation, memory_budget=memory_budget)
+    return faithfulness_curve(problem, scores, fractions=fractions, absolute=absolute)
+
+
+def faithfulness_curve(
+    problem: Problem,
+    scores: Scores,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    absolute: bool = False,
+    resolution: float = 0.01,
+    between: MetricRange | None = None,
+) -> Faithfulness:
+    """Faithfulness by size, CPR and CMD as the MIB benchmark defines them.
+
+    Mueller et al. (2025), "MIB: A Mechanistic Interpretability Benchmark" (arXiv 2504.13151), and
+    `evaluate_area_under_curve` of its circuit track. At ten fractions of all edges from 0.001 to 1
+    the int(fraction * edges) best edges are kept; faithfulness is (m(circuit) - m(empty)) /
+    (m(full) - m(empty)) of the mean metrics m. CPR is the area under it and CMD that of
+    |1 - faithfulness|, by the trapezoid rule on the fractions as they are (no logarithm). Nothing
+    is added below 0.001 and nothing divided by the range: a perfect CPR is 0.999. Other fractions
+    give areas over their own range. MIB prints CPR of the ranking by signed scores and CMD of the
+    ranking by magnitude, from two evaluations; here both are of the one ranking asked for, so its
+    CMD is that of `absolute=True`. MIB also drops edges on no path from input to output; under
+    resample, its default ablation, they carry what they would if ablated, so they are left.
+
+    `edges_at_85` bisects the number of edges between the largest size measured below 0.85 and the
+    next one, until both lie within `resolution` of the number.
+
+    Args:
+        problem: a task made ready on the scored model.
+        scores, fractions, absolute: as for `faithfulness`.
+        resolution: of `edges_at_85`, relative; 0 for the exact edge, 1 to run no further circuits.
+        between: of the same problem, where it is known already.
+
+    Raises:
+        ValueError: as `faithfulness`, or a resolution outside [0, 1].
+    """
+    problem.graph.check_same(scores.graph)
+    given = check_sizes(np.asarray(fractions, dtype=np.float64)).tolist()
+    if len(given) < 2:
+        raise ValueError(f"an area needs at least two fractions; got {given}")
+    if not 0 <= resolution <= 1:
+        raise ValueError(f"resolution must lie in [0, 1]; got {resolution}")
+    between = between or metric_range(problem)
+    edges = [int(fraction * scores.edges) for fraction in given]
+
+    def measure(sizes: Sequence[int]) -> list[float]:
+        circuits = [scores.top(size, absolute=absolute) for size in sizes]
+        return between.faithfulness(circuit_metric(problem, stack(problem, circuits)))
+
+    measured = {0: 0.0, scores.edges: 1.0}
+    new = sorted(set(edges) - measured.keys())
+    if new:
+        measured |= dict(zip(new, measure(new), strict=True))
+    values = [measured[size] for size in edges]
+    cpr, cmd = areas(given, values)
+    return Faithfulness(
+        fractions=tuple(given),
+        edges=tuple(edges),
+        values=tuple(values),
+        cpr=cpr,
+        cmd=cmd,
+        full=between.full,
+        empty=between.empty,
+        full_gap=between.full_gap,
+        edges_at_85=_smallest_faithful(measured, lambda n: measure([n])[0], resolution),
+    )
+
+
+def metric_range(problem: Problem) -> MetricRange:
+    """Metrics of the full and the empty circuit; needed once a problem, whatever is measured.
+
+    Raises:
+        ValueError: they do not differ by more than rounding, so nothing can be normalised.
+    """
+    ends = stack(problem, [full_circuit(problem.graph), empty_circuit(problem.graph)])
+    values = circuit_metric(problem, ends).cpu().double()
+    untouched = problem.score(problem.clean[1], problem.reference).cpu().double()
+    full, empty = values.mean(-1).tolist()
+    gap = float((values[0] - untouched).abs().max())
+    if not abs(full - empty) > max(gap, 1e-6 * max(abs(full), abs(empty))):  # NaN too
+        raise ValueError(
+            f"task {problem.task.name!r} has a mean {problem.metric} of {full:.6g} with every edge "
+            f"kept and {empty:.6g} with all ablated ({problem.ablation}); faithfulness needs the "
+            "two to differ: choose another metric, ablation or corrupted prompts"
+        )
+    return MetricRange(full, empty, gap)
+
+
+def completeness(
+    problem: Problem, circuit: Circuit, *, between: MetricRange | None = None
+) -> float:
+    """Faithfulness of a circuit's complement; 0 when the circuit holds all that does the task.
+
+    After the completeness criterion of Wang et al. (2023), "Interpretability in the Wild", section
+    4, with the whole circuit knocked out.
+
+    Raises:
+        ValueError: a circuit of another model, or as `metric_range`.
+    """
+    masks = stack(problem, [~circuit])
+    between = between or metric_range(problem)
+    return between.faithfulness(circuit_metric(problem, masks))[0]
+
+
+def minimality(
+    problem: Problem,
+    circuit: Circuit,
+    *,
+    sample: int | None = 64,
+    seed: int = 0,
+    between: MetricRange | None = None,
+) -> Minimality:
+    """What each edge of a circuit is worth to it: faithfulness lost when that edge alone goes too.
+
+    After the minimality criterion of Wang et al. (2023), section 4, with single edges, no sets.
+
+    Args:
+        problem: a task made ready.
+        circuit: at least one edge.
+        sample, seed: drop only so many edges, drawn from the seed; None for all.
+        between: of the same problem, where it is known already.
+
+    Raises:
+        ValueError: an empty circuit, one of another model, a sample below 1, or as `metric_range`.
+    """
+    if sample is not None and sample < 1:
+        raise ValueError(f"sample must be at least 1, or None for all edges; got {sample}")
+    if not len(circuit):
+        raise ValueError("a circuit without edges has none to drop; give at least one")
+    whole = stack(problem, [circuit])
+    between = between or metric_range(problem)
+    chosen = torch.arange(len(circuit))
+    if sample is not None:
+        order = torch.randperm(len(circuit), generator=torch.Generator().manual_seed(seed))
+        chosen = order[:sample].sort().values
+    cells, names = circuit.kept.cpu().nonzero().flip(0), circuit.edge_names()
+    own = between.faithfulness(circuit_metric(problem, whole))[0]
+    without: list[float] = []
+    for dropped in cells[chosen].split(_MASKS_AT_ONCE):
+        masks = whole.repeat(len(dropped), *[1] * (whole.ndim - 1))
+        masks[(torch.arange(len(dropped)), *dropped.T)] = 0
+        without += between.faithfulness(circuit_metric(problem, masks))
+    return Minimality(
+        edges=tuple(names[i] for i in chosen.tolist()),
+        costs=tuple(own - value for value in without),
+        faithfulness=own,
+        size=len(circuit),
+    )
+
+
+def areas(fractions: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """CPR and CMD of a curve: the areas under it and between it and 1, by the trapezoid rule."""
+    distance = np.abs(1 - np.asarray(values))
+    return float(np.trapezoid(values, fractions)), float(np.trapezoid(distance, fractions))
+
+
+def _smallest_faithful(
+    measured: Mapping[int, float], measure: Callable[[int], float], resolution: float
+) -> int:
+    """`edges_at_85` from faithfulness by number of edges, 0 and all of them included."""
+    low = max(size for size, value in measured.items() if value < FAITHFUL)
+    high = min(size for size in measured if size > low)
+    while high - low > max(1, resolution * high):
+        middle = (low + high) // 2
+        if measure(middle) < FAITHFUL:
+            low = middle
+        else:
+            high = middle
+    return high
