@@ -58,7 +58,7 @@ def check(model: Model, architecture: Architecture) -> Architecture:
     with torch.no_grad(), warnings.catch_warnings():
         # TransformerLens warns of a write that it discards; to find those is what this is for.
         warnings.simplefilter("ignore")
-        _check_identities(model, architecture, tokens)
+        check_sums(model, architecture, tokens)
         dead = _dead_writes(model, architecture, tokens)
         silent = _is_silent(model, architecture, tokens)
     pattern = {point for point in dead if point.endswith("hook_pattern")}
@@ -73,8 +73,12 @@ def check(model: Model, architecture: Architecture) -> Architecture:
     )
 
 
-def _check_identities(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> None:
-    """Each node must be the sum of what its in-edges carry, to the precision of the model."""
+def check_sums(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> None:
+    """Each node must be the sum of what its in-edges carry, to the precision of the model.
+
+    Raises:
+        UnsupportedModelError: it is not; the message names the block.
+    """
     wanted = set(hook_points(arch))
     _, cache = model.run_with_cache(
         tokens[None].to(device_of(model)),
@@ -142,13 +146,23 @@ def _dead_writes(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) 
         model.run_with_hooks(rows, fwd_hooks=h, return_type="logits", padding_side="right")
         for h in ([], hooks)
     )
-    if not torch.allclose(clean, clean[:1].expand_as(clean), rtol=1e-2, atol=1e-2, equal_nan=True):
+    expect_equal_rows(arch, clean)
+    same = (clean[:, -1] == moved[:, -1]).all(-1)
+    return {name for (name, _), unmoved in zip(points, same.tolist(), strict=True) if unmoved}
+
+
+def expect_equal_rows(arch: Architecture, logits: Float[Tensor, "row pos vocab"]) -> None:
+    """Equal prompts must have equal logits, or no two runs can be compared.
+
+    Raises:
+        UnsupportedModelError: they have not.
+    """
+    same = logits[:1].expand_as(logits)
+    if not torch.allclose(logits, same, rtol=1e-2, atol=1e-2, equal_nan=True):
         raise UnsupportedModelError(
             f"{arch.name} cannot be traced: equal rows give different logits; "
             "switch its dropout off with model.eval()"
         )
-    same = (clean[:, -1] == moved[:, -1]).all(-1)
-    return {name for (name, _), unmoved in zip(points, same.tolist(), strict=True) if unmoved}
 
 
 def _is_silent(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> bool:

@@ -130,8 +130,10 @@ def patch_hooks(
         tokens: width of the rows.
     """
     by_position = cut[:, None] if cut.ndim == 3 else cut.permute(0, 3, 1, 2)
-    used = (by_position.detach() != 0).flatten(0, 1)
-    cuts = _Cuts(wiring.graph, used.any(0).any(1), used.any(0).any(0))
+    used = (by_position.detach() != 0).flatten(0, 1).any(0)
+    if cut.requires_grad:  # an edge that is kept whole has a gradient all the same
+        used = used | wiring.graph.exists.to(cut.device)
+    cuts = _Cuts(wiring.graph, used.any(1), used.any(0))
     active = cuts.sources.nonzero()[:, 0]
     if not len(active):
         return []

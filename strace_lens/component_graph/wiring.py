@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -28,7 +28,9 @@ from strace_lens.architecture import (
     device_of,
 )
 from strace_lens.component_graph.graph import ComponentGraph
+from strace_lens.contract import check_sums, expect_equal_rows
 from strace_lens.norms import Norm, read_norm
+from strace_lens.run import Hook
 
 Input = Literal["q", "k", "v"]
 INPUTS: tuple[Input, ...] = ("q", "k", "v")
@@ -114,6 +116,7 @@ def wiring_of(model: Model) -> Wiring:
         wiring = _describe(model)
         with torch.no_grad(), warnings.catch_warnings(), mlp_input_hooks(model, wiring):
             warnings.simplefilter("ignore")  # TransformerLens warns of a write that it discards
+            _check_runs(model, wiring.architecture)
             _check_readers(model, wiring)
             _check_writes(model, wiring)
         _known[model] = wiring
@@ -189,6 +192,14 @@ def _probe(model: Model, arch: Architecture) -> Tensor:
     return tokens.to(device_of(model))
 
 
+def _check_runs(model: Model, arch: Architecture) -> None:
+    """The stream must be the sum of what sources write, and two runs of a prompt must be alike."""
+    tokens = _probe(model, arch)
+    check_sums(model, arch, tokens[0])
+    rows = tokens.expand(2, -1)
+    expect_equal_rows(arch, model.run_with_hooks(rows, return_type="logits", padding_side="right"))
+
+
 def _check_readers(model: Model, wiring: Wiring) -> None:
     """What we work out from the stream must be what the model's hook points carry."""
     arch = wiring.architecture
@@ -245,28 +256,39 @@ def _check_writes(model: Model, wiring: Wiring) -> None:
     for layer in range(arch.layers):
         block = f"blocks.{layer}."
         query, key, value = (f"{block}attn.hook_{kind}" for kind in INPUTS)
-        _expect_move(model, arch, [query, key], "attn.hook_pattern")
-        _expect_move(model, arch, [value], "attn.hook_z")
+        # Heads whose keys are all alike answer any query alike, so the other side is noise too.
+        _expect_move(model, arch, query, "attn.hook_pattern", beside=[key])
+        _expect_move(model, arch, key, "attn.hook_pattern", beside=[query])
+        _expect_move(model, arch, value, "attn.hook_z")
         if arch.mlp:
-            _expect_move(model, arch, [block + wiring.mlp_point], "hook_mlp_out")
-    last = f"blocks.{arch.layers - 1}.hook_resid_post"
-    _expect_move(model, arch, [last], None)
+            _expect_move(model, arch, block + wiring.mlp_point, "hook_mlp_out")
+    _expect_move(model, arch, f"blocks.{arch.layers - 1}.hook_resid_post", None)
 
 
-def _expect_move(model: Model, arch: Architecture, points: list[str], behind: str | None) -> None:
-    """Noise at some points must reach a hook point of the same block, or the logits."""
-    generator = torch.Generator().manual_seed(1)
+def _expect_move(
+    model: Model, arch: Architecture, point: str, behind: str | None, beside: Sequence[str] = ()
+) -> None:
+    """Noise at a point must reach a hook point of the same block, or the logits.
+
+    The points beside it hold the same noise with and without it.
+    """
     seen: list[Tensor] = []
 
-    def write(value: Tensor, hook: Any) -> Tensor:
-        return torch.randn(value.shape, generator=generator).to(value) * (1 + value.abs().max())
+    def noise(seed: int) -> Callable[..., Tensor]:
+        def write(value: Tensor, hook: Any) -> Tensor:
+            generator = torch.Generator().manual_seed(seed)
+            drawn = torch.randn(value.shape, generator=generator).to(value)
+            return drawn * (1 + value.abs().max())
+
+        return write
 
     def read(value: Tensor, hook: Any) -> None:
         seen.append(value)
 
-    block = points[0].split(".")[1]
-    reads = [] if behind is None else [(f"blocks.{block}.{behind}", read)]
-    for hooks in (reads, [*((name, write) for name in points), *reads]):
+    block = point.split(".")[1]
+    reads: list[Hook] = [] if behind is None else [(f"blocks.{block}.{behind}", read)]
+    both: list[Hook] = [(name, noise(1)) for name in beside]
+    for hooks in ([*both, *reads], [(point, noise(2)), *both, *reads]):
         logits = model.run_with_hooks(
             _probe(model, arch), fwd_hooks=hooks, return_type="logits", padding_side="right"
         )
@@ -276,6 +298,6 @@ def _expect_move(model: Model, arch: Architecture, points: list[str], behind: st
     constant = behind == "hook_mlp_out" and bool((seen[0] == seen[0][:, :1]).all())
     if not constant and (len(seen) < 2 or torch.equal(*seen)):
         raise UnsupportedModelError(
-            f"{arch.name} cannot be patched: a write at {points[0]} does not reach "
+            f"{arch.name} cannot be patched: a write at {point} does not reach "
             + (f"its {behind}" if behind else "the output")
         )

@@ -9,6 +9,7 @@ weights are the same in every process.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import Tensor
 from strace_lens.component_graph.task import Task
 from strace_lens.known.weights import Mlps, Weights
 
+Token = str | int
 Value = str | int | float | bool | None
 BOS = "BOS"
 
@@ -42,7 +44,7 @@ class Program:
     """
 
     build: Callable[[Any, Any], Any]
-    vocabulary: tuple[str | int, ...]
+    vocabulary: tuple[Token, ...]
     length: int = 5
     distinct: bool = False
 
@@ -94,12 +96,12 @@ class Compiled:
     name: str
     program: Program
     weights: Weights
-    ids: Mapping[str | int, int]
+    ids: Mapping[Token, int]
     bos: int
     values: tuple[Value, ...] | None
     interpret: Callable[[list[Any]], list[Value]]
 
-    def prompt(self, tokens: Sequence[str | int]) -> list[int]:
+    def prompt(self, tokens: Sequence[Token]) -> list[int]:
         """Token ids of an input, its BOS first."""
         return [self.bos, *(self.ids[token] for token in tokens)]
 
@@ -111,7 +113,7 @@ class Compiled:
 
 
 def compile_program(name: str) -> Compiled:
-    """Compile a program by name, in at most a few seconds.
+    """Compile a program by name, in a few seconds the first time.
 
     Raises:
         ValueError: there is no program of that name.
@@ -120,15 +122,22 @@ def compile_program(name: str) -> Compiled:
     if name not in PROGRAMS:
         raise ValueError(f"unknown program {name!r}; choose from {', '.join(PROGRAMS)}")
     try:
-        from tracr.compiler import compiling, lib
-        from tracr.rasp import rasp
+        import tracr.compiler.compiling  # noqa: F401
     except ImportError as error:
         raise MissingTracrError(
             f"Tracr is not installed ({error}); bring it with: pip install strace-lens[tracr]"
         ) from error
+    return _compile(name)
+
+
+@functools.lru_cache
+def _compile(name: str) -> Compiled:
+    from tracr.compiler import compiling, lib
+    from tracr.rasp import rasp
+
     program = PROGRAMS[name]
     built = program.build(lib, rasp)
-    model = compiling.compile_rasp_to_model(
+    model: Any = compiling.compile_rasp_to_model(
         built, vocab=set(program.vocabulary), max_seq_len=program.length, compiler_bos=BOS
     )
     ids = model.input_encoder.encoding_map
@@ -144,7 +153,7 @@ def compile_program(name: str) -> Compiled:
     )
 
 
-def every_input(program: Program) -> list[tuple[str | int, ...]]:
+def every_input(program: Program) -> list[tuple[Token, ...]]:
     """All inputs of a program's full length."""
     if program.distinct:
         return list(itertools.permutations(program.vocabulary, program.length))
@@ -180,7 +189,7 @@ def tracr_task(compiled: Compiled, pairs: int = 32, seed: int = 0) -> Task:
 def paired_task(
     compiled: Compiled,
     name: str,
-    pairs: Sequence[tuple[Sequence[str | int], Sequence[str | int]]],
+    pairs: Sequence[tuple[Sequence[Token], Sequence[Token]]],
     **made: Any,
 ) -> Task:
     """The task of given pairs (clean, corrupted) of inputs of one length."""
@@ -201,9 +210,7 @@ def paired_task(
     )
 
 
-def prompts(
-    compiled: Compiled, inputs: Sequence[Sequence[str | int]]
-) -> Int[Tensor, "input pos"]:
+def prompts(compiled: Compiled, inputs: Sequence[Sequence[Token]]) -> Int[Tensor, "input pos"]:
     """Token ids of inputs of one length, the BOS first."""
     return torch.tensor([compiled.prompt(tokens) for tokens in inputs])
 

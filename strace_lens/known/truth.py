@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from strace_lens.architecture import Model
-from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.circuit import Circuit, full_circuit
 from strace_lens.component_graph.patching import patched_logits
 from strace_lens.component_graph.problem import prepare
+from strace_lens.component_graph.run_circuits import run_circuits
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.wiring import component_graph
 from strace_lens.known.weights import Weights, weights_of
@@ -105,6 +106,35 @@ def largest_changes(
     changes = torch.zeros(problem.graph.exists.shape)
     changes[edges[:, 0], edges[:, 1]] = (change / clean[:, first:].abs().amax()).float().cpu()
     return changes
+
+
+def costly(
+    model: Model, task: Task, candidates: Circuit, ablation: str, *, share: float
+) -> Circuit:
+    """Those of the candidate edges whose ablation, one at a time, costs a share of the metric.
+
+    For a trained model, of which no edge does exactly nothing.
+
+    Args:
+        model: the model.
+        task: its clean prompts are run; its own metric is measured, as a mean over pairs.
+        candidates: edges to ablate; the others are kept.
+        ablation: "zero", "resample" or "mean".
+        share: of the full model's metric, above which a fall makes an edge a true one.
+    """
+    graph = candidates.graph
+    full = full_circuit(graph)
+    edges = candidates.kept.cpu().nonzero().tolist()
+    circuits = [full]
+    for destination, source in edges:
+        keep = full.keep.clone()
+        keep[destination, source] = False
+        circuits.append(Circuit(graph, keep))
+    found = run_circuits(model, task, circuits, ablation=ablation).mean(1)
+    keep = torch.zeros_like(graph.exists)
+    for (destination, source), metric in zip(edges, found[1:].tolist(), strict=True):
+        keep[destination, source] = found[0] - metric > share * found[0]
+    return Circuit(graph, keep, {"truth": ablation, "share": share})
 
 
 def _writers(weights: Weights) -> list[Float[Tensor, "_ d_model"]]:

@@ -6,6 +6,7 @@ A model built here is a `HookedTransformer` where TransformerLens has the class 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -52,7 +53,7 @@ class Weights:
 def model_of(weights: Weights, name: str) -> Model:
     """A TransformerLens model with these weights, in float32 on the CPU, without gradients."""
     try:
-        from transformer_lens import HookedTransformer  # pyright: ignore[reportAttributeAccessIssue]
+        from transformer_lens import HookedTransformer
     except ImportError:
         model, state = _native_bridge(weights, name), _native_state(weights)
     else:
@@ -127,11 +128,14 @@ def _options(weights: Weights, name: str) -> dict[str, Any]:
 
 
 def _hooked(hooked_transformer: Any, weights: Weights, name: str) -> Any:
-    from transformer_lens import HookedTransformerConfig  # pyright: ignore
+    from transformer_lens import HookedTransformerConfig
 
-    # It seeds torch's own generator from its configuration; the caller's must not move.
-    with torch.random.fork_rng(devices=[]):
-        return hooked_transformer(HookedTransformerConfig(**_options(weights, name), device="cpu"))
+    options: dict[str, Any] = {**_options(weights, name), "device": "cpu"}
+    # It seeds torch's own generator from its configuration; the caller's must not move. And it says
+    # that it will be gone, which is why the bridge is taken where it is.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return hooked_transformer(HookedTransformerConfig(**options))
 
 
 def _native_bridge(weights: Weights, name: str) -> Any:

@@ -52,18 +52,19 @@ def acdc(
         tau: threshold, in units of the objective.
         objective: see `objective_of`.
         screen: test only so many edges, those of largest EAP score (one backward pass more), and
-            remove all others before; these rank behind by their EAP score, scaled to be smaller
-            than every loss measured. None tests all.
+            remove all others before; these hold their EAP score, scaled to be smaller than tau and
+            than every loss measured but zero. None tests all.
 
     Raises:
-        ValueError: a tau that is negative or no number, a screen below 1, an unknown objective.
+        ValueError: a tau that is no positive number, a screen below 1, an unknown objective.
     """
-    if not (tau >= 0 and math.isfinite(tau)):
-        raise ValueError(f"tau must be a number of at least 0; got {tau}")
+    if not (tau > 0 and math.isfinite(tau)):
+        raise ValueError(f"tau must be a positive number; got {tau}")
     objective = objective_of(problem, objective)
     graph = problem.graph
     candidates, estimate = _screened(problem, screen)
-    search = _Search(problem, objective, tau, candidates.to(device_of(problem.model)))
+    keep = candidates.to(device_of(problem.model), copy=True)
+    search = _Search(problem, objective, tau, keep)
     for destination in reversed(range(graph.destinations)):
         used = destination == graph.destinations - 1 or bool(
             search.keep[:, graph.feeds[destination]].any()
@@ -73,14 +74,7 @@ def acdc(
             search.test(destination, sources)
         else:
             search.keep[destination] = False
-    losses = search.losses.float().cpu()
-    outside = graph.exists & ~candidates
-    if bool(outside.any()):
-        measured = losses[losses != 0].abs()
-        weakest = estimate[candidates].abs().min().clamp_min(torch.finfo(torch.float32).tiny)
-        smallest = measured.min() if len(measured) else torch.tensor(1.0)
-        losses[outside] = (estimate / weakest)[outside] * smallest
-    return losses
+    return _with_untested(search.losses.float().cpu(), candidates, estimate, tau)
 
 
 def _screened(
@@ -98,6 +92,20 @@ def _screened(
     candidates = torch.zeros_like(exists)
     candidates.view(-1)[best] = True
     return candidates, estimate
+
+
+def _with_untested(
+    losses: Float[Tensor, "destination source"],
+    candidates: Bool[Tensor, "destination source"],
+    estimate: Float[Tensor, "destination source"],
+    tau: float,
+) -> Float[Tensor, "destination source"]:
+    """The losses, and for edges that were not tested the estimate, scaled to rank below them."""
+    measured = losses[losses != 0].abs()
+    smallest = min([tau, *measured.tolist()])
+    weakest = float(estimate[candidates].abs().min())  # no other edge was estimated larger
+    scale = smallest / (2 * weakest) if weakest > 0 else 0.0
+    return torch.where(candidates, losses, scale * estimate)
 
 
 @dataclass(eq=False)
@@ -137,7 +145,7 @@ class _Search:
             self.losses[destination, batch[: taken + 1]] = losses[: taken + 1]
             self.keep[destination, batch[:taken]] = False
             self.value = values[taken : taken + 1]
-            sources = sources[taken + 1 :]
+            sources = sources[taken + bool(costly) :]
             self.size = max(1, self.size // 2) if costly else min(self.largest, 2 * self.size)
 
     def _values(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -58,11 +60,11 @@ def weight_magnitude(problem: Problem, *, seed: int = 0) -> Float[Tensor, "desti
 
 def _writers(model: Model, wiring: Wiring) -> list[Float[Tensor, ""]]:
     """Norm of the output weights of every source, in the graph's order."""
+    whole = cast(Any, model)
     positions = getattr(model, "W_pos", None)
-    if wiring.positions is not None or positions is None:  # shortformer adds them elsewhere
-        embeddings = [model.W_E]
-    else:
-        embeddings = [model.W_E, positions]
+    # Shortformer's positions are added elsewhere.
+    own = positions is not None and wiring.positions is None
+    embeddings = [whole.W_E, positions] if own else [whole.W_E]
     norms = [torch.stack([weight.norm() for weight in embeddings]).norm()]
     for layer in range(wiring.graph.layers):
         norms += list(head_writer(model, wiring, layer).flatten(1).norm(dim=1))
@@ -90,7 +92,8 @@ def _readers(model: Model, wiring: Wiring) -> list[Float[Tensor, ""]]:
                 weight = torch.cat([weight, _mlp_weight(model, wiring, layer, "W_gate")], dim=1)
             norm = wiring.mlp_norms[layer] or _norm(block, "ln2", weight)
             norms.append(_folded(norm, weight).norm())
-    norms.append(_folded(_norm(model, "ln_final", model.W_U), model.W_U).norm())
+    unembedding = cast(Any, model).W_U
+    norms.append(_folded(_norm(model, "ln_final", unembedding), unembedding).norm())
     return norms
 
 
@@ -107,9 +110,7 @@ def _folded(norm: Norm | None, weight: Float[Tensor, "d_model _"]) -> Float[Tens
     return weight - weight.mean(0) if norm.centred else weight
 
 
-def _mlp_weight(
-    model: Model, wiring: Wiring, layer: int, name: str
-) -> Float[Tensor, "d_in d_out"]:
+def _mlp_weight(model: Model, wiring: Wiring, layer: int, name: str) -> Float[Tensor, "d_in d_out"]:
     weight = getattr(block_of(model, layer).mlp, name, None)
     if not isinstance(weight, Tensor) or weight.ndim != 2:
         raise UnsupportedModelError(

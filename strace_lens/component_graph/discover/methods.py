@@ -45,6 +45,11 @@ METHODS: dict[str, Method] = {
     "random": baselines.random,
 }
 
+RANKINGS = frozenset(
+    {"acdc", "edge-pruning", "node-pruning", "ifr", "strace", "weight-magnitude", "random"}
+)
+"""Methods whose scores only rank: theirs estimate no effect that could be negative."""
+
 
 def discover(
     model: Model,
@@ -103,6 +108,7 @@ def discover_in(problem: Problem, method: str, *, seed: int = 0, **options: Any)
         forwards=(problem.passes.forward_rows - before[0]) / pairs,
         backwards=(problem.passes.backward_rows - before[1]) / pairs,
         seconds=seconds,
+        effects=method not in RANKINGS,
         made={
             "metric": problem.metric,
             "ablation": problem.ablation,
