@@ -25,7 +25,7 @@ from strace_lens.component_graph.scores import Scores
 
 
 def overlap(
-    a: Scores, b: Scores, sizes: Sequence[int | float], *, absolute: bool = False
+    a: Scores, b: Scores, sizes: Sequence[int | float], *, absolute: bool = True
 ) -> tuple[float, ...]:
     """Jaccard index of the best edges of two rankings, one a size.
 
@@ -41,7 +41,7 @@ def overlap(
 
 
 def agreement(
-    a: Scores, b: Scores, *, absolute: bool = False, persistence: float | None = None
+    a: Scores, b: Scores, *, absolute: bool = True, persistence: float | None = None
 ) -> dict[str, float]:
     """`spearman` and `rbo`: how alike two methods rank all edges.
 
@@ -105,7 +105,7 @@ def rank_biased_overlap(
 # ------------------------------------------------------------------ a ranking and the truth
 
 
-def auroc(scores: Scores, truth: Circuit, *, absolute: bool = False) -> float:
+def auroc(scores: Scores, truth: Circuit, *, absolute: bool = True) -> float:
     """Probability that a true edge scores above another edge, ties counting half.
 
     Area under the receiver operating characteristic, by the rank statistic of Mann and Whitney
@@ -123,7 +123,7 @@ def auroc(scores: Scores, truth: Circuit, *, absolute: bool = False) -> float:
     return float((rank_sum - count * (count + 1) / 2) / (count * others))
 
 
-def precision_at_true_size(scores: Scores, truth: Circuit, *, absolute: bool = False) -> float:
+def precision_at_true_size(scores: Scores, truth: Circuit, *, absolute: bool = True) -> float:
     """Share of true edges among as many of the best edges as there are true ones.
 
     Equal to the recall at that size.
@@ -134,7 +134,7 @@ def precision_at_true_size(scores: Scores, truth: Circuit, *, absolute: bool = F
     return 1 - len(missed_edges(scores, truth, absolute=absolute)) / len(truth)
 
 
-def missed_edges(scores: Scores, truth: Circuit, *, absolute: bool = False) -> tuple[str, ...]:
+def missed_edges(scores: Scores, truth: Circuit, *, absolute: bool = True) -> tuple[str, ...]:
     """Names of the true edges that are not among as many of the best edges.
 
     Raises:

@@ -116,7 +116,7 @@ def faithfulness(
     fractions: Sequence[float] = FRACTIONS,
     ablation: str = "resample",
     metric: str | None = None,
-    absolute: bool = False,
+    absolute: bool = True,
     memory_budget: int = MEMORY_BUDGET,
 ) -> Faithfulness:
     """Faithfulness by size of the circuits that a ranking gives: see `faithfulness_curve`.
@@ -128,7 +128,8 @@ def faithfulness(
         fractions: of all edges, in (0, 1], strictly rising, at least two.
         ablation: what an edge outside the circuit carries: "resample", "mean" or "zero".
         metric: key of `METRICS`; the task's own by default.
-        absolute: rank effects by magnitude, as MIB does for CMD.
+        absolute: rank effects by magnitude, as MIB does for CMD. By sign a large model's circuits
+            are left with what helps alone: see `Scores.top`.
         memory_budget: bytes that one pass may take.
 
     Raises:
@@ -144,7 +145,7 @@ def faithfulness_curve(
     scores: Scores,
     *,
     fractions: Sequence[float] = FRACTIONS,
-    absolute: bool = False,
+    absolute: bool = True,
     resolution: float = 0.01,
     between: MetricRange | None = None,
 ) -> Faithfulness:

@@ -8,7 +8,7 @@ anywhere lie in one buffer, so what every destination of a block reads is one ba
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from strace_lens.architecture import Model
+from strace_lens.component_graph.differences import Differences
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.outputs import Outputs
 from strace_lens.component_graph.wiring import (
@@ -29,42 +30,6 @@ from strace_lens.component_graph.wiring import (
 )
 from strace_lens.norms import Norm
 from strace_lens.run import Hook, all_logits, last_logits
-
-
-@dataclass(eq=False)
-class _Differences:
-    """Replacement less output of the sources that are cut, filled as the run goes.
-
-    Under gradients the blocks stay apart, because a buffer that is written again cannot be
-    differentiated; without, one buffer makes a destination's sum one product.
-    """
-
-    cut: Float[Tensor, "row _ destination source"]
-    sources: list[int]
-    buffer: Float[Tensor, "row pos source d_model"] | None
-    blocks: list[Float[Tensor, "row pos _ d_model"]] = field(default_factory=list)
-    count: int = 0
-
-    def add(self, sources: list[int], block: Float[Tensor, "row pos new d_model"]) -> None:
-        new = slice(self.count, self.count + block.shape[2])
-        if self.sources[new] != sources:
-            raise RuntimeError(f"source {sources[0]} has run out of the graph's order")
-        if self.buffer is None:
-            self.blocks.append(block)
-        else:
-            self.buffer[:, :, new] = block
-        self.count = new.stop
-
-    def at(self, destinations: Tensor) -> Float[Tensor, "row pos destination d_model"] | None:
-        """What patching adds to the stream that these destinations read; None for nothing yet."""
-        if not self.count:
-            return None
-        cut = self.cut[:, :, destinations, : self.count]
-        if self.buffer is not None:
-            return cut @ self.buffer[:, :, : self.count]
-        sizes = [block.shape[2] for block in self.blocks]
-        parts = zip(cut.split(sizes, dim=-1), self.blocks, strict=True)
-        return torch.stack([weight @ block for weight, block in parts]).sum(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +73,7 @@ class _Pass:
     model: Model
     wiring: Wiring
     cuts: _Cuts
-    differences: _Differences
+    differences: Differences
     replaced: Outputs
     tokens: int
 
@@ -137,20 +102,16 @@ def patch_hooks(
     active = cuts.sources.nonzero()[:, 0]
     if not len(active):
         return []
-    buffer = None
-    if not cut.requires_grad:
-        shape = (cut.shape[0], tokens, len(active), replaced.embed.shape[-1])
-        buffer = replaced.embed.new_empty(shape)
     by_position = by_position[..., active].to(replaced.embed.dtype)
-    differences = _Differences(by_position, active.tolist(), buffer)
+    like = replaced.embed[:, :tokens]
+    differences = Differences(by_position, active.tolist(), like)
     this = _Pass(model, wiring, cuts, differences, replaced, tokens)
     hooks = [hook for layer in range(wiring.graph.layers) for hook in _block_hooks(this, layer)]
     if bool(cuts.destinations[-1]):
         logits = torch.tensor([wiring.graph.destinations - 1], device=active.device)
 
         def patch_stream(value: Tensor, hook: Any) -> Tensor:
-            added = differences.at(logits)
-            return value if added is None else value + added[:, :, 0]
+            return differences.read(logits, value)[:, :, 0].clone()
 
         hooks.append((f"blocks.{wiring.graph.layers - 1}.hook_resid_post", patch_stream))
     return hooks
@@ -166,16 +127,18 @@ def _block_hooks(this: _Pass, layer: int) -> list[Hook]:
         return lambda value, hook: stream.__setitem__(name, value)
 
     def add(source: int, replacement: Tensor) -> Callable[..., None]:
-        return lambda value, hook: this.differences.add([source], (replacement - value)[:, :, None])
+        def hook(value: Tensor, hook: Any) -> None:
+            change = replacement - value
+            if wiring.centred:
+                change = change - change.mean(-1, keepdim=True)
+            this.differences.add([source], change[:, :, None])
+
+        return hook
 
     hooks: list[Hook] = [(block + "hook_resid_pre", keep("attention"))]
     if layer == 0 and bool(cuts.sources[0]):
         hooks.append((block + "hook_resid_pre", add(0, this.replaced.embed)))
-    for kind in INPUTS:
-        heads = cuts.readers(layer, kind)
-        if len(heads):
-            patch = _patch_heads(this, layer, kind, heads, stream)
-            hooks.append((f"{block}attn.hook_{kind}", patch))
+    hooks += _patch_heads(this, layer, stream)
     heads = cuts.writers(layer)
     if len(heads):
         hooks += _collect_heads(this, layer, heads)
@@ -190,31 +153,47 @@ def _block_hooks(this: _Pass, layer: int) -> list[Hook]:
     return hooks
 
 
-def _patch_heads(
-    this: _Pass, layer: int, kind: Input, heads: Int[Tensor, " cut"], stream: dict[str, Tensor]
-) -> Callable[..., Tensor]:
-    """A hook that works q, k or v of the cut heads out of what each of them reads."""
-    norm = this.wiring.attention_norms[layer]
-    places = this.cuts.place(layer, kind) + heads
+def _patch_heads(this: _Pass, layer: int, stream: dict[str, Tensor]) -> list[Hook]:
+    """Hooks that work q, k and v of the cut heads out of what each of them reads."""
+    wiring, norm = this.wiring, this.wiring.attention_norms[layer]
+    cut = {kind: this.cuts.readers(layer, kind) for kind in INPUTS}
+    places = torch.cat([this.cuts.place(layer, kind) + cut[kind] for kind in INPUTS])
+    own: dict[Input, Tensor] = {}
 
-    def patch(value: Tensor, hook: Any) -> Tensor:
-        added = this.differences.at(places)
-        if added is None:
-            return value
-        reader = head_reader(this.model, this.wiring, layer, kind, this.tokens)
-        read = stream["attention"][:, :, None] + added
-        weight = reader.weight[heads]
-        if norm is None:
-            own = torch.einsum("rphm,hme->rphe", read, weight)
-        else:
+    def work_out() -> None:
+        """All at once, in the first of the hooks: one product reads the buffer once."""
+        read = stream["attention"]
+        if norm is not None and wiring.centred:  # the differences are centred already
             read = norm.centre(read)
+        read = this.differences.read(places, read)
+        if norm is not None and not wiring.centred:
+            read = norm.centre(read)
+        scale = None if norm is None else norm.scale(read)
+        parts = read.split([len(cut[kind]) for kind in INPUTS], dim=2)
+        scales = [scale] * 3 if scale is None else scale.split([len(cut[k]) for k in INPUTS], dim=2)
+        for kind, part, divisor in zip(INPUTS, parts, scales, strict=True):
+            reader = head_reader(this.model, wiring, layer, kind, this.tokens)
+            heads, whole = cut[kind], len(cut[kind]) == reader.weight.shape[0]
+            weight = reader.weight if whole else reader.weight[heads]
             # The weight takes no scale, so the quotient is taken where it is narrow.
-            own = torch.einsum("rphm,hme->rphe", read, weight) / norm.scale(read)
-        own = own + reader.offset[:, heads]
-        by_head = value.reshape(*value.shape[:2], reader.weight.shape[0], -1)
-        return by_head.index_copy(2, heads, own.to(value.dtype)).reshape(value.shape)
+            inputs = torch.einsum("rphm,hme->rphe", part, weight)
+            inputs = inputs if divisor is None else inputs / divisor
+            own[kind] = inputs + (reader.offset if whole else reader.offset[:, heads])
 
-    return patch
+    def patch(kind: Input) -> Callable[..., Tensor]:
+        def hook(value: Tensor, hook: Any) -> Tensor:
+            if not own:
+                work_out()
+            inputs, heads = own.pop(kind).to(value.dtype), cut[kind]
+            if inputs.numel() == value.numel():
+                return inputs.reshape(value.shape)
+            by_head = value.reshape(*value.shape[:2], -1, inputs.shape[-1])
+            return by_head.index_copy(2, heads, inputs).reshape(value.shape)
+
+        return hook
+
+    kinds = [kind for kind in INPUTS if len(cut[kind])]
+    return [(f"blocks.{layer}.attn.hook_{kind}", patch(kind)) for kind in kinds]
 
 
 def _collect_heads(this: _Pass, layer: int, heads: Int[Tensor, " cut"]) -> list[Hook]:
@@ -225,8 +204,12 @@ def _collect_heads(this: _Pass, layer: int, heads: Int[Tensor, " cut"]) -> list[
 
     def add(z: Tensor) -> None:
         by_head = z.reshape(*z.shape[:2], graph.heads, -1)
-        change = (this.replaced.z[layer] - by_head)[:, :, heads]
-        weight = head_writer(this.model, this.wiring, layer)[heads]
+        change = this.replaced.z[layer] - by_head
+        weight = head_writer(this.model, this.wiring, layer)
+        if len(heads) < graph.heads:
+            change, weight = change[:, :, heads], weight[heads]
+        if this.wiring.centred:
+            weight = weight - weight.mean(-1, keepdim=True)
         this.differences.add(places, torch.einsum("rphe,hem->rphm", change, weight))
 
     if not this.wiring.architecture.post_norm:
@@ -248,11 +231,10 @@ def _patch_mlp(
     """A hook that hands an MLP what it reads, normed where the hook point is behind the norm."""
 
     def patch(value: Tensor, hook: Any) -> Tensor:
-        added = this.differences.at(torch.tensor([place], device=value.device))
-        if added is None:
-            return value
-        read = stream["mlp"] + added[:, :, 0]
-        return (read if norm is None else norm(read)).reshape(value.shape).to(value.dtype)
+        mlp = torch.tensor([place], device=value.device)
+        read = this.differences.read(mlp, stream["mlp"])[:, :, 0]
+        read = read.clone() if norm is None else norm(read)
+        return read.reshape(value.shape).to(value.dtype)
 
     return patch
 

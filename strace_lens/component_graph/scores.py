@@ -60,7 +60,7 @@ class Scores:
         positions = self.values.shape[2] if self.values.ndim == 3 else 1
         return self.graph.edges * positions
 
-    def order(self, *, absolute: bool = False) -> Int[Tensor, " edge"]:
+    def order(self, *, absolute: bool = True) -> Int[Tensor, " edge"]:
         """Flat indices of all edges, highest score first, ties in the model's order.
 
         Args:
@@ -73,12 +73,15 @@ class Scores:
         cells = exists.flatten().nonzero()[:, 0]
         return cells[values.flatten()[cells].argsort(descending=True, stable=True)]
 
-    def top(self, size: int | float, *, absolute: bool = False) -> Circuit:
+    def top(self, size: int | float, *, absolute: bool = True) -> Circuit:
         """The circuit of the highest scores.
 
         Args:
             size: a number of edges (int), or a fraction of all edges in (0, 1] (float).
             absolute: rank effects by magnitude, so that edges which hurt the metric are kept too.
+                By sign, a model whose edges balance each other loses all that hold it back: on
+                SmolLM2's indirect object, half of all edges by sign restore 2 % of the metric, by
+                magnitude a tenth restore more than half.
 
         Raises:
             ValueError: a size out of range.

@@ -30,7 +30,7 @@ from strace_lens.architecture import (
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.contract import check_sums, expect_equal_rows
 from strace_lens.norms import Norm, read_norm
-from strace_lens.run import Hook
+from strace_lens.run import Hook, last_logits
 
 Input = Literal["q", "k", "v"]
 INPUTS: tuple[Input, ...] = ("q", "k", "v")
@@ -46,6 +46,8 @@ class Wiring:
         attention_norms, mlp_norms: norms before attention and MLP, None where there is none. A
             HookedTransformer norms the MLP's input behind the hook point, so there it is None too.
         mlp_point: hook point inside a block at which the MLP's input can be written.
+        centred: every norm that a stream passes takes its mean away first, the last one too, so a
+            change of the mean alone is never seen.
         positions: added to the normed input of q and k (shortformer), by token position.
     """
 
@@ -54,6 +56,7 @@ class Wiring:
     attention_norms: tuple[Norm | None, ...]
     mlp_norms: tuple[Norm | None, ...]
     mlp_point: str
+    centred: bool
     positions: Float[Tensor, "context d_model"] | None
 
 
@@ -158,8 +161,16 @@ def _describe(model: Model) -> Wiring:
         attention_norms=tuple(norm(n, "ln1") for n in layers),
         mlp_norms=tuple(norm(n, mlp_norm) if behind_norm and arch.mlp else None for n in layers),
         mlp_point="mlp.hook_in" if behind_norm else "hook_mlp_in",
+        centred=_all_centred(
+            [norm(n, name) for n in layers for name in ("ln1", mlp_norm)[: 1 + arch.mlp]]
+            + [read_norm(getattr(model, "ln_final", None), like, cfg)]
+        ),
         positions=cast(Any, model).W_pos.detach() if shortformer else None,
     )
+
+
+def _all_centred(norms: Sequence[Norm | None]) -> bool:
+    return all(norm is not None and norm.centred for norm in norms)
 
 
 @contextlib.contextmanager
@@ -246,6 +257,9 @@ def _expect_equal(arch: Architecture, name: str, ours: Tensor, found: dict[str, 
         )
 
 
+_Write = tuple[str, str | None, tuple[str, ...]]  # a point, one behind it, points beside it
+
+
 def _check_writes(model: Model, wiring: Wiring) -> None:
     """A write at each hook point that patching uses must change what is worked out from it.
 
@@ -253,51 +267,60 @@ def _check_writes(model: Model, wiring: Wiring) -> None:
     are zero, which no write could carry to the output.
     """
     arch = wiring.architecture
-    for layer in range(arch.layers):
-        block = f"blocks.{layer}."
+    writes: list[_Write] = []
+    for block in (f"blocks.{layer}." for layer in range(arch.layers)):
         query, key, value = (f"{block}attn.hook_{kind}" for kind in INPUTS)
         # Heads whose keys are all alike answer any query alike, so the other side is noise too.
-        _expect_move(model, arch, query, "attn.hook_pattern", beside=[key])
-        _expect_move(model, arch, key, "attn.hook_pattern", beside=[query])
-        _expect_move(model, arch, value, "attn.hook_z")
+        writes.append((query, f"{block}attn.hook_pattern", (key,)))
+        writes.append((key, f"{block}attn.hook_pattern", (query,)))
+        writes.append((value, f"{block}attn.hook_z", ()))
         if arch.mlp:
-            _expect_move(model, arch, block + wiring.mlp_point, "hook_mlp_out")
-    _expect_move(model, arch, f"blocks.{arch.layers - 1}.hook_resid_post", None)
+            writes.append((block + wiring.mlp_point, f"{block}hook_mlp_out", ()))
+    writes.append((f"blocks.{arch.layers - 1}.hook_resid_post", None, ()))
+    before, after = (_run_writes(model, arch, writes, write=write) for write in (False, True))
+    for (point, behind, _), still, moved in zip(writes, before, after, strict=True):
+        # An MLP of zeros answers every token alike, and no write can change that.
+        if point.endswith(wiring.mlp_point) and bool((still == still[:1]).all()):
+            continue
+        if not float((moved - still).norm()) > 1e-4 * float(still.norm()):
+            raise UnsupportedModelError(
+                f"{arch.name} cannot be patched: a write at {point} does not reach "
+                + (behind or "the output")
+            )
 
 
-def _expect_move(
-    model: Model, arch: Architecture, point: str, behind: str | None, beside: Sequence[str] = ()
-) -> None:
-    """Noise at a point must reach a hook point of the same block, or the logits.
+def _run_writes(
+    model: Model, arch: Architecture, writes: Sequence[_Write], *, write: bool
+) -> list[Tensor]:
+    """What lies behind each write, all in one pass, each in a row of its own.
 
-    The points beside it hold the same noise with and without it.
+    The points beside one hold the same noise whether it is written or not. They are small, because
+    a pattern of large numbers is often the same.
     """
-    seen: list[Tensor] = []
+    seen: dict[int, Tensor] = {}
 
-    def noise(seed: int) -> Callable[..., Tensor]:
-        def write(value: Tensor, hook: Any) -> Tensor:
-            generator = torch.Generator().manual_seed(seed)
-            drawn = torch.randn(value.shape, generator=generator).to(value)
-            return drawn * (1 + value.abs().max())
+    def noise(row: int, seed: int, *, small: bool) -> Callable[..., Tensor]:
+        def hook(value: Tensor, hook: Any) -> Tensor:
+            value, generator = value.clone(), torch.Generator().manual_seed(seed)
+            drawn = torch.randn(value[row].shape, generator=generator).to(value)
+            value[row] = drawn if small else drawn * (1 + value[row].abs().max())
+            return value
 
-        return write
+        return hook
 
-    def read(value: Tensor, hook: Any) -> None:
-        seen.append(value)
+    def read(row: int) -> Callable[..., None]:
+        return lambda value, hook: seen.__setitem__(row, value[row].float())
 
-    block = point.split(".")[1]
-    reads: list[Hook] = [] if behind is None else [(f"blocks.{block}.{behind}", read)]
-    both: list[Hook] = [(name, noise(1)) for name in beside]
-    for hooks in ([*both, *reads], [(point, noise(2)), *both, *reads]):
-        logits = model.run_with_hooks(
-            _probe(model, arch), fwd_hooks=hooks, return_type="logits", padding_side="right"
-        )
-        if behind is None:
-            seen.append(logits)
-    # An MLP of zeros answers every token alike, and no write can change that.
-    constant = behind == "hook_mlp_out" and bool((seen[0] == seen[0][:, :1]).all())
-    if not constant and (len(seen) < 2 or torch.equal(*seen)):
-        raise UnsupportedModelError(
-            f"{arch.name} cannot be patched: a write at {point} does not reach "
-            + (f"its {behind}" if behind else "the output")
-        )
+    hooks: list[Hook] = []
+    for row, (point, behind, beside) in enumerate(writes):
+        hooks += [(name, noise(row, 1, small=True)) for name in beside]
+        hooks += [(point, noise(row, 2, small=bool(beside)))] * write
+        hooks += [(behind, read(row))] if behind else []
+    logits = last_logits(model, arch, _probe(model, arch).expand(len(writes), -1), hooks=hooks)
+    for row, (point, behind, _) in enumerate(writes):
+        if behind and row not in seen:
+            raise UnsupportedModelError(
+                f"{arch.name} cannot be patched: {behind}, behind {point}, never runs"
+            )
+        seen.setdefault(row, logits[row])
+    return [seen[row] for row in range(len(writes))]

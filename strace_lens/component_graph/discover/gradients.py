@@ -88,7 +88,7 @@ def read_gradients(
     own: list[Hook] = [*hooks, ("blocks.0.hook_resid_pre", root)]
     own += [(name, keep(name)) for name in _streams(wiring)]
     own += [(name, leaf(name)) for name in _reads(wiring)]
-    with fixed_weights(model), mlp_input_hooks(model, wiring):
+    with fixed_weights(model), mlp_input_hooks(model, wiring), torch.enable_grad():
         if every_position:
             logits = all_logits(model, arch, tokens, own, gradient=True)
         else:
