@@ -7,11 +7,29 @@ graph = sl.token_graph(model, "The capital of France is")
 trace = sl.extract(graph, importance="l1")
 curve = sl.density_curve(model, trace)
 curve.phases()
+
+task = sl.make_task(model, "ioi")
+scores = sl.discover(model, task, method="eap-ig")
+sl.faithfulness(model, task, scores)
 """
 
 from strace_lens.ablation import Replacement, replacement
 from strace_lens.architecture import UnsupportedModelError
 from strace_lens.causal import phase_ablation
+from strace_lens.circuit_files import load_circuit, load_scores, save_circuit, save_scores
+from strace_lens.compare import Comparison, compare
+from strace_lens.component_graph.circuit import Circuit, circuit_of_edges, circuit_of_nodes
+from strace_lens.component_graph.discover.methods import METHODS, discover
+from strace_lens.component_graph.evaluate import Faithfulness, faithfulness
+from strace_lens.component_graph.graph import ComponentGraph
+from strace_lens.component_graph.metrics import METRICS
+from strace_lens.component_graph.run_circuits import run_circuits
+from strace_lens.component_graph.scores import Scores
+from strace_lens.component_graph.task import Task, TaskError
+from strace_lens.component_graph.tasks.accuracy import accuracy
+from strace_lens.component_graph.tasks.generate import TASKS, make_task
+from strace_lens.component_graph.tasks.read import read_task
+from strace_lens.component_graph.wiring import component_graph
 from strace_lens.cost import Plan, plan
 from strace_lens.density import DensityCurve, density_curve, density_curves
 from strace_lens.models import ModelNotFoundError, load_model
@@ -37,39 +55,63 @@ __all__ = [
     "ESTIMATORS",
     "ESTIMATOR_SIZES",
     "IMPORTANCES",
+    "METHODS",
+    "METRICS",
     "SIZES",
+    "TASKS",
+    "Circuit",
+    "Comparison",
+    "ComponentGraph",
     "DensityCurve",
+    "Faithfulness",
     "ModelNotFoundError",
     "Phases",
     "Plan",
     "Prompt",
     "PromptError",
     "Replacement",
+    "Scores",
     "Subgraph",
+    "Task",
+    "TaskError",
     "TokenGraph",
     "Trace",
     "TrialPrompt",
     "Trials",
     "UnsupportedModelError",
+    "accuracy",
+    "circuit_of_edges",
+    "circuit_of_nodes",
+    "compare",
+    "component_graph",
     "density_curve",
     "density_curves",
+    "discover",
     "edge_importance",
     "estimate",
     "estimator_table",
     "extract",
+    "faithfulness",
     "find_phases",
     "fisher",
     "learn",
+    "load_circuit",
     "load_curve",
     "load_model",
+    "load_scores",
     "load_trace",
+    "make_task",
     "phase_ablation",
     "plan",
     "prune",
     "read_prompts",
+    "read_task",
     "replacement",
+    "run_circuits",
     "run_trials",
+    "save_circuit",
     "save_curve",
+    "save_scores",
     "save_trace",
     "summarize",
     "token_graph",

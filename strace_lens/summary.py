@@ -1,4 +1,4 @@
-"""A density curve and its phases as one JSON object for scripts, whose keys stay as they are."""
+"""Results as one JSON object for scripts, whose keys stay as they are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from strace_lens.comparison import Comparison, MethodResult
 from strace_lens.density import DensityCurve
 from strace_lens.phases import LayerPhase, Phases
 from strace_lens.token_graph.edges import KINDS
@@ -48,12 +49,45 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
     }
 
 
+def summarize_comparison(comparison: Comparison) -> dict[str, Any]:
+    """What `strace-lens compare` found, as plain lists, numbers and strings.
+
+    Returns:
+        A dict that `json.dumps(..., allow_nan=False)` takes; `methods` holds one object a method
+        that ran, and what is not known is None.
+    """
+    return {
+        "task": comparison.task,
+        "model": comparison.model,
+        "accuracy": comparison.accuracy,
+        "methods": [_method(result) for result in comparison.results],
+    }
+
+
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table as dicts that `json.dumps(..., allow_nan=False)` takes."""
     return [
         {str(name): _finite(value) for name, value in row.items()}
         for row in table.to_dict("records")
     ]
+
+
+def _method(result: MethodResult) -> dict[str, Any]:
+    scores, curve = result.scores, result.faithfulness
+    return {
+        "method": result.method,
+        "cpr": curve.cpr,
+        "cmd": curve.cmd,
+        "auroc": result.auroc,
+        "edges_at_85": curve.edges_at_85,
+        "completeness": result.completeness,
+        "minimality": result.minimality,
+        "forwards": scores.forwards,
+        "backwards": scores.backwards,
+        "seconds": scores.seconds,
+        "peak_mb": _finite(result.peak_mb),
+        "faithfulness": [list(pair) for pair in zip(curve.fractions, curve.values, strict=True)],
+    }
 
 
 def _size(row: dict[Any, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ WIDTH = 132
 
 def print_curve(curve: DensityCurve, phases: Phases, ablated: pd.DataFrame) -> None:
     """Print a density curve, where its phases lie, and what ablating their parts did."""
-    console = _console()
+    console = wide_console()
     trace, (token, probability) = curve.trace, curve.top[0]
     console.print(
         f"{trace.made['model']}: {len(trace.prompt.ids)} tokens, {trace.edges:,} edges; "
@@ -44,7 +44,7 @@ def print_curve(curve: DensityCurve, phases: Phases, ablated: pd.DataFrame) -> N
 
 def print_estimators(table: pd.DataFrame) -> None:
     """Print what `estimator_table` found: fidelity, cost, controls, shape of the traces."""
-    console = _console()
+    console = wide_console()
     prompts = max(table["prompts"])
     console.print(f"{prompts} prompt{'s' * (prompts != 1)}; brackets: 95 % intervals over them\n")
     for title, frame in estimator_sections(table).items():
@@ -105,7 +105,7 @@ def _estimator_cells(table: pd.DataFrame, column: str) -> list[str]:
 
 def print_phases(table: pd.DataFrame) -> None:
     """Print what `phase_table` found: phases along sizes and layers, kinds, beside greedy's."""
-    console = _console()
+    console = wide_console()
     for title, frame in phase_sections(table).items():
         console.print(frame_table(title, frame))
 
@@ -236,7 +236,8 @@ def frame_table(title: str, frame: pd.DataFrame) -> Table:
     return table
 
 
-def _console() -> Console:
+def wide_console() -> Console:
+    """A console that never folds a table, however narrow the terminal says it is."""
     console = Console(highlight=False)
     return console if console.width >= WIDTH else Console(highlight=False, width=WIDTH)
 

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from strace_lens.run import bytes_per_row, even_chunks, last_logits, read_activations, rows_per_pass
+from strace_lens.run import (
+    all_logits,
+    bytes_per_row,
+    even_chunks,
+    last_logits,
+    read_activations,
+    rows_per_pass,
+)
 from tests import oracle, tiny
 from tests.cases import NAMES, architecture, as_tensor, model_of, relative_error
 
@@ -60,6 +67,30 @@ def test_only_the_last_position_is_unembedded() -> None:
     finally:
         point.remove_hooks("fwd")
     assert seen == [(1, 1, tiny.VOCABULARY)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_logits_are_the_models_at_every_position(name: str) -> None:
+    model, rows = model_of(name), torch.tensor([TOKENS, tiny.token_ids(9, seed=1)])
+    with torch.no_grad():
+        full = model(rows)
+    ours = all_logits(model, architecture(name), rows)
+    assert relative_error(ours, full) < 1e-6
+    assert not ours.requires_grad
+    turned = ("blocks.1.hook_resid_post", lambda value, hook: value.flip(-1))
+    assert relative_error(all_logits(model, architecture(name), rows, [turned]), full) > 1e-3
+    assert torch.equal(all_logits(model, architecture(name), rows), ours)
+
+
+def test_a_gradient_is_kept_where_it_is_asked_for() -> None:
+    weight = torch.ones((), requires_grad=True)
+    hook = ("blocks.0.hook_resid_post", lambda value, hook: value * weight)
+    options = (model_of("llama"), architecture("llama"), as_tensor(TOKENS)[None], [hook])
+    assert not all_logits(*options).requires_grad
+    assert all_logits(*options, gradient=True).requires_grad
+    last = last_logits(*options[:3], hooks=[hook], gradient=True)
+    (gradient,) = torch.autograd.grad(last.square().sum(), weight)
+    assert float(gradient.abs()) > 0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from strace_lens.known.tracr import MissingTracrError
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
 
@@ -75,7 +76,7 @@ def one_line_errors() -> Iterator[None]:
     """What a user can mend ends in one line on standard error and exit status 2."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MissingTracrError) as error:
         print(f"strace-lens: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(2) from error
 

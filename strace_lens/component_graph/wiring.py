@@ -65,7 +65,7 @@ class Reader:
     """How one kind of input of one block's heads is worked out from the stream.
 
     Attributes:
-        weight: norm's gain and centring folded in: `centre(x) / scale(x) @ weight + offset`.
+        weight: norm's gain folded in: `centre(x) / scale(x) @ weight + offset`.
         offset: biases, and what positions add, by token position (one where all are alike).
     """
 
@@ -92,8 +92,6 @@ def head_reader(model: Model, wiring: Wiring, layer: int, kind: Input, tokens: i
     if norm is not None:
         offset = offset + torch.einsum("m,hme->he", norm.bias, weight)
         weight = norm.gain[:, None] * weight
-        if norm.centred:
-            weight = weight - weight.mean(1, keepdim=True)
     return Reader(weight, offset)
 
 

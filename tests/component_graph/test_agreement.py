@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
@@ -78,6 +78,7 @@ def slow_overlap(a: list[int], b: list[int], p: float) -> float:
     return (1 - p) * sum(p**d * x for d, x in enumerate(at)) + p ** len(a) * at[-1]
 
 
+@settings(max_examples=40)
 @given(a=LISTS, b=LISTS, p=st.floats(0.05, 0.95))
 def test_rank_biased_overlap_is_the_sum_over_depths(a, b, p):
     x, y = np.array(a, dtype=float), np.array(b, dtype=float)
@@ -88,6 +89,7 @@ def test_rank_biased_overlap_is_the_sum_over_depths(a, b, p):
     assert 0 < found <= 1 + 1e-12
 
 
+@settings(max_examples=40)
 @given(a=LISTS, b=LISTS)
 def test_agreement_is_spearman_and_rank_biased_overlap_of_the_edges(a, b):
     found = agreement(scores(*a), scores(*b))
@@ -115,6 +117,7 @@ def test_overlap_worked_by_hand():
 # ------------------------------------------------------------------ against the truth
 
 
+@settings(max_examples=40)
 @given(values=LISTS, true=st.sets(st.sampled_from(EDGES), min_size=1, max_size=len(EDGES) - 1))
 def test_auroc_is_the_share_of_pairs_in_the_right_order(values, true):
     truth = circuit_of_edges(GRAPH, true)

@@ -32,6 +32,7 @@ from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.run_circuits import run_circuits
 from strace_lens.component_graph.scores import Scores
 from strace_lens.known.linear import exact_effects, linear_task, linear_weights
+from strace_lens.known.models import tracr_known
 from strace_lens.known.truth import written_and_read
 from strace_lens.known.weights import model_of
 from tests import cases
@@ -289,6 +290,21 @@ def test_a_wrong_circuit_is_neither_complete_nor_minimal():
     found = minimality(problem, padded, sample=None)
     costs = dict(zip(found.edges, found.costs, strict=True))
     assert [costs[name] for name in idle] == pytest.approx([0] * 5, abs=1e-5)
+
+
+def test_the_true_circuits_of_a_compiled_program_are_faithful_complete_and_minimal():
+    pytest.importorskip("tracr")
+    known = tracr_known("fraction-of-previous", pairs=8)
+    for ablation in ("resample", "zero", "mean"):
+        problem = prepare(known.model, known.task, ablation=ablation)
+        truth, between = known.truth(ablation), metric_range(problem)
+        assert completeness(problem, truth, between=between) == pytest.approx(0, abs=1e-4)
+        found = minimality(problem, truth, between=between)
+        assert found.faithfulness == pytest.approx(1, abs=1e-4)
+        assert found.share == 1
+        more = Circuit(problem.graph, known.truths["written and read"].keep | truth.keep)
+        assert len(more) > len(truth)
+        assert minimality(problem, more, between=between).share < 1
 
 
 def test_one_edge_at_a_time_is_one_run_each():

@@ -85,6 +85,9 @@ def _readers(model: Model, wiring: Wiring) -> list[Float[Tensor, ""]]:
         block = block_of(model, layer)
         for kind in INPUTS:
             weight = head_reader(model, wiring, layer, kind, 1).weight
+            norm = wiring.attention_norms[layer]
+            if norm is not None and norm.centred:
+                weight = weight - weight.mean(1, keepdim=True)
             norms += list(weight.flatten(1).norm(dim=1))
         if wiring.graph.mlp:
             weight = _mlp_weight(model, wiring, layer, "W_in")

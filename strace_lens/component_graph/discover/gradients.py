@@ -150,14 +150,17 @@ def _head_gradients(
     model: Model, wiring: Wiring, layer: int, read: ReadGradients
 ) -> Float[Tensor, "destination row pos d_model"]:
     stream = read.streams[f"blocks.{layer}.hook_resid_pre"]
+    norm = wiring.attention_norms[layer]
     parts = []
     for kind in INPUTS:
         weight = head_reader(model, wiring, layer, kind, stream.shape[1]).weight
+        if norm is not None and norm.centred:
+            weight = weight - weight.mean(1, keepdim=True)
         gradient = read.gradients[f"blocks.{layer}.attn.hook_{kind}"]
         gradient = gradient.reshape(-1, weight.shape[0], weight.shape[2]).transpose(0, 1)
         parts.append(torch.bmm(gradient, weight.transpose(1, 2)))
     pulled = torch.cat(parts).unflatten(1, stream.shape[:2])
-    return _through_norm(wiring.attention_norms[layer], pulled, stream)
+    return _through_norm(norm, pulled, stream)
 
 
 def _through_norm(

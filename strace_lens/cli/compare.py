@@ -1,0 +1,225 @@
+"""`strace-lens compare`: discovery methods side by side on one task."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from strace_lens.architecture import Model
+from strace_lens.circuit_files import save_circuit, save_scores
+from strace_lens.circuits_report import comparison_report
+from strace_lens.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    MemoryOption,
+    budgets,
+    one_line_errors,
+    progress_bar,
+    step,
+)
+from strace_lens.compare import check_methods, compare, comparison_steps, halves
+from strace_lens.comparison import Comparison
+from strace_lens.component_graph.discover.methods import METHODS
+from strace_lens.component_graph.metrics import METRICS
+from strace_lens.component_graph.outputs import ABLATIONS
+from strace_lens.component_graph.task import Task
+from strace_lens.component_graph.tasks.generate import TASKS, make_task
+from strace_lens.component_graph.tasks.read import read_task
+from strace_lens.known.models import KNOWN, Known, known
+from strace_lens.models import DEFAULT, load_model
+from strace_lens.storage import write_whole
+from strace_lens.summary import summarize_comparison
+from strace_lens.tables_compare import print_comparison
+
+PAGE, TABLE, PROJECTION = "compare.html", "compare.csv", "projection.csv"
+PAIRS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What methods are compared on: a model, all pairs of a task, the truth if it is known."""
+
+    model: Model
+    task: Task
+    known: Known | None
+
+
+def compare_command(
+    task: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(TASKS)}; {', '.join(KNOWN)}, which bring a model of their own whose "
+            "circuit is known; or a JSONL file with clean, corrupted, answers and wrong_answers."
+        ),
+    ],
+    methods: Annotated[
+        str, typer.Option(help=f"Names parted by commas, or all: {', '.join(METHODS)}.")
+    ] = "eap,eap-ig,random",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help=f"{DEFAULT} (built in, if unsaid), a Hugging Face name, a local folder or a GGUF "
+            "file."
+        ),
+    ] = None,
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Pairs that methods see, and as many others that circuits are evaluated on; "
+            f"{PAIRS} if unsaid, all of a file."
+        ),
+    ] = None,
+    ablation: Annotated[
+        str,
+        typer.Option(help=f"What an edge outside a circuit carries: {', '.join(ABLATIONS)}."),
+    ] = "resample",
+    metric: Annotated[
+        str | None, typer.Option(help=f"{', '.join(METRICS)}; the task's own if unsaid.")
+    ] = None,
+    signed: Annotated[
+        bool,
+        typer.Option(
+            "--signed",
+            help="Rank estimated effects by sign, so that edges which hurt the metric come last; "
+            "by magnitude if unsaid.",
+        ),
+    ] = False,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Of one method, as acdc.screen=2000 or eap-ig.steps=10; may come again."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the pairs and of methods that draw.")] = 0,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for compare.html, CSV tables, circuits/ and scores/, a file a method.",
+            file_okay=False,
+        ),
+    ] = Path("out/compare"),
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    memory: MemoryOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and no table.")
+    ] = False,
+) -> None:
+    """Compare ways of finding a circuit: passes, seconds, CPR, CMD, edges, AUROC, a page."""
+    with one_line_errors(), progress_bar() as progress:
+        names = check_methods(METHODS if methods == "all" else _parted(methods))
+        options = _options(option or [])
+        forward, _ = budgets(memory)
+        subject = _subject(task, model, pairs, seed, metric, device, dtype, progress)
+        seen, others = halves(subject.task)
+        bar = step(progress, "comparing", total=comparison_steps(names))
+        found = compare(
+            subject.model,
+            seen,
+            names,
+            evaluation=others,
+            known=subject.known,
+            ablation=ablation,
+            metric=metric,
+            seed=seed,
+            absolute=not signed,
+            options=options,
+            memory_budget=forward,
+            progress=lambda what, n: progress.update(bar, description=what, advance=n),
+        )
+        step(progress, "drawing")
+        _write(found, out)
+        progress.stop()
+        for line in found.warnings:
+            print(f"strace-lens: warning: {line}", file=sys.stderr)
+        for name, reason in found.skipped.items():
+            print(f"strace-lens: skipped {name}: {reason}", file=sys.stderr)
+        if as_json:
+            print(json.dumps(summarize_comparison(found), allow_nan=False))
+        else:
+            print_comparison(found)
+            print(f"wrote {PAGE}, {TABLE}, circuits/ and scores/ to {out}")
+
+
+def _parted(methods: str) -> list[str]:
+    return [name.strip() for name in methods.split(",") if name.strip()]
+
+
+def _options(given: list[str]) -> dict[str, dict[str, Any]]:
+    """Options by method, from texts like `acdc.screen=2000`.
+
+    Raises:
+        ValueError: a text of another form, or an unknown method.
+    """
+    options: dict[str, dict[str, Any]] = {}
+    for text in given:
+        found = re.fullmatch(r"([\w-]+)\.(\w+)=(.+)", text)
+        if found is None:
+            raise ValueError(f"--option takes method.name=value, as acdc.screen=2000; got {text!r}")
+        method, name, value = found.groups()
+        check_methods([method])
+        own = options.setdefault(method, {})
+        try:
+            own[name] = json.loads(value)
+        except json.JSONDecodeError:
+            own[name] = value
+    return options
+
+
+def _subject(
+    task: str,
+    model: str | None,
+    pairs: int | None,
+    seed: int,
+    metric: str | None,
+    device: str | None,
+    dtype: str,
+    progress: Progress,
+) -> Subject:
+    """Load or build the model, and make twice the pairs: to discover on, and to evaluate on.
+
+    Raises:
+        ValueError: an unknown task, a model given for one that brings its own, or fewer than one
+            pair.
+    """
+    if pairs is not None and pairs < 1:
+        raise ValueError(f"a task needs at least one pair; got --pairs {pairs}")
+    wanted = 2 * (PAIRS if pairs is None else pairs)
+    if task in KNOWN:
+        if model is not None or device is not None or dtype != "float32":
+            raise ValueError(
+                f"task {task} brings its own model, in float32 on the CPU: leave out --model, "
+                "--device and --dtype"
+            )
+        step(progress, f"building the model of {task}")
+        made = known(task, seed=seed, pairs=wanted)
+        return Subject(made.model, made.task, made)
+    if task not in TASKS and not Path(task).is_file():
+        raise ValueError(
+            f"unknown task {task!r}; choose from {', '.join([*TASKS, *KNOWN])}, or give the path "
+            "of a JSONL file"
+        )
+    step(progress, f"loading {model or DEFAULT}")
+    loaded = load_model(model or DEFAULT, device=device, dtype=dtype)
+    if task in TASKS:
+        return Subject(loaded, make_task(loaded, task, wanted, seed, metric), None)
+    read = read_task(loaded, task, metric or "logit_difference")
+    return Subject(loaded, read if pairs is None else read.take(slice(0, wanted)), None)
+
+
+def _write(found: Comparison, out: Path) -> None:
+    """The page, the tables, and every method's circuit and scores."""
+    for folder in ("circuits", "scores"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    for result in found.results:
+        save_circuit(result.circuit, out / "circuits" / f"{result.method}.safetensors")
+        save_scores(result.scores, out / "scores" / f"{result.method}.safetensors")
+    write_whole(out / TABLE, found.table.to_csv(index=False).encode())
+    if found.projection is not None:
+        write_whole(out / PROJECTION, found.projection.to_csv(index=False).encode())
+    comparison_report(found, out / PAGE)

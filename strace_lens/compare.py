@@ -1,0 +1,333 @@
+"""Discovery methods side by side on one task: each run, evaluated and held against random."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from strace_lens.architecture import Model, UnsupportedModelError, device_of
+from strace_lens.comparison import RANDOM, Comparison, MethodResult
+from strace_lens.component_graph.agreement import auroc, missed_edges, precision_at_true_size
+from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.discover.activation import TooManyRowsError
+from strace_lens.component_graph.discover.methods import METHODS, discover, discover_in
+from strace_lens.component_graph.evaluate import (
+    Faithfulness,
+    MetricRange,
+    completeness,
+    faithfulness_curve,
+    metric_range,
+    minimality,
+)
+from strace_lens.component_graph.problem import Problem, prepare
+from strace_lens.component_graph.scores import Scores
+from strace_lens.component_graph.task import Task
+from strace_lens.component_graph.tasks.accuracy import TaskAccuracy, accuracy
+from strace_lens.known.models import Known
+from strace_lens.peak_memory import Peak, peak_memory
+from strace_lens.projection import project, trace_of_task
+from strace_lens.run import MEMORY_BUDGET
+from strace_lens.versions import versions
+
+Progress = Callable[[str, int], None]
+"""Told what is being done, and how many steps of it are done since; `comparison_steps` in all."""
+
+CANNOT_DO = 0.9
+"""Accuracy below which circuits explain little: the model does not do the task."""
+
+SMALL_GRAPH = 2_000
+"""Edges up to which a lucky random ranking does well, and every edge can be tested."""
+
+LARGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "acdc": {"screen": 128},
+    "edge-pruning": {"steps": 60, "batch": 4},
+    "node-pruning": {"steps": 60, "batch": 4},
+    "eap-ig-activations": {"steps": 1},
+}
+"""Options of methods on larger graphs, unless told otherwise: what two cores do in minutes."""
+
+_DRAWS = 99  # on tiny graphs some are perfect by luck; four may be
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """What all methods of a comparison share; the problem is that of the evaluation pairs."""
+
+    task: Task
+    problem: Problem
+    between: MetricRange
+    truth: Circuit | None
+    seed: int
+    absolute: bool
+    sample: int
+
+
+def compare(
+    model: Model,
+    task: Task,
+    methods: Sequence[str],
+    *,
+    evaluation: Task | None = None,
+    known: Known | None = None,
+    ablation: str = "resample",
+    metric: str | None = None,
+    seed: int = 0,
+    absolute: bool = True,
+    sample: int = 16,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Progress = lambda what, steps: None,
+) -> Comparison:
+    """Run discovery methods on a task and measure the circuits of each.
+
+    Random is always run beside them, as the control that every method must beat; on graphs of up to
+    2,000 edges, where a lucky draw does well, by 99 rankings.
+
+    Args:
+        model: the model.
+        task: pairs that the methods see.
+        methods: keys of `METHODS`.
+        evaluation: pairs that circuits are evaluated on; those of `task` unless given.
+        known: of the same model, if its circuit is known: the truth of this ablation is used.
+        ablation: what an edge outside a circuit carries: "resample", "mean" or "zero".
+        metric: key of `METRICS`; the task's own by default.
+        seed: of every method that draws.
+        absolute: rank edges by magnitude, so that those which hurt the metric are kept too.
+        sample: edges of a circuit that are dropped, each alone, to see whether it is minimal.
+        options: of single methods, by name; on larger graphs `LARGE_OPTIONS` unless given.
+        memory_budget: bytes that one pass may take.
+        progress: told what is done; there are `comparison_steps` of it.
+
+    Raises:
+        ValueError: no method or an unknown one, an unknown option, a model or task that will not
+            do (`prepare`), a task whose full and empty circuits have the same metric, or no method
+            small enough for this graph.
+        FloatingPointError: a logit is NaN or infinite.
+    """
+    names = check_methods(methods)
+    problem = prepare(
+        model,
+        task if evaluation is None else evaluation,
+        metric=metric,
+        ablation=ablation,
+        memory_budget=memory_budget,
+    )
+    setting = _Setting(
+        task=task,
+        problem=problem,
+        between=metric_range(problem),
+        truth=None if known is None else known.truth(ablation),
+        seed=seed,
+        absolute=absolute,
+        sample=sample,
+    )
+    chosen = _options(problem, options or {})
+    ran = _run(setting, names, chosen, progress)
+    progress("projecting an s-Trace", 0)
+    standing = accuracy(model, dataclasses.replace(problem.task, metric=problem.metric))
+    comparison = Comparison(
+        task=task.name,
+        model=problem.graph.model,
+        graph=problem.graph,
+        metric=problem.metric,
+        ablation=ablation,
+        pairs=len(task),
+        evaluated_pairs=len(problem.task),
+        held_out=evaluation is not None,
+        dropped=task.dropped,
+        accuracy=standing.accuracy,
+        metric_clean=standing.clean,
+        metric_corrupted=standing.corrupted,
+        warnings=(),
+        truth=setting.truth,
+        truth_name=None if known is None else known.ablation_truth[ablation],
+        projection=_projection(setting, ran["results"]),
+        made=_made(setting, {name: chosen[name] for name in names if name in chosen}),
+        **ran,
+    )
+    progress("projecting an s-Trace", 1)
+    return dataclasses.replace(comparison, warnings=tuple(_warnings(comparison, standing)))
+
+
+def check_methods(methods: Iterable[str]) -> list[str]:
+    """Methods without repeats, in the order given, random among them.
+
+    Raises:
+        ValueError: no method, or an unknown one.
+    """
+    methods = list(methods)
+    for name in methods:
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}, or all")
+    if not methods:
+        raise ValueError(f"no method to compare; choose from {', '.join(METHODS)}, or all")
+    return list(dict.fromkeys([*methods, RANDOM]))
+
+
+def comparison_steps(methods: Iterable[str]) -> int:
+    """Steps that `compare` reports: two a method, the random control and the projection."""
+    return 2 * len(check_methods(methods)) + 2
+
+
+def halves(task: Task) -> tuple[Task, Task | None]:
+    """Pairs to discover on, and others to evaluate on; too few pairs are not divided."""
+    if len(task) < 4:
+        return task, None
+    half = (len(task) + 1) // 2
+    return task.take(slice(0, half)), task.take(slice(half, None))
+
+
+def _options(problem: Problem, given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Options of every method that has some."""
+    if given:
+        check_methods(given)
+    large = LARGE_OPTIONS if problem.graph.edges > SMALL_GRAPH else {}
+    return {n: {**large.get(n, {}), **given.get(n, {})} for n in {*large, *given}}
+
+
+def _run(
+    setting: _Setting,
+    names: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Discover with every method, and evaluate: those fields of a comparison that come of it."""
+    results: list[MethodResult] = []
+    skipped: dict[str, str] = {}
+    how = ""
+    for name in names:
+        progress(f"{name}: discovering", 0)
+        try:
+            scores, peak = _discover(setting, name, options.get(name, {}))
+        except (TooManyRowsError, UnsupportedModelError) as error:
+            skipped[name] = str(error)
+            progress(f"{name}: skipped", 2)
+            continue
+        progress(f"{name}: evaluating", 1)
+        results.append(_measure(setting, scores, peak))
+        progress(f"{name}: evaluated", 1)
+        how = peak.how
+    if len(results) == 1 and skipped:
+        name, reason = next(iter(skipped.items()))
+        raise ValueError(f"no method ran beside random; {name}: {reason}")
+    progress("random control", 0)
+    drawn = next(result for result in results if result.method == RANDOM)
+    cprs, aurocs = _random_control(setting, drawn)
+    progress("random control", 1)
+    return {
+        "results": tuple(results),
+        "skipped": skipped,
+        "random_cpr": cprs,
+        "random_auroc": aurocs,
+        "memory": how,
+    }
+
+
+def _discover(setting: _Setting, name: str, options: Mapping[str, Any]) -> tuple[Scores, Peak]:
+    """Scores on the pairs that methods see; what they prepare counts, so it is not shared."""
+    problem = setting.problem
+    with peak_memory(device_of(problem.model)) as peak:
+        scores = discover(
+            problem.model,
+            setting.task,
+            name,
+            metric=problem.metric,
+            ablation=problem.ablation,
+            seed=setting.seed,
+            memory_budget=problem.memory_budget,
+            **options,
+        )
+    return scores, peak
+
+
+def _measure(setting: _Setting, scores: Scores, peak: Peak) -> MethodResult:
+    problem, truth, absolute = setting.problem, setting.truth, setting.absolute
+    curve = _curve(setting, scores)
+    circuit = scores.top(curve.edges_at_85, absolute=absolute)
+    between = setting.between
+    minimal = minimality(
+        problem, circuit, sample=setting.sample, seed=setting.seed, between=between
+    )
+    return MethodResult(
+        method=scores.method,
+        scores=scores,
+        faithfulness=curve,
+        circuit=circuit,
+        completeness=completeness(problem, circuit, between=between),
+        minimality=minimal.share,
+        auroc=None if truth is None else auroc(scores, truth, absolute=absolute),
+        precision=(
+            None if truth is None else precision_at_true_size(scores, truth, absolute=absolute)
+        ),
+        missed=() if truth is None else missed_edges(scores, truth, absolute=absolute),
+        peak_mb=peak.bytes / 1e6,
+    )
+
+
+def _curve(setting: _Setting, scores: Scores, resolution: float = 0.01) -> Faithfulness:
+    return faithfulness_curve(
+        setting.problem,
+        scores,
+        absolute=setting.absolute,
+        resolution=resolution,
+        between=setting.between,
+    )
+
+
+def _random_control(
+    setting: _Setting, drawn: MethodResult
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """CPR and AUROC of the random ranking measured, and of more of them on a small graph."""
+    cprs = [drawn.faithfulness.cpr]
+    aurocs = [] if drawn.auroc is None else [drawn.auroc]
+    draws = _DRAWS if setting.problem.graph.edges <= SMALL_GRAPH else 1
+    for seed in range(setting.seed + 1, setting.seed + draws):
+        scores = discover_in(setting.problem, RANDOM, seed=seed)
+        cprs.append(_curve(setting, scores, resolution=1.0).cpr)
+        if setting.truth is not None:
+            aurocs.append(auroc(scores, setting.truth, absolute=setting.absolute))
+    return tuple(cprs), tuple(aurocs)
+
+
+def _projection(setting: _Setting, results: Sequence[MethodResult]) -> pd.DataFrame | None:
+    """The first clean prompt's trace against the truth and every method's circuit."""
+    try:
+        trace = trace_of_task(setting.problem.model, setting.task)
+    except UnsupportedModelError:
+        return None
+    circuits = {} if setting.truth is None else {"truth": setting.truth}
+    circuits |= {result.method: result.circuit for result in results}
+    return project(trace, circuits)
+
+
+def _made(setting: _Setting, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "seed": setting.seed,
+        "absolute": setting.absolute,
+        "sample": setting.sample,
+        "options": options,
+        "versions": versions(),
+    }
+
+
+def _warnings(comparison: Comparison, standing: TaskAccuracy) -> list[str]:
+    """What a reader must see before any figure."""
+    lines = []
+    if standing.accuracy is not None and standing.accuracy < CANNOT_DO:
+        lines.append(
+            f"{comparison.model} does {comparison.task} on {standing.accuracy:.0%} of the pairs "
+            "only; circuits of a task that the model cannot do explain little"
+        )
+    if not standing.clean > standing.corrupted:
+        lines.append(
+            f"the mean {comparison.metric} is {standing.clean:.3g} on clean prompts and "
+            f"{standing.corrupted:.3g} on corrupted ones; there is nothing to restore"
+        )
+    for result in comparison.results:
+        if comparison.beats_random(result) is False:
+            lines.append(comparison.why_not_better(result))
+    return lines

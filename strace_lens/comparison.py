@@ -1,0 +1,184 @@
+"""What came of comparing discovery methods on one task: circuits, curves and costs side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.evaluate import Faithfulness
+from strace_lens.component_graph.graph import ComponentGraph
+from strace_lens.component_graph.scores import Scores
+
+RANDOM = "random"
+SIGNIFICANT = 0.05
+"""Share of random rankings that may do as well as a method that beats random."""
+
+_ROUNDING = 1e-6
+
+COLUMNS = (
+    *("method", "forwards", "backwards", "seconds", "peak_mb", "cpr", "cmd", "edges_at_85"),
+    *("completeness", "minimality", "auroc", "precision", "beats_random"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class MethodResult:
+    """One method on one task.
+
+    Attributes:
+        method: key of `METHODS`.
+        scores: what it says of every edge, with its passes and seconds.
+        faithfulness: the curve over sizes, CPR and CMD, on the evaluation pairs.
+        circuit: its highest edges, as many as 85 % faithfulness needs.
+        completeness: faithfulness of the circuit's complement; low is complete.
+        minimality: share of the circuit's edges whose loss costs at least 1 % of faithfulness.
+        auroc: of the scores against the true circuit; None where none is known.
+        precision: share of true edges among as many of its highest as there are true ones.
+        missed: true edges that are not among those.
+        peak_mb: most memory held while it ran, above what was held before, in 10^6 bytes.
+    """
+
+    method: str
+    scores: Scores
+    faithfulness: Faithfulness
+    circuit: Circuit
+    completeness: float
+    minimality: float
+    auroc: float | None
+    precision: float | None
+    missed: tuple[str, ...]
+    peak_mb: float
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Methods side by side on one task.
+
+    Attributes:
+        task, model: names.
+        graph: of the model.
+        metric: key of `METRICS`.
+        ablation: what an edge outside a circuit carries.
+        pairs: pairs that the methods saw.
+        evaluated_pairs: pairs that circuits were evaluated on.
+        held_out: whether those are others than the methods saw.
+        dropped: pairs left out because clean and corrupted did not align.
+        accuracy: share of the evaluation pairs that the model gets right; None for a task without
+            answers.
+        metric_clean, metric_corrupted: mean metric of the model on the evaluation pairs.
+        results: one a method that ran, in the order asked for; random is always among them.
+        skipped: reason by method, of those that this graph is too large for or this model refuses.
+        warnings: sentences that a reader must see: a task that the model cannot do, a method that
+            does not beat random.
+        truth: the true circuit under the ablation used, where it is known.
+        truth_name: its name among the truths of the model (`Known.truths`).
+        random_cpr, random_auroc: of every random ranking drawn as a control; AUROC is empty where
+            no truth is known.
+        memory: how `peak_mb` was measured, as a phrase after that word.
+        projection: of `projection.project` for the first clean prompt, and the truth's circuit
+            (`circuit` is "truth") and every method's; None where the model has no token graph.
+        made: seed, sample, options of methods, versions.
+    """
+
+    task: str
+    model: str
+    graph: ComponentGraph
+    metric: str
+    ablation: str
+    pairs: int
+    evaluated_pairs: int
+    held_out: bool
+    dropped: int
+    accuracy: float | None
+    metric_clean: float
+    metric_corrupted: float
+    results: tuple[MethodResult, ...]
+    skipped: Mapping[str, str]
+    warnings: tuple[str, ...]
+    truth: Circuit | None
+    truth_name: str | None
+    random_cpr: tuple[float, ...]
+    random_auroc: tuple[float, ...]
+    memory: str
+    projection: pd.DataFrame | None
+    made: Mapping[str, Any]
+
+    def beats_random(self, result: MethodResult) -> bool | None:
+        """Whether a method does better than chance: by AUROC where the truth is known, else by CPR.
+
+        The areas of CPR are coarse on graphs of a few edges. None for random itself.
+        """
+        if result.method == RANDOM:
+            return None
+        _, value, random = self._against_random(result)
+        return value > chance_level(random)
+
+    def why_not_better(self, result: MethodResult) -> str:
+        """How many random rankings a method is above, and why not more where its making says so."""
+        what, value, random = self._against_random(result)
+        beaten = sum(value > other + _ROUNDING for other in random)
+        reason = _REASONS.get(result.method)
+        return (
+            f"{result.method} does not beat random: its {what} of {value:.3f} is above {beaten} of "
+            f"{len(random)} random ranking{'s' * (len(random) != 1)}"
+            + ("" if reason is None else f"; {reason}")
+        )
+
+    def _against_random(self, result: MethodResult) -> tuple[str, float, tuple[float, ...]]:
+        if result.auroc is None:
+            return "CPR", result.faithfulness.cpr, self.random_cpr
+        return "AUROC", result.auroc, self.random_auroc
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a method, with the columns `COLUMNS`; what is not known is NaN or None."""
+        return pd.DataFrame([self._row(result) for result in self.results], columns=list(COLUMNS))
+
+    def _row(self, result: MethodResult) -> dict[str, Any]:
+        scores, curve = result.scores, result.faithfulness
+        return {
+            "method": result.method,
+            "forwards": scores.forwards,
+            "backwards": scores.backwards,
+            "seconds": scores.seconds,
+            "peak_mb": result.peak_mb,
+            "cpr": curve.cpr,
+            "cmd": curve.cmd,
+            "edges_at_85": curve.edges_at_85,
+            "completeness": result.completeness,
+            "minimality": result.minimality,
+            "auroc": math.nan if result.auroc is None else result.auroc,
+            "precision": math.nan if result.precision is None else result.precision,
+            "beats_random": self.beats_random(result),
+        }
+
+
+def chance_level(random: Sequence[float]) -> float:
+    """What a method must exceed to do better than random rankings at one in twenty.
+
+    The (k + 1)-th highest value, where (k + 1) / (rankings + 1) is at most 0.05: a permutation
+    test. Of fewer than 39 rankings the highest. Rounding is added.
+
+    Raises:
+        ValueError: no value.
+    """
+    if not random:
+        raise ValueError("no random ranking was drawn; there is nothing to beat")
+    reach = max(0, int(SIGNIFICANT * (len(random) + 1) + 1e-9) - 1)
+    return sorted(random, reverse=True)[reach] + _ROUNDING
+
+
+_REASONS = {
+    "weight-magnitude": "it reads weights alone, so it knows no task",
+    "ifr": "it reads the clean run alone, not what an ablation would change",
+    "strace": "it reads the clean run alone, not what an ablation would change",
+    "node-patching": "it scores nodes, and all out-edges of a node alike",
+    "attribution-patching": "it scores nodes, and all out-edges of a node alike",
+    "node-pruning": "it scores nodes, and all out-edges of a node alike",
+}
+"""What a method cannot see by its making."""

@@ -1,0 +1,34 @@
+"""Which objective a search keeps when it is told none."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from strace_lens.component_graph.discover.objective import objective_of
+from strace_lens.component_graph.problem import prepare
+from strace_lens.component_graph.task import Task
+from strace_lens.known.linear import linear_weights
+from strace_lens.known.weights import model_of
+from tests import cases
+from tests.component_graph.made import tiny_task
+
+
+def test_the_default_is_the_divergence_of_distributions() -> None:
+    problem = prepare(cases.model_of("llama"), tiny_task())
+    assert objective_of(problem, None) == "kl_divergence"
+    assert objective_of(problem, "task") == "logit_difference"
+    assert objective_of(problem, "recovered") == "recovered"
+    with pytest.raises(ValueError, match="unknown objective 'loss'; choose from task, logit_diff"):
+        objective_of(problem, "loss")
+
+
+def test_a_single_number_has_no_distribution() -> None:
+    weights = linear_weights()
+    one = model_of(dataclasses.replace(weights, W_U=weights.W_U[:, :1]), "one output")
+    none = torch.full((2, 1), -1)
+    clean, corrupted = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[7, 2, 3], [4, 8, 6]])
+    task = Task("number", clean, corrupted, torch.tensor([3, 3]), none, none, "recovered")
+    assert objective_of(prepare(one, task), None) == "recovered"
