@@ -8,6 +8,9 @@ import traceback
 import torch
 
 from benchmarks import (
+    circuits_attribution,
+    circuits_masked,
+    circuits_scaling,
     extraction,
     fitting,
     importance,
@@ -27,6 +30,9 @@ BENCHMARKS = (
     sparse_seconds,
     importance,
     scaling,
+    circuits_attribution,
+    circuits_masked,
+    circuits_scaling,
 )
 
 

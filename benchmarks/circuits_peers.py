@@ -121,6 +121,17 @@ class AutoCircuit:
         return values
 
 
+def scores_edges() -> bool:
+    """Whether this TransformerLens has edge scores: 3.9 only declares them."""
+    try:
+        from transformer_lens.tools.analysis import attribution_patching as peer
+
+        peer.EdgeAttributionConfig(granularity="edge")
+    except (ImportError, NotImplementedError):
+        return False
+    return True
+
+
 def transformer_lens_scores(
     model: TransformerBridge, task: Task, graph: ComponentGraph
 ) -> Float[Tensor, "destination source"]:

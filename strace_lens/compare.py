@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from strace_lens.architecture import Model, UnsupportedModelError, device_of
-from strace_lens.comparison import RANDOM, Comparison, MethodResult
+from strace_lens.comparison import RANDOM, Comparison, MethodResult, warnings_of
 from strace_lens.component_graph.agreement import auroc, missed_edges, precision_at_true_size
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.discover.activation import TooManyRowsError
@@ -26,7 +26,7 @@ from strace_lens.component_graph.evaluate import (
 from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
-from strace_lens.component_graph.tasks.accuracy import TaskAccuracy, accuracy
+from strace_lens.component_graph.tasks.accuracy import accuracy
 from strace_lens.known.models import Known
 from strace_lens.peak_memory import Peak, peak_memory
 from strace_lens.projection import project, trace_of_task
@@ -36,16 +36,11 @@ from strace_lens.versions import versions
 Progress = Callable[[str, int], None]
 """Told what is being done, and how many steps of it are done since; `comparison_steps` in all."""
 
-CANNOT_DO = 0.9
-"""Accuracy below which circuits explain little: the model does not do the task."""
-
 SMALL_GRAPH = 2_000
 """Edges up to which a lucky random ranking does well, and every edge can be tested."""
 
 LARGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "acdc": {"screen": 128},
-    "edge-pruning": {"steps": 60, "batch": 4},
-    "node-pruning": {"steps": 60, "batch": 4},
     "eap-ig-activations": {"steps": 1},
 }
 """Options of methods on larger graphs, unless told otherwise: what two cores do in minutes."""
@@ -146,11 +141,14 @@ def compare(
         truth=setting.truth,
         truth_name=None if known is None else known.ablation_truth[ablation],
         projection=_projection(setting, ran["results"]),
-        made=_made(setting, {name: chosen[name] for name in names if name in chosen}),
+        made={
+            **{"seed": seed, "absolute": absolute, "sample": sample, "versions": versions()},
+            "options": {name: chosen[name] for name in names if name in chosen},
+        },
         **ran,
     )
     progress("projecting an s-Trace", 1)
-    return dataclasses.replace(comparison, warnings=tuple(_warnings(comparison, standing)))
+    return dataclasses.replace(comparison, warnings=warnings_of(comparison))
 
 
 def check_methods(methods: Iterable[str]) -> list[str]:
@@ -302,32 +300,3 @@ def _projection(setting: _Setting, results: Sequence[MethodResult]) -> pd.DataFr
     circuits = {} if setting.truth is None else {"truth": setting.truth}
     circuits |= {result.method: result.circuit for result in results}
     return project(trace, circuits)
-
-
-def _made(setting: _Setting, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "seed": setting.seed,
-        "absolute": setting.absolute,
-        "sample": setting.sample,
-        "options": options,
-        "versions": versions(),
-    }
-
-
-def _warnings(comparison: Comparison, standing: TaskAccuracy) -> list[str]:
-    """What a reader must see before any figure."""
-    lines = []
-    if standing.accuracy is not None and standing.accuracy < CANNOT_DO:
-        lines.append(
-            f"{comparison.model} does {comparison.task} on {standing.accuracy:.0%} of the pairs "
-            "only; circuits of a task that the model cannot do explain little"
-        )
-    if not standing.clean > standing.corrupted:
-        lines.append(
-            f"the mean {comparison.metric} is {standing.clean:.3g} on clean prompts and "
-            f"{standing.corrupted:.3g} on corrupted ones; there is nothing to restore"
-        )
-    for result in comparison.results:
-        if comparison.beats_random(result) is False:
-            lines.append(comparison.why_not_better(result))
-    return lines

@@ -18,6 +18,9 @@ RANDOM = "random"
 SIGNIFICANT = 0.05
 """Share of random rankings that may do as well as a method that beats random."""
 
+CANNOT_DO = 0.9
+"""Accuracy below which circuits explain little: the model does not do the task."""
+
 _ROUNDING = 1e-6
 
 COLUMNS = (
@@ -156,6 +159,23 @@ class Comparison:
             "precision": math.nan if result.precision is None else result.precision,
             "beats_random": self.beats_random(result),
         }
+
+
+def warnings_of(comparison: Comparison) -> tuple[str, ...]:
+    """What a reader must see before any figure, a sentence each."""
+    c, lines = comparison, []
+    if c.accuracy is not None and c.accuracy < CANNOT_DO:
+        lines.append(
+            f"{c.model} does {c.task} on {c.accuracy:.0%} of the pairs only; circuits of a task "
+            "that the model cannot do explain little"
+        )
+    if not c.metric_clean > c.metric_corrupted:
+        lines.append(
+            f"the mean {c.metric} is {c.metric_clean:.3g} on clean prompts and "
+            f"{c.metric_corrupted:.3g} on corrupted ones; there is nothing to restore"
+        )
+    lines += [c.why_not_better(result) for result in c.results if c.beats_random(result) is False]
+    return tuple(lines)
 
 
 def chance_level(random: Sequence[float]) -> float:

@@ -111,8 +111,8 @@ def project(
 
 def containing_size(projection: pd.DataFrame, circuit: str) -> float:
     """Smallest size measured at which the trace contains every component of a circuit; or NaN."""
-    whole = projection.query("circuit == @circuit and recall == 1")["size"]
-    return float(whole.min()) if len(whole) else math.nan
+    whole = (projection["circuit"] == circuit) & (projection["recall"] == 1)
+    return min(projection.loc[whole, "size"].tolist(), default=math.nan)
 
 
 def _against(

@@ -52,7 +52,8 @@ class Differences:
         if self.gradient is None:
             self.buffer[:, :, new] = block
         else:
-            self._written = self._written + _Write.apply(block, self, new)
+            buffers = (self.buffer, self.gradient)
+            self._written = self._written + _Write.apply(block, buffers, new)
         self.count = new.stop
 
     def read(
@@ -64,7 +65,8 @@ class Differences:
         """
         cut = self.cut[:, :, destinations, : self.count]
         if self.gradient is not None:
-            return stream[:, :, None] + _Read.apply(cut, self._written, self, self.count)
+            buffers = (self.buffer, self.gradient)
+            return stream[:, :, None] + _Read.apply(cut, self._written, buffers, self.count)
         # The stream stands in the next free slot, with weight 1, so no sum is taken afterwards.
         self.buffer[:, :, self.count] = stream
         weights = torch.cat([cut, cut.new_ones(*cut.shape[:3], 1)], -1)
@@ -76,18 +78,23 @@ class Differences:
         return torch.matmul(weights, filled, out=self._scratch[:size].view(shape))
 
 
+# The functions below hold the two buffers and not the `Differences`, which holds what they return:
+# a cycle through autograd's graph is never collected.
+_Buffers = tuple[Tensor, Tensor]
+
+
 class _Write(torch.autograd.Function):
     """Fill a slot; returns a zero that stands for it."""
 
     @staticmethod
-    def forward(ctx: Any, block: Tensor, differences: Differences, slot: slice) -> Tensor:
-        ctx.differences, ctx.slot = differences, slot
-        differences.buffer[:, :, slot] = block
+    def forward(ctx: Any, block: Tensor, buffers: _Buffers, slot: slice) -> Tensor:
+        ctx.gradient, ctx.slot = buffers[1], slot
+        buffers[0][:, :, slot] = block
         return block.new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, None, None]:
-        slot = ctx.differences.gradient[:, :, ctx.slot]
+        slot = ctx.gradient[:, :, ctx.slot]
         gradient = slot.clone()
         slot.zero_()  # for a second backward pass over the same run
         return gradient, None, None
@@ -97,19 +104,17 @@ class _Read(torch.autograd.Function):
     """`cut @ buffer` over the slots filled so far."""
 
     @staticmethod
-    def forward(
-        ctx: Any, cut: Tensor, written: Tensor, differences: Differences, count: int
-    ) -> Tensor:
+    def forward(ctx: Any, cut: Tensor, written: Tensor, buffers: _Buffers, count: int) -> Tensor:
         ctx.save_for_backward(cut)
-        ctx.differences, ctx.count = differences, count
-        return cut @ differences.buffer[:, :, :count]
+        ctx.buffers, ctx.count = buffers, count
+        return cut @ buffers[0][:, :, :count]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (cut,), (gradient,) = ctx.saved_tensors, gradients
-        differences, filled = ctx.differences, slice(0, ctx.count)
-        differences.gradient[:, :, filled] += cut.transpose(-1, -2) @ gradient
-        of_cut = gradient @ differences.buffer[:, :, filled].transpose(-1, -2)
+        values, sums = (buffer[:, :, : ctx.count] for buffer in ctx.buffers)
+        sums += cut.transpose(-1, -2) @ gradient
+        of_cut = gradient @ values.transpose(-1, -2)
         if cut.shape[1] == 1:
             of_cut = of_cut.sum(1, keepdim=True)
         return of_cut, gradient.new_zeros(()), None, None

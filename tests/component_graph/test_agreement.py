@@ -92,13 +92,13 @@ def test_rank_biased_overlap_is_the_sum_over_depths(a, b, p):
 @settings(max_examples=40)
 @given(a=LISTS, b=LISTS)
 def test_agreement_is_spearman_and_rank_biased_overlap_of_the_edges(a, b):
-    found = agreement(scores(*a), scores(*b))
+    found = agreement(scores(*a), scores(*b), absolute=False)
     if len(set(a)) == 1 or len(set(b)) == 1:
         assert math.isnan(found["spearman"])
     else:
         assert found["spearman"] == pytest.approx(spearmanr(a, b).statistic)
     assert found["rbo"] == pytest.approx(slow_overlap(a, b, 0.9))
-    closer = agreement(scores(*a), scores(*b), persistence=0.3, absolute=True)
+    closer = agreement(scores(*a), scores(*b), persistence=0.3)
     assert closer["rbo"] == pytest.approx(slow_overlap([abs(x) for x in a], [*map(abs, b)], 0.3))
 
 
@@ -107,11 +107,12 @@ def test_agreement_is_spearman_and_rank_biased_overlap_of_the_edges(a, b):
 
 def test_overlap_worked_by_hand():
     a = scores(8, 7, 6, 5, 4, 3, 2, 1)
-    b = scores(8, 1, 7, 2, 6, 3, 5, -4)
+    b = scores(8, 1, 7, -4, 6, 3, 5, 2)
     # The best four: edges 0, 1, 2, 3 and 0, 2, 4, 6.
     assert overlap(a, b, [1, 4, 0.5, 1.0]) == (1.0, 2 / 6, 2 / 6, 1.0)
-    # By magnitude edge 7 comes before edge 5: the best five are 0 to 4 and 0, 2, 4, 6, 7.
-    assert overlap(a, b, [5], absolute=True) == (3 / 7,)
+    # The best five: edges 0 to 4, and 0, 2, 4, 6 with 3 by magnitude, with 5 by sign.
+    assert overlap(a, b, [5]) == (4 / 6,)
+    assert overlap(a, b, [5], absolute=False) == (3 / 7,)
 
 
 # ------------------------------------------------------------------ against the truth
@@ -124,25 +125,28 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order(values, true):
     by_name = dict(zip(EDGES, values, strict=True))
     pairs = list(itertools.product(true, set(EDGES) - true))
     right = sum((by_name[t] > by_name[o]) + 0.5 * (by_name[t] == by_name[o]) for t, o in pairs)
-    assert auroc(scores(*values), truth) == pytest.approx(right / len(pairs))
-    assert auroc(scores(*(-v for v in values)), truth) == pytest.approx(1 - right / len(pairs))
+    assert auroc(scores(*values), truth, absolute=False) == pytest.approx(right / len(pairs))
+    reverse = scores(*(-v for v in values))
+    assert auroc(reverse, truth, absolute=False) == pytest.approx(1 - right / len(pairs))
 
 
 def test_auroc_by_magnitude():
     truth = circuit_of_edges(GRAPH, EDGES[:2])
     made = scores(-9, 8, 1, 2, 3, 4, 5, 6)
-    assert auroc(made, truth) == pytest.approx(6 / 12)
-    assert auroc(made, truth, absolute=True) == 1.0
+    assert auroc(made, truth, absolute=False) == pytest.approx(6 / 12)
+    assert auroc(made, truth) == 1.0
     order = dataclasses.replace(made, effects=False)  # no magnitudes where only the order counts
-    assert auroc(order, truth, absolute=True) == auroc(made, truth)
+    assert auroc(order, truth) == pytest.approx(6 / 12)
 
 
 def test_missed_edges_and_precision_worked_by_hand():
-    truth = circuit_of_edges(GRAPH, ["embed->a0.h0<v>", "a0.h0->m0", "m0->logits", "embed->m0"])
-    made = scores(8, -7, 6, 1, 5, 4, 0, 2)  # the best four: edges 0, 2, 4 and 5
-    assert missed_edges(made, truth) == ("m0->logits", "embed->m0")
-    assert precision_at_true_size(made, truth) == 0.5
-    assert set(missed_edges(made, truth, absolute=True)) == {"m0->logits", "embed->m0"}
+    truth = circuit_of_edges(GRAPH, [EDGES[i] for i in (2, 3, 5, 7)])
+    made = scores(8, -7, 6, 1, 5, 4, 0, 2)
+    # The best four: edges 0, 1, 2 and 4 by magnitude, 0, 2, 4 and 5 by sign.
+    assert missed_edges(made, truth) == (EDGES[7], EDGES[5], EDGES[3])
+    assert precision_at_true_size(made, truth) == 0.25
+    assert missed_edges(made, truth, absolute=False) == (EDGES[7], EDGES[3])
+    assert precision_at_true_size(made, truth, absolute=False) == 0.5
     assert missed_edges(made, full_circuit(GRAPH)) == ()
     assert precision_at_true_size(made, full_circuit(GRAPH)) == 1.0
 
