@@ -241,14 +241,14 @@ def test_another_seed_draws_other_rankings(found):
     assert other.random_cpr[0] == pytest.approx(found.random_cpr[2])
 
 
-def test_magnitude_ranks_effects_and_leaves_rankings(found):
+def test_signed_scores_rank_effects_and_leave_rankings(found):
     model = cases.model_of("gpt2")
-    again = compare(model, seen(), ["eap"], evaluation=others(), absolute=True, sample=1)
+    again = compare(model, seen(), ["eap"], evaluation=others(), absolute=False, sample=1)
     scores = discover(model, seen(), "eap")
-    assert again.results[0].faithfulness == faithfulness(model, others(), scores, absolute=True)
+    assert again.results[0].faithfulness == faithfulness(model, others(), scores, absolute=False)
     assert torch.equal(
         again.results[0].circuit.keep,
-        scores.top(len(again.results[0].circuit), absolute=True).keep,
+        scores.top(len(again.results[0].circuit), absolute=False).keep,
     )
     assert again.results[1].faithfulness == found.results[2].faithfulness
 

@@ -134,10 +134,10 @@ def test_padding_is_no_part_of_the_prompt():
 
 def test_what_does_not_fit_is_refused():
     trace, circuit = trace_of("llama"), some_circuit("llama")
-    with pytest.raises(ValueError, match="the circuit is of tiny-gpt2.*the trace of tiny-llama"):
+    with pytest.raises(ValueError, match=r"the circuit is of tiny-gpt2.*the trace of tiny-llama"):
         project(trace, {"other": some_circuit("gpt2")})
     larger = dataclasses.replace(circuit.graph, layers=5)
-    with pytest.raises(ValueError, match="5 layers, 4 heads.*3 layers, 4 heads"):
+    with pytest.raises(ValueError, match=r"5 layers, 4 heads.*3 layers, 4 heads"):
         project(trace, {"larger": full_circuit(larger)})
     with pytest.raises(ValueError, match=r"sizes must lie in \(0, 1\]; got 2"):
         component_shares(trace, [2.0])

@@ -192,7 +192,7 @@ def _patch_heads(this: _Pass, layer: int, stream: dict[str, Tensor]) -> list[Hoo
 
         return hook
 
-    kinds = [kind for kind in INPUTS if len(cut[kind])]
+    kinds: list[Input] = [kind for kind in INPUTS if len(cut[kind])]
     return [(f"blocks.{layer}.attn.hook_{kind}", patch(kind)) for kind in kinds]
 
 

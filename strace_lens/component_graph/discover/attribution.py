@@ -23,6 +23,7 @@ from strace_lens.component_graph.discover.gradients import (
     destination_gradients,
     read_gradients,
 )
+from strace_lens.component_graph.discover.objective import objective_of
 from strace_lens.component_graph.metrics import Reference
 from strace_lens.component_graph.outputs import Outputs, output_hooks, outputs_of, source_rows
 from strace_lens.component_graph.problem import Problem
@@ -90,9 +91,10 @@ def eap_ig_kl(
 ) -> EdgeValues:
     """EAP-IG over inputs of the KL divergence from the clean output, whatever the task's metric.
 
-    At the clean prompt itself that gradient is zero. Passes: as `eap_ig`.
+    At the clean prompt itself that gradient is zero. Where the output is a single number there is
+    no divergence, and this is `eap_ig`. Passes: as `eap_ig`.
     """
-    objective = dataclasses.replace(problem, metric="kl_divergence")
+    objective = dataclasses.replace(problem, metric=objective_of(problem, None))
     # The runs are the same whatever is measured of them.
     for run in ("clean", "corrupted", "replaced"):
         objective.__dict__[run] = getattr(problem, run)

@@ -178,9 +178,10 @@ def test_eap_ig_over_activations_against_shares(name: str) -> None:
 def test_in_many_steps_a_groups_out_edges_sum_to_its_effect() -> None:
     problem = double_problem("mistral", TASK)
     graph, exists = problem.graph, problem.graph.exists
-    values = attribution.eap_ig_activations(problem, steps=20).double()
-    # Not the embedding: along its way attention jumps, which takes very many steps.
-    groups = (slice(1, 5), slice(5, 6), slice(6, 10), slice(10, 11))
+    few, many = (attribution.eap_ig_activations(problem, steps=n).double() for n in (8, 16))
+    values = 2 * many - few  # the error of a sum of m steps falls as 1 / m; this takes that away
+    # Not the first two: along their way attention jumps, which takes very many steps.
+    groups = (slice(5, 6), slice(6, 10), slice(10, 11))
     assert groups[-1].stop == graph.sources
     keep = exists.repeat(1 + len(groups), 1, 1)
     for row, group in enumerate(groups, 1):
@@ -189,7 +190,7 @@ def test_in_many_steps_a_groups_out_edges_sum_to_its_effect() -> None:
     effects = torch.stack([full - other for other in without])
     sums = torch.stack([values[:, group].sum() for group in groups])
     assert float(effects.abs().min()) > 1e-2
-    assert_close(sums, effects, 0.05)
+    assert_close(sums, effects, 0.01)
 
 
 @pytest.mark.parametrize(
