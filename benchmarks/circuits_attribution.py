@@ -9,8 +9,7 @@ Run: python -m benchmarks.circuits_attribution
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from statistics import median
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -26,7 +25,7 @@ from benchmarks.circuits_peers import (
     scores_edges,
     transformer_lens_scores,
 )
-from benchmarks.common import info, interleaved_seconds, report, smollm2
+from benchmarks.common import fastest, info, report, smollm2
 from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
 from strace_lens.peak_memory import peak_memory
@@ -67,16 +66,6 @@ def plain_forward(model: Model, task: sl.Task) -> Callable[[], Tensor]:
     """A forward pass over the clean prompts."""
     architecture = architecture_of(model)
     return lambda: last_logits(model, architecture, task.clean, task.lengths)
-
-
-def fastest(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Seconds of the fastest run of each; the medians are printed beside."""
-    seconds = interleaved_seconds(functions, repeats)
-    info(
-        "seconds, fastest (median): "
-        + ", ".join(f"{min(s):.3f} ({median(s):.3f})" for s in seconds)
-    )
-    return [min(s) for s in seconds]
 
 
 def against_auto_circuit(

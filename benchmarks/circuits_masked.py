@@ -1,112 +1,127 @@
-"""Edge-masked forward passes: many circuits as one batch, and what a mask costs beside no mask.
+"""Forward passes under edge masks: many circuits at once, and what masks cost.
 
-Random circuits of half of all edges on random tokens. "A fifth" cuts the out-edges of every fifth
-source alone, into every fifth destination.
+Rows are random circuits, each edge kept with probability a half, on one pair of random tokens. One
+line compares 64 of them run as one batch with the same run one at a time; the others an edge-masked
+run with the plain forward of the same rows as one batch, which unembeds the last position too. Both
+corrupted and clean outputs are worked out beforehand. Where few edges are cut, those are half of the
+edges between a fifth of the sources and a fifth of the destinations. Functions take turns and
+ratios are those of their fastest runs.
 Run: python -m benchmarks.circuits_masked
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from statistics import median
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from benchmarks.circuits_models import TOKENS, gpt2_shape, random_task
-from benchmarks.common import info, interleaved_seconds, report, smollm2
+from benchmarks.common import fastest, info, report, smollm2
 from strace_lens.architecture import Model
-from strace_lens.component_graph.circuit import Circuit
-from strace_lens.component_graph.patching import patched_logits
+from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.problem import Problem, prepare
-from strace_lens.component_graph.run_circuits import circuit_metric, run_circuits
+from strace_lens.component_graph.run_circuits import circuit_metric
 from strace_lens.run import last_logits
 
-CIRCUITS = 64
-BATCH_GOAL = 5.0
-AT_ONCE = 8
-REPEATS = 5
+MANY, SOME = 64, 8
+BATCH_GOAL = 5
+GOALS = {SOME: 1.6, MANY: 2.0}
+GOALS_SMOLLM2 = {SOME: 2.2, MANY: 2.4}
+REPEATS = {SOME: 5, MANY: 3}
+
+Masks = Bool[Tensor, "circuit destination source *pos"]
 
 
-def random_keep(problem: Problem, circuits: int) -> Tensor:
-    """Masks of half of the edges."""
-    generator = torch.Generator().manual_seed(0)
-    exists = problem.graph.exists
-    return (torch.rand(circuits, *exists.shape, generator=generator) < 0.5) & exists
+def ready(model: Model, tokens: int = TOKENS) -> Problem:
+    """One pair of random tokens, its clean and corrupted runs made."""
+    problem = prepare(model, random_task(model, 1, tokens))
+    problem.replaced, problem.reference  # noqa: B018
+    return problem
 
 
-def in_passes(problem: Problem, cut: Tensor) -> Callable[[], None]:
-    """Rows of a task under masks, a few at a time, as a memory budget would have them."""
-    task = problem.task
-
-    def run() -> None:
-        with torch.no_grad():
-            for first in range(0, len(task), AT_ONCE):
-                rows = torch.arange(first, min(first + AT_ONCE, len(task)))
-                patched_logits(
-                    problem.model,
-                    problem.wiring,
-                    task.clean[rows],
-                    task.lengths[rows],
-                    cut[rows],
-                    problem.replaced.rows(rows),
-                )
-
-    return run
+def random_masks(graph: ComponentGraph, rows: int, positions: int = 0) -> Masks:
+    """Half of all edges, by token position or not."""
+    shape = (rows, *graph.exists.shape, *([positions] if positions else []))
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5
 
 
-def compare_forward(name: str, model: Model, rows: int, goal: float) -> None:
-    """A masked forward against the plain forward of the same rows."""
-    problem = prepare(model, random_task(model, pairs=rows))
-    task, graph = problem.task, problem.graph
-    cut = (~random_keep(problem, rows) & graph.exists).float()
-    fifth = cut.clone()
-    fifth[:, :, torch.arange(graph.sources) % 5 > 0] = 0
-    fifth[:, torch.arange(graph.destinations) % 5 > 0] = 0
-    by_position = cut[..., None].expand(*cut.shape, TOKENS)
+def few_cut(graph: ComponentGraph, rows: int) -> Masks:
+    """All edges but half of those between a fifth of the sources and of the destinations."""
+    generator = torch.Generator().manual_seed(1)
+    cut = torch.zeros(graph.exists.shape, dtype=torch.bool)
+    readers = torch.randperm(graph.destinations, generator=generator)[: graph.destinations // 5]
+    writers = torch.randperm(graph.sources, generator=generator)[: graph.sources // 5]
+    cut[readers[:, None], writers] = True
+    return random_masks(graph, rows) | ~cut
 
-    def plain() -> None:
-        last_logits(model, problem.wiring.architecture, task.clean, task.lengths)
 
-    masked = [in_passes(problem, mask) for mask in (cut, by_position, fifth)]
-    for run in masked:
-        run()
-    base, *seconds = map(median, interleaved_seconds((plain, *masked), REPEATS))
-    ratios = [s / base for s in seconds]
-    report(f"edge-masked forward, {rows} rows of {name}", ratios[0], goal, at_most=True)
-    info(
-        f"plain {base:.3f} s; a mask a position {ratios[1]:.2f}x; "
-        f"a fifth of sources and destinations cut {ratios[2]:.2f}x"
+def plain_forward(problem: Problem, rows: int) -> Callable[[], Tensor]:
+    """The clean prompt in so many rows."""
+    tokens = problem.task.clean.expand(rows, -1)
+    return lambda: last_logits(problem.model, problem.wiring.architecture, tokens)
+
+
+def masked(problem: Problem, keep: Masks) -> Callable[[], Tensor]:
+    """The metric of every mask."""
+    return lambda: circuit_metric(problem, keep)
+
+
+def one_at_a_time(problem: Problem, keep: Masks) -> Callable[[], Tensor]:
+    """The same, a run for each."""
+    return lambda: torch.cat([circuit_metric(problem, mask[None]) for mask in keep])
+
+
+def check(problem: Problem, rows: int) -> None:
+    """The full mask must give the plain forward's metric; an error otherwise."""
+    full = problem.graph.exists.expand(rows, -1, -1)
+    logits = plain_forward(problem, rows)()
+    plain = problem.score(
+        logits[:, None], problem.reference_rows(torch.zeros(rows, dtype=torch.int64))
     )
+    gap = float((masked(problem, full)()[:, 0] - plain).abs().max())
+    if not gap < 1e-3 * max(1.0, float(plain.abs().max())):
+        raise RuntimeError(f"the full mask and the plain forward differ by {gap:.1e}")
 
 
-def compare_batch(name: str, model: Model) -> None:
-    """64 circuits in shared passes against one call a circuit, on one pair."""
-    task = random_task(model, pairs=1)
-    problem = prepare(model, task)
-    keep = random_keep(problem, CIRCUITS)
-    circuits = [Circuit(problem.graph, mask) for mask in keep]
-    alone = prepare(model, task)
+def batch_against_single(name: str, problem: Problem, rows: int, repeats: int) -> None:
+    """Many circuits as one batch against one at a time."""
+    keep = random_masks(problem.graph, rows)
+    both = masked(problem, keep), one_at_a_time(problem, keep)
+    batch, single = (run() for run in both)
+    if not torch.allclose(batch, single, rtol=1e-3, atol=1e-3):
+        raise RuntimeError(f"one at a time differs by {float((batch - single).abs().max()):.1e}")
+    together, alone = fastest(both, repeats)
+    report(f"{rows} circuits as one batch, {name}", alone / together, BATCH_GOAL)
 
-    def together() -> Tensor:
-        return run_circuits(model, task, circuits)
 
-    def one_by_one() -> Tensor:
-        return torch.cat([circuit_metric(alone, mask[None]) for mask in keep])
-
-    gap = float((together() - one_by_one()).abs().max())
-    batch, single = map(median, interleaved_seconds((together, one_by_one), 3))
-    report(f"{CIRCUITS} circuits as one batch, {name}", single / batch, BATCH_GOAL)
-    info(f"{batch:.2f} s against {single:.2f} s; largest difference of the metric {gap:.1e}")
+def against_plain(name: str, problem: Problem, rows: int, goal: float, repeats: int) -> None:
+    """Masked runs against the plain forward of as many rows."""
+    graph = problem.graph
+    check(problem, rows)
+    runs = [
+        plain_forward(problem, rows),
+        masked(problem, random_masks(graph, rows)),
+        masked(problem, random_masks(graph, rows, TOKENS)),
+        masked(problem, few_cut(graph, rows)),
+    ]
+    plain, shared, by_position, few = fastest(runs, repeats)
+    text = f"masked forward, {rows} rows, {name}"
+    report(text, shared / plain, goal, at_most=True)
+    report(f"{text}, by position", by_position / plain, goal, at_most=True)
+    report(f"{text}, a fifth cut", few / plain, shared / plain, at_most=True)
 
 
 def main() -> None:
     """Compare on GPT-2 small's shape and on SmolLM2."""
-    shapes = (("GPT-2 small's shape", gpt2_shape(), 1.6, 2.0), ("SmolLM2", smollm2(), 2.2, 2.4))
-    for name, model, few, many in shapes:
-        compare_batch(name, model)
-        compare_forward(name, model, 8, few)
-        compare_forward(name, model, 64, many)
+    models = (("GPT-2 small's shape", gpt2_shape, GOALS), ("SmolLM2", smollm2, GOALS_SMOLLM2))
+    for name, build, goals in models:
+        problem = ready(build())
+        info(f"{name}: {problem.graph.edges} edges, {TOKENS} tokens")
+        for rows, goal in goals.items():
+            against_plain(name, problem, rows, goal, REPEATS[rows])
+        batch_against_single(name, problem, MANY, 2)
 
 
 if __name__ == "__main__":

@@ -1,76 +1,85 @@
-"""Time and memory of EAP and of masked passes as heads, layers and positions grow.
+"""Seconds and memory of EAP and of edge-masked runs as heads, layers and tokens grow.
 
-Random models of GPT-2's kind, eight pairs; exponents are slopes in log-log, by least squares.
+Random GPT-2s with heads of 32 dimensions and a small vocabulary; one size grows at a time. EAP
+scores four pairs, a masked run measures eight random circuits on one pair. The number of edges grows
+as the square of layers times heads. Exponents are slopes of log-log fits to the upper half of each
+table. Memory is what a run adds to the process at its peak.
 Run: python -m benchmarks.circuits_scaling
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
-import numpy as np
 import pandas as pd
-import torch
 
+from benchmarks.circuits_attribution import eap, peak_megabytes
+from benchmarks.circuits_masked import SOME, masked, random_masks, ready
 from benchmarks.circuits_models import gpt2_shape, random_task
-from benchmarks.common import info, show
-from strace_lens.component_graph.discover.attribution import eap
-from strace_lens.component_graph.problem import prepare
-from strace_lens.component_graph.run_circuits import circuit_metric
-from strace_lens.peak_memory import peak_memory
+from benchmarks.common import interleaved_seconds, show
+from benchmarks.scaling import exponent
 
-GROWING = {
-    "heads": [{"heads": n} for n in (3, 6, 12, 24)],
-    "layers": [{"layers": n} for n in (3, 6, 12, 24)],
-    "tokens": [{"tokens": n} for n in (16, 32, 64, 128)],
-}
-BASE = {"layers": 6, "heads": 6, "tokens": 16}
-D_HEAD, VOCABULARY = 32, 1000
+LAYERS, HEADS, TOKENS = (2, 4, 8, 16, 24), (2, 4, 8, 16, 24), (8, 16, 32, 64, 128)
+D_HEAD, VOCABULARY, PAIRS = 32, 512, 4
+REPEATS = 3
 
 
-def measured(work: Callable[[], object]) -> tuple[float, float]:
-    """Least seconds of three, and the peak of memory above what was held, in MB."""
-    work()
-    seconds = []
-    with peak_memory(torch.device("cpu")) as peak:
-        for _ in range(3):
-            began = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - began)
-    return min(seconds), peak.bytes / 1e6
+@dataclass(frozen=True)
+class Cost:
+    """Wall seconds, fastest of a few, and MB."""
+
+    layers: int
+    heads: int
+    tokens: int
+    edges: int
+    eap: float
+    eap_mb: float
+    masked: float
+    masked_mb: float
+
+
+def cost(layers: int, heads: int, tokens: int) -> Cost:
+    """Of one size; both have run once before they are timed."""
+    model = gpt2_shape(layers, heads, D_HEAD, VOCABULARY)
+    scores = eap(model, random_task(model, PAIRS, tokens))
+    problem = ready(model, tokens)
+    runs = scores, masked(problem, random_masks(problem.graph, SOME))
+    memory = [peak_megabytes(run) for run in runs]
+    seconds = [min(s) for s in interleaved_seconds(runs, REPEATS)]
+    return Cost(
+        layers,
+        heads,
+        tokens,
+        problem.graph.edges,
+        eap=seconds[0],
+        eap_mb=memory[0],
+        masked=seconds[1],
+        masked_mb=memory[1],
+    )
+
+
+def print_table(title: str, costs: Sequence[Cost], growing: str) -> None:
+    """The costs, and their exponents in what grows."""
+    table = pd.DataFrame([asdict(c) for c in costs])
+    print(title, flush=True)
+    show(table)
+    x = table[growing].tolist()
+    fits = {
+        name: exponent(x, table[name].clip(lower=1e-9).tolist())
+        for name in ("edges", "eap", "eap_mb", "masked", "masked_mb")
+    }
+    show(pd.DataFrame([{"exponent of": growing, **fits}]))
 
 
 def main() -> None:
-    """Print a table and exponents for each thing that grows."""
-    for name, steps in GROWING.items():
-        rows = []
-        for step in steps:
-            size = BASE | step
-            model = gpt2_shape(size["layers"], size["heads"], D_HEAD, VOCABULARY)
-            task = random_task(model, tokens=size["tokens"])
-            problem = prepare(model, task)
-            keep = problem.graph.exists[None] & False
-            eap_seconds, eap_mb = measured(lambda t=task, m=model: eap(prepare(m, t)))
-            masked_seconds, masked_mb = measured(lambda p=problem, k=keep: circuit_metric(p, k))
-            rows.append(
-                {
-                    **size,
-                    "edges": problem.graph.edges,
-                    "eap_seconds": eap_seconds,
-                    "eap_mb": eap_mb,
-                    "masked_seconds": masked_seconds,
-                    "masked_mb": masked_mb,
-                }
-            )
-        table = pd.DataFrame(rows)
-        print(f"component graph as {name} grow:", flush=True)
-        show(table)
-        columns = ["edges", "eap_seconds", "eap_mb", "masked_seconds", "masked_mb"]
-        logs = np.log(table[[name, *columns]].clip(lower=1e-9))
-        slopes = [np.polyfit(logs[name], logs[c], 1)[0] for c in columns]
-        fitted = ", ".join(f"{c} {s:.2f}" for c, s in zip(columns, slopes, strict=True))
-        info(f"exponents: {fitted}")
+    """Print a table for layers, for heads and for tokens."""
+    by_layers = [cost(layers, 4, 16) for layers in LAYERS]
+    print_table("component graph, scaling with layers (4 heads, 16 tokens):", by_layers, "layers")
+    by_heads = [cost(4, heads, 16) for heads in HEADS]
+    print_table("component graph, scaling with heads (4 layers, 16 tokens):", by_heads, "heads")
+    by_tokens = [cost(4, 8, tokens) for tokens in TOKENS]
+    print_table("component graph, scaling with tokens (4 layers, 8 heads):", by_tokens, "tokens")
 
 
 if __name__ == "__main__":

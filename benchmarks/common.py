@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from importlib.resources import files
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -59,6 +60,13 @@ def interleaved_seconds(
             seconds[i].append(time.perf_counter() - began)
         order.reverse()
     return seconds
+
+
+def fastest(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Seconds of the fastest run of each, taking turns; prints them with their medians."""
+    seconds = interleaved_seconds(functions, repeats)
+    info("fastest (median), s: " + ", ".join(f"{min(s):.3f} ({median(s):.3f})" for s in seconds))
+    return [min(s) for s in seconds]
 
 
 def report(name: str, ratio: float, goal: float, at_most: bool = False) -> None:

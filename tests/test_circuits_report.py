@@ -63,7 +63,7 @@ def test_it_says_what_was_run_and_how(page: str) -> None:
         "The model does the task on half of the pairs only.",
         "Skipped acdc: the graph has too many edges.",
         "Mean logit_difference over 2 pairs",
-        "Edges are ranked by signed score.",
+        "Edges are ranked by magnitude of score.",
     ):
         assert said in text
 

@@ -69,8 +69,8 @@ def test_a_fraction_is_of_all_edges_and_at_least_one() -> None:
     assert scores.top(1).edge_names() == ["m1->logits"]
     assert len(scores.top(0)) == 0
     negative = Scores(GROUPED, -values, method="counted")
-    assert negative.top(1).edge_names() == ["embed->a0.h0<q>"]
-    assert negative.top(1, absolute=True).edge_names() == ["m1->logits"]
+    assert negative.top(1, absolute=False).edge_names() == ["embed->a0.h0<q>"]
+    assert negative.top(1).edge_names() == ["m1->logits"]
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def ranked(fig: go.Figure) -> list[str]:
     return [found[rank] for rank in sorted(found)]
 
 
-def by_score(circuit: Circuit, scores: Scores, absolute: bool = False) -> list[str]:
+def by_score(circuit: Circuit, scores: Scores, absolute: bool = True) -> list[str]:
     """The same by a plain sort."""
     graph = circuit.graph
 

@@ -1,0 +1,106 @@
+"""The benchmarks of circuits compare what computes the same thing, and say when it does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+import strace_lens as sl
+from benchmarks import circuits_attribution, circuits_masked, circuits_scaling
+from benchmarks.circuits_models import gpt2_shape, random_task
+from benchmarks.circuits_peers import has_auto_circuit, scores_edges
+
+
+def small() -> TransformerBridge:
+    return gpt2_shape(layers=2, heads=2, d_head=8, vocabulary=64)
+
+
+@pytest.fixture(scope="module")
+def model() -> TransformerBridge:
+    return small()
+
+
+def test_the_shape_of_gpt2_small_has_its_edges():
+    graph = sl.ComponentGraph("gpt2", layers=12, heads=12, kv_heads=12)
+    assert graph.edges == 32_491  # the count that auto-circuit has too
+    assert sl.component_graph(small()).edges == sl.ComponentGraph("x", 2, 2, 2).edges
+
+
+def test_random_tasks_have_answers_that_differ(model):
+    task = random_task(model, pairs=5, tokens=7)
+    assert task.clean.shape == task.corrupted.shape == (5, 7)
+    assert len({*task.answers.flatten().tolist(), *task.wrong.flatten().tolist()}) == 10
+    assert torch.equal(task.clean, random_task(model, 5, 7).clean)
+    scores = sl.discover(model, task, "eap").values
+    assert float(scores.abs().max()) > 1e-3
+
+
+def test_the_plain_forward_is_the_models_own(model, capsys):
+    task = random_task(model)
+    with torch.no_grad():
+        whole = model(task.clean)[:, -1]
+    ours = circuits_attribution.plain_forward(model, task)()
+    torch.testing.assert_close(ours, whole, rtol=0, atol=1e-5)
+    circuits_attribution.against_plain_forward("small", model, 4, repeats=1)
+    assert "EAP, times the plain forward, small: " in capsys.readouterr().out
+
+
+def test_scores_that_differ_are_an_error():
+    scores = torch.tensor([[1.0, -2.0]])
+    gap = circuits_attribution.expect_equal("a peer", scores, scores + 0.001)
+    assert gap == pytest.approx(0.0005, rel=0.01)
+    with pytest.raises(RuntimeError, match=r"a peer scores edges differently: by 5\.3e-02"):
+        circuits_attribution.expect_equal("a peer", scores, scores + 0.1)
+    with pytest.raises(RuntimeError, match="by nan"):
+        circuits_attribution.expect_equal("a peer", scores, scores * torch.nan)
+
+
+@pytest.mark.skipif(not scores_edges(), reason="this TransformerLens scores no edges")
+def test_transformer_lens_is_compared(capsys):
+    circuits_attribution.against_transformer_lens("small", small, repeats=1)
+    assert "attribution_patching, small: " in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not has_auto_circuit(), reason="auto-circuit is not installed")
+def test_auto_circuit_is_compared(capsys):
+    circuits_attribution.against_auto_circuit("small", small, repeats=1, memory=True)
+    out = capsys.readouterr().out
+    assert "EAP against auto-circuit, small: " in out
+    assert "EAP's memory against auto-circuit's, small: " in out
+
+
+def test_masks_are_compared_with_the_same_rows(model, capsys):
+    problem = circuits_masked.ready(model)
+    circuits_masked.against_plain("small", problem, 3, 1.6, repeats=1)
+    circuits_masked.batch_against_single("small", problem, 4, repeats=1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert [line.split(":")[0] for line in lines] == [
+        "masked forward, 3 rows, small",
+        "masked forward, 3 rows, small, by position",
+        "masked forward, 3 rows, small, a fifth cut",
+        "4 circuits as one batch, small",
+    ]
+
+
+def test_few_edges_cut_lie_between_a_fifth_of_both_ends(model):
+    graph = sl.ComponentGraph("some", layers=4, heads=4, kv_heads=4)
+    cut = ~circuits_masked.few_cut(graph, 6)
+    readers, writers = cut.any(0).any(1), cut.any(0).any(0)
+    assert 0 < int(readers.sum()) <= graph.destinations // 5
+    assert 0 < int(writers.sum()) <= graph.sources // 5
+    assert not torch.equal(cut[0], cut[1])
+
+
+def test_costs_grow_with_the_graph(monkeypatch, capsys):
+    monkeypatch.setattr(circuits_scaling, "D_HEAD", 8)
+    monkeypatch.setattr(circuits_scaling, "VOCABULARY", 64)
+    costs = [circuits_scaling.cost(layers, 2, 4) for layers in (1, 2, 3)]
+    assert [c.edges for c in costs] == [
+        sl.ComponentGraph("x", layers, 2, 2).edges for layers in (1, 2, 3)
+    ]
+    assert all(c.eap > 0 and c.masked > 0 for c in costs)
+    circuits_scaling.print_table("title:", costs, "layers")
+    out = capsys.readouterr().out
+    assert out.startswith("title:\n")
+    assert "exponent of" in out
