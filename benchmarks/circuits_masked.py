@@ -3,8 +3,8 @@
 Rows are random circuits, each edge kept with probability a half, on one pair of random tokens. One
 line compares 64 of them run as one batch with the same run one at a time; the others an edge-masked
 run with the plain forward of the same rows as one batch, which unembeds the last position too. Both
-corrupted and clean outputs are worked out beforehand. Where few edges are cut, those are half of the
-edges between a fifth of the sources and a fifth of the destinations. Functions take turns and
+corrupted and clean outputs are worked out beforehand. Where few edges are cut, those are half of
+the edges between a fifth of the sources and a fifth of the destinations. Functions take turns and
 ratios are those of their fastest runs.
 Run: python -m benchmarks.circuits_masked
 """

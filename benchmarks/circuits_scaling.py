@@ -1,7 +1,7 @@
 """Seconds and memory of EAP and of edge-masked runs as heads, layers and tokens grow.
 
 Random GPT-2s with heads of 32 dimensions and a small vocabulary; one size grows at a time. EAP
-scores four pairs, a masked run measures eight random circuits on one pair. The number of edges grows
+scores four pairs, a masked run measures eight random circuits on one pair. The edges grow
 as the square of layers times heads. Exponents are slopes of log-log fits to the upper half of each
 table. Memory is what a run adds to the process at its peak.
 Run: python -m benchmarks.circuits_scaling
