@@ -77,9 +77,8 @@ def check(problem: Problem, rows: int) -> None:
     """The full mask must give the plain forward's metric; an error otherwise."""
     full = problem.graph.exists.expand(rows, -1, -1)
     logits = plain_forward(problem, rows)()
-    plain = problem.score(
-        logits[:, None], problem.reference_rows(torch.zeros(rows, dtype=torch.int64))
-    )
+    reference = problem.reference_rows(torch.zeros(rows, dtype=torch.int64))
+    plain = problem.score(logits[:, None], reference)
     gap = float((masked(problem, full)()[:, 0] - plain).abs().max())
     if not gap < 1e-3 * max(1.0, float(plain.abs().max())):
         raise RuntimeError(f"the full mask and the plain forward differ by {gap:.1e}")

@@ -7,6 +7,7 @@ its own modules in the place of hook points; both are made up for here, its comp
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import io
 import re
@@ -64,15 +65,15 @@ class AutoCircuit:
             getattr(bridge, f"set_{flag}")(True)
         find, wrappers = graph_utils.module_by_name, {}
 
-        def replace(model: Any, name: str, new: torch.nn.Module) -> None:
-            # A bridge's names are aliases: the hook point itself lies elsewhere.
+        def replace(model: Any, name: str, new: Any) -> None:
+            # A bridge's names are aliases and some of its hook points are held in closures, so the
+            # hook point stays where it is and calls what should stand in its place.
             point = find(model, name)
-            for part in list(bridge.modules()):
-                for key, child in part._modules.items():
-                    if child is point:
-                        part._modules[key] = wrappers[name] = new
-            if name not in wrappers:
-                raise RuntimeError(f"{name} is nowhere in the bridge")
+            new.module = copy.copy(point)
+            new.module._modules = {}
+            point.add_module("replaced_by", new)
+            point.forward = new.__call__
+            wrappers[name] = new
 
         graph_utils.set_module_by_name = replace
         ac_types.module_by_name = lambda model, name: wrappers.get(name) or find(model, name)
