@@ -62,6 +62,8 @@ def _writers(model: Model, wiring: Wiring) -> list[Float[Tensor, ""]]:
     """Norm of the output weights of every source, in the graph's order."""
     whole = cast(Any, model)
     positions = getattr(model, "W_pos", None)
+    if positions is None:  # the bridge of TransformerLens 3.9 has the module alone
+        positions = getattr(getattr(model, "pos_embed", None), "weight", None)
     # Shortformer's positions are added elsewhere.
     own = positions is not None and wiring.positions is None
     embeddings = [whole.W_E, positions] if own else [whole.W_E]
