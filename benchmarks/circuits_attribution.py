@@ -17,7 +17,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 import strace_lens as sl
-from benchmarks.circuits_models import PAIRS, TOKENS, gpt2_shape, random_task
+from benchmarks.circuits_models import PAIRS, TOKENS, gpt2_shape, random_gpt2, random_task
 from benchmarks.circuits_peers import (
     INSTALL,
     AutoCircuit,
@@ -74,7 +74,7 @@ def against_auto_circuit(
     """Time and, for models large enough to measure, memory."""
     model = build()
     task = random_task(model)
-    ours, peer = eap(model, task), AutoCircuit(build(), task)
+    ours, peer = eap(model, task), AutoCircuit(build(), task)  # which takes its model to pieces
     scores = ours()
     gap = expect_equal("auto-circuit", scores.values, peer.values(scores.graph))
     info(f"{name}, {peer.edges} edges, {PAIRS} x {TOKENS}: scores equal to {gap:.1e}")
@@ -117,7 +117,7 @@ def against_plain_forward(name: str, model: Model, goal: float, repeats: int) ->
 
 def tiny() -> TransformerBridge:
     """Three layers of four heads, 64 wide."""
-    return gpt2_shape(layers=3, heads=4, d_head=16, vocabulary=512)
+    return random_gpt2(layers=3, heads=4, d_head=16, vocabulary=512)
 
 
 def main() -> None:
@@ -127,7 +127,7 @@ def main() -> None:
     against_plain_forward("SmolLM2", smollm2(), TIMES_PLAIN_SMOLLM2, REPEATS)
     if has_auto_circuit():
         against_auto_circuit("tiny", tiny, REPEATS, memory=False)
-        against_auto_circuit(shape, gpt2_shape, 3, memory=True)
+        against_auto_circuit(shape, random_gpt2, 3, memory=True)
     else:
         print(f"EAP against auto-circuit: skipped: {INSTALL}", flush=True)
     if scores_edges():

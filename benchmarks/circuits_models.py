@@ -21,8 +21,7 @@ from strace_lens.component_graph.task import Task
 PAIRS, TOKENS = 8, 16
 
 
-@functools.cache
-def gpt2_shape(
+def random_gpt2(
     layers: int = 12, heads: int = 12, d_head: int = 64, vocabulary: int = 50257
 ) -> TransformerBridge:
     """A random GPT-2, by default of the small one's shape: 124 million weights."""
@@ -48,6 +47,9 @@ def gpt2_shape(
     )
     made.enable_compatibility_mode(no_processing=True)
     return made
+
+
+gpt2_shape = functools.cache(random_gpt2)
 
 
 def _numbers(vocabulary: int) -> Any:

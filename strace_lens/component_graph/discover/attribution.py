@@ -225,17 +225,19 @@ def _add(
     sources: slice | None = None,
 ) -> None:
     """Add (differences . gradients) of every edge, or of the edges out of some sources."""
-    graph = problem.graph
+    exists = problem.graph.exists.to(total)
     for destinations, gradient in destination_gradients(problem.model, problem.wiring, read):
-        written = graph.written_before(destinations.start)
+        written = problem.graph.written_before(destinations.stop - 1)
         which = slice(0, written)
         if sources is not None:
             which = slice(sources.start, min(sources.stop, written))
         if which.start >= which.stop:
             continue
+        edges = exists[destinations, which]  # a block's heads come too late for its own q, k and v
         if total.ndim == 2:
-            total[destinations, which] += gradient.flatten(1) @ differences[which].flatten(1).T
+            found = gradient.flatten(1) @ differences[which].flatten(1).T
         else:
             by_position = (x.permute(2, 0, 1, 3).flatten(2) for x in (gradient, differences[which]))
             left, right = by_position
-            total[destinations, which] += (left @ right.transpose(1, 2)).permute(1, 2, 0)
+            found, edges = (left @ right.transpose(1, 2)).permute(1, 2, 0), edges[..., None]
+        total[destinations, which] += found * edges

@@ -7,6 +7,7 @@ are needed, and the model keeps its narrow activations only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +25,10 @@ from strace_lens.component_graph.wiring import (
     stream_point,
 )
 from strace_lens.fixed_weights import fixed_weights
-from strace_lens.norms import Norm
 from strace_lens.run import Hook, all_logits, last_logits
+
+AT_ONCE = 64
+"""Destinations in one product with all differences, which fewer would read more often."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,58 +127,76 @@ def _reads(wiring: Wiring) -> list[str]:
 def destination_gradients(
     model: Model, wiring: Wiring, read: ReadGradients
 ) -> Iterator[tuple[slice, Float[Tensor, "destination row pos d_model"]]]:
-    """Gradients in the stream that each destination reads, some destinations at a time."""
+    """Gradients in the stream that each destination reads, those of some blocks at a time.
+
+    What is yielded holds only until the next.
+    """
     graph = wiring.graph
-    for layer in range(graph.layers):
-        first = layer * graph.destinations_per_layer
-        block = f"blocks.{layer}."
-        heads = _head_gradients(model, wiring, layer, read)
-        yield slice(first, first + len(heads)), heads
-        if graph.mlp:
-            norm = wiring.mlp_norms[layer]
-            gradient = read.gradients[block + wiring.mlp_point]
-            stream = read.streams[stream_point(wiring, layer)]
-            gradient = gradient.reshape(stream.shape)[None]
-            if norm is not None:
-                gradient = norm.centre(gradient * norm.gain)
-            yield (
-                slice(first + len(heads), first + len(heads) + 1),
-                _through_norm(norm, gradient, stream),
-            )
-    last = read.gradients[f"blocks.{graph.layers - 1}.hook_resid_post"]
-    yield slice(graph.destinations - 1, graph.destinations), last[None]
+    per_layer, layers = graph.destinations_per_layer, range(graph.layers)
+    at_once = math.ceil(AT_ONCE / per_layer)
+    like = read.streams["blocks.0.hook_resid_pre"]
+    buffer = like.new_empty(min(at_once, graph.layers) * per_layer + 1, *like.shape)
+    for blocks in (layers[n : n + at_once] for n in range(0, graph.layers, at_once)):
+        for place, layer in enumerate(blocks):
+            own = buffer[place * per_layer : (place + 1) * per_layer]
+            _head_gradients(model, wiring, layer, read, own[: per_layer - graph.mlp])
+            if graph.mlp:
+                own[-1] = _mlp_gradient(wiring, layer, read)
+        count = len(blocks) * per_layer
+        if blocks[-1] == layers[-1]:
+            buffer[count] = read.gradients[f"blocks.{layers[-1]}.hook_resid_post"]
+            count += 1
+        first = blocks[0] * per_layer
+        yield slice(first, first + count), buffer[:count]
+
+
+def _mlp_gradient(
+    wiring: Wiring, layer: int, read: ReadGradients
+) -> Float[Tensor, "row pos d_model"]:
+    norm, stream = wiring.mlp_norms[layer], read.streams[stream_point(wiring, layer)]
+    gradient = read.gradients[f"blocks.{layer}.{wiring.mlp_point}"].reshape(stream.shape)
+    if norm is None:
+        return gradient
+    centred = norm.centre(stream)
+    scale = norm.scale(centred)
+    gradient = norm.centre(gradient * norm.gain) / scale
+    return _off_direction(gradient[None], centred / scale)[0]
 
 
 def _head_gradients(
-    model: Model, wiring: Wiring, layer: int, read: ReadGradients
-) -> Float[Tensor, "destination row pos d_model"]:
-    stream = read.streams[f"blocks.{layer}.hook_resid_pre"]
-    norm = wiring.attention_norms[layer]
-    parts = []
+    model: Model,
+    wiring: Wiring,
+    layer: int,
+    read: ReadGradients,
+    out: Float[Tensor, "destination row pos d_model"],
+) -> None:
+    stream, norm = read.streams[f"blocks.{layer}.hook_resid_pre"], wiring.attention_norms[layer]
+    centred = stream if norm is None else norm.centre(stream)
+    scale = None if norm is None else norm.scale(centred)
+    first = 0
     for kind in INPUTS:
         weight = head_reader(model, wiring, layer, kind, stream.shape[1]).weight
         if norm is not None and norm.centred:
             weight = weight - weight.mean(1, keepdim=True)
         gradient = read.gradients[f"blocks.{layer}.attn.hook_{kind}"]
-        gradient = gradient.reshape(-1, weight.shape[0], weight.shape[2]).transpose(0, 1)
-        parts.append(torch.bmm(gradient, weight.transpose(1, 2)))
-    pulled = torch.cat(parts).unflatten(1, stream.shape[:2])
-    return _through_norm(norm, pulled, stream)
+        gradient = gradient.reshape(*stream.shape[:2], weight.shape[0], weight.shape[2])
+        if scale is not None:  # taken where it is narrow
+            gradient = gradient / scale[..., None]
+        own = out[first : first + weight.shape[0]].flatten(1, 2)
+        torch.bmm(gradient.flatten(0, 1).transpose(0, 1), weight.transpose(1, 2), out=own)
+        first += weight.shape[0]
+    if scale is not None:
+        _off_direction(out, centred / scale)
 
 
-def _through_norm(
-    norm: Norm | None,
+def _off_direction(
     gradient: Float[Tensor, "destination row pos d_model"],
-    stream: Float[Tensor, "row pos d_model"],
+    unit: Float[Tensor, "row pos d_model"],
 ) -> Float[Tensor, "destination row pos d_model"]:
-    """Pull a gradient, gain and centring already applied, back through a norm's division.
+    """Take from a gradient, in place, its part along the stream: a norm's last step backwards.
 
-    With n = x / scale, the Jacobian of n is (1 - n n^T / d_model) / scale.
+    With n = x / scale, the Jacobian of n is (1 - n n^T / d_model) / scale. Gain, centring and the
+    division are done already, which commute with it.
     """
-    if norm is None:
-        return gradient
-    centred = norm.centre(stream)
-    scale = norm.scale(centred)
-    unit = centred / scale
-    along = torch.einsum("drpm,rpm->drp", gradient, unit) / stream.shape[-1]
-    return gradient.addcmul_(along[..., None], unit, value=-1).div_(scale)
+    along = torch.linalg.vecdot(gradient, unit)[..., None] / unit.shape[-1]
+    return gradient.addcmul_(along, unit, value=-1)

@@ -57,7 +57,7 @@ def test_gradients_against_finite_differences_of_the_stream(name: str) -> None:
     wiring = wiring_of(model)
     graph, size = wiring.graph, 5e-4  # models norm in float32 whatever they are in
     gradients = torch.cat(
-        [gradient for _, gradient in destination_gradients(model, wiring, read(model))]
+        [gradient.clone() for _, gradient in destination_gradients(model, wiring, read(model))]
     )
     step = torch.randn(gradients.shape[1:], generator=torch.Generator().manual_seed(0)).double()
     for layer in range(graph.layers):
