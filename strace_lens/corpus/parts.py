@@ -1,0 +1,89 @@
+"""Parts of a run: one Parquet file a batch, written whole or not at all, tied to its run."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from strace_lens.storage import write_whole
+
+
+class PartError(ValueError):
+    """A part that is torn or of another run, with the reason."""
+
+
+def part_path(folder: Path, batch: int) -> Path:
+    """Where the part of a batch lies."""
+    return folder / "parts" / f"part-{batch:05d}.parquet"
+
+
+def part_paths(folder: Path) -> list[Path]:
+    """All parts of a run, in order."""
+    return sorted((folder / "parts").glob("part-*.parquet"))
+
+
+def schema(labels: Sequence[str]) -> pa.Schema:
+    """Columns of every part: a row a prompt and size; one a prompt that failed, without a size."""
+    top = pa.list_(pa.struct([("token", pa.string()), ("p", pa.float64())]))
+    by_layer = pa.list_(pa.float32())
+    counts = pa.list_(pa.int32())
+    columns: dict[str, pa.DataType] = {
+        "prompt": pa.int64(),
+        "text": pa.string(),
+        "sha256": pa.string(),
+        "error": pa.string(),
+        "next": pa.string(),
+        **{f"label_{name}": pa.string() for name in labels},
+        "tokens": pa.int32(),
+        "graph_edges": pa.int64(),
+        **dict.fromkeys(("entropy", "head_mass", "density", "logit_gap", "loss"), pa.float64()),
+        **dict.fromkeys(("full_unigram_tv", "full_no_context_tv"), pa.float64()),
+        "full_top": top,
+        "reachable": counts,
+        "full_velocity": by_layer,
+        "full_curvature": by_layer,
+        "size": pa.float64(),
+        "edges": pa.int64(),
+        **dict.fromkeys(("tv", "kl", "js", "head_error", "tail_error"), pa.float64()),
+        "top1": pa.bool_(),
+        **dict.fromkeys(("nucleus", "random_tv", "inverse_tv"), pa.float64()),
+        **dict.fromkeys(("residual", "attention", "mlp", "mean_layer"), pa.float64()),
+        **dict.fromkeys(("unigram_tv", "no_context_tv"), pa.float64()),
+        "top": top,
+        "usage": counts,
+        **dict.fromkeys(("cosine", "l2", "cka", "velocity", "curvature"), by_layer),
+    }
+    return pa.schema(list(columns.items()))
+
+
+def write_part(
+    path: Path, rows: Sequence[dict[str, object]], labels: Sequence[str], run: str
+) -> None:
+    """Write the rows of a batch to one Parquet file, atomically."""
+    described = schema(labels).with_metadata({"strace-lens-run": run})
+    table = pa.Table.from_pylist(list(rows), schema=described)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    write_whole(path, buffer.getvalue())
+
+
+def read_part(path: Path, run: str) -> pd.DataFrame:
+    """Read a part.
+
+    Raises:
+        PartError: it is truncated, no Parquet, or of another run than `run`.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise PartError(f"{path} is torn; run the sweep again to mend it: {reason}") from error
+    found = (table.schema.metadata or {}).get(b"strace-lens-run", b"none").decode()
+    if found != run:
+        raise PartError(f"{path} is of another run ({found}) than its folder's manifest ({run})")
+    return table.to_pandas()

@@ -1,0 +1,141 @@
+"""A sweep's folder read back: one frame for prompts, one for sizes, arrays of what was used.
+
+The folder holds `manifest.json` (how the run was made) and `parts/part-*.parquet`, one a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from strace_lens.corpus.manifest import read_manifest
+from strace_lens.corpus.parts import PartError, part_paths, read_part
+
+PROMPT_COLUMNS = (
+    *("prompt", "text", "sha256", "tokens", "graph_edges", "entropy", "head_mass", "density"),
+    *("logit_gap", "next", "loss", "full_top", "full_unigram_tv", "full_no_context_tv"),
+)
+"""Columns of a part that say the same in every row of a prompt, besides its labels."""
+
+SIZE_COLUMNS = (
+    *("prompt", "size", "edges", "tv", "kl", "js", "head_error", "tail_error", "top1", "nucleus"),
+    *("random_tv", "inverse_tv", "residual", "attention", "mlp", "mean_layer"),
+    *("unigram_tv", "no_context_tv", "top"),
+)
+GEOMETRY = ("cosine", "l2", "cka", "velocity", "curvature")
+PATH = ("velocity", "curvature")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a sweep has left in its folder.
+
+    Attributes:
+        name: of the folder.
+        model: that was swept.
+        manifest: how the run was made: `options`, `versions`, `sizes`, `head`, `labels`.
+        prompts: one row a prompt that was measured. Columns: `prompt` (its number in what was
+            given), `text`, `sha256` (of the text), `tokens`, `edges` (of its graph), `entropy`
+            (nats), `head_mass`, `density`, `logit_gap`, `next`, `loss` (nats, of the true next
+            token; NaN where it is unknown), `top` (pairs of token and probability), `unigram_tv`
+            and `no_context_tv` (of the full model's output; NaN where unknown), and a column
+            `label_*` for each label.
+        failures: one row a prompt that was not: `prompt`, `text`, `error`.
+        sizes: one row a prompt and size, as `DensityCurve.table`, with `prompt`, `unigram_tv` and
+            `no_context_tv` (of the trace's output).
+        usage: edges of each component in the trace of each size.
+        reachable: edges of each component in each prompt's graph.
+        components: `component` (its place in `usage`), `kind`, `layer`, `index` (head, or join of
+            the residual stream), `name`.
+        geometry: one row a prompt, size and layer: `cosine`, `l2`, `cka`, `velocity`, `curvature`
+            (`geometry.py`); no row where the sweep left it out.
+        path: one row a prompt and layer: `velocity` and `curvature` of the full model.
+    """
+
+    name: str
+    model: str
+    manifest: Mapping[str, Any]
+    prompts: pd.DataFrame
+    failures: pd.DataFrame
+    sizes: pd.DataFrame
+    usage: Int[np.ndarray, "prompt size component"]
+    reachable: Int[np.ndarray, "prompt component"]
+    components: pd.DataFrame
+    geometry: pd.DataFrame
+    path: pd.DataFrame
+
+    @property
+    def grid(self) -> Float[np.ndarray, " size"]:
+        """The relative sizes at which every prompt was measured."""
+        return np.asarray(self.manifest["sizes"], dtype=np.float64)
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failures)} failed" if len(self.failures) else ""
+        return f"Run({self.name}: {len(self.prompts)} prompts of {self.model}{failed})"
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read what a sweep has left; a sweep that was stopped is read as far as it came.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        PartError: a part is torn or of another run (running the sweep again mends a torn one), or
+            no prompt has been measured.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    frames = [read_part(path, manifest["id"]) for path in part_paths(folder)]
+    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"error": []})
+    failed = rows["error"].notna()
+    if failed.all():
+        raise PartError(f"{folder} holds no prompt that was measured; run the sweep again")
+    whole = rows[~failed].sort_values(["prompt", "size"], kind="stable", ignore_index=True)
+    firsts = whole.drop_duplicates("prompt")
+    labels = [column for column in whole if str(column).startswith("label_")]
+    names = {name: name.removeprefix("full_") for name in PROMPT_COLUMNS}
+    prompts = firsts[[*PROMPT_COLUMNS, *labels]].rename(columns={**names, "graph_edges": "edges"})
+    return Run(
+        name=folder.resolve().name,
+        model=manifest["model"],
+        manifest=manifest,
+        prompts=prompts.reset_index(drop=True),
+        failures=rows.loc[failed, ["prompt", "text", "error"]]
+        .sort_values("prompt")
+        .reset_index(drop=True),
+        sizes=whole[list(SIZE_COLUMNS)].astype({"top1": bool, "edges": "int64"}),
+        usage=np.stack(whole["usage"].tolist()).reshape(len(firsts), len(manifest["sizes"]), -1),
+        reachable=np.stack(firsts["reachable"].tolist()),
+        components=components_frame(**manifest["shape"]),
+        geometry=_long(whole, ["prompt", "size"], {name: name for name in GEOMETRY}),
+        path=_long(firsts, ["prompt"], {f"full_{name}": name for name in PATH}),
+    )
+
+
+def components_frame(layers: int, heads: int, joins: int, mlp: bool) -> pd.DataFrame:
+    """The components whose edges are counted, layer by layer: heads, joins of the stream, MLP."""
+    rows = []
+    for layer in range(layers):
+        rows += [("attention", layer, h, f"a{layer}.h{h}") for h in range(heads)]
+        rows += [("residual", layer, j, f"r{layer}.{j}") for j in range(joins)]
+        rows += [("mlp", layer, 0, f"m{layer}")] * mlp
+    frame = pd.DataFrame(rows, columns=["kind", "layer", "index", "name"])
+    frame.insert(0, "component", range(len(frame)))
+    return frame
+
+
+def _long(rows: pd.DataFrame, keys: list[str], columns: Mapping[str, str]) -> pd.DataFrame:
+    """Lists with a value a layer as rows with a layer each; none where nothing was kept."""
+    first = next(iter(columns))
+    kept = rows[rows[first].map(lambda values: values is not None and len(values) > 0)]
+    layers = [np.arange(len(values)) for values in kept[first]]
+    frame = kept[keys].loc[kept.index.repeat([len(x) for x in layers])].reset_index(drop=True)
+    frame["layer"] = np.concatenate(layers) if layers else np.zeros(0, dtype=np.int64)
+    for source, name in columns.items():
+        frame[name] = np.concatenate(kept[source].tolist()) if layers else np.zeros(0)
+    return frame

@@ -1,0 +1,153 @@
+"""Small runs with made-up but consistent numbers, for the analyses and their figures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from strace_lens.corpus.run_folder import Run, components_frame
+from strace_lens.sizes import SIZES, density
+
+KINDS = ("narrative", "code", "list")
+
+
+def synthetic_run(
+    prompts: int = 8,
+    sizes: Sequence[float] = SIZES,
+    layers: int = 4,
+    heads: int = 2,
+    seed: int = 0,
+    name: str = "made-up",
+    geometry: bool = True,
+    texts: Sequence[str] | None = None,
+) -> Run:
+    """A run whose curves are falling sigmoids in log10 s, whose parts add up as a sweep's do."""
+    draw = np.random.default_rng(seed)
+    grid = np.asarray(sizes)
+    components = components_frame(layers, heads, 2, True)
+    kinds = components["kind"].to_numpy()
+    order = draw.random((prompts, len(components)))
+    about, rows, usage, reachable, hidden, path = [], [], [], [], [], []
+    for p in range(prompts):
+        tokens = int(draw.integers(6, 20))
+        whole = np.where(kinds == "attention", tokens * (tokens + 1) // 2, tokens)
+        last = components["layer"].to_numpy() == layers - 1
+        whole = np.where(last, np.where(kinds == "attention", tokens, 1), whole)
+        edges = np.floor(grid * whole.sum() * (1 + 1e-12)).astype(int)
+        used = np.stack([_fill(whole, order[p], k) for k in edges])
+        middle, entropy = draw.uniform(-2, -0.5), draw.uniform(0.5, 4)
+        tv = 0.97 / (1 + np.exp(4 * (np.log10(grid) - middle)))
+        tv[-1] = 0.0
+        head_mass = draw.uniform(0.5, 0.7)
+        share = draw.uniform(0.3, 0.6)
+        text = texts[p] if texts is not None else f"prompt {p} of run {seed}"
+        about.append(
+            {
+                "prompt": p,
+                "text": text,
+                "sha256": hashlib.sha256(text.encode()).hexdigest(),
+                "tokens": tokens,
+                "edges": int(whole.sum()),
+                "entropy": entropy,
+                "head_mass": head_mass,
+                "density": density(grid, tv),
+                "logit_gap": 1e-5,
+                "next": " next" if p % 4 else None,
+                "loss": draw.uniform(0, 6) if p % 4 else np.nan,
+                "top": [(" the", 0.6), (" a", 0.1)],
+                "unigram_tv": draw.uniform(0.7, 0.9),
+                "no_context_tv": draw.uniform(0.7, 0.9),
+                "label_kind": KINDS[p % len(KINDS)],
+            }
+        )
+        by_kind = {
+            kind: used[:, kinds == kind].sum(1) / np.maximum(1, edges)
+            for kind in ("residual", "attention", "mlp")
+        }
+        mean_layer = np.full(len(grid), np.nan)
+        there = edges > 0
+        mean_layer[there] = (used @ components["layer"].to_numpy())[there] / edges[there]
+        rows.append(
+            pd.DataFrame(
+                {
+                    "prompt": p,
+                    "size": grid,
+                    "edges": edges,
+                    "tv": tv,
+                    "kl": 3 * tv,
+                    "js": tv * np.log(2),
+                    "head_error": share * tv,
+                    "tail_error": (1 - share) * tv,
+                    "top1": tv < 0.3,
+                    "nucleus": np.select([tv < 0.02, tv < 0.1, tv < 0.3], [0.99, 0.8, 0.5], 0.0),
+                    "random_tv": np.where(grid < 1, 0.98, 0.0),
+                    "inverse_tv": np.minimum(1, grid * 50),
+                    **by_kind,
+                    "mean_layer": mean_layer,
+                    "unigram_tv": 0.6 + 0.2 * (1 - tv),
+                    "no_context_tv": 0.5 + 0.3 * (1 - tv),
+                    "top": [[(" the", 0.6)]] * len(grid),
+                }
+            )
+        )
+        usage.append(used)
+        reachable.append(whole)
+        if geometry:
+            for size, far in zip(grid, tv, strict=True):
+                layer = np.arange(layers)
+                hidden.append(
+                    pd.DataFrame(
+                        {
+                            "prompt": p,
+                            "size": size,
+                            "layer": layer,
+                            "cosine": 1 - far * (layer + 1) / layers,
+                            "l2": 10 * far * (layer + 1),
+                            "cka": 1 - far * (layer + 1) / (2 * layers),
+                            "velocity": 1.0 + layer + far,
+                            "curvature": np.where(layer == 0, np.nan, 1.2 + 0.1 * far),
+                        }
+                    )
+                )
+            path.append(
+                pd.DataFrame(
+                    {
+                        "prompt": p,
+                        "layer": np.arange(layers),
+                        "velocity": 1.0 + np.arange(layers),
+                        "curvature": [np.nan, *[1.2] * (layers - 1)],
+                    }
+                )
+            )
+    empty = {"prompt": [], "size": [], "layer": []}
+    return Run(
+        name=name,
+        model="made-up model",
+        manifest={"sizes": list(sizes), "head": 0.5, "options": {"seed": seed}, "versions": {}},
+        prompts=pd.DataFrame(about),
+        failures=pd.DataFrame({"prompt": [], "text": [], "error": []}),
+        sizes=pd.concat(rows, ignore_index=True),
+        usage=np.stack(usage),
+        reachable=np.stack(reachable),
+        components=components,
+        geometry=pd.concat(hidden, ignore_index=True)
+        if geometry
+        else pd.DataFrame(
+            {**empty, **{n: [] for n in ("cosine", "l2", "cka", "velocity", "curvature")}}
+        ),
+        path=pd.concat(path, ignore_index=True)
+        if geometry
+        else pd.DataFrame({"prompt": [], "layer": [], "velocity": [], "curvature": []}),
+    )
+
+
+def _fill(whole: np.ndarray, order: np.ndarray, edges: int) -> np.ndarray:
+    """Take so many edges, component after component."""
+    used, left = np.zeros_like(whole), edges
+    for place in np.argsort(order):
+        used[place] = min(left, whole[place])
+        left -= used[place]
+    return used
