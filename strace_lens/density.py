@@ -14,7 +14,7 @@ from torch import Tensor
 
 from strace_lens import measures
 from strace_lens.ablation import ZERO, Replacement
-from strace_lens.architecture import Model
+from strace_lens.architecture import Architecture, Model
 from strace_lens.contract import architecture_of
 from strace_lens.prompts import own_tokenizer
 from strace_lens.run import MEMORY_BUDGET, last_logits
@@ -167,22 +167,9 @@ def density_curves(
 ) -> list[DensityCurve]:
     """`density_curve` of several traces, of any length, whose rows share forward passes."""
     architecture = architecture_of(model)
-    check_sizes(torch.tensor(sizes, dtype=torch.float64))
-    replacements = replacements or [ZERO] * len(traces)
-    plans: list[CurveRows] = []
-    for trace, replacement in zip(traces, replacements, strict=True):
-        if trace.shape != shape_of(architecture, len(trace.prompt.ids)):
-            raise ValueError(f"{trace!r} is not a trace of {architecture.name}: its graph differs")
-        plans.append(
-            curve_rows(
-                architecture,
-                trace,
-                sizes,
-                controls=controls,
-                replacement=replacement,
-                seed=seed,
-            )
-        )
+    plans = curve_plans(
+        architecture, traces, sizes, controls=controls, replacements=replacements, seed=seed
+    )
     logits = masked_logits(
         model,
         architecture,
@@ -192,22 +179,46 @@ def density_curves(
     )
     per_trace = logits.split([len(rows) for rows in plans])
     return [
-        _curve(
+        curve_of(
             trace=trace,
             untouched=last_logits(model, architecture, trace.prompt.tensor[None])[0].cpu(),
             logits=outputs,
             rows=rows,
             sizes=sizes,
-            token_text=_decoder(model),
-            facts={"head": head, "ablation": replacement.kind, "seed": seed},
+            token_text=token_texts(model),
+            facts={"head": head, "ablation": rows.ablation, "seed": seed},
         )
-        for trace, replacement, rows, outputs in zip(
-            traces, replacements, plans, per_trace, strict=True
-        )
+        for trace, rows, outputs in zip(traces, plans, per_trace, strict=True)
     ]
 
 
-def _curve(
+def curve_plans(
+    architecture: Architecture,
+    traces: Sequence[Trace],
+    sizes: Sequence[float],
+    *,
+    controls: bool,
+    replacements: Sequence[Replacement] | None,
+    seed: int,
+) -> list[CurveRows]:
+    """The rows that the curves of some traces need, one plan a trace.
+
+    Raises:
+        ValueError: sizes outside (0, 1] or not rising, or a trace of another model.
+    """
+    check_sizes(torch.tensor(sizes, dtype=torch.float64))
+    for trace in traces:
+        if trace.shape != shape_of(architecture, len(trace.prompt.ids)):
+            raise ValueError(f"{trace!r} is not a trace of {architecture.name}: its graph differs")
+    return [
+        curve_rows(
+            architecture, trace, sizes, controls=controls, replacement=replacement, seed=seed
+        )
+        for trace, replacement in zip(traces, replacements or [ZERO] * len(traces), strict=True)
+    ]
+
+
+def curve_of(
     trace: Trace,
     untouched: Float[Tensor, " vocab"],
     logits: Float[Tensor, "row vocab"],
@@ -216,7 +227,17 @@ def _curve(
     token_text: Callable[[int], str],
     facts: Mapping[str, Any],
 ) -> DensityCurve:
-    """Every measure of the rows of one trace."""
+    """The curve of a trace from the outputs of its rows (of `curve_plans`).
+
+    Args:
+        trace: whose rows they are.
+        untouched: logits of the model without masks.
+        logits: of the rows, in their order.
+        rows: which output belongs to which size.
+        sizes: relative sizes.
+        token_text: of `token_texts`.
+        facts: `head`, `ablation` and `seed` as in `DensityCurve`.
+    """
     full = untouched.double().log_softmax(-1)[None]
     log_probs = logits.double().log_softmax(-1)
     ours = log_probs[rows.trace]
@@ -276,6 +297,7 @@ def _top_tokens(
     ]
 
 
-def _decoder(model: Model) -> Callable[[int], str]:
+def token_texts(model: Model) -> Callable[[int], str]:
+    """A token's text by its id; the id itself where the model has no tokenizer."""
     tokenizer = own_tokenizer(model)
     return str if tokenizer is None else lambda token: tokenizer.decode([token])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from strace_lens.storage import write_whole
+
+_RUN, _PROMPTS = "strace-lens-run", "strace-lens-prompts"
 
 
 class PartError(ValueError):
@@ -62,14 +65,37 @@ def schema(labels: Sequence[str]) -> pa.Schema:
 
 
 def write_part(
-    path: Path, rows: Sequence[dict[str, object]], labels: Sequence[str], run: str
+    path: Path,
+    rows: Sequence[dict[str, object]],
+    labels: Sequence[str],
+    run: str,
+    prompts: Sequence[int],
 ) -> None:
-    """Write the rows of a batch to one Parquet file, atomically."""
-    described = schema(labels).with_metadata({"strace-lens-run": run})
-    table = pa.Table.from_pylist(list(rows), schema=described)
+    """Write the rows of a batch to one Parquet file, atomically, with its run and its prompts."""
+    said = {_RUN: run, _PROMPTS: json.dumps(list(prompts))}
+    table = pa.Table.from_pylist(list(rows), schema=schema(labels).with_metadata(said))
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     write_whole(path, buffer.getvalue())
+
+
+def is_whole(path: Path, run: str, prompts: Sequence[int]) -> bool:
+    """Whether a part is there, whole, and holds just these prompts of the run.
+
+    Raises:
+        PartError: it is whole and of another run.
+    """
+    if not path.is_file():
+        return False
+    try:
+        frame = pq.read_table(path, columns=["prompt"])
+        said = frame.schema.metadata or {}
+    except (pa.ArrowException, OSError):
+        return False
+    _check_run(path, said, run)
+    return said.get(_PROMPTS.encode()) == json.dumps(list(prompts)).encode() and set(
+        frame["prompt"].to_pylist()
+    ) == set(prompts)
 
 
 def read_part(path: Path, run: str) -> pd.DataFrame:
@@ -83,7 +109,11 @@ def read_part(path: Path, run: str) -> pd.DataFrame:
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise PartError(f"{path} is torn; run the sweep again to mend it: {reason}") from error
-    found = (table.schema.metadata or {}).get(b"strace-lens-run", b"none").decode()
+    _check_run(path, table.schema.metadata or {}, run)
+    return table.to_pandas()
+
+
+def _check_run(path: Path, said: Mapping[bytes, bytes], run: str) -> None:
+    found = said.get(_RUN.encode(), b"none").decode()
     if found != run:
         raise PartError(f"{path} is of another run ({found}) than its folder's manifest ({run})")
-    return table.to_pandas()

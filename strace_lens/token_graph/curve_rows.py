@@ -41,6 +41,11 @@ class CurveRows:
     inverse: Int[Tensor, " size"] | None = None
     random: Int[Tensor, " size"] | None = None
 
+    @property
+    def ablation(self) -> str:
+        """What replaces ablated edges."""
+        return self.groups[0].replacement.kind
+
     def __len__(self) -> int:
         return sum(len(group) for group in self.groups)
 

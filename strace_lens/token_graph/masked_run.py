@@ -15,6 +15,9 @@ from strace_lens.run import MEMORY_BUDGET, Hook, even_chunks, last_logits, rows_
 from strace_lens.token_graph.masks import mask_hooks
 from strace_lens.token_graph.rows import MaskedRows
 
+Watch = Callable[[Sequence[MaskedRows]], Sequence[Hook]]
+"""Hooks for a pass over some rows; passes come in order, and so do their rows."""
+
 
 def no_progress(rows: int) -> None:
     """Tell nobody how many rows are done."""
@@ -26,6 +29,7 @@ def masked_logits(
     groups: Sequence[MaskedRows],
     *,
     hooks: Sequence[Hook] = (),
+    watch: Watch | None = None,
     memory_budget: int = MEMORY_BUDGET,
     progress: Callable[[int], None] = no_progress,
 ) -> Float[Tensor, "row vocab"]:
@@ -36,6 +40,7 @@ def masked_logits(
         architecture: of the same model.
         groups: rows to run; prompts may differ in length.
         hooks: run before the masks, as one that adds noise to the embeddings.
+        watch: gives the hooks of each pass that run after the masks, which read what these leave.
         memory_budget: bytes that one forward pass may take; sets the rows of a pass.
         progress: called with the number of rows after each pass.
     """
@@ -48,6 +53,8 @@ def masked_logits(
         tokens = pad_right([g.tokens for g in batch for _ in range(len(g))])
         lengths = torch.tensor([len(g.tokens) for g in batch for _ in range(len(g))])
         all_hooks = [*hooks, *mask_hooks(model, architecture, batch)]
+        if watch is not None:
+            all_hooks += watch(batch)
         done.append(last_logits(model, architecture, tokens, lengths, all_hooks).cpu())
         progress(len(tokens))
     return torch.cat(done)

@@ -1,0 +1,156 @@
+"""Prompts to batches: tokenized, grouped by length, each batch one part of the run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from strace_lens.architecture import Architecture, Model
+from strace_lens.corpus.prompts import CorpusPrompt
+from strace_lens.corpus.setting import Options
+from strace_lens.cost import most_rows
+from strace_lens.prompts import Prompt, own_tokenizer, pad_right, tokenize
+from strace_lens.run import last_logits, rows_per_pass
+
+MOST_PROMPTS = 8
+"""In a batch: as many are measured again after a power failure."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A prompt of a sweep.
+
+    Attributes:
+        number: of the prompt, from 0.
+        text: as given.
+        prompt: its tokens; None where it cannot be traced.
+        next: the text that truly follows, if it is known.
+        next_id: the token that truly follows.
+        labels: as given.
+        error: why it cannot be traced.
+    """
+
+    number: int
+    text: str
+    prompt: Prompt | None
+    next: str | None = None
+    next_id: int | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts that are measured together and written as one part."""
+
+    number: int
+    items: tuple[Item, ...]
+
+
+def items_of(
+    model: Model, architecture: Architecture, prompts: Sequence[CorpusPrompt], options: Options
+) -> list[Item]:
+    """Tokenize prompts; one that cannot be traced carries the reason."""
+    items = []
+    for number, one in enumerate(prompts):
+        about: dict[str, Any] = {
+            "number": number,
+            "text": one.text,
+            "next": one.next,
+            "labels": one.labels,
+        }
+        try:
+            tokens = tokenize(model, architecture, one.text, options.bos)
+            items.append(Item(prompt=tokens, next_id=_next_id(model, tokens, one), **about))
+        except ValueError as error:
+            items.append(Item(prompt=None, error=str(error), **about))
+    return _grown(model, architecture, items, options.generate) if options.generate else items
+
+
+def _next_id(model: Model, tokens: Prompt, one: CorpusPrompt) -> int | None:
+    """The token that the next text begins with after the prompt's own tokens.
+
+    None where it is unknown, or where the text after the prompt changes the prompt's tokens.
+    """
+    tokenizer = own_tokenizer(model)
+    if not one.next or tokenizer is None:
+        return None
+    plain = [int(i) for i in tokenizer(one.text).input_ids]
+    longer = [int(i) for i in tokenizer(one.text + one.next).input_ids]
+    if longer[: len(plain)] == plain and len(longer) > len(plain):
+        return longer[len(plain)]
+    return None
+
+
+def _grown(
+    model: Model, architecture: Architecture, items: Sequence[Item], count: int
+) -> list[Item]:
+    """Every prompt, then itself with one to `count` tokens that the model added, greedily."""
+    texts = own_tokenizer(model)
+    grown: list[Item] = []
+    for item in items:
+        if item.prompt is None:
+            grown.append(_numbered(item, len(grown), 0))
+            continue
+        prompt, start = item.prompt, len(item.prompt.ids)
+        for step in range(count + 1):
+            if len(prompt.ids) > architecture.context:
+                break
+            added = None
+            if step < count:
+                logits = last_logits(model, architecture, pad_right([prompt.tensor]))[0]
+                added = int(logits.argmax())
+            string = None if added is None else (texts.decode([added]) if texts else str(added))
+            here = Item(
+                number=len(grown),
+                text=item.text + "".join(prompt.strings[start:]),
+                prompt=prompt,
+                next=string,
+                next_id=added,
+                labels={**item.labels, "of": item.number, "step": step},
+            )
+            grown.append(here)
+            if added is not None and string is not None:
+                prompt = Prompt(here.text + string, (*prompt.ids, added), (*prompt.strings, string))
+    return grown
+
+
+def _numbered(item: Item, number: int, step: int) -> Item:
+    labels = {**item.labels, "of": item.number, "step": step}
+    return Item(number, item.text, None, item.next, None, labels, item.error)
+
+
+def batches_of(architecture: Architecture, items: Sequence[Item], options: Options) -> list[Batch]:
+    """Batches of prompts of like length: as many as fill one pass of the memory budget.
+
+    At most `MOST_PROMPTS`, at least one. What cannot be traced is a batch of its own, the last.
+    """
+    rows = most_rows(options.sizes, options.controls)
+    groups: list[list[Item]] = []
+    traceable = [item for item in items if item.prompt is not None]
+    for item in sorted(traceable, key=_tokens):
+        fits = rows_per_pass(architecture, _tokens(item), options.memory_budget) // rows
+        most = min(MOST_PROMPTS, max(1, fits))
+        if groups and len(groups[-1]) < most:
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+    refused = [item for item in items if item.prompt is None]
+    if refused:
+        groups.append(refused)
+    return [Batch(number, tuple(group)) for number, group in enumerate(groups)]
+
+
+def _tokens(item: Item) -> int:
+    assert item.prompt is not None
+    return len(item.prompt.ids)
+
+
+def prompts_hash(items: Sequence[Item]) -> str:
+    """Hash of everything that was given of the prompts, by which a run knows them again."""
+    said = [
+        (i.text, i.prompt.ids if i.prompt else (), i.next, sorted(i.labels.items())) for i in items
+    ]
+    return hashlib.sha256(repr(said).encode()).hexdigest()[:16]

@@ -1,0 +1,161 @@
+"""Hidden states of traces beside those of the full model, layer by layer.
+
+At the last token, where the prediction is read: cosine, distance, and the path through the layers
+(s-Trace, arXiv 2605.27033, section "phases"). Over all tokens: linear CKA (Kornblith et al. 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from strace_lens.architecture import Architecture, Model
+from strace_lens.prompts import pad_right
+from strace_lens.run import Hook, last_logits
+from strace_lens.token_graph.rows import MaskedRows
+
+
+@dataclass(frozen=True, eq=False)
+class FullRun:
+    """What the untouched model gives on one prompt.
+
+    Attributes:
+        logits: at the last token, on the CPU.
+        states: the stream before the first block and after each block.
+    """
+
+    logits: Float[Tensor, " vocab"]
+    states: Float[Tensor, "depth pos d_model"]
+
+
+def full_runs(
+    model: Model, architecture: Architecture, prompts: Sequence[Int[Tensor, " _"]]
+) -> list[FullRun]:
+    """Run prompts untouched in one pass."""
+    kept: list[Tensor] = []
+    hooks: list[Hook] = [
+        (name, lambda value, hook: kept.append(value)) for name in _stream_points(architecture)
+    ]
+    lengths = torch.tensor([len(p) for p in prompts])
+    logits = last_logits(model, architecture, pad_right(prompts), lengths, hooks).cpu()
+    states = torch.stack(kept, 1)
+    return [FullRun(logits[i], states[i, :, :n]) for i, n in enumerate(lengths.tolist())]
+
+
+def _stream_points(architecture: Architecture) -> list[str]:
+    return [
+        "blocks.0.hook_resid_pre",
+        *(f"blocks.{layer}.hook_resid_post" for layer in range(architecture.layers)),
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """How a path through the layers looks; one value a layer.
+
+    Attributes:
+        cosine: of the stream at the last token to the full model's; 0 where a stream is zero.
+        l2: distance of the two.
+        cka: linear CKA of the streams over the tokens; 0 where one does not vary, NaN in the last
+            layer, whose other tokens no trace holds, and for fewer than two tokens.
+        velocity: length of the step that the layer takes at the last token.
+        curvature: angle between this step and the one before, in radians; NaN in the first layer
+            and where a step is zero.
+    """
+
+    cosine: Float[Tensor, "row layer"]
+    l2: Float[Tensor, "row layer"]
+    cka: Float[Tensor, "row layer"]
+    velocity: Float[Tensor, "row layer"]
+    curvature: Float[Tensor, "row layer"]
+
+
+class Watcher:
+    """Reads the stream of some rows of a masked run as it goes by; `hooks` is for `masked_logits`.
+
+    Passes come in order, so rows are counted; states at the last token are kept, and of the other
+    tokens only what CKA needs.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        fulls: Sequence[FullRun],
+        of_row: Sequence[int],
+    ) -> None:
+        """Watch row i of the run if `of_row[i]`, the number of its full run, is not negative."""
+        self.points = _stream_points(architecture)
+        self.fulls, self.of_row = fulls, torch.tensor(of_row)
+        self.grams = [_grams(full.states[1:-1]) for full in fulls]
+        watched = int((self.of_row >= 0).sum())
+        layers, width = len(self.points), architecture.d_model
+        self.last = torch.zeros(watched, layers, width)
+        self.cka = torch.full((watched, layers - 1), torch.nan)
+        self.rows_seen = self.watched_seen = 0
+
+    def hooks(self, batch: Sequence[MaskedRows]) -> list[Hook]:
+        """Hooks of the next pass."""
+        rows = sum(len(group) for group in batch)
+        numbers = self.of_row[self.rows_seen : self.rows_seen + rows]
+        here = (numbers >= 0).nonzero()[:, 0]
+        first = self.watched_seen
+        self.rows_seen += rows
+        self.watched_seen += len(here)
+        if not len(here):
+            return []
+        return [
+            (name, self._reader(depth, here, numbers[here], first))
+            for depth, name in enumerate(self.points)
+        ]
+
+    def _reader(
+        self, depth: int, rows: Tensor, numbers: Tensor, first: int
+    ) -> Callable[[Tensor, Any], None]:
+        def read(value: Tensor, hook: Any) -> None:
+            for number in numbers.unique().tolist():
+                own = (numbers == number).nonzero()[:, 0]
+                tokens = self.fulls[number].states.shape[1]
+                stream = value[rows[own].to(value.device), :tokens].float()
+                self.last[first + own, depth] = stream[:, -1].cpu()
+                if 0 < depth < len(self.points) - 1 and tokens > 1:
+                    gram = self.grams[number][depth - 1]
+                    self.cka[first + own, depth - 1] = _alignment(_grams(stream), gram).cpu()
+
+        return read
+
+    def geometry(self) -> Geometry:
+        """What was seen, a row for each row watched."""
+        numbers = self.of_row[self.of_row >= 0]
+        ends = torch.stack([full.states[:, -1].float().cpu() for full in self.fulls])[numbers]
+        cosine = torch.cosine_similarity(self.last, ends, dim=-1)[:, 1:]
+        return Geometry(cosine, (self.last - ends).norm(dim=-1)[:, 1:], self.cka, *path(self.last))
+
+
+def path(
+    states: Float[Tensor, "row depth d_model"],
+) -> tuple[Float[Tensor, "row layer"], Float[Tensor, "row layer"]]:
+    """Velocity and curvature of paths through the layers, as `Geometry` has them."""
+    steps = states[:, 1:] - states[:, :-1]
+    lengths = steps.norm(dim=-1)
+    cosine = (steps[:, 1:] * steps[:, :-1]).sum(-1) / (lengths[:, 1:] * lengths[:, :-1])
+    angles = torch.acos(cosine.clamp(-1, 1))  # 0/0 is NaN and stays NaN
+    return lengths, torch.nn.functional.pad(angles, (1, 0), value=torch.nan)
+
+
+def _grams(states: Float[Tensor, "some pos d_model"]) -> Float[Tensor, "some pos pos2"]:
+    centred = states.float() - states.float().mean(1, keepdim=True)
+    return centred @ centred.transpose(1, 2)
+
+
+def _alignment(
+    ours: Float[Tensor, "row pos pos2"], full: Float[Tensor, "pos pos2"]
+) -> Float[Tensor, " row"]:
+    """Linear CKA from Gram matrices of centred states; 0 where one is zero."""
+    both = (ours * full).sum((1, 2))
+    scale = ours.flatten(1).norm(dim=1) * full.norm()
+    return torch.where(scale > 0, both / scale, torch.zeros_like(both))

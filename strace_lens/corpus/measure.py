@@ -1,0 +1,235 @@
+"""A batch of prompts measured: traced, run at every size in shared passes, a row for each size."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from strace_lens import measures
+from strace_lens.ablation import replacement
+from strace_lens.architecture import Architecture, Model
+from strace_lens.contract import architecture_of
+from strace_lens.corpus.batches import Batch, Item
+from strace_lens.corpus.hidden import FullRun, Geometry, Watcher, full_runs, path
+from strace_lens.corpus.setting import Options, Setting
+from strace_lens.density import DensityCurve, curve_of, curve_plans, token_texts
+from strace_lens.token_graph.curve_rows import CurveRows
+from strace_lens.token_graph.estimators import estimate
+from strace_lens.token_graph.graph import token_graph
+from strace_lens.token_graph.masked_run import masked_logits
+from strace_lens.token_graph.trace import Trace
+
+Row = dict[str, object]
+"""One row of a part (`parts.schema`)."""
+
+
+def measure_batch(model: Model, setting: Setting, batch: Batch) -> list[Row]:
+    """The rows of a batch, a row a prompt and size, prompts in the order of the batch.
+
+    Where the batch fails its prompts are measured one by one, and one that fails alone is a row
+    with the reason.
+    """
+    items = [item for item in batch.items if item.error is None]
+    rows = [_failed(item, str(item.error)) for item in batch.items if item.error is not None]
+    if not items:
+        return rows
+    try:
+        return [*rows, *_measured(model, setting, items)]
+    except Exception as error:  # whatever it is, the other prompts of the run go on
+        if len(items) == 1:
+            return [*rows, _failed(items[0], f"{type(error).__name__}: {error}")]
+    return [*rows, *(row for item in items for row in _alone(model, setting, item))]
+
+
+def _alone(model: Model, setting: Setting, item: Item) -> list[Row]:
+    return measure_batch(model, setting, Batch(-1, (item,)))
+
+
+def _failed(item: Item, reason: str) -> Row:
+    return {**_given(item), "error": " ".join(reason.split())}
+
+
+def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row]:
+    architecture, options = architecture_of(model), setting.options
+    prompts = [item.prompt for item in items if item.prompt is not None]
+    fulls = full_runs(model, architecture, [prompt.tensor for prompt in prompts])
+    swaps = [replacement(model, prompt, options.ablation) for prompt in prompts]
+    traces = [
+        estimate(
+            model,
+            token_graph(model, prompt),
+            options.estimator,
+            replacement=swap,
+            seed=options.seed,
+            memory_budget=options.gradient_budget,
+        )
+        for prompt, swap in zip(prompts, swaps, strict=True)
+    ]
+    plans = curve_plans(
+        architecture,
+        traces,
+        options.sizes,
+        controls=options.controls,
+        replacements=swaps,
+        seed=options.seed,
+    )
+    watcher = Watcher(architecture, fulls, _watched(plans)) if options.hidden else None
+    logits = masked_logits(
+        model,
+        architecture,
+        [group for rows in plans for group in rows.groups],
+        watch=None if watcher is None else watcher.hooks,
+        memory_budget=options.memory_budget,
+    )
+    seen = [None] * len(items) if watcher is None else _per_trace(watcher.geometry(), plans)
+    shared = _Shared(model, architecture, setting)
+    found: list[Row] = []
+    for item, full, trace, plan, outputs, geometry in zip(
+        items, fulls, traces, plans, logits.split([len(p) for p in plans]), seen, strict=True
+    ):
+        found += _rows(shared, item, full, trace, plan, outputs, geometry)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """What the rows of all prompts of a batch need."""
+
+    model: Model
+    architecture: Architecture
+    setting: Setting
+
+    @property
+    def options(self) -> Options:
+        return self.setting.options
+
+
+def _watched(plans: Sequence[CurveRows]) -> list[int]:
+    """For every row of the run the number of its trace; -1 for a control's."""
+    numbers = []
+    for number, plan in enumerate(plans):
+        own = len(plan.groups[0])  # the trace's own rows come first
+        numbers += [number] * own + [-1] * (len(plan) - own)
+    return numbers
+
+
+def _per_trace(geometry: Geometry, plans: Sequence[CurveRows]) -> list[Geometry]:
+    """The geometry of each trace at each of its sizes."""
+    own = [len(plan.groups[0]) for plan in plans]
+    parts = [value.split(own) for value in vars(geometry).values()]
+    return [
+        Geometry(*(part[plan.trace] for part in of_trace))
+        for of_trace, plan in zip(zip(*parts, strict=True), plans, strict=True)
+    ]
+
+
+def _rows(
+    shared: _Shared,
+    item: Item,
+    full: FullRun,
+    trace: Trace,
+    plan: CurveRows,
+    logits: Float[Tensor, "row vocab"],
+    geometry: Geometry | None,
+) -> list[Row]:
+    options = shared.options
+    curve = curve_of(
+        trace=trace,
+        untouched=full.logits,
+        logits=logits,
+        rows=plan,
+        sizes=options.sizes,
+        token_text=token_texts(shared.model),
+        facts={"head": options.head, "ablation": plan.ablation, "seed": options.seed},
+    )
+    outputs = torch.cat([full.logits[None], logits[plan.trace]]).double().log_softmax(-1)
+    shallow = _shallow(shared.setting, outputs)
+    table = curve.table.to_dict("records")
+    counts = component_counts(trace, [*curve.table["edges"].tolist(), trace.edges]).tolist()
+    about = {
+        **_given(item),
+        **_of_prompt(curve, full, outputs[0], item),
+        **{f"full_{name}": values[0] for name, values in shallow.items()},
+        "reachable": counts[-1],
+    }
+    layers = {} if geometry is None else vars(geometry)
+    if geometry is not None:
+        velocity, curvature = path(full.states[None, :, -1].float().cpu())
+        about |= {"full_velocity": velocity[0].tolist(), "full_curvature": curvature[0].tolist()}
+    return [
+        {
+            **about,
+            **row,
+            "top": _pairs(row["top"]),
+            **{name: values[i + 1] for name, values in shallow.items()},
+            "usage": counts[i],
+            **{name: values[i].tolist() for name, values in layers.items()},
+        }
+        for i, row in enumerate(table)
+    ]
+
+
+def _given(item: Item) -> Row:
+    return {
+        "prompt": item.number,
+        "text": item.text,
+        "sha256": hashlib.sha256(item.text.encode()).hexdigest(),
+        "next": item.next,
+        **{f"label_{name}": str(value) for name, value in item.labels.items()},
+    }
+
+
+def _of_prompt(
+    curve: DensityCurve, full: FullRun, log_probs: Float[Tensor, " vocab"], item: Item
+) -> Row:
+    return {
+        "tokens": curve.trace.shape.tokens,
+        "graph_edges": curve.trace.edges,
+        "entropy": curve.entropy,
+        "head_mass": curve.head_mass,
+        "density": curve.density,
+        "logit_gap": curve.logit_gap,
+        "loss": math.nan if item.next_id is None else float(-log_probs[item.next_id]),
+        "full_top": _pairs(curve.top),
+    }
+
+
+def _pairs(top: Sequence[tuple[str, float]]) -> list[dict[str, object]]:
+    return [{"token": token, "p": probability} for token, probability in top]
+
+
+def _shallow(setting: Setting, outputs: Float[Tensor, "row vocab"]) -> dict[str, list[float]]:
+    """TV of each output to the unigram distribution and to the model's output without context."""
+    targets = {"unigram_tv": setting.unigram, "no_context_tv": setting.no_context}
+    return {
+        name: [math.nan] * len(outputs)
+        if target is None
+        else measures.total_variation(target.cpu().log()[None], outputs).tolist()
+        for name, target in targets.items()
+    }
+
+
+def component_counts(trace: Trace, edges: Sequence[int]) -> Int[Tensor, "size component"]:
+    """How many edges of each component the first k edges of a trace have.
+
+    Components are the heads, the joins of the residual stream and the MLP of each layer in turn
+    (`run_folder.components_frame`). One pass over the edges, whatever the number of sizes.
+    """
+    order = torch.tensor(edges, dtype=torch.int32).sort()
+    ranks = trace.ranks
+    columns = []
+    for layer in range(trace.shape.layers):
+        parts = [*ranks.attention[layer], *ranks.residual[layer]]
+        parts += [ranks.mlp[layer]] if trace.shape.mlp else []
+        for part in parts:
+            # An edge enters at the first size above its rank; one above all sizes never does.
+            enters = torch.searchsorted(order.values, part.flatten(), right=True)
+            columns.append(torch.bincount(enters, minlength=len(edges) + 1)[:-1].cumsum(0))
+    counts = torch.stack(columns, 1)
+    return torch.empty_like(counts).index_copy_(0, order.indices, counts)

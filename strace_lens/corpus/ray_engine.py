@@ -1,0 +1,129 @@
+"""The Ray engine: actors hold a model each and measure batches; a lost worker's are done again."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from strace_lens.architecture import Model
+from strace_lens.corpus.batches import Batch
+from strace_lens.corpus.engine import Engine
+from strace_lens.corpus.measure import Row, measure_batch
+from strace_lens.corpus.setting import Setting
+
+RETRIES = 3
+"""How often a worker may die over one batch."""
+
+
+class MissingRayError(ImportError):
+    """Ray is not installed."""
+
+
+class LostWorkersError(RuntimeError):
+    """Workers died over and over on one batch."""
+
+
+def ray_engine(
+    load: Callable[[], Model],
+    workers: int,
+    *,
+    gpus: float | None = None,
+    address: str | None = None,
+) -> Engine:
+    """Measure batches on a Ray cluster.
+
+    Results are those of `this_process` to the bit: every worker has as many threads, and batches
+    are the same.
+
+    Args:
+        load: loads the model in a worker; must be picklable.
+        workers: actors, each with a model.
+        gpus: of each worker; by default one where the cluster has as many, else none.
+        address: of a running cluster; by default one is started on this machine.
+
+    Raises:
+        MissingRayError: Ray is not installed.
+        ValueError: fewer than one worker.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise MissingRayError("the Ray engine needs ray: pip install 'strace-lens[ray]'")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1; got {workers}")
+
+    def run(setting: Setting, batches: Sequence[Batch]) -> Iterator[tuple[Batch, list[Row]]]:
+        import ray
+
+        threads = setting.options.threads
+        started = not ray.is_initialized()
+        if started:
+            # A cluster of our own may give more processors away than there are: bits depend on the
+            # threads of a worker, not on how many processors carry them.
+            own = {} if address else {"num_cpus": workers * threads, "include_dashboard": False}
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+        try:
+            yield from _measured(ray, load, workers, _gpus(ray, workers, gpus), setting, batches)
+        finally:
+            if started:
+                ray.shutdown()
+
+    return run
+
+
+def _gpus(ray: Any, workers: int, asked: float | None) -> float:
+    if asked is not None:
+        return asked
+    return 1.0 if ray.cluster_resources().get("GPU", 0) >= workers else 0.0
+
+
+def _measured(
+    ray: Any,
+    load: Callable[[], Model],
+    workers: int,
+    gpus: float,
+    setting: Setting,
+    batches: Sequence[Batch],
+) -> Iterator[tuple[Batch, list[Row]]]:
+    actor = ray.remote(
+        num_cpus=setting.options.threads,
+        num_gpus=gpus,
+        max_restarts=-1,
+        max_task_retries=RETRIES,
+    )(Worker)
+    shared = ray.put(setting)
+    actors = [actor.remote(load, shared) for _ in range(min(workers, len(batches)))]
+    waiting = list(reversed(batches))
+    running: dict[Any, tuple[Any, Batch]] = {}
+    for one in actors:
+        batch = waiting.pop()
+        running[one.measure.remote(batch)] = one, batch
+    while running:
+        (done, *_), _ = ray.wait(list(running))
+        one, batch = running.pop(done)
+        try:
+            rows = ray.get(done)
+        except ray.exceptions.RayActorError as error:
+            numbers = ", ".join(str(item.number) for item in batch.items)
+            raise LostWorkersError(
+                f"a worker died {RETRIES + 1} times over prompts {numbers}; what is done is kept: "
+                "run the sweep again, with fewer workers or a smaller memory budget"
+            ) from error
+        if waiting:
+            following = waiting.pop()
+            running[one.measure.remote(following)] = one, following
+        yield batch, rows
+
+
+class Worker:
+    """A process with a model of its own."""
+
+    def __init__(self, load: Callable[[], Model], setting: Setting) -> None:
+        torch.set_num_threads(setting.options.threads)
+        self.setting = setting
+        self.model = load()
+
+    def measure(self, batch: Batch) -> list[Row]:
+        """The rows of a batch."""
+        return measure_batch(self.model, self.setting, batch)

@@ -1,0 +1,97 @@
+"""What all prompts of a sweep share: its options, and the distributions of shallow statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strace_lens.architecture import Architecture, Model
+from strace_lens.density import HEAD
+from strace_lens.prompts import Prompt, own_tokenizer
+from strace_lens.run import MEMORY_BUDGET, last_logits
+from strace_lens.sizes import SIZES, check_sizes
+from strace_lens.token_graph.estimators import estimator_of
+from strace_lens.token_graph.gradients import GRADIENT_BUDGET
+
+ABLATIONS = ("zero", "mean")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the results of a sweep depend on, besides its model and prompts.
+
+    Attributes:
+        estimator: how edges are ranked, a key of `ESTIMATORS`.
+        sizes: relative sizes, rising.
+        controls: run the random subgraph and the inverse of the trace too.
+        ablation: what replaces ablated edges: zero, or their mean over the carried page of prose.
+        head: p of the head of the distribution.
+        seed: of estimators that draw, and of the random control.
+        bos: True makes sure of a BOS, False of none, None leaves it to the tokenizer.
+        hidden: keep the geometry of the hidden states.
+        generate: tokens that the model adds to each prompt, each a prompt of its own.
+        memory_budget: bytes that one forward pass may take; sets the batches too.
+        gradient_budget: bytes of a forward and backward pass.
+        threads: of torch on the CPU; the last bits of a result depend on it.
+    """
+
+    estimator: str = "greedy"
+    sizes: tuple[float, ...] = SIZES
+    controls: bool = True
+    ablation: str = "zero"
+    head: float = HEAD
+    seed: int = 0
+    bos: bool | None = None
+    hidden: bool = True
+    generate: int = 0
+    memory_budget: int = MEMORY_BUDGET
+    gradient_budget: int = GRADIENT_BUDGET
+    threads: int = dataclasses.field(default_factory=torch.get_num_threads)
+
+    def __post_init__(self) -> None:
+        estimator_of(self.estimator)
+        check_sizes(np.asarray(self.sizes, dtype=np.float64))
+        if self.ablation not in ABLATIONS:
+            raise ValueError(f"sweeps ablate to {' or '.join(ABLATIONS)}; got {self.ablation!r}")
+        if not 0 < self.head < 1:
+            raise ValueError(f"head must lie in (0, 1); got {self.head}")
+        least = {"generate": 0, "memory_budget": 1, "gradient_budget": 1, "threads": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name} must be at least {value}; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Options, and what traces are compared with besides the model's output.
+
+    Attributes:
+        options: of the sweep.
+        unigram: share of each token among all tokens of the prompts.
+        no_context: probabilities that the model gives after a BOS alone; None without a BOS.
+    """
+
+    options: Options
+    unigram: Float[Tensor, " vocab"]
+    no_context: Float[Tensor, " vocab"] | None
+
+
+def setting_of(
+    model: Model, architecture: Architecture, prompts: Sequence[Prompt], options: Options
+) -> Setting:
+    """The setting of a sweep over some prompts."""
+    counts = torch.zeros(architecture.d_vocab, dtype=torch.float64)
+    bos = getattr(own_tokenizer(model), "bos_token_id", None)
+    for prompt in prompts:
+        own = prompt.tensor[1:] if prompt.ids[0] == bos else prompt.tensor
+        counts += torch.bincount(own, minlength=architecture.d_vocab)
+    no_context = None
+    if bos is not None:
+        no_context = last_logits(model, architecture, torch.tensor([[bos]]))[0].double().softmax(-1)
+    return Setting(options, counts / counts.sum().clamp_min(1), no_context)
