@@ -1,0 +1,91 @@
+"""Rows of a Hugging Face data set: one saved to a folder, a folder of files, or a hub's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from strace_lens.corpus.prompts import CorpusError, listed
+from strace_lens.corpus.read_files import Rows
+
+SAVED = ("dataset_dict.json", "state.json")
+"""Files by which a folder of `save_to_disk` is known."""
+
+
+def read_dataset(source: str, split: str, text_column: str, next_column: str) -> Rows:
+    """Rows of a split, blank texts left out, as corpora have them between paragraphs.
+
+    Columns that hold neither text nor numbers nor truth values are left out; a class is read as
+    its name.
+
+    Args:
+        source: a folder, or a name on the hub, `owner/name` or `owner/name:configuration`.
+        split: of the data set.
+        text_column: column of the text.
+        next_column: column of what follows, if there is one.
+
+    Raises:
+        CorpusError: nothing is found, it cannot be loaded, or it lacks the split or the column.
+    """
+    rows = _split(_load(source, split), source, split)
+    if text_column not in rows.features:
+        raise CorpusError(
+            f"{source} has no column {text_column!r}; there are {listed(list(rows.features))}"
+        )
+    scalar = [name for name, kind in rows.features.items() if _is_scalar(kind)]
+    names = {name: kind.int2str for name, kind in rows.features.items() if hasattr(kind, "int2str")}
+    kept = [text_column, *(name for name in scalar if name != text_column)]
+    for number, values in enumerate(rows.select_columns(kept), start=1):
+        text = values[text_column]
+        if isinstance(text, str) and not text.strip():
+            continue
+        for name, name_of in names.items():
+            if values[name] is not None and values[name] >= 0:
+                values[name] = name_of(values[name])
+        yield f"{source} ({split}), row {number}", values
+
+
+def _load(source: str, split: str) -> Any:
+    """A data set, or all splits of a saved one."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise CorpusError(f"{source}: data sets need `pip install datasets`") from error
+    folder = Path(source).is_dir()
+    name, configuration = (source, "") if folder else source.partition(":")[::2]
+    bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        if any((Path(source) / saved).is_file() for saved in SAVED):
+            return datasets.load_from_disk(source)
+        return datasets.load_dataset(name, configuration or None, split=split)
+    except Exception as error:  # each loader of the library has errors of its own
+        what = "" if folder else "is no file or folder, and as a data set of the hub "
+        raise CorpusError(f"{source} {what}cannot be loaded: {_reason(error)}") from error
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def _split(loaded: Any, source: str, split: str) -> Any:
+    """A saved data set is one split, or all of them."""
+    if not isinstance(loaded, dict):
+        return loaded
+    if split not in loaded:
+        raise CorpusError(f"{source} has no split {split!r}; there are {listed(list(loaded))}")
+    return loaded[split]
+
+
+def _is_scalar(kind: Any) -> bool:
+    stored = str(getattr(kind, "dtype", ""))
+    return stored in ("bool", "string", "large_string") or stored.startswith(
+        ("int", "uint", "float")
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error at the root."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
