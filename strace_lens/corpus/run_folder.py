@@ -94,7 +94,8 @@ def read_run(folder: str | Path) -> Run:
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"error": []})
     failed = rows["error"].notna()
     if failed.all():
-        raise PartError(f"{folder} holds no prompt that was measured; run the sweep again")
+        why = f": the first says {rows['error'].iloc[0]}" if len(rows) else ""
+        raise PartError(f"{folder} holds no prompt that was measured{why}")
     whole = rows[~failed].sort_values(["prompt", "size"], kind="stable", ignore_index=True)
     firsts = whole.drop_duplicates("prompt")
     labels = [column for column in whole if str(column).startswith("label_")]
