@@ -219,11 +219,36 @@ def change_points(
     """
     if len(sizes) < LEAST_SIZES:
         return ()
-    grid = np.linspace(np.log10(sizes[0]), np.log10(sizes[-1]), GRID)
-    values = np.interp(grid, np.log10(sizes), tv)
+    grid, values = on_phase_grid(sizes, tv)
     search = ruptures.Dynp(model="clinear", min_size=3, jump=1).fit(values[:, None])
-    fits = [[0, *search.predict(n_bkps=n)] for n in range(1, _MOST_BREAKS + 1)]
-    knots = min([[0, GRID], *fits], key=lambda k: _information(values, k, len(sizes)))
+    fits = [search.predict(n_bkps=n) for n in range(1, _MOST_BREAKS + 1)]
+    return phases_of_fits(grid, values, fits, len(sizes))
+
+
+def on_phase_grid(
+    sizes: Float[np.ndarray, " size"], tv: Float[np.ndarray, " size"]
+) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, " point"]]:
+    """The 150 values of log10 s at which phases are looked for, and the curve there."""
+    grid = np.linspace(np.log10(sizes[0]), np.log10(sizes[-1]), GRID)
+    return grid, np.interp(grid, np.log10(sizes), tv)
+
+
+def phases_of_fits(
+    grid: Float[np.ndarray, " point"],
+    values: Float[np.ndarray, " point"],
+    fits: list[list[int]],
+    samples: int,
+) -> tuple[Phase, ...]:
+    """The phases that the best of several fits makes, as `change_points` does.
+
+    Args:
+        grid: log10 of the sizes, as `on_phase_grid`.
+        values: the curve there.
+        fits: where the pieces of each fit end, the last at `GRID`; a single piece is tried too.
+        samples: how many sizes were measured.
+    """
+    every = [[0, GRID], *([0, *fit] for fit in fits)]
+    knots = min(every, key=lambda k: _information(values, k, samples))
     knots[-1] = GRID - 1
     drops = [values[a] - values[b] for a, b in pairwise(knots)]
     pace = [drop / (b - a) for drop, (a, b) in zip(drops, pairwise(knots), strict=True)]

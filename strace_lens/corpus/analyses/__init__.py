@@ -1,0 +1,1 @@
+"""Analyses of a run: each takes a `Run` and gives tables; no model, no disk."""
