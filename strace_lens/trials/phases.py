@@ -97,6 +97,15 @@ def trial_phases(trials: Trials, out: str | Path) -> TrialPhases:
     )
 
 
+def relative_depth(counts: Counts) -> float:
+    """Mean layer of edges over the last layer; NaN without edges or with a single layer."""
+    by_layer = counts.sum(0)
+    last = len(by_layer) - 1
+    if not by_layer.any() or last == 0:
+        return math.nan
+    return float(by_layer @ np.arange(last + 1) / by_layer.sum() / last)
+
+
 def _load(out: Path, prompt: int, estimator: str, rows: pd.DataFrame) -> Trace:
     path = Job(estimator, 0, "own").path(out, prompt)
     trace = load_trace(path)
@@ -124,8 +133,8 @@ def _phases(rows: pd.DataFrame, counts: dict[float, Counts], graph: Counts) -> d
         "tail_edges": math.nan if math.isnan(tail_size) else int(tail.sum()),
         **_depths("head_", head),
         **_depths("tail_", tail),
-        "depth_gap": _depth(head) - _depth(tail),
-        "block_depth_gap": _depth(head[_BLOCK]) - _depth(tail[_BLOCK]),
+        "depth_gap": relative_depth(head) - relative_depth(tail),
+        "block_depth_gap": relative_depth(head[_BLOCK]) - relative_depth(tail[_BLOCK]),
         **_depths("graph_", graph),
         **dict(_at_sizes(counts)),
     }
@@ -162,13 +171,7 @@ def _at_sizes(counts: dict[float, Counts]) -> Iterator[tuple[str, float]]:
 
 
 def _depths(name: str, counts: Counts) -> dict[str, float]:
-    return {f"{name}depth": _depth(counts), f"{name}block_depth": _depth(counts[_BLOCK])}
-
-
-def _depth(counts: Counts) -> float:
-    """Mean layer of edges over the last layer; NaN without edges or with a single layer."""
-    by_layer = counts.sum(0)
-    last = len(by_layer) - 1
-    if not by_layer.any() or last == 0:
-        return math.nan
-    return float(by_layer @ np.arange(last + 1) / by_layer.sum() / last)
+    return {
+        f"{name}depth": relative_depth(counts),
+        f"{name}block_depth": relative_depth(counts[_BLOCK]),
+    }

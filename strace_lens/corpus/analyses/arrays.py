@@ -1,0 +1,74 @@
+"""A run's frames as arrays over prompts and sizes, and arrays as frames again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int64
+
+from strace_lens.corpus.run_folder import Run
+
+
+def at_sizes(run: Run, column: str) -> Float[np.ndarray, "prompt size"]:
+    """A column of `Run.sizes`, a row a prompt."""
+    return run.sizes[column].to_numpy(dtype=np.float64).reshape(len(run.prompts), -1)
+
+
+def edges_by(
+    run: Run, group: Int64[np.ndarray, " component"], groups: int
+) -> tuple[Int64[np.ndarray, "prompt size group"], Int64[np.ndarray, "prompt group"]]:
+    """Edges of the traces and of the graphs, added up over groups of components.
+
+    Args:
+        run: of `read_run`.
+        group: the number of each component's group.
+        groups: how many there are.
+    """
+    masks = [group == number for number in range(groups)]
+    return (
+        np.stack([run.usage[..., m].sum(-1, dtype=np.int64) for m in masks], -1),
+        np.stack([run.reachable[:, m].sum(-1, dtype=np.int64) for m in masks], -1),
+    )
+
+
+def added(
+    counts: Int64[np.ndarray, "prompt size *rest"],
+) -> Int64[np.ndarray, "prompt size *rest"]:
+    """What each size adds to the one before it; the first adds all it has."""
+    return np.diff(counts, axis=1, prepend=0)
+
+
+def shares(counts: Int64[np.ndarray, "*rest part"]) -> Float[np.ndarray, "*rest part"]:
+    """The parts' shares of their sum; NaN where there is nothing to share."""
+    return divide(counts, counts.sum(-1, keepdims=True))
+
+
+def divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """A quotient that is NaN where it would divide by zero."""
+    out = np.full(np.broadcast_shapes(above.shape, below.shape), np.nan)
+    return np.divide(above, below, out=out, where=below != 0)
+
+
+def frame_of(
+    sizes: Float[np.ndarray, " size"],
+    parts: Mapping[str, Sequence[Any]],
+    columns: Mapping[str, Float[np.ndarray, "size part"] | Int64[np.ndarray, "size part"]],
+) -> pd.DataFrame:
+    """Arrays as a frame with a row for each size and part, sizes outermost.
+
+    Args:
+        sizes: relative sizes.
+        parts: what is known of each part: a column with a value a part.
+        columns: a value a size and part.
+    """
+    count = len(next(iter(parts.values())))
+    return pd.DataFrame(
+        {
+            "size": np.repeat(sizes, count),
+            **{name: np.tile(np.asarray(v), len(sizes)) for name, v in parts.items()},
+            **{name: values.reshape(-1) for name, values in columns.items()},
+        }
+    )
