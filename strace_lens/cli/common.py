@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from strace_lens.corpus.ray_engine import LostWorkersError, MissingRayError
 from strace_lens.known.tracr import MissingTracrError
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
@@ -71,17 +73,23 @@ def parse_sizes(text: str | None) -> tuple[float, ...] | None:
     return tuple(sizes)
 
 
+_MENDED = (
+    *(ValueError, OSError, FloatingPointError),
+    *(MissingTracrError, MissingRayError, LostWorkersError),
+)
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """What a user can mend ends in one line on standard error and exit status 2."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError, MissingTracrError) as error:
+    except _MENDED as error:
         print(f"strace-lens: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(2) from error
 
 
-def progress_bar() -> Progress:
+def progress_bar(*more: ProgressColumn) -> Progress:
     """A bar on standard error, gone at the end; none where that is no terminal."""
     console = Console(stderr=True)
     return Progress(
@@ -89,14 +97,15 @@ def progress_bar() -> Progress:
         BarColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        *more,
         console=console,
         transient=True,
         disable=not console.is_terminal,  # a log has no use for a bar
     )
 
 
-def step(progress: Progress, what: str, total: int | None = None) -> TaskID:
+def step(progress: Progress, what: str, total: int | None = None, **fields: object) -> TaskID:
     """Show what is being done now, in place of what was done before."""
     for task in progress.task_ids:
         progress.update(task, visible=False)
-    return progress.add_task(what, total=total)
+    return progress.add_task(what, total=total, **fields)

@@ -86,34 +86,40 @@ def _measured(
     setting: Setting,
     batches: Sequence[Batch],
 ) -> Iterator[tuple[Batch, list[Row]]]:
-    actor = ray.remote(
-        num_cpus=setting.options.threads,
-        num_gpus=gpus,
-        max_restarts=-1,
-        max_task_retries=RETRIES,
-    )(Worker)
+    make = ray.remote(num_cpus=setting.options.threads, num_gpus=gpus)(Worker).remote
     shared = ray.put(setting)
-    actors = [actor.remote(load, shared) for _ in range(min(workers, len(batches)))]
-    waiting = list(reversed(batches))
-    running: dict[Any, tuple[Any, Batch]] = {}
-    for one in actors:
-        batch = waiting.pop()
-        running[one.measure.remote(batch)] = one, batch
+    waiting = [(batch, 0) for batch in reversed(batches)]
+    running: dict[Any, tuple[Any, Batch, int]] = {}
+
+    def start(worker: Any) -> None:
+        if waiting:
+            batch, lost = waiting.pop()
+            running[worker.measure.remote(batch)] = worker, batch, lost
+
+    for _ in range(min(workers, len(batches))):
+        start(make(load, shared))
     while running:
         (done, *_), _ = ray.wait(list(running))
-        one, batch = running.pop(done)
+        worker, batch, lost = running.pop(done)
         try:
             rows = ray.get(done)
         except ray.exceptions.RayActorError as error:
-            numbers = ", ".join(str(item.number) for item in batch.items)
-            raise LostWorkersError(
-                f"a worker died {RETRIES + 1} times over prompts {numbers}; what is done is kept: "
-                "run the sweep again, with fewer workers or a smaller memory budget"
-            ) from error
-        if waiting:
-            following = waiting.pop()
-            running[one.measure.remote(following)] = one, following
+            if lost == RETRIES:
+                raise LostWorkersError(_lost(batch, error)) from error
+            waiting.append((batch, lost + 1))
+            start(make(load, shared))
+            continue
+        start(worker)
         yield batch, rows
+
+
+def _lost(batch: Batch, error: Exception) -> str:
+    numbers = ", ".join(str(item.number) for item in batch.items)
+    reason = str(error).strip().splitlines()[0]
+    return (
+        f"{RETRIES + 1} workers died over prompts {numbers} ({reason}); what is done is kept: run "
+        "the sweep again, with fewer workers or a smaller memory budget"
+    )
 
 
 class Worker:

@@ -1,0 +1,66 @@
+"""`strace-lens phases`: the analyses of one or more sweeps, as tables and a page of figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from strace_lens.cli.common import one_line_errors, progress_bar, step
+from strace_lens.corpus.analyses.all import analyse
+from strace_lens.corpus.run_folder import read_run
+from strace_lens.corpus_report import corpus_report
+from strace_lens.storage import write_whole
+from strace_lens.summary import records
+from strace_lens.tables_corpus import corpus_sections
+from strace_lens.tables import frame_table, wide_console
+
+PAGE = "phases.html"
+
+
+def phases_command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of sweeps.", file_okay=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for phases.html and the CSV tables; the first run's own if unsaid.",
+            file_okay=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and no table.")
+    ] = False,
+) -> None:
+    """Phases over many prompts: mean curves, boundaries, composition, use, what density goes with."""
+    with one_line_errors(), progress_bar() as progress:
+        step(progress, "reading")
+        read = [read_run(folder) for folder in runs]
+        bar = step(progress, "analysing", total=None)
+        tables = analyse(
+            read, seed=seed, progress=lambda what: progress.update(bar, description=what)
+        )
+        step(progress, "drawing")
+        folder = out or runs[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, frame in tables.items():
+            write_whole(folder / f"{name}.csv", frame.to_csv(index=False).encode())
+        write_whole(folder / PAGE, corpus_report(read, tables).encode())
+        progress.stop()
+        if as_json:
+            print(json.dumps(_records(tables), allow_nan=False))
+            return
+        console = wide_console()
+        for title, frame in corpus_sections(read, tables).items():
+            console.print(frame_table(title, frame))
+        print(f"wrote {PAGE} and {len(tables)} CSV tables to {folder}")
+
+
+def _records(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
+    """The short tables; the long ones are in their files."""
+    short = ("corpus_boundaries", "size_needed", "head_and_tail_means", "density_correlations")
+    return {name: records(tables[name]) for name in short if name in tables}

@@ -1,0 +1,202 @@
+"""`strace-lens sweep`: many prompts traced and measured into a folder, resumable."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.progress import TextColumn
+
+from strace_lens.architecture import Model
+from strace_lens.cli.common import (
+    DeviceOption,
+    DtypeOption,
+    MemoryOption,
+    ModelOption,
+    budgets,
+    one_line_errors,
+    parse_sizes,
+    progress_bar,
+    step,
+)
+from strace_lens.corpus.cut import cut_to_words, deduplicate, sample
+from strace_lens.corpus.engine import Engine, this_process
+from strace_lens.corpus.prompts import CorpusPrompt
+from strace_lens.corpus.ray_engine import ray_engine
+from strace_lens.corpus.read import CARRIED, read_corpus
+from strace_lens.corpus.run_folder import Run
+from strace_lens.corpus.setting import Options
+from strace_lens.corpus.sweep import sweep
+from strace_lens.models import load_model
+from strace_lens.prompts import own_tokenizer
+from strace_lens.sizes import SIZES
+from strace_lens.token_graph.estimators import ESTIMATORS
+
+ENGINES = ("local", "ray")
+STOPPED = 130  # as a shell has it for an interrupt
+
+
+def sweep_command(
+    prompts: Annotated[
+        str,
+        typer.Argument(
+            help="A file (.txt, .jsonl, .csv, .tsv, .parquet), a datasets folder or name, "
+            f"or {CARRIED}: the 104 prompts of the package."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run.", file_okay=False)],
+    model: ModelOption = "smollm2",
+    estimator: Annotated[
+        str, typer.Option(help=f"How edges are ranked: {', '.join(ESTIMATORS)}.")
+    ] = "greedy",
+    sizes: Annotated[
+        str | None, typer.Option(help="Relative sizes; the paper's 27 if unsaid.")
+    ] = None,
+    controls: Annotated[
+        bool, typer.Option(help="Run the random subgraph and the inverse of the trace too.")
+    ] = True,
+    hidden: Annotated[bool, typer.Option(help="Keep the geometry of the hidden states.")] = True,
+    ablation: Annotated[
+        str, typer.Option(help="What replaces an ablated edge: zero or mean.")
+    ] = "zero",
+    words: Annotated[
+        str | None,
+        typer.Option(help="LOW:HIGH. Cut each text to whole words at so many tokens."),
+    ] = None,
+    dedupe: Annotated[bool, typer.Option("--dedupe", help="Leave out repeated texts.")] = False,
+    count: Annotated[
+        int | None, typer.Option("--sample", help="Draw so many prompts, by the seed.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Read the first so many only.")] = None,
+    generate: Annotated[
+        int, typer.Option(help="Tokens that the model adds to each prompt, each traced in turn.")
+    ] = 0,
+    text_column: Annotated[str, typer.Option(help="Of CSV, Parquet, datasets.")] = "text",
+    split: Annotated[str, typer.Option(help="Of a datasets folder or name.")] = "train",
+    engine: Annotated[str, typer.Option(help="local, or ray for several workers.")] = "local",
+    workers: Annotated[int, typer.Option(help="Of the Ray engine.")] = 2,
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster; one is started if unsaid.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of each worker; the last bits of results depend on it.")
+    ] = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    seed: Annotated[int, typer.Option(help="Of cutting, drawing, estimators, controls.")] = 0,
+    bos: Annotated[
+        bool | None,
+        typer.Option("--bos/--no-bos", help="Force a BOS; the tokenizer's way if unsaid."),
+    ] = None,
+    memory: MemoryOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Trace and measure many prompts; stopped in any way, the same command goes on."""
+    with one_line_errors(), progress_bar(TextColumn("{task.fields[rate]}")) as progress:
+        _check_engine(engine, workers)
+        forward, backward = budgets(memory)
+        options = Options(
+            estimator=estimator,
+            sizes=parse_sizes(sizes) or SIZES,
+            controls=controls,
+            ablation=ablation,
+            seed=seed,
+            bos=bos,
+            hidden=hidden,
+            generate=generate,
+            memory_budget=forward,
+            gradient_budget=backward,
+            threads=threads or torch.get_num_threads(),
+        )
+        given = read_corpus(prompts, text_column=text_column, split=split, limit=limit)
+        given = deduplicate(given) if dedupe else given
+        step(progress, f"loading {model}", rate="")
+        load = functools.partial(load_model, model, device=device, dtype=dtype)
+        loaded = load()
+        chosen = _chosen(loaded, given, words, count, seed)
+        bar = step(progress, "prompts", total=len(chosen), rate="")
+
+        def tell(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+            speed = progress.tasks[-1].finished_speed or progress.tasks[-1].speed
+            progress.update(bar, rate="" if not speed else f"{60 * speed:.1f} a minute")
+
+        try:
+            run = sweep(
+                loaded,
+                chosen,
+                out,
+                options,
+                engine=_engine(engine, loaded, load, workers, address),
+                progress=tell,
+            )
+        except KeyboardInterrupt:
+            progress.stop()
+            typer.echo("strace-lens: stopped; the same command goes on from here", err=True)
+            raise typer.Exit(STOPPED) from None
+        progress.stop()
+        _say(run, out, as_json)
+
+
+def _check_engine(engine: str, workers: int) -> None:
+    if engine not in ENGINES:
+        raise ValueError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1; got {workers}")
+
+
+def _engine(
+    name: str,
+    model: Model,
+    load: functools.partial[Model],
+    workers: int,
+    address: str | None,
+) -> Engine:
+    return this_process(model) if name == "local" else ray_engine(load, workers, address=address)
+
+
+def _chosen(
+    model: Model,
+    given: Sequence[CorpusPrompt],
+    words: str | None,
+    count: int | None,
+    seed: int,
+) -> Sequence[CorpusPrompt]:
+    """The prompts, cut and drawn as asked."""
+    if words is not None:
+        try:
+            low, high = (int(part) for part in words.split(":"))
+        except ValueError:
+            raise ValueError(f"--words takes LOW:HIGH in tokens, as 20:60; got {words!r}") from None
+        tokenizer = own_tokenizer(model)
+        cut = cut_to_words(lambda text: len(tokenizer(text).input_ids), given, low, high, seed)
+        if cut.too_short:
+            typer.echo(f"left out {cut.too_short} texts of fewer than {low} tokens", err=True)
+        given = cut.prompts
+    return given if count is None else sample(given, count, seed)
+
+
+def _say(run: Run, out: Path, as_json: bool) -> None:
+    density = run.prompts["density"]
+    if as_json:
+        said = {
+            "out": str(out),
+            "model": run.model,
+            "prompts": len(run.prompts),
+            "failed": len(run.failures),
+            "density": None if density.isna().any() else float(density.mean()),
+        }
+        print(json.dumps(said, allow_nan=False))
+        return
+    for row in run.failures.to_dict("records"):
+        typer.echo(f"prompt {row['prompt']} failed: {row['error']}", err=True)
+    print(
+        f"{len(run.prompts)} prompts of {run.model} in {out}, mean density {density.mean():.3f}"
+        + (f"; {len(run.failures)} failed" if len(run.failures) else "")
+        + f"\nnext: strace-lens phases {out}"
+    )
