@@ -1,0 +1,157 @@
+"""Phase boundaries of a corpus and of each prompt, with bootstrap intervals.
+
+Source: s-Trace (arXiv 2605.27033), section "phases", which draws them; here they are the change
+points of `strace_lens.phases`. A boundary lies between two phases that were found. So construction
+has no start without a plateau before it, as it may begin below the smallest size measured, and no
+stop without a refinement after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from strace_lens.corpus.analyses.arrays import at_sizes
+from strace_lens.corpus.analyses.fast_fit import fast_change_points
+from strace_lens.corpus.analyses.resample import percentiles
+from strace_lens.corpus.analyses.resample import resamples as draws_of
+from strace_lens.corpus.run_folder import Run
+from strace_lens.phases import LEAST_SIZES, Phase
+
+QUANTITIES = (
+    *("phases", "construction_start", "construction_stop", "tv_at_start", "tv_at_stop"),
+    *("construction_pace", "refinement_pace"),
+)
+"""What is told of a curve: the number of phases; the relative sizes at which construction starts
+and stops, and TV there; by how much TV falls while the size grows tenfold."""
+
+_BOUNDARIES = ("construction_start", "construction_stop")
+
+
+def corpus_boundaries(run: Run, *, seed: int = 0, resamples: int = 200) -> pd.DataFrame:
+    """Phases of the mean TV curve over prompts.
+
+    The mean of curves that break at different sizes is smoother than each of them:
+    `prompt_boundaries` tells of the prompts.
+
+    Args:
+        run: of a sweep.
+        seed: of the bootstrap.
+        resamples: how often prompts are drawn.
+
+    Returns:
+        One row for each of `QUANTITIES`. Columns `quantity`, `value` (NaN without such a phase),
+        `low` and `high` (95 % percentile bootstrap over prompts, of the resamples that have such a
+        phase; NaN without a value), `found` (the share of resamples that have it; for `phases`,
+        that have two phases or more), `prompts`. Intervals and `found` are NaN for a single prompt.
+    """
+    curves = at_sizes(run, "tv")
+    prompts = len(curves)
+    value = _row(run.grid, curves.mean(0))
+    draws = draws_of(prompts, resamples if prompts > 1 else 0, seed)
+    found = _table([_row(run.grid, curves[draw].mean(0)) for draw in draws])
+    low, high = _interval(value, found)
+    there = ~np.isnan(found)
+    there[:, 0] = found[:, 0] > 1
+    return pd.DataFrame(
+        {
+            "quantity": QUANTITIES,
+            "value": value,
+            "low": low,
+            "high": high,
+            "found": there.mean(0) if len(draws) else np.full(len(value), np.nan),
+            "prompts": prompts,
+        }
+    )
+
+
+def prompt_boundaries(run: Run, *, seed: int = 0, resamples: int = 100) -> pd.DataFrame:
+    """Phases of each prompt's TV curve.
+
+    The interval is of the fit, not over prompts: what the fitted lines miss at the measured sizes,
+    less its mean, is drawn with replacement and added to the lines, and these are fitted again.
+
+    Args:
+        run: of a sweep.
+        seed: of the bootstrap.
+        resamples: how often misses are drawn; 0 for no intervals.
+
+    Returns:
+        One row a prompt. Columns `prompt`; `phases`, their number, 0 where TV never falls by a
+        tenth at one pace, NaN for fewer than four sizes; `construction_start` and
+        `construction_stop`, each with `_low` and `_high` (95 %, of the resamples that have such a
+        boundary) and `_found` (the share that has it). NaN without such a phase, and intervals
+        where no phase was fitted.
+    """
+    rows = []
+    draws = draws_of(len(run.grid), resamples, seed)
+    for prompt, tv in zip(run.prompts["prompt"], at_sizes(run, "tv"), strict=True):
+        phases = fast_change_points(run.grid, tv)
+        value = _quantities(phases, len(tv))
+        again = _refitted(run.grid, tv, phases, draws) if phases else _table([])
+        low, high = _interval(value, again)
+        row = {"prompt": prompt, "phases": value[0]}
+        for name in _BOUNDARIES:
+            at = QUANTITIES.index(name)
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = value[at], low[at], high[at]
+            missing = np.isnan(again[:, at])
+            row[f"{name}_found"] = 1 - float(missing.mean()) if len(missing) else math.nan
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _refitted(
+    sizes: Float[np.ndarray, " size"],
+    tv: Float[np.ndarray, " size"],
+    phases: tuple[Phase, ...],
+    draws: np.ndarray,
+) -> Float[np.ndarray, "resample quantity"]:
+    """`QUANTITIES` of curves made of the fitted lines and drawn misses."""
+    ends = [phases[0].start, *(p.stop for p in phases)]
+    heights = [phases[0].tv_start, *(p.tv_stop for p in phases)]
+    line = np.interp(np.log10(sizes), np.log10(ends), heights)
+    misses = tv - line
+    misses -= misses.mean()
+    return _table([_row(sizes, line + misses[draw]) for draw in draws])
+
+
+def _interval(
+    value: Sequence[float], found: Float[np.ndarray, "resample quantity"]
+) -> tuple[Float[np.ndarray, " quantity"], Float[np.ndarray, " quantity"]]:
+    """The ends of the interval of each value; NaN where there is no value for it to be around."""
+    none = np.isnan(value)
+    low, high = percentiles(found)
+    return np.where(none, np.nan, low), np.where(none, np.nan, high)
+
+
+def _row(sizes: Float[np.ndarray, " size"], tv: Float[np.ndarray, " size"]) -> list[float]:
+    return _quantities(fast_change_points(sizes, tv), len(sizes))
+
+
+def _quantities(phases: tuple[Phase, ...], sizes: int) -> list[float]:
+    """`QUANTITIES` of the phases found in a curve of so many sizes."""
+    by_name = {p.name: p for p in phases}
+    plateau, refinement = by_name.get("plateau"), by_name.get("refinement")
+    return [
+        math.nan if sizes < LEAST_SIZES else float(len(phases)),
+        float(plateau.stop) if plateau else math.nan,
+        float(refinement.start) if refinement else math.nan,
+        plateau.tv_stop if plateau else math.nan,
+        refinement.tv_start if refinement else math.nan,
+        _pace(by_name.get("construction")),
+        _pace(refinement),
+    ]
+
+
+def _pace(phase: Phase | None) -> float:
+    if phase is None:
+        return math.nan
+    return (phase.tv_start - phase.tv_stop) / math.log10(phase.stop / phase.start)
+
+
+def _table(rows: Sequence[Sequence[float]]) -> Float[np.ndarray, "resample quantity"]:
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(QUANTITIES))
