@@ -1,0 +1,166 @@
+"""What goes with a prompt's density: uncertainty, length, loss, and its labels.
+
+Source: s-Trace (arXiv 2605.27033), section on density and uncertainty. Longer prompts may be both
+denser and less certain, so each correlation is given with the others held too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.stats import kruskal, rankdata
+from scipy.stats import t as student
+
+from strace_lens.corpus.analyses import resample
+from strace_lens.corpus.run_folder import Run
+from strace_lens.trials.intervals import interval
+
+CORRELATES = ("entropy", "tokens", "loss")
+"""Columns of `Run.prompts` that density is correlated with."""
+
+LEAST_PROMPTS = 4
+LABEL_VALUES = range(2, 13)
+"""How many values a label may have to be a grouping of prompts."""
+
+_SAME = 1e-9  # of a variance of ranks scaled to 1: what is left of one that the held ones tell
+
+
+def density_correlations(run: Run, *, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
+    """Spearman's rank correlation of density with each of `CORRELATES`, plain and partial.
+
+    A partial correlation is that of what linear fits on the ranks of the held variables leave of
+    both ranks.
+
+    Args:
+        run: of a sweep.
+        seed: of the bootstrap.
+        resamples: how often prompts are drawn; they are ranked anew each time.
+
+    Returns:
+        Columns `what`, `given` (the variables held, joined by ", "; empty for none), `prompts`
+        (those with a value of all that takes part), `rho`, `low` and `high` (95 % percentile
+        bootstrap over prompts), `p` (two-sided, of Student's t). NaN for fewer than four prompts
+        and one more for each variable held, and where one variable is constant or told by those
+        held.
+    """
+    rows = []
+    for what, given in _questions():
+        names = ["density", what, *given]
+        values = run.prompts[names].to_numpy(dtype=np.float64)
+        values = values[~np.isnan(values).any(1)]
+        row = {"what": what, "given": ", ".join(given), "prompts": len(values)}
+        rows.append({**row, **_correlation(values, seed, resamples)})
+    return pd.DataFrame(rows)
+
+
+def rank_correlations(
+    values: Float[np.ndarray, "sample prompt variable"],
+) -> Float[np.ndarray, " sample"]:
+    """Rank correlation of the first two variables, given the others; NaN where it is undefined."""
+    ranks = rankdata(values, axis=-2)
+    ranks -= ranks.mean(-2, keepdims=True)
+    length = np.linalg.norm(ranks, axis=-2, keepdims=True)
+    ranks = np.divide(ranks, length, out=np.full_like(ranks, np.nan), where=length > 0)
+    first, second, held = ranks[..., 0], ranks[..., 1], ranks[..., 2:]
+    for at in range(held.shape[-1]):  # Gram-Schmidt: what one held variable tells leaves all others
+        axis = _unit(held[..., at])
+        first, second = _without(first, axis), _without(second, axis)
+        for later in range(at + 1, held.shape[-1]):
+            held[..., later] = _without(held[..., later], axis)
+    return np.clip((_unit(first) * _unit(second)).sum(-1), -1, 1)
+
+
+def density_by_label(run: Run, *, seed: int = 0) -> pd.DataFrame:
+    """Density of the prompts of each value of each label, and whether the values differ.
+
+    Labels with two to twelve values; prompts without a label are left out of it.
+
+    Args:
+        run: of a sweep.
+        seed: of the bootstrap.
+
+    Returns:
+        Columns `label` (without "label_"), `value`, `prompts`, `mean`, `low` and `high` (95 %
+        percentile bootstrap over the prompts of the value; NaN for a single one); and, the same for
+        all values of a label, `h` and `p` of the Kruskal-Wallis test and `eta_squared`, the share
+        of the variance of density's ranks that lies between values. These three are NaN for fewer
+        than four prompts, and where density is constant.
+    """
+    rows = []
+    for column in (str(c) for c in run.prompts if str(c).startswith("label_")):
+        groups = {
+            value: rows["density"].to_numpy(dtype=np.float64)
+            for value, rows in run.prompts.groupby(column, sort=True)
+        }
+        if len(groups) not in LABEL_VALUES:
+            continue
+        test = _differ(list(groups.values()))
+        for value, densities in groups.items():
+            low, high = interval(densities, seed)
+            rows.append(
+                {
+                    "label": column.removeprefix("label_"),
+                    "value": value,
+                    "prompts": len(densities),
+                    "mean": densities.mean(),
+                    "low": float(low),
+                    "high": float(high),
+                    **test,
+                }
+            )
+    names = ["label", "value", "prompts", "mean", "low", "high", "h", "p", "eta_squared"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _questions() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each correlate alone, with every other held, and with all others held."""
+    for what in CORRELATES:
+        others = [name for name in CORRELATES if name != what]
+        for held in range(len(others) + 1):
+            for given in combinations(others, held):
+                yield what, given
+
+
+def _correlation(
+    values: Float[np.ndarray, "prompt variable"], seed: int, resamples: int
+) -> dict[str, float]:
+    prompts, variables = values.shape
+    held = variables - 2
+    if prompts < LEAST_PROMPTS + held:
+        return dict.fromkeys(("rho", "low", "high", "p"), math.nan)
+    rho = float(rank_correlations(values[None])[0])
+    if math.isnan(rho):
+        return dict.fromkeys(("rho", "low", "high", "p"), math.nan)
+    drawn = rank_correlations(values[resample.resamples(prompts, resamples, seed)])
+    low, high = resample.percentiles(drawn)
+    freedom = prompts - 2 - held
+    t = rho * math.sqrt(freedom / (1 - rho**2)) if abs(rho) < 1 else math.inf
+    p = float(2 * student.sf(abs(t), freedom))
+    return {"rho": rho, "low": float(low), "high": float(high), "p": p}
+
+
+def _differ(groups: list[Float[np.ndarray, " _"]]) -> dict[str, float]:
+    everything = np.concatenate(groups)
+    if len(everything) < LEAST_PROMPTS or np.ptp(everything) == 0:
+        return dict.fromkeys(("h", "p", "eta_squared"), math.nan)
+    test = kruskal(*groups)
+    h = float(test.statistic)
+    return {"h": h, "p": float(test.pvalue), "eta_squared": h / (len(everything) - 1)}
+
+
+def _unit(ranks: Float[np.ndarray, "sample prompt"]) -> Float[np.ndarray, "sample prompt"]:
+    """Scaled to length 1; NaN where next to nothing is left."""
+    square = (ranks**2).sum(-1, keepdims=True)
+    out = np.full_like(ranks, np.nan)
+    return np.divide(ranks, np.sqrt(square), out=out, where=square > _SAME)
+
+
+def _without(
+    ranks: Float[np.ndarray, "sample prompt"], axis: Float[np.ndarray, "sample prompt"]
+) -> Float[np.ndarray, "sample prompt"]:
+    return ranks - (ranks * axis).sum(-1, keepdims=True) * axis
