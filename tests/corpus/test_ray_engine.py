@@ -75,8 +75,13 @@ def test_a_lost_worker_s_prompts_are_done_again(alone: dict[str, bytes], tmp_pat
     assert parts(tmp_path / "run") == alone
 
 
-def test_a_worker_that_always_dies_ends_the_sweep_with_a_reason(tmp_path: Path) -> None:
-    with pytest.raises(LostWorkersError, match="what is done is kept"):
+def test_a_worker_that_always_dies_ends_the_sweep_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strace_lens.corpus.ray_engine.RETRIES", 1)
+    with pytest.raises(
+        LostWorkersError, match=r"2 workers died over prompts 0, 1 .*what is done is kept"
+    ):
         sweep(model(), prompts(2), tmp_path / "run", options(), engine=ray_engine(dies_always, 1))
 
 

@@ -195,7 +195,7 @@ def test_other_options_are_refused_by_name(
 def test_other_prompts_and_other_models_are_refused(whole: tuple[Path, Run]) -> None:
     with pytest.raises(OtherRunError, match="prompts was"):
         sweep(model(), prompts(5), whole[0], options())
-    with pytest.raises(OtherRunError, match="model was .* and is"):
+    with pytest.raises(OtherRunError, match=r"model was .* and is"):
         sweep(tiny.bridge("gpt2"), prompts(), whole[0], options())
 
 
@@ -244,7 +244,7 @@ def test_a_prompt_that_fails_alone_does_not_take_its_batch_along(
 
 
 def test_a_run_without_any_measured_prompt_says_so(tmp_path: Path) -> None:
-    with pytest.raises(PartError, match="measured: the first says .*a trace needs at least"):
+    with pytest.raises(PartError, match=r"measured: the first says .*a trace needs at least"):
         sweep(model(), [CorpusPrompt(words(1))], tmp_path / "run", options())
 
 
