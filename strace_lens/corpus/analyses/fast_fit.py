@@ -40,7 +40,7 @@ def break_points(values: Float[np.ndarray, " point"]) -> list[list[int]]:
     Equal to `ruptures.Dynp(model="clinear", min_size=3, jump=1)` with one and with two breaks.
 
     Args:
-        values: a curve at evenly spaced points, nine or more, at most 257.
+        values: a curve at 9 to 249 evenly spaced points; longer ones may tie otherwise.
     """
     points = len(values)
     one, first, second = _best_breaks(_chord_costs(np.ascontiguousarray(values, np.float64)))
