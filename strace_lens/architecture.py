@@ -43,6 +43,7 @@ class Architecture:
             attention is recomputed from its pattern where the residual stream is written.
         silent_without_input: a residual stream of zeros stays zero through every block, as in
             models without biases.
+        pointwise_mlps: MLPs can be run on some tokens alone (`sparse_mlp`).
         gated: the MLP has a third matrix, that of its gate.
         experts: MLPs that one token passes through in a block: 1, or the active experts of a
             mixture, each of width d_mlp.
@@ -63,6 +64,7 @@ class Architecture:
     unembed_input: str
     pattern_is_live: bool = True
     silent_without_input: bool = False
+    pointwise_mlps: bool = False
     gated: bool = False
     experts: int = 1
 

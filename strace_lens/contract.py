@@ -28,6 +28,7 @@ from strace_lens.architecture import (
     hook_points,
     per_query_head,
 )
+from strace_lens.sparse_mlp import mlps_are_pointwise
 
 PROBE_TOKENS = 3
 _known: weakref.WeakKeyDictionary[Any, Architecture] = weakref.WeakKeyDictionary()
@@ -45,9 +46,9 @@ def architecture_of(model: Model) -> Architecture:
 
 
 def check(model: Model, architecture: Architecture) -> Architecture:
-    """Prove the architecture on probe tokens; returns it with its last two facts as found.
+    """Prove the architecture on probe tokens; returns it with the facts that only a run can tell.
 
-    Costs two small forward passes, and two of (4 x layers) rows of three tokens.
+    Costs three small forward passes, and two of (4 x layers) rows of three tokens.
 
     Raises:
         UnsupportedModelError: the residual stream is not the sum of what the hook points carry, or
@@ -61,6 +62,7 @@ def check(model: Model, architecture: Architecture) -> Architecture:
         check_sums(model, architecture, tokens)
         dead = _dead_writes(model, architecture, tokens)
         silent = _is_silent(model, architecture, tokens)
+        pointwise = _mlps_are_pointwise(model, architecture, tokens)
     pattern = {point for point in dead if point.endswith("hook_pattern")}
     if pattern and (len(pattern) < architecture.layers or architecture.post_norm):
         raise UnsupportedModelError(f"{architecture.name} cannot be traced: {min(pattern)} is dead")
@@ -69,7 +71,10 @@ def check(model: Model, architecture: Architecture) -> Architecture:
             f"{architecture.name} cannot be traced: a write at {point} does not reach the output"
         )
     return dataclasses.replace(
-        architecture, pattern_is_live=not pattern, silent_without_input=silent
+        architecture,
+        pattern_is_live=not pattern,
+        silent_without_input=silent,
+        pointwise_mlps=pointwise,
     )
 
 
@@ -179,6 +184,13 @@ def _is_silent(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) ->
     hooks += [(f"blocks.{arch.layers - 1}.hook_resid_post", read)]
     model.run_with_hooks(tokens[None].to(device_of(model)), fwd_hooks=hooks, padding_side="right")
     return not bool(last[0].any())
+
+
+def _mlps_are_pointwise(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> bool:
+    rows = tokens[None].to(device_of(model))
+    return arch.mlp and mlps_are_pointwise(
+        model, arch.layers, lambda: model.run_with_hooks(rows, padding_side="right")
+    )
 
 
 def _writes(arch: Architecture) -> list[tuple[str, Callable[[Tensor], Tensor]]]:

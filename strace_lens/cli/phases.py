@@ -16,8 +16,8 @@ from strace_lens.corpus.run_folder import read_run
 from strace_lens.corpus_report import corpus_report
 from strace_lens.storage import write_whole
 from strace_lens.summary import records
-from strace_lens.tables_corpus import corpus_sections
 from strace_lens.tables import frame_table, wide_console
+from strace_lens.tables_corpus import corpus_sections
 
 PAGE = "phases.html"
 
@@ -36,7 +36,7 @@ def phases_command(
         bool, typer.Option("--json", help="Print one JSON object and no table.")
     ] = False,
 ) -> None:
-    """Phases over many prompts: mean curves, boundaries, composition, use, what density goes with."""
+    """Phases over many prompts: mean curves, boundaries, composition, use, correlations."""
     with one_line_errors(), progress_bar() as progress:
         step(progress, "reading")
         read = [read_run(folder) for folder in runs]

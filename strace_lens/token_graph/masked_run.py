@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from strace_lens.architecture import Architecture, Model, device_of
 from strace_lens.prompts import pad_right
 from strace_lens.run import MEMORY_BUDGET, Hook, even_chunks, last_logits, rows_per_pass
-from strace_lens.token_graph.masks import mask_hooks
+from strace_lens.sparse_mlp import kept_mlps
+from strace_lens.token_graph.masks import kept_in_stream, mask_hooks
 from strace_lens.token_graph.rows import MaskedRows
 
 Watch = Callable[[Sequence[MaskedRows]], Sequence[Hook]]
@@ -55,9 +56,19 @@ def masked_logits(
         all_hooks = [*hooks, *mask_hooks(model, architecture, batch)]
         if watch is not None:
             all_hooks += watch(batch)
-        done.append(last_logits(model, architecture, tokens, lengths, all_hooks).cpu())
+        with kept_mlps(model, _kept_mlps(architecture, batch)):
+            done.append(last_logits(model, architecture, tokens, lengths, all_hooks).cpu())
         progress(len(tokens))
     return torch.cat(done)
+
+
+def _kept_mlps(
+    architecture: Architecture, batch: Sequence[MaskedRows]
+) -> Sequence[Bool[Tensor, "row pos"]]:
+    """The tokens on which each layer's MLP must run; none said where all must."""
+    if not architecture.pointwise_mlps:
+        return []
+    return kept_in_stream(batch)[1].unbind(0)
 
 
 def passes(

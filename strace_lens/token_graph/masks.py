@@ -39,7 +39,7 @@ def mask_hooks(model: Model, architecture: Architecture, groups: Sequence[Rows])
         starts.append(starts[-1] + len(group))
     spans = [slice(a, b) for a, b in pairwise(starts)]
     spans_and_groups = list(zip(spans, groups, strict=True))
-    kept = _kept_in_stream(groups)
+    kept = kept_in_stream(groups)
     hooks: list[Hook] = []
     for layer in range(architecture.layers):
         residual, mlp = kept[0][layer], kept[1][layer] if architecture.mlp else None
@@ -48,7 +48,7 @@ def mask_hooks(model: Model, architecture: Architecture, groups: Sequence[Rows])
     return hooks
 
 
-def _kept_in_stream(
+def kept_in_stream(
     groups: Sequence[Rows],
 ) -> tuple[Keep, Keep]:
     """Which residual `[layer join row pos]` and MLP edges `[mlp_layer row pos]` each row keeps.
