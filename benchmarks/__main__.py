@@ -18,6 +18,7 @@ from benchmarks import (
     scaling,
     scheduling,
     sparse_seconds,
+    sweeps,
     trace_job,
 )
 
@@ -30,6 +31,7 @@ BENCHMARKS = (
     sparse_seconds,
     importance,
     scaling,
+    sweeps,
     circuits_attribution,
     circuits_masked,
     circuits_scaling,

@@ -44,7 +44,7 @@ def test_kept_tokens_have_the_values_of_the_whole_mlp(name: str) -> None:
     for layer in range(1, architecture.layers):
         kept = keep[layer]
         torch.testing.assert_close(sparse[layer][kept], whole[layer][kept], atol=1e-5, rtol=1e-4)
-        # A norm turns zeros to others; transformers itself hooks Mixtral's router, so it runs whole.
+        # A norm turns zeros to others; transformers hooks Mixtral's router, so it runs whole.
         if not architecture.post_norm and name != "mixtral":
             assert not torch.equal(sparse[layer][~kept], whole[layer][~kept])
 

@@ -196,7 +196,7 @@ def _say(run: Run, out: Path, as_json: bool) -> None:
     for row in run.failures.to_dict("records"):
         typer.echo(f"prompt {row['prompt']} failed: {row['error']}", err=True)
     print(
-        f"{len(run.prompts)} prompts of {run.model} in {out}, mean density {density.mean():.3f}"
+        f"prompts measured: {len(run.prompts)} of {run.model} in {out}, mean density {density.mean():.3f}"
         + (f"; {len(run.failures)} failed" if len(run.failures) else "")
         + f"\nnext: strace-lens phases {out}"
     )

@@ -1,0 +1,99 @@
+"""Every analysis of one or more runs, as tables by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from strace_lens.corpus.analyses import (
+    between,
+    boundaries,
+    composition,
+    correlations,
+    curves,
+    geometry,
+    growth,
+    layer_phases,
+    needed,
+    shallow,
+    usage,
+)
+from strace_lens.corpus.run_folder import Run
+
+Analysis = Callable[..., pd.DataFrame]
+
+ANALYSES: dict[str, Analysis] = {
+    "mean_curves": curves.mean_curves,
+    "corpus_boundaries": boundaries.corpus_boundaries,
+    "prompt_boundaries": boundaries.prompt_boundaries,
+    "size_needed": needed.size_needed,
+    "kinds_by_size": composition.kinds_by_size,
+    "quarters_by_size": composition.quarters_by_size,
+    "layers_by_size": composition.layers_by_size,
+    "phase_diagram": layer_phases.phase_diagram,
+    "head_and_tail": layer_phases.head_and_tail,
+    "head_and_tail_means": layer_phases.head_and_tail_means,
+    "component_use": usage.component_use,
+    "lorenz": usage.lorenz,
+    "gini": usage.gini,
+    "core": usage.core,
+    "density_correlations": correlations.density_correlations,
+    "density_by_label": correlations.density_by_label,
+    "shallow": shallow.shallow,
+    "shallow_full_model": shallow.full_model,
+    "nearest": shallow.nearest,
+    "geometry_by_layer": geometry.geometry_by_layer,
+    "growth": growth.growth,
+    "growth_lines": growth.growth_lines,
+}
+"""What is asked of each run, by the name of its table."""
+
+_DRAWN = {
+    *("mean_curves", "corpus_boundaries", "prompt_boundaries", "kinds_by_size", "quarters_by_size"),
+    *("layers_by_size", "head_and_tail_means", "gini", "density_correlations", "density_by_label"),
+    *("shallow", "shallow_full_model", "geometry_by_layer", "growth"),
+}
+"""Those that draw resamples, and take their seed."""
+
+
+def analyse(
+    runs: Sequence[Run],
+    *,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda what: None,
+) -> dict[str, pd.DataFrame]:
+    """Every analysis of each run, and of several runs beside each other.
+
+    Args:
+        runs: of `read_run`; of different names.
+        seed: of every bootstrap.
+        progress: told what is being analysed.
+
+    Returns:
+        A table for each of `ANALYSES`, with the name of the run as first column `run`. With
+        several runs also `between_runs`, and `shared_curves` and `shared_boundaries` over the
+        prompts that all of them have.
+
+    Raises:
+        ValueError: no runs, runs of one name, or several runs without a shared prompt.
+    """
+    if not runs:
+        raise ValueError("no runs to analyse; name at least one folder of a sweep")
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in ANALYSES}
+    together: dict[str, pd.DataFrame] = {}
+    if len(runs) > 1:
+        progress("runs beside each other")
+        side = between.side_by_side(runs, seed=seed)
+        together = {
+            "between_runs": between.between_runs(runs, seed=seed),
+            "shared_curves": side.curves,
+            "shared_boundaries": side.boundaries,
+        }
+    for run in runs:
+        for name, analysis in ANALYSES.items():
+            progress(f"{run.name}: {name.replace('_', ' ')}")
+            found = analysis(run, seed=seed) if name in _DRAWN else analysis(run)
+            found.insert(0, "run", run.name)
+            tables[name].append(found)
+    return {n: pd.concat(parts, ignore_index=True) for n, parts in tables.items()} | together

@@ -1,0 +1,154 @@
+"""`strace-lens sweep` on tiny models: what it prints, leaves and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from strace_lens.cli import app
+from strace_lens.corpus import sweep as sweep_module
+from strace_lens.corpus.parts import part_paths
+from strace_lens.corpus.run_folder import read_run
+from tests import tiny
+from tests.corpus.made import prompts, words
+
+SIZES = ["--sizes", "0.01,0.1,1"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("model") / "tiny-llama"
+    tiny.hf_model("llama").save_pretrained(path)
+    tiny.tokenizer().save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    lines = [{"text": p.text, "next": p.next, **p.labels} for p in prompts(5)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, ["sweep", *map(str, arguments), "--threads", "1", *SIZES])
+
+
+def test_a_sweep_leaves_a_run_and_says_what_comes_next(
+    file: Path, model: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "runs" / "first"
+    result = run(file, "--model", model, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"prompts measured: 5 of tiny-llama in {out}" in result.stdout
+    assert f"next: strace-lens phases {out}" in result.stdout
+    found = read_run(out)
+    assert found.prompts["text"].tolist() == [p.text for p in prompts(5)]
+    assert found.prompts["label_kind"].tolist() == ["a", "b", "a", "b", "a"]
+    again = run(file, "--model", model, "--out", out, "--json")
+    said = json.loads(again.stdout)
+    assert said["prompts"] == 5
+    assert said["density"] == pytest.approx(found.prompts["density"].mean())
+
+
+def test_an_interrupt_says_that_the_same_command_goes_on(
+    file: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = sweep_module.write_part, []
+
+    def interrupted(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    monkeypatch.setattr("strace_lens.corpus.batches.MOST_PROMPTS", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_module, "write_part", interrupted)
+        result = run(file, "--model", model, "--out", tmp_path / "run")
+    assert result.exit_code == 130
+    assert "stopped; the same command goes on from here" in result.stderr
+    assert len(part_paths(tmp_path / "run")) == 1
+    assert run(file, "--model", model, "--out", tmp_path / "run").exit_code == 0
+    assert len(read_run(tmp_path / "run").prompts) == 5
+
+
+def test_failed_prompts_are_told_and_do_not_end_it(model: str, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"{words(5)}\n{words(1)}\n")
+    result = run(file, "--model", model, "--out", tmp_path / "run")
+    assert result.exit_code == 0
+    assert "prompts measured: 1 of tiny-llama" in result.stdout
+    assert "1 failed" in result.stdout
+    assert "prompt 1 failed: the prompt has 1 token" in result.stderr
+
+
+def test_texts_are_cut_drawn_and_repeats_left_out(model: str, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    lines = [words(20, start=i) for i in range(6)]
+    file.write_text("\n".join([*lines, lines[0], words(2)]))
+    result = run(
+        *(file, "--model", model, "--out", tmp_path / "run"),
+        *("--words", "4:8", "--dedupe", "--sample", "3"),
+    )
+    assert result.exit_code == 0, result.output
+    found = read_run(tmp_path / "run").prompts
+    assert len(found) == 3
+    assert found["tokens"].between(4, 8).all()
+    assert all(any(line.startswith(text) for line in lines) for text in found["text"])
+    assert "left out 1 texts of fewer than 4 tokens" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--engine", "spark"], "unknown engine 'spark'; choose from local, ray"),
+        (["--workers", "0"], "workers must be at least 1; got 0"),
+        (["--estimator", "magic"], "unknown estimator 'magic'"),
+        (["--ablation", "resample"], "sweeps ablate to zero or mean; got 'resample'"),
+        (["--words", "many"], "--words takes LOW:HIGH in tokens, as 20:60; got 'many'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    arguments: list[str], said: str, file: Path, model: str, tmp_path: Path
+) -> None:
+    result = run(file, "--model", model, "--out", tmp_path / "run", *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("strace-lens: ")
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"\x00\x01\x02", "binary"),
+        (b'{"text": "a b"}\nnot json', "line 2"),
+    ],
+)
+def test_a_corpus_that_is_none_is_one_line(
+    content: bytes, said: str, model: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_bytes(content)
+    result = run(file, "--model", model, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_another_run_in_the_folder_is_told_by_its_difference(
+    file: Path, model: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run(file, "--model", model, "--out", out).exit_code == 0
+    result = run(file, "--model", model, "--out", out, "--no-controls")
+    assert result.exit_code == 2
+    assert "holds another run: controls was True and is False" in result.stderr
