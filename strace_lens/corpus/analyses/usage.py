@@ -1,0 +1,165 @@
+"""How evenly the traces of a corpus use heads, MLPs and joins of the residual stream.
+
+Source: s-Trace (arXiv 2605.27033), section "phases" (Lorenz curves); Gini: Gini (1912).
+
+Use is told in two ways: by how many prompts' traces hold any edge of a component, and by the mean
+number of its edges. Edges of long prompts count for more in the latter. The kinds are kept apart,
+for a head has an edge for each pair of tokens, an MLP or a join one for each token.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int64
+
+from strace_lens.corpus.analyses.arrays import divide, frame_of
+from strace_lens.corpus.analyses.means import weights
+from strace_lens.corpus.run_folder import Run
+from strace_lens.token_graph.edges import KINDS
+from strace_lens.trials.intervals import CONFIDENCE
+
+CORE = 0.9
+"""The share of prompts whose traces must hold a component of the core."""
+
+
+def component_use(run: Run) -> pd.DataFrame:
+    """Use of every component at each size.
+
+    Returns:
+        Columns `size`, `component`, `kind`, `layer`, `name`; `used`, the share of prompts whose
+        trace holds any edge of it; `edges`, their mean number; `present`, the mean share of its
+        edges in the prompts' graphs, NaN where a graph has none.
+    """
+    parts = {c: run.components[c].tolist() for c in ("component", "kind", "layer", "name")}
+    columns = {
+        "used": (run.usage > 0).mean(0),
+        "edges": run.usage.mean(0),
+        "present": divide(run.usage, run.reachable[:, None]).mean(0),
+    }
+    return frame_of(run.grid, parts, columns)
+
+
+def lorenz(run: Run) -> pd.DataFrame:
+    """Lorenz curves: what share of the edges the least used components have.
+
+    Returns:
+        Columns `size`, `kind`, `components` (share of the kind's components, from the least used)
+        and `use` (their share of the kind's edges): from 0, 0 to 1, 1. No rows for a size at which
+        no trace has an edge of the kind.
+    """
+    edges = run.usage.mean(0)
+    frames = []
+    for kind, of in _kinds(run):
+        rising = np.sort(edges[:, of], axis=1)
+        curves = np.pad(np.cumsum(rising, axis=1), ((0, 0), (1, 0)))
+        for size, curve in zip(run.grid, curves, strict=True):
+            if curve[-1] > 0:
+                along = np.linspace(0, 1, len(curve))
+                frames.append(
+                    pd.DataFrame(
+                        {"size": size, "kind": kind, "components": along, "use": curve / curve[-1]}
+                    )
+                )
+    columns = ["size", "kind", "components", "use"]
+    found = pd.concat(frames) if frames else pd.DataFrame(columns=columns)
+    return found.sort_values("size", kind="stable", ignore_index=True)
+
+
+def gini(run: Run, *, seed: int = 0, resamples: int = 1000) -> pd.DataFrame:
+    """Gini coefficient of the mean edges of a kind's components: 0 where all have as many.
+
+    Its interval is the middle 95 % of bootstrap resamples of the prompts, moved so that their mean
+    is the value itself: fewer distinct prompts use components less evenly, so resamples lie above
+    it.
+
+    Args:
+        run: of `read_run`.
+        seed: of the bootstrap.
+        resamples: how many.
+
+    Returns:
+        Columns `size`, `kind`, `gini`, `low`, `high` (NaN for fewer than two prompts), and `graph`,
+        the Gini coefficient of the prompts' whole graphs, which is not 0 since the last layer has
+        fewer edges. NaN where there is no edge of the kind.
+    """
+    kinds = _kinds(run)
+    drawn = weights(len(run.prompts), resamples, seed)
+    found = np.full((len(run.grid), len(kinds), 4), np.nan)
+    for k, (_, of) in enumerate(kinds):
+        found[:, k, 3] = gini_of(run.reachable[:, of].mean(0))
+        for s in range(len(run.grid)):
+            here = run.usage[:, s, of].astype(np.float64)
+            value = float(gini_of(here.mean(0)))
+            found[s, k, 0] = value
+            if len(here) > 1 and here.any():
+                found[s, k, 1:3] = _around(value, gini_of(drawn @ here))
+    names = ("gini", "low", "high", "graph")
+    columns = {name: found[..., i] for i, name in enumerate(names)}
+    return frame_of(run.grid, {"kind": [kind for kind, _ in kinds]}, columns)
+
+
+def gini_of(
+    values: Float[np.ndarray, "*rest component"] | Int64[np.ndarray, "*rest component"],
+) -> Float[np.ndarray, "*rest"]:
+    """Gini coefficients along the last axis; NaN where all values are 0."""
+    count = values.shape[-1]
+    ranks = 2 * np.arange(1, count + 1) - count - 1
+    return divide(np.sort(values, axis=-1) @ ranks, count * values.sum(-1))
+
+
+def core(run: Run, share: float = CORE) -> pd.DataFrame:
+    """How many components nearly all prompts use.
+
+    Args:
+        run: of `read_run`.
+        share: the least share of prompts whose traces hold an edge of the component, in (0, 1]; a
+            trace without edges holds none.
+
+    Returns:
+        Columns `size`, `kind`; `core`, how many of the kind's `components`; `share` of them.
+
+    Raises:
+        ValueError: a share outside (0, 1].
+    """
+    shared = _shared(run, share)
+    kinds = _kinds(run)
+    counts = np.stack([shared[:, of].sum(1) for _, of in kinds], 1)
+    totals = np.broadcast_to([int(of.sum()) for _, of in kinds], counts.shape)
+    columns = {"core": counts, "components": totals, "share": counts / totals}
+    return frame_of(run.grid, {"kind": [kind for kind, _ in kinds]}, columns)
+
+
+def core_members(run: Run, size: float, share: float = CORE) -> list[str]:
+    """Names of the components of the core at a size, as `core` counts them, in the model's order.
+
+    Raises:
+        ValueError: a share outside (0, 1], or a size that was not measured.
+    """
+    near = np.flatnonzero(np.isclose(run.grid, size, rtol=1e-9, atol=0))
+    if not len(near):
+        measured = ", ".join(f"{s:g}" for s in run.grid)
+        raise ValueError(f"size {size:g} was not measured; measured are {measured}")
+    return run.components["name"][_shared(run, share)[near[0]]].tolist()
+
+
+def _shared(run: Run, share: float) -> Bool[np.ndarray, "size component"]:
+    if not 0 < share <= 1:
+        raise ValueError(f"share must lie in (0, 1]; got {share}")
+    prompts = len(run.usage)
+    return (run.usage > 0).sum(0) >= math.ceil(share * prompts * (1 - 1e-12))
+
+
+def _kinds(run: Run) -> list[tuple[str, Bool[np.ndarray, " component"]]]:
+    """The kinds that the model has, with their components."""
+    of = run.components["kind"].to_numpy(dtype=str)
+    return [(kind, of == kind) for kind in KINDS if (of == kind).any()]
+
+
+def _around(value: float, resampled: Float[np.ndarray, " resample"]) -> Float[np.ndarray, " 2"]:
+    """The middle of resamples about the value; a resample without edges has none."""
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    moved = np.nanquantile(resampled, tails) - np.nanmean(resampled) + value
+    return np.clip(moved, 0, 1)
