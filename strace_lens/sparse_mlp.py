@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -90,7 +90,7 @@ def _restore(module: torch.nn.Module, own: Forward | None) -> None:
 
 def _module(model: Model, layer: int) -> torch.nn.Module:
     """The module that computes a layer's MLP: behind a bridge's hook points, where there is one."""
-    block: Any = model.blocks[layer]  # pyright: ignore[reportIndexIssue]
+    block = cast(Any, model).blocks[layer]
     return getattr(block.mlp, "original_component", None) or block.mlp
 
 

@@ -1,5 +1,9 @@
 """The analyses of sweeps as small tables of text, for a terminal and a page."""
 
+# pandas' types are wider than what it returns here.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import math

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -104,7 +104,7 @@ def progress_bar(*more: ProgressColumn) -> Progress:
     )
 
 
-def step(progress: Progress, what: str, total: int | None = None, **fields: object) -> TaskID:
+def step(progress: Progress, what: str, total: int | None = None, **fields: Any) -> TaskID:
     """Show what is being done now, in place of what was done before."""
     for task in progress.task_ids:
         progress.update(task, visible=False)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from rich.progress import TextColumn
@@ -182,14 +183,14 @@ def _chosen(
 
 
 def _say(run: Run, out: Path, as_json: bool) -> None:
-    density = run.prompts["density"]
+    density = run.prompts["density"].to_numpy(dtype=np.float64)
     if as_json:
         said = {
             "out": str(out),
             "model": run.model,
             "prompts": len(run.prompts),
             "failed": len(run.failures),
-            "density": None if density.isna().any() else float(density.mean()),
+            "density": None if np.isnan(density).any() else float(density.mean()),
         }
         print(json.dumps(said, allow_nan=False))
         return

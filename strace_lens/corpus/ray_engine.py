@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def ray_engine(
             # A cluster of our own may give more processors away than there are: bits depend on the
             # threads of a worker, not on how many processors carry them.
             own = {} if address else {"num_cpus": workers * threads, "include_dashboard": False}
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         try:
             yield from _measured(ray, load, workers, _gpus(ray, workers, gpus), setting, batches)
         finally:

@@ -3,6 +3,10 @@
 The folder holds `manifest.json` (how the run was made) and `parts/part-*.parquet`, one a batch.
 """
 
+# pandas' types are wider than what it returns here.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -107,7 +107,8 @@ def gini_of(
     """Gini coefficients along the last axis; NaN where all values are 0."""
     count = values.shape[-1]
     ranks = 2 * np.arange(1, count + 1) - count - 1
-    return divide(np.sort(values, axis=-1) @ ranks, count * values.sum(-1))
+    above = np.asarray(np.sort(values, axis=-1) @ ranks)
+    return divide(above, np.asarray(count * values.sum(-1)))
 
 
 def core(run: Run, share: float = CORE) -> pd.DataFrame:
