@@ -1,0 +1,89 @@
+"""Use of components against counting by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strace_lens.corpus.analyses.usage import (
+    component_use,
+    core,
+    core_members,
+    gini,
+    gini_of,
+    lorenz,
+)
+from tests.corpus.synthetic import synthetic_run
+
+RUN = synthetic_run(prompts=5)
+KINDS = RUN.components["kind"].to_numpy()
+
+
+def gini_by_pairs(values: list[float]) -> float:
+    """Mean absolute difference of all pairs over twice the mean."""
+    pairs = [abs(a - b) for a in values for b in values]
+    return sum(pairs) / len(values) ** 2 / (2 * sum(values) / len(values))
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=12))
+def test_gini_is_half_the_mean_difference_of_pairs(values: list[int]) -> None:
+    found = float(gini_of(np.array(values)))
+    if sum(values) == 0:
+        assert np.isnan(found)
+    else:
+        assert found == pytest.approx(gini_by_pairs(values), abs=1e-12)
+
+
+def test_use_counts_prompts_and_edges() -> None:
+    table = component_use(RUN).set_index(["size", "component"])
+    for s, size in enumerate(RUN.grid):
+        for c in range(len(RUN.components)):
+            own = [int(RUN.usage[p, s, c]) for p in range(5)]
+            row = table.loc[(size, c)]
+            assert row["used"] == pytest.approx(sum(x > 0 for x in own) / 5)
+            assert row["edges"] == pytest.approx(sum(own) / 5)
+
+
+def test_lorenz_curves_rise_from_nothing_to_everything_under_the_diagonal() -> None:
+    table = lorenz(RUN)
+    for (size, kind), one in table.groupby(["size", "kind"]):
+        s = int(np.flatnonzero(RUN.grid == size)[0])
+        edges = sorted(RUN.usage[:, s, kind == KINDS].mean(0))
+        truth = [0.0, *np.cumsum(edges) / sum(edges)]
+        np.testing.assert_allclose(one["use"], truth)
+        assert (one["use"] <= one["components"] + 1e-12).all()
+        area = np.trapezoid(one["use"], one["components"])
+        assert 1 - 2 * area == pytest.approx(gini_by_pairs(edges), abs=1e-12)
+
+
+def test_gini_of_runs_with_intervals_and_without() -> None:
+    table = gini(RUN, resamples=200).set_index(["size", "kind"])
+    s = len(RUN.grid) - 1
+    for kind in ("attention", "residual", "mlp"):
+        row = table.loc[(1.0, kind)]
+        truth = gini_by_pairs(RUN.usage[:, s, kind == KINDS].mean(0).tolist())
+        assert row["gini"] == pytest.approx(truth)
+        assert row["gini"] == pytest.approx(row["graph"])  # at size 1 the trace is the graph
+        assert row["low"] <= row["gini"] <= row["high"]
+    assert gini(RUN, resamples=200).equals(gini(RUN, resamples=200))
+    alone = gini(synthetic_run(prompts=1), resamples=50)
+    assert alone["low"].isna().all()
+    assert alone["gini"].notna().any()
+
+
+def test_the_core_is_what_nearly_all_prompts_use() -> None:
+    table = core(RUN).set_index(["size", "kind"])
+    for s, size in enumerate(RUN.grid):
+        shared = [(RUN.usage[:, s, c] > 0).mean() >= 0.9 for c in range(len(KINDS))]
+        names = [n for n, there in zip(RUN.components["name"], shared, strict=True) if there]
+        assert core_members(RUN, size) == names
+        for kind in set(KINDS):
+            count = sum(there and k == kind for there, k in zip(shared, KINDS, strict=True))
+            assert table.loc[(size, kind), "core"] == count
+    assert table.loc[(1.0, "mlp"), "share"] == 1
+    with pytest.raises(ValueError, match=r"size 0\.3 was not measured"):
+        core_members(RUN, 0.3)
+    with pytest.raises(ValueError, match="share"):
+        core(RUN, share=0.0)
