@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,14 @@ def read_dataset(source: str, split: str, text_column: str, next_column: str) ->
 
 def _load(source: str, split: str) -> Any:
     """A data set, or all splits of a saved one."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise CorpusError(f"{source}: data sets need `pip install datasets`") from error
+    import datasets  # takes a second
+
     folder = Path(source).is_dir()
     name, configuration = (source, "") if folder else source.partition(":")[::2]
     bars = datasets.is_progress_bar_enabled()
+    before = logging.root.manager.disable
     datasets.disable_progress_bars()
+    logging.disable(max(before, logging.ERROR))  # what goes wrong is raised as well
     try:
         if any((Path(source) / saved).is_file() for saved in SAVED):
             return datasets.load_from_disk(source)
@@ -63,6 +64,7 @@ def _load(source: str, split: str) -> Any:
         what = "" if folder else "is no file or folder, and as a data set of the hub "
         raise CorpusError(f"{source} {what}cannot be loaded: {_reason(error)}") from error
     finally:
+        logging.disable(before)
         if bars:
             datasets.enable_progress_bars()
 

@@ -169,6 +169,8 @@ def _csv_rows(path: Path) -> list[tuple[int, list[str]]]:
 def _check_header(path: Path, header: list[str], text_column: str) -> None:
     if text_column not in header:
         raise CorpusError(f"{path} has no column {text_column!r}; there are {listed(header)}")
+    if "" in header:
+        raise CorpusError(f"{path}: column {header.index('') + 1} has no name; name it or drop it")
     twice = [name for name in header if header.count(name) > 1]
     if twice:
         raise CorpusError(f"{path} has the column {twice[0]!r} twice")
