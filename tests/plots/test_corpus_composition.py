@@ -1,0 +1,94 @@
+"""Kinds, quarters and layers by size: what is drawn is what the tables hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from strace_lens.plots.corpus_composition import plot_kinds, plot_quarters
+from strace_lens.plots.corpus_layer_phases import plot_head_and_tail, plot_phase_diagram
+from strace_lens.plots.style import COLOURS, LABELS
+from tests.plots import made_corpus
+from tests.plots.made_corpus import NAMES, on, one, table
+from tests.plots.made_corpus import rows as rows_of
+
+
+@pytest.mark.parametrize("run", [0, 1])
+@pytest.mark.parametrize("kind", list(LABELS))
+def test_kinds_are_the_tables_shares_in_their_colour(run: int, kind: str) -> None:
+    rows = rows_of(table("kinds_by_size"), run=NAMES[run], kind=kind)
+    fig = plot_kinds(table("kinds_by_size"))
+    for col, column in enumerate(("share", "marginal")):
+        line = one(fig, 2 * run + col, LABELS[kind])
+        there = rows.dropna(subset=column)
+        assert list(line.x) == there["size"].tolist()
+        assert list(line.y) == there[column].tolist()
+        assert line.line.color == COLOURS[kind]
+    assert f"{rows['prompts'].iloc[-1]} prompts" in one(fig, 2 * run, LABELS[kind]).hovertext[-1]
+
+
+def test_quarters_are_the_tables_shares_and_name_their_layers() -> None:
+    quarters = table("quarters_by_size")
+    fig = plot_quarters(quarters)
+    for quarter in range(1, 5):
+        rows = rows_of(quarters, run=NAMES[1], quarter=quarter).dropna(subset="share")
+        line = one(fig, 2, f"quarter {quarter}")
+        assert list(line.y) == rows["share"].tolist()
+        first, last = rows[["first", "last"]].iloc[0]
+        assert f"(layers {first} to {last})" in line.hovertext[0]
+
+
+@pytest.mark.parametrize("run", [0, 1])
+def test_the_diagram_holds_log_presence_and_gains(run: int) -> None:
+    diagram = table("phase_diagram")
+    fig = plot_phase_diagram(diagram, table("head_and_tail_means"))
+    rows = rows_of(diagram, run=NAMES[run])
+    for col, column in enumerate(("present", "head_gain", "tail_gain")):
+        (heat,) = on(fig, 3 * run + col)
+        wide = rows.pivot(index="layer", columns="size", values=column).to_numpy()
+        z = np.array(heat.z, dtype=float)
+        assert (np.isnan(z) == (wide == 0)).all()
+        drawn = 10**z if column == "present" else z
+        assert drawn[wide != 0] == pytest.approx(wide[wide != 0])
+
+
+def test_lines_stand_where_head_and_tail_are_restored() -> None:
+    means = table("head_and_tail_means")
+    fig = plot_phase_diagram(table("phase_diagram"), means)
+    expected = means.query("quantity in ('head_size', 'tail_size')")["mean"].dropna()
+    drawn = [shape.x0 for shape in fig.layout.shapes]
+    assert set(drawn) == set(expected)
+    assert len(drawn) == 3 * 2 * len(expected)  # panels, each line over a white ground
+
+
+def test_an_error_that_rises_has_another_hue_and_zero_stays_pale() -> None:
+    diagram = table("phase_diagram")
+    rising = diagram.assign(head_gain=diagram["head_gain"].where(diagram["layer"] > 0, -0.5))
+    fig = plot_phase_diagram(rising, table("head_and_tail_means"))
+    scale = fig.layout.coloraxis2
+    highest = diagram[["head_gain", "tail_gain"]].max(axis=None)
+    assert (scale.cmin, scale.cmax) == (-0.5, pytest.approx(highest))
+    zero = 0.5 / (0.5 + highest)
+    assert scale.colorscale[1][0] == pytest.approx(zero)
+    assert scale.colorscale[0][1] == COLOURS["inverse"]
+    plain = plot_phase_diagram(diagram, table("head_and_tail_means")).layout.coloraxis2
+    assert diagram[["head_gain", "tail_gain"]].min(axis=None) >= 0
+    assert plain.cmin == 0
+
+
+@pytest.mark.parametrize("part", ["head", "tail"])
+def test_depths_are_prompts_and_their_means(part: str) -> None:
+    rows, means = table("head_and_tail"), table("head_and_tail_means")
+    fig = plot_head_and_tail(rows, means)
+    phase = {"head": "head subgraph", "tail": "tail refinement"}[part]
+    for run, name in enumerate(NAMES):
+        own = rows_of(rows, run=name)
+        of = rows_of(means, run=name).set_index("quantity")
+        for col, column in enumerate((f"{part}_depth", f"{part}_block_depth")):
+            mark = one(fig, 2 * run + col, f"mean, {phase}")
+            assert mark.y[0] == of.loc[column, "mean"]
+            assert mark.y[0] + mark.error_y.array[0] == pytest.approx(of.loc[column, "high"])
+            prompts = one(fig, 2 * run + col, "one prompt")
+            start = 0 if part == "head" else 1
+            assert list(prompts.y)[start::3] == pytest.approx(own[column].tolist(), nan_ok=True)
+    assert len(made_corpus.panels(fig)) == 4
