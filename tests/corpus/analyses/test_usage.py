@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strace_lens.corpus.analyses.means import weights
 from strace_lens.corpus.analyses.usage import (
     component_use,
     core,
@@ -87,3 +90,49 @@ def test_the_core_is_what_nearly_all_prompts_use() -> None:
         core_members(RUN, 0.3)
     with pytest.raises(ValueError, match="share"):
         core(RUN, share=0.0)
+
+
+def test_the_share_present_is_of_each_prompts_own_graph() -> None:
+    reachable, usage = RUN.reachable.copy(), RUN.usage.copy()
+    reachable[2, 5] = 0  # no edge of this component in one graph
+    usage[2, :, 5] = 0
+    table = component_use(replace(RUN, reachable=reachable, usage=usage))
+    for row in table.iloc[::7].to_dict("records"):
+        s, c = RUN.grid.tolist().index(row["size"]), row["component"]
+        if c != 5:
+            parts = [usage[p, s, c] / reachable[p, c] for p in range(5)]
+            assert row["present"] == pytest.approx(sum(parts) / 5)
+    assert set(table[table["present"].isna()]["component"]) == {5}
+    assert table[["used", "edges"]].notna().all(axis=None)
+
+
+def test_the_interval_is_the_middle_of_resamples_moved_to_the_value() -> None:
+    drawn = (weights(5, 60, 4) * 5).round().astype(int)
+    above = []
+    for row in gini(RUN, seed=4, resamples=60).dropna().to_dict("records"):
+        here = RUN.usage[:, RUN.grid.tolist().index(row["size"]), row["kind"] == KINDS]
+        repeated = [np.repeat(here, times, axis=0).mean(0).tolist() for times in drawn]
+        found = [gini_by_pairs(edges) for edges in repeated if sum(edges)]
+        low, high = np.quantile(found, [0.025, 0.975]) - np.mean(found) + row["gini"]
+        expected = [min(max(low, 0), 1), min(max(high, 0), 1)]
+        assert [row["low"], row["high"]] == pytest.approx(expected, abs=1e-12)
+        above.append(np.mean(found) - row["gini"])
+    assert np.mean(above) > 0.01  # why they are moved
+
+
+def test_nine_of_ten_prompts_are_nine_tenths() -> None:
+    run = synthetic_run(prompts=10, sizes=(0.5, 1.0))
+    usage = np.ones_like(run.usage)
+    usage[0, :, 3] = 0
+    usage[:2, :, 4] = 0
+    names = run.components["name"].tolist()
+    found = core_members(replace(run, usage=usage), 1.0)
+    assert found == [name for name in names if name != names[4]]
+
+
+def test_traces_without_any_edge_have_no_curve_and_no_core() -> None:
+    none = replace(RUN, usage=np.zeros_like(RUN.usage))
+    assert list(lorenz(none)) == list(lorenz(RUN))
+    assert lorenz(none).empty
+    assert gini(none)[["gini", "low", "high"]].isna().all(axis=None)
+    assert (core(none)["core"] == 0).all()
