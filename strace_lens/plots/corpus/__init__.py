@@ -1,0 +1,1 @@
+"""Figures of many prompts: tables of the analyses in, plotly figures out."""
