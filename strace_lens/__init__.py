@@ -11,6 +11,9 @@ curve.phases()
 task = sl.make_task(model, "ioi")
 scores = sl.discover(model, task, method="eap-ig")
 sl.faithfulness(model, task, scores)
+
+run = sl.sweep(model, sl.read_corpus("carried"), "runs/carried")
+sl.analyse([run])
 """
 
 from strace_lens.ablation import Replacement, replacement
@@ -30,6 +33,15 @@ from strace_lens.component_graph.tasks.accuracy import accuracy
 from strace_lens.component_graph.tasks.generate import TASKS, make_task
 from strace_lens.component_graph.tasks.read import read_task
 from strace_lens.component_graph.wiring import component_graph
+from strace_lens.corpus.analyses.all import analyse
+from strace_lens.corpus.cut import cut_to_words
+from strace_lens.corpus.prompts import CorpusError, CorpusPrompt
+from strace_lens.corpus.ray_engine import ray_engine
+from strace_lens.corpus.read import read_corpus
+from strace_lens.corpus.run_folder import Run, read_run
+from strace_lens.corpus.setting import Options
+from strace_lens.corpus.sweep import sweep
+from strace_lens.corpus_report import corpus_report
 from strace_lens.cost import Plan, plan
 from strace_lens.density import DensityCurve, density_curve, density_curves
 from strace_lens.models import ModelNotFoundError, load_model
@@ -62,14 +74,18 @@ __all__ = [
     "Circuit",
     "Comparison",
     "ComponentGraph",
+    "CorpusError",
+    "CorpusPrompt",
     "DensityCurve",
     "Faithfulness",
     "ModelNotFoundError",
+    "Options",
     "Phases",
     "Plan",
     "Prompt",
     "PromptError",
     "Replacement",
+    "Run",
     "Scores",
     "Subgraph",
     "Task",
@@ -80,10 +96,13 @@ __all__ = [
     "Trials",
     "UnsupportedModelError",
     "accuracy",
+    "analyse",
     "circuit_of_edges",
     "circuit_of_nodes",
     "compare",
     "component_graph",
+    "corpus_report",
+    "cut_to_words",
     "density_curve",
     "density_curves",
     "discover",
@@ -104,7 +123,10 @@ __all__ = [
     "phase_ablation",
     "plan",
     "prune",
+    "ray_engine",
+    "read_corpus",
     "read_prompts",
+    "read_run",
     "read_task",
     "replacement",
     "run_circuits",
@@ -114,6 +136,7 @@ __all__ = [
     "save_scores",
     "save_trace",
     "summarize",
+    "sweep",
     "token_graph",
     "trace_report",
 ]

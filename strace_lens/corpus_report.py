@@ -15,24 +15,20 @@ import plotly.graph_objects as go
 
 from strace_lens.corpus.run_folder import Run
 from strace_lens.page import facts_html, figure_html, page, table_html, versions_text
-from strace_lens.plots.corpus.composition import (
-    plot_head_and_tail,
-    plot_kinds,
-    plot_phase_diagram,
-    plot_quarters,
-)
 from strace_lens.plots.corpus.curves import plot_head_tail, plot_mean_curves
-from strace_lens.plots.corpus.geometry import plot_geometry, plot_path
-from strace_lens.plots.corpus.growth import plot_growth
-from strace_lens.plots.corpus.relations import (
+from strace_lens.plots.corpus.sizes import plot_prompt_boundaries, plot_sizes_needed
+from strace_lens.plots.corpus_composition import plot_kinds, plot_quarters
+from strace_lens.plots.corpus_geometry import plot_geometry, plot_path
+from strace_lens.plots.corpus_growth import plot_growth
+from strace_lens.plots.corpus_layer_phases import plot_head_and_tail, plot_phase_diagram
+from strace_lens.plots.corpus_relations import (
     plot_between_runs,
     plot_density_against,
     plot_density_by_label,
     plot_density_of_prompts,
 )
-from strace_lens.plots.corpus.shallow import plot_nearest, plot_shallow
-from strace_lens.plots.corpus.sizes import plot_prompt_boundaries, plot_sizes_needed
-from strace_lens.plots.corpus.usage import plot_core, plot_gini, plot_lorenz
+from strace_lens.plots.corpus_shallow import plot_nearest, plot_shallow
+from strace_lens.plots.corpus_usage import plot_core, plot_gini, plot_lorenz
 from strace_lens.tables_corpus import corpus_sections
 
 FEW = 20
@@ -121,7 +117,8 @@ def _files(sources: Sequence[str], tables: Tables) -> str:
     if "prompts" in main and len(main):
         counts = main["prompts"].to_numpy(dtype=np.int64)
         low, high = int(counts.min()), int(counts.max())
-        count = f" Over {high} prompts." if low == high else f" Over {low} to {high} prompts."
+        of = f"{high}" if low == high else f"{low} to {high}" if low else f"at most {high}"
+        count = f" Over {of} prompts."
     files = ", ".join(f"{source}.csv" for source in sources)
     return f"{count} Numbers: {files}."
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -166,7 +167,7 @@ def _shallow(table: pd.DataFrame, full: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _named(table: pd.DataFrame, column: str) -> list[dict[str, float]]:
+def _named(table: pd.DataFrame, column: str) -> list[dict[str, Any]]:
     """Rows whose interval is named after its column, as `row_text` reads it."""
     ends = {"low": f"{column}_low", "high": f"{column}_high"}
     return [

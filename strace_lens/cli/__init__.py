@@ -6,6 +6,7 @@ import typer
 
 from strace_lens.cli.compare import compare_command
 from strace_lens.cli.estimators import estimators
+from strace_lens.cli.phases import phases_command
 from strace_lens.cli.sweep import sweep_command
 from strace_lens.cli.trace import trace
 
@@ -14,6 +15,7 @@ app.command()(trace)
 app.command()(estimators)
 app.command("compare")(compare_command)
 app.command("sweep")(sweep_command)
+app.command("phases")(phases_command)
 
 
 @app.callback()
