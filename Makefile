@@ -9,7 +9,7 @@ TL3 := 3.9.0
 READY4 := .venv/.ready-tl-$(TL4)
 READY3 := .venv-tl3/.ready-tl-$(TL3)
 
-.PHONY: demo test test-tl3 bench estimators lint format venv venv-tl3 clean
+.PHONY: demo test test-tl3 bench estimators study lint format venv venv-tl3 clean
 .NOTPARALLEL:
 
 demo: $(READY4)
@@ -28,6 +28,12 @@ bench: $(READY4)
 # The published comparison of estimators, about an hour on two cores; stopped, it goes on where it was.
 estimators: $(READY4)
 	.venv/bin/strace-lens estimators benchmarks/prompts.jsonl --out docs/estimators
+
+# The published study of many prompts, about half an hour; stopped, it goes on where it was.
+study: $(READY4)
+	.venv/bin/strace-lens sweep carried --out runs/greedy
+	.venv/bin/strace-lens sweep carried --estimator fisher --no-controls --out runs/fisher
+	.venv/bin/strace-lens phases runs/greedy runs/fisher --out docs/phases
 
 lint: $(READY4)
 	.venv/bin/ruff check .

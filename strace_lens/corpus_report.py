@@ -96,6 +96,8 @@ def _facts(run: Run) -> dict[str, str]:
         "full mask against the model": f"largest logit difference {prompts['logit_gap'].max():.1e}",
         "versions": versions_text(dict(run.manifest.get("versions", {}))),
     }
+    if run.missing:
+        facts["unfinished"] = f"{run.missing} prompts are not done; run the sweep again to go on"
     if len(run.failures):
         first = run.failures.iloc[0]
         facts["failed"] = f"{len(run.failures)}; prompt {first['prompt']}: {first['error']}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from strace_lens.cli import app
 from strace_lens.corpus.analyses.all import ANALYSES
+from strace_lens.corpus.run_folder import read_run
 from strace_lens.corpus.sweep import sweep
 from tests import tiny
 from tests.corpus.made import model, options, prompts
@@ -63,8 +65,20 @@ def test_one_prompt_has_no_interval_and_the_page_says_so(tmp_path: Path) -> None
     sweep(model(), prompts(1), tmp_path / "run", options())
     result = phases(tmp_path / "run")
     assert result.exit_code == 0, result.output
+    assert "run has a single prompt: there are no intervals" in result.stdout
     assert "A single prompt gives no interval" in (tmp_path / "run" / "phases.html").read_text()
     assert (tmp_path / "run" / "mean_curves.csv").is_file()
+
+
+def test_a_sweep_that_was_stopped_is_analysed_as_far_as_it_came(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "stopped"
+    shutil.copytree(run, copy)
+    sorted((copy / "parts").glob("*.parquet"))[-1].unlink()
+    left = len(read_run(copy).prompts)
+    assert left < 8
+    result = phases(copy, "--out", tmp_path / "out")
+    assert f"stopped is unfinished: {8 - left} prompts are not done" in result.stdout
+    assert f"{8 - left} prompts are not done" in (tmp_path / "out" / "phases.html").read_text()
 
 
 def test_grown_prompts_show_their_growth(tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ def phases_command(
         console = wide_console()
         for title, frame in corpus_sections(read, tables).items():
             console.print(frame_table(title, frame))
+        for run in read:
+            if len(run.prompts) < 2:
+                print(f"{run.name} has a single prompt: there are no intervals")
+            if run.missing:
+                print(f"{run.name} is unfinished: {run.missing} prompts are not done")
         print(f"wrote {PAGE} and {len(tables)} CSV tables to {folder}")
 
 

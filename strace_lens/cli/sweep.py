@@ -197,7 +197,8 @@ def _say(run: Run, out: Path, as_json: bool) -> None:
     for row in run.failures.to_dict("records"):
         typer.echo(f"prompt {row['prompt']} failed: {row['error']}", err=True)
     print(
-        f"prompts measured: {len(run.prompts)} of {run.model} in {out}, mean density {density.mean():.3f}"
+        f"prompts measured: {len(run.prompts)} of {run.model} in {out}, "
+        f"mean density {density.mean():.3f}"
         + (f"; {len(run.failures)} failed" if len(run.failures) else "")
         + f"\nnext: strace-lens phases {out}"
     )

@@ -79,6 +79,12 @@ class Run:
         """The relative sizes at which every prompt was measured."""
         return np.asarray(self.manifest["sizes"], dtype=np.float64)
 
+    @property
+    def missing(self) -> int:
+        """Prompts that the sweep has not come to."""
+        done = len(self.prompts) + len(self.failures)
+        return max(0, int(self.manifest.get("given", done)) - done)
+
     def __repr__(self) -> str:
         failed = f", {len(self.failures)} failed" if len(self.failures) else ""
         return f"Run({self.name}: {len(self.prompts)} prompts of {self.model}{failed})"
