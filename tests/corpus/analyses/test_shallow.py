@@ -116,6 +116,12 @@ def test_only_prompts_with_all_targets_are_compared() -> None:
         assert [row["nearer_low"], row["nearer_high"]] == pytest.approx(wilson(nearer, 7))
 
 
+def test_a_prompt_whose_full_model_is_not_known_is_not_compared() -> None:
+    run = holed()
+    own = run.prompts.assign(unigram_tv=run.prompts["unigram_tv"].where(run.prompts["prompt"] != 0))
+    assert (nearest(replace(run, prompts=own))["prompts"] == 6).all()
+
+
 def test_targets_that_no_prompt_has_together_leave_none_to_compare() -> None:
     run = without(without(holed(), "unigram_tv", [0, 1, 2, 3, 4]), "no_context_tv", [5, 6, 7, 8])
     table = nearest(run)

@@ -120,13 +120,25 @@ def test_the_interval_is_the_middle_of_resamples_moved_to_the_value() -> None:
     assert np.mean(above) > 0.01  # why they are moved
 
 
-def test_nine_of_ten_prompts_are_nine_tenths() -> None:
-    run = synthetic_run(prompts=10, sizes=(0.5, 1.0))
+def test_an_interval_stays_between_0_and_1() -> None:
+    run = synthetic_run(prompts=2, layers=2, heads=1, sizes=(0.5, 1.0))
+    usage = np.zeros_like(run.usage)
+    for prompt, component in enumerate(np.flatnonzero(run.components["kind"] == "mlp")):
+        usage[prompt, :, component] = 1
+    # Even over both prompts; of resamples, half hold one prompt twice and have a Gini of 1/2.
+    row = gini(replace(run, usage=usage)).query("kind == 'mlp'").iloc[0]
+    assert (row["gini"], row["low"]) == (0, 0)
+    assert row["high"] == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize(("prompts", "share", "least"), [(10, 0.9, 9), (25, 0.28, 7)])
+def test_a_component_of_just_that_share_is_core(prompts, share, least) -> None:
+    run = synthetic_run(prompts=prompts, sizes=(0.5, 1.0))
     usage = np.ones_like(run.usage)
-    usage[0, :, 3] = 0
-    usage[:2, :, 4] = 0
+    usage[least:, :, 3] = 0
+    usage[least - 1 :, :, 4] = 0
     names = run.components["name"].tolist()
-    found = core_members(replace(run, usage=usage), 1.0)
+    found = core_members(replace(run, usage=usage), 1.0, share)
     assert found == [name for name in names if name != names[4]]
 
 
