@@ -15,20 +15,20 @@ import plotly.graph_objects as go
 
 from strace_lens.corpus.run_folder import Run
 from strace_lens.page import facts_html, figure_html, page, table_html, versions_text
+from strace_lens.plots.corpus.composition import plot_kinds, plot_quarters
 from strace_lens.plots.corpus.curves import plot_head_tail, plot_mean_curves
-from strace_lens.plots.corpus.sizes import plot_prompt_boundaries, plot_sizes_needed
-from strace_lens.plots.corpus_composition import plot_kinds, plot_quarters
-from strace_lens.plots.corpus_geometry import plot_geometry, plot_path
-from strace_lens.plots.corpus_growth import plot_growth
-from strace_lens.plots.corpus_layer_phases import plot_head_and_tail, plot_phase_diagram
-from strace_lens.plots.corpus_relations import (
+from strace_lens.plots.corpus.geometry import plot_geometry, plot_path
+from strace_lens.plots.corpus.growth import plot_growth
+from strace_lens.plots.corpus.layer_phases import plot_head_and_tail, plot_phase_diagram
+from strace_lens.plots.corpus.relations import (
     plot_between_runs,
     plot_density_against,
     plot_density_by_label,
     plot_density_of_prompts,
 )
-from strace_lens.plots.corpus_shallow import plot_nearest, plot_shallow
-from strace_lens.plots.corpus_usage import plot_core, plot_gini, plot_lorenz
+from strace_lens.plots.corpus.shallow import plot_nearest, plot_shallow
+from strace_lens.plots.corpus.sizes import plot_prompt_boundaries, plot_sizes_needed
+from strace_lens.plots.corpus.usage import plot_core, plot_gini, plot_lorenz
 from strace_lens.tables_corpus import corpus_sections
 
 FEW = 20
@@ -62,7 +62,7 @@ def corpus_report(runs: Sequence[Run], tables: Tables) -> str:
                 parts.append(f"<p>{missing}</p>")
                 continue
             fig = draw(*(tables[source] for source in sources))
-            parts.append(figure_html(fig, name, caption + _files(sources, tables)))
+            parts.append(figure_html(fig, name, caption + _files(sources, tables, runs)))
         if heading == _DENSITY:
             parts.append(_relations(runs, tables))
     parts.append("<h2>Every number</h2>")
@@ -112,15 +112,16 @@ def _missing(sources: Sequence[str], tables: Tables) -> str:
     return ""
 
 
-def _files(sources: Sequence[str], tables: Tables) -> str:
+def _files(sources: Sequence[str], tables: Tables, runs: Sequence[Run]) -> str:
     """How many prompts a figure is of, and the files of its numbers."""
     main = tables[sources[0]]
-    count = ""
-    if "prompts" in main and len(main):
+    counts = np.asarray([len(run.prompts) for run in runs])
+    if "prompts" in main:
         counts = main["prompts"].to_numpy(dtype=np.int64)
-        low, high = int(counts.min()), int(counts.max())
-        of = f"{high}" if low == high else f"{low} to {high}" if low else f"at most {high}"
-        count = f" Over {of} prompts."
+    low, high = int(counts.min()), int(counts.max())
+    of = f"{high}" if low == high else f"{low} to {high}"
+    count = f" Over {of} prompt{'s' * (of != '1')}"
+    count += " (none where no trace has such an edge)." if low == 0 else "."
     files = ", ".join(f"{source}.csv" for source in sources)
     return f"{count} Numbers: {files}."
 
@@ -145,10 +146,11 @@ def _several(runs: Sequence[Run], tables: Tables) -> str:
         return ""
     shared = set.intersection(*(set(run.prompts["sha256"]) for run in runs))
     frames = []
+    first = runs[0].prompts.drop_duplicates("sha256").set_index("sha256")["prompt"]
     for run in runs:
         own = run.prompts[run.prompts["sha256"].isin(shared)].drop_duplicates("sha256")
-        frame = own.sort_values("sha256").reset_index(drop=True)
-        frames.append(frame[["density"]].assign(run=run.name, prompt=frame.index))
+        numbers = first[own["sha256"]].to_numpy()  # a prompt has its number in the first run
+        frames.append(own[["density"]].assign(run=run.name, prompt=numbers))
     densities = pd.concat(frames, ignore_index=True)
     drawn: list[tuple[go.Figure, str, str]] = [
         (
@@ -166,7 +168,8 @@ def _several(runs: Sequence[Run], tables: Tables) -> str:
         (
             plot_density_of_prompts(densities),
             "density-of-prompts",
-            "Density of every shared prompt in every run, prompts sorted by their mean.",
+            "Density of every shared prompt in every run, prompts sorted by their mean; numbers "
+            "are those of the first run.",
         ),
     ]
     return "<h2>Runs side by side</h2>" + "".join(figure_html(*one) for one in drawn)
@@ -246,7 +249,8 @@ _SECTIONS = {
         "gini": (
             plot_gini,
             ("gini",),
-            "Gini coefficient of the use of components by size; dotted: of the whole graphs.",
+            "Gini coefficient of the use of components by size; dotted: of the whole graphs. Its "
+            "intervals are moved so that resamples have the value as their mean.",
         ),
         "core": (
             plot_core,
@@ -273,7 +277,7 @@ _SECTIONS = {
             plot_nearest,
             ("nearest",),
             "Share of prompts whose trace is nearer to a target than the full model is, and whose "
-            "nearest target it is.",
+            "nearest target it is. Intervals are Wilson's.",
         ),
     },
     "Hidden states": {

@@ -85,6 +85,7 @@ def test_grown_prompts_show_their_growth(tmp_path: Path) -> None:
     sweep(model(), prompts(2), tmp_path / "run", options(generate=2))
     assert phases(tmp_path / "run").exit_code == 0
     assert 'id="figure-growth"' in (tmp_path / "run" / "phases.html").read_text()
+    assert pd.read_csv(tmp_path / "run" / "density_by_label.csv").empty
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 from strace_lens.corpus.analyses.all import analyse
 from strace_lens.corpus.run_folder import Run
 from strace_lens.corpus_report import corpus_report
-from tests.plots import made_corpus as made
+from tests.plots.corpus import made_runs as made
 from tests.test_report import Page, tables
 
 SEVERAL = ("shared-curves", "between-runs", "density-of-prompts")

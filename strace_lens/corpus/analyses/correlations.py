@@ -24,6 +24,7 @@ CORRELATES = ("entropy", "tokens", "loss")
 """Columns of `Run.prompts` that density is correlated with."""
 
 LEAST_PROMPTS = 4
+GROWTH = ("label_of", "label_step")
 LABEL_VALUES = range(2, 13)
 """How many values a label may have to be a grouping of prompts."""
 
@@ -78,7 +79,8 @@ def rank_correlations(
 def density_by_label(run: Run, *, seed: int = 0) -> pd.DataFrame:
     """Density of the prompts of each value of each label, and whether the values differ.
 
-    Labels with two to twelve values; prompts without a label are left out of it.
+    Labels with two to twelve values; prompts without a label are left out of it. Those that a
+    sweep with --generate gives (`growth`) are none.
 
     Args:
         run: of a sweep.
@@ -92,7 +94,8 @@ def density_by_label(run: Run, *, seed: int = 0) -> pd.DataFrame:
         than four prompts, and where density is constant.
     """
     rows = []
-    for column in (str(c) for c in run.prompts if str(c).startswith("label_")):
+    labels = [str(c) for c in run.prompts if str(c).startswith("label_")]
+    for column in (label for label in labels if label not in GROWTH):
         groups = {
             value: rows["density"].to_numpy(dtype=np.float64)
             for value, rows in run.prompts.groupby(column, sort=True)

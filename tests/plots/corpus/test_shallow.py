@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from strace_lens.plots.corpus_geometry import plot_geometry, plot_path
-from strace_lens.plots.corpus_growth import plot_growth
-from strace_lens.plots.corpus_shallow import TARGETS, plot_nearest, plot_shallow
-from tests.plots.made_corpus import NAMES, on, one, table
-from tests.plots.made_corpus import rows as rows_of
+from strace_lens.plots.corpus.geometry import plot_geometry, plot_path
+from strace_lens.plots.corpus.growth import plot_growth
+from strace_lens.plots.corpus.shallow import TARGETS, plot_nearest, plot_shallow
+from tests.plots.corpus.made_runs import NAMES, on, one, table
+from tests.plots.corpus.made_runs import rows as rows_of
 
 
 @pytest.mark.parametrize("target", list(TARGETS))

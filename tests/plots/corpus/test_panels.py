@@ -6,40 +6,41 @@ import numpy as np
 import pytest
 from plotly.colors import hex_to_rgb
 
-from strace_lens.plots import (
-    corpus_composition,
-    corpus_geometry,
-    corpus_growth,
-    corpus_layer_phases,
-    corpus_relations,
-    corpus_shallow,
-    corpus_usage,
+from strace_lens.plots.corpus import (
+    composition,
+    geometry,
+    growth,
+    layer_phases,
+    relations,
+    shallow,
+    usage,
 )
-from strace_lens.plots.corpus_panels import shown_sizes, size_colours
-from tests.plots import made, made_corpus
+from strace_lens.plots.corpus.panels import shown_sizes, size_colours
+from tests.plots import made
+from tests.plots.corpus import made_runs
 
 FIGURES = {
-    corpus_composition.plot_kinds: ("kinds_by_size",),
-    corpus_composition.plot_quarters: ("quarters_by_size",),
-    corpus_layer_phases.plot_phase_diagram: ("phase_diagram", "head_and_tail_means"),
-    corpus_layer_phases.plot_head_and_tail: ("head_and_tail", "head_and_tail_means"),
-    corpus_usage.plot_lorenz: ("lorenz",),
-    corpus_usage.plot_gini: ("gini",),
-    corpus_usage.plot_core: ("core",),
-    corpus_relations.plot_density_by_label: ("density_by_label",),
-    corpus_shallow.plot_shallow: ("shallow", "shallow_full_model"),
-    corpus_shallow.plot_nearest: ("nearest",),
-    corpus_geometry.plot_geometry: ("geometry_by_layer",),
-    corpus_geometry.plot_path: ("geometry_by_layer",),
-    corpus_growth.plot_growth: ("growth", "growth_lines"),
+    composition.plot_kinds: ("kinds_by_size",),
+    composition.plot_quarters: ("quarters_by_size",),
+    layer_phases.plot_phase_diagram: ("phase_diagram", "head_and_tail_means"),
+    layer_phases.plot_head_and_tail: ("head_and_tail", "head_and_tail_means"),
+    usage.plot_lorenz: ("lorenz",),
+    usage.plot_gini: ("gini",),
+    usage.plot_core: ("core",),
+    relations.plot_density_by_label: ("density_by_label",),
+    shallow.plot_shallow: ("shallow", "shallow_full_model"),
+    shallow.plot_nearest: ("nearest",),
+    geometry.plot_geometry: ("geometry_by_layer",),
+    geometry.plot_path: ("geometry_by_layer",),
+    growth.plot_growth: ("growth", "growth_lines"),
 }
 every_figure = pytest.mark.parametrize(("plot", "tables"), FIGURES.items())
 
 
 @every_figure
 def test_a_run_has_a_row_of_panels_under_its_escaped_name(plot, tables) -> None:
-    fig = plot(*(made_corpus.table(name) for name in tables))
-    grown = plot is corpus_growth.plot_growth  # the second run did not write on
+    fig = plot(*(made_runs.table(name) for name in tables))
+    grown = plot is growth.plot_growth  # the second run did not write on
     heads = made.texts(fig)
     assert any("<b>first" in head for head in heads)
     assert any("<b>se&lt;b&gt;cond" in head for head in heads) is not grown
@@ -49,23 +50,23 @@ def test_a_run_has_a_row_of_panels_under_its_escaped_name(plot, tables) -> None:
 
 @every_figure
 def test_no_rows_are_a_figure_that_says_so(plot, tables) -> None:
-    fig = plot(*(made_corpus.table(name).head(0) for name in tables))
+    fig = plot(*(made_runs.table(name).head(0) for name in tables))
     assert not fig.data
     assert len(made.texts(fig)) == 1
 
 
 @every_figure
 def test_one_prompt_has_no_intervals(plot, tables) -> None:
-    found = [made_corpus.table(name, 1, 1) for name in tables]
+    found = [made_runs.table(name, 1, 1) for name in tables]
     fig = plot(*found)
-    assert not made_corpus.bands(fig)
+    assert not made_runs.bands(fig)
     assert not any("nan" in text for text in made.hovers(fig))
     assert found[0].empty or fig.data
 
 
 @every_figure
 def test_each_thing_is_in_the_legend_once(plot, tables) -> None:
-    fig = plot(*(made_corpus.table(name) for name in tables))
+    fig = plot(*(made_runs.table(name) for name in tables))
     named = [item.name for item in fig.data if item.type == "scatter" and item.showlegend]
     assert len(named) == len(set(named))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from strace_lens.plots.corpus_usage import plot_core, plot_gini, plot_lorenz
+from strace_lens.plots.corpus.usage import plot_core, plot_gini, plot_lorenz
 from strace_lens.plots.style import COLOURS, LABELS
-from tests.plots.made_corpus import NAMES, one, table
-from tests.plots.made_corpus import rows as rows_of
+from tests.plots.corpus.made_runs import NAMES, one, table
+from tests.plots.corpus.made_runs import rows as rows_of
 
 KINDS = ("residual", "attention", "mlp")
 

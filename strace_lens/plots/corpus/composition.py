@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from strace_lens.plots.corpus_panels import (
+from strace_lens.plots.corpus.panels import (
     add_mean,
     by_run,
     empty,

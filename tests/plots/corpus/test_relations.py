@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from strace_lens.plots.corpus_relations import (
+from strace_lens.plots.corpus.relations import (
     AGAINST,
     plot_between_runs,
     plot_density_against,
@@ -13,8 +13,8 @@ from strace_lens.plots.corpus_relations import (
     plot_density_of_prompts,
 )
 from tests.plots import made
-from tests.plots.made_corpus import NAMES, bands, on, prompts, table
-from tests.plots.made_corpus import rows as rows_of
+from tests.plots.corpus.made_runs import NAMES, bands, on, prompts, table
+from tests.plots.corpus.made_runs import rows as rows_of
 
 
 def test_every_prompt_with_a_value_is_a_dot_of_its_label() -> None:

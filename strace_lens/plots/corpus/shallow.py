@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from strace_lens.plots.corpus_panels import add_mean, by_run, empty, of_run, run_panels
+from strace_lens.plots.corpus.panels import add_mean, by_run, empty, of_run, run_panels
 from strace_lens.plots.style import COLOURS, percent, size_axis
 from strace_lens.trials.intervals import interval_text
 

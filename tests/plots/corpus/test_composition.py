@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from strace_lens.plots.corpus_composition import plot_kinds, plot_quarters
-from strace_lens.plots.corpus_layer_phases import plot_head_and_tail, plot_phase_diagram
+from strace_lens.plots.corpus.composition import plot_kinds, plot_quarters
+from strace_lens.plots.corpus.layer_phases import plot_head_and_tail, plot_phase_diagram
 from strace_lens.plots.style import COLOURS, LABELS
-from tests.plots import made_corpus
-from tests.plots.made_corpus import NAMES, on, one, table
-from tests.plots.made_corpus import rows as rows_of
+from tests.plots.corpus import made_runs
+from tests.plots.corpus.made_runs import NAMES, on, one, table
+from tests.plots.corpus.made_runs import rows as rows_of
 
 
 @pytest.mark.parametrize("run", [0, 1])
@@ -91,4 +91,4 @@ def test_depths_are_prompts_and_their_means(part: str) -> None:
             prompts = one(fig, 2 * run + col, "one prompt")
             start = 0 if part == "head" else 1
             assert list(prompts.y)[start::3] == pytest.approx(own[column].tolist(), nan_ok=True)
-    assert len(made_corpus.panels(fig)) == 4
+    assert len(made_runs.panels(fig)) == 4

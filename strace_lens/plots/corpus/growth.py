@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import plotly.graph_objects as go
 
-from strace_lens.plots.corpus_panels import add_mean, by_run, empty, run_panels
+from strace_lens.plots.corpus.panels import add_mean, by_run, empty, run_panels
 from strace_lens.plots.style import COLOURS, quoted
 
 _TITLE = "Density as the model writes on"

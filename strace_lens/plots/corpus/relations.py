@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from strace_lens.plots.corpus_panels import by_run, empty, run_panels
+from strace_lens.plots.corpus.panels import by_run, empty, run_panels
 from strace_lens.plots.means import error_bars
 from strace_lens.plots.style import COLOURS, INK, SCALE, SYMBOLS, figure
 from strace_lens.trials.intervals import interval_text, row_text
