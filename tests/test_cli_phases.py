@@ -26,7 +26,9 @@ def phases(*arguments: Any) -> Result:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "first"
-    sweep(model(), prompts(8), folder, options())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("strace_lens.corpus.batches.MOST_PROMPTS", 3)
+        sweep(model(), prompts(8), folder, options())
     return folder
 
 
@@ -85,7 +87,8 @@ def test_grown_prompts_show_their_growth(tmp_path: Path) -> None:
     sweep(model(), prompts(2), tmp_path / "run", options(generate=2))
     assert phases(tmp_path / "run").exit_code == 0
     assert 'id="figure-growth"' in (tmp_path / "run" / "phases.html").read_text()
-    assert pd.read_csv(tmp_path / "run" / "density_by_label.csv").empty
+    labels = pd.read_csv(tmp_path / "run" / "density_by_label.csv")["label"]
+    assert set(labels) == {"kind"}  # neither the text grown from nor the step
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:

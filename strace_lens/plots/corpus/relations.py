@@ -188,8 +188,9 @@ def plot_between_runs(between_runs: pd.DataFrame) -> go.Figure:
         texttemplate="%{text}",
         hovertext=hovers,
         hoverinfo="text",
-        colorscale=SCALE,
-        zmin=0,
+        colorscale="RdBu",
+        reversescale=True,
+        zmin=-1,
         zmax=1,
         colorbar={"thickness": 14, "title": {"text": "rho"}},
     )
