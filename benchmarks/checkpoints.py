@@ -39,12 +39,10 @@ SEED = 0
 
 def texts() -> tuple[list[str], list[CorpusPrompt]]:
     """Text to train on, and paragraphs held out of it."""
-    paragraphs = [
-        " ".join(block.split())
-        for name in sorted(topics)
-        for block in topics[name].split("\n\n")
-        if len(block.split()) > 30
-    ]
+    blocks = (
+        " ".join(block.split()) for name in sorted(topics) for block in topics[name].split("\n\n")
+    )
+    paragraphs = list(dict.fromkeys(b for b in blocks if len(b.split()) > 30))  # topics repeat some
     held = [CorpusPrompt(text) for text in paragraphs[::10]]
     return [text for i, text in enumerate(paragraphs) if i % 10], held
 

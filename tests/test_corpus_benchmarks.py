@@ -1,0 +1,38 @@
+"""What the benchmarks of sweeps stand on: held-out prompts, a sweep that really is killed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import checkpoints, sweeps
+from strace_lens.corpus.read import CARRIED
+
+KILLABLE = """
+import sys
+from tests.corpus.made import model, options, prompts
+from strace_lens.corpus import batches
+from strace_lens.corpus.sweep import sweep
+batches.MOST_PROMPTS = 1
+sweep(model(), prompts(5), sys.argv[1], options())
+"""
+
+
+def test_prompts_are_held_out_of_the_training_text() -> None:
+    training, held = checkpoints.texts()
+    assert len(held) >= checkpoints.PROMPTS
+    assert not {p.text for p in held} & set(training)
+    assert checkpoints.texts() == (training, held)
+
+
+def test_a_killed_sweep_is_resumed_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    sweeps.killed(lambda out: [sys.executable, "-c", KILLABLE, str(out)], [0.0])
+    said = capsys.readouterr().out
+    assert "1 kills, then resumed: 5 parts equal to the byte, whole parts done again: 0" in said
+
+
+def test_the_command_that_is_killed_is_a_sweep(tmp_path: Path) -> None:
+    command = sweeps.command(Path(CARRIED), tmp_path)
+    assert command[:4] == [sys.executable, "-m", "strace_lens.cli", "sweep"]
