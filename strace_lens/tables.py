@@ -236,10 +236,10 @@ def frame_table(title: str, frame: pd.DataFrame) -> Table:
     return table
 
 
-def wide_console() -> Console:
+def wide_console(least: int = WIDTH) -> Console:
     """A console that never folds a table, however narrow the terminal says it is."""
     console = Console(highlight=False)
-    return console if console.width >= WIDTH else Console(highlight=False, width=WIDTH)
+    return console if console.width >= least else Console(highlight=False, width=least)
 
 
 def _cell(value: object) -> str:

@@ -32,7 +32,7 @@ def corpus_sections(
     sections = {
         "Runs, and 95 % bootstrap intervals over prompts": _runs(runs),
         "Phase boundaries of the mean curve": _boundaries(tables["corpus_boundaries"]),
-        "Smallest relative size that is enough: median [quartiles] over prompts": _needed(
+        "Smallest relative size that is enough: median and quartiles over prompts": _needed(
             tables["size_needed"]
         ),
         "Head subgraph and tail refinement": _head_and_tail(tables["head_and_tail_means"]),
@@ -92,13 +92,18 @@ def _needed(table: pd.DataFrame) -> pd.DataFrame:
             "run": row["run"],
             "for": row["what"].replace("_", " ")
             + ("" if math.isnan(row["level"]) else f" {row['level']:g}"),
-            "size": interval_text(row["median"], row["q1"], row["q3"]),
+            "size": f"{_size(row['median'])} [{_size(row['q1'])}, {_size(row['q3'])}]",
             "never": row["never"],
             "prompts": row["prompts"],
         }
         for row in shown.to_dict("records")
     ]
     return pd.DataFrame(cells)
+
+
+def _size(size: float) -> str:
+    """A size, or that so large a share of the prompts never gets there."""
+    return "never" if math.isnan(size) else f"{size:.3g}"
 
 
 def _head_and_tail(table: pd.DataFrame) -> pd.DataFrame:

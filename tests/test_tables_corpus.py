@@ -51,7 +51,7 @@ def test_cells_hold_values_with_their_intervals(tables) -> None:
     )
     cell = boundaries.query("run == 'second' and quantity == 'construction start'")["value"].item()
     assert cell.startswith(f"{truth['value'].item():.3g}")
-    needed = sections["Smallest relative size that is enough: median [quartiles] over prompts"]
+    needed = sections["Smallest relative size that is enough: median and quartiles over prompts"]
     truth = tables["size_needed"].query("run == 'made-up' and what == 'top1'")
     cell = needed.query("run == 'made-up' and `for` == 'top1'")["size"].item()
     assert cell == (

@@ -20,6 +20,7 @@ from strace_lens.tables import frame_table, wide_console
 from strace_lens.tables_corpus import corpus_sections
 
 PAGE = "phases.html"
+WIDTH = 180
 
 
 def phases_command(
@@ -54,7 +55,7 @@ def phases_command(
         if as_json:
             print(json.dumps(_records(tables), allow_nan=False))
             return
-        console = wide_console()
+        console = wide_console(WIDTH)
         for title, frame in corpus_sections(read, tables).items():
             console.print(frame_table(title, frame))
         for run in read:
