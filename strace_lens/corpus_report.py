@@ -17,6 +17,7 @@ from strace_lens.corpus.run_folder import Run
 from strace_lens.page import facts_html, figure_html, page, table_html, versions_text
 from strace_lens.plots.corpus.composition import plot_kinds, plot_quarters
 from strace_lens.plots.corpus.curves import plot_head_tail, plot_mean_curves
+from strace_lens.plots.corpus.density_parts import plot_density_parts
 from strace_lens.plots.corpus.geometry import plot_geometry, plot_path
 from strace_lens.plots.corpus.growth import plot_growth
 from strace_lens.plots.corpus.layer_phases import plot_head_and_tail, plot_phase_diagram
@@ -263,6 +264,13 @@ _SECTIONS = {
             plot_density_by_label,
             ("density_by_label",),
             "Mean density by label.",
+        ),
+        "density-parts": (
+            plot_density_parts,
+            ("density_parts", "part_correlations"),
+            "The two parts of a density against the entropy of the full model's output: the "
+            "plateau (TV at the smallest size), which is lower where both outputs are broad "
+            "whatever is computed, and the size at which TV falls below half of it.",
         ),
     },
     "Shallow statistics": {

@@ -38,6 +38,7 @@ def corpus_sections(
         "Head subgraph and tail refinement": _head_and_tail(tables["head_and_tail_means"]),
         "Share of the trace's edges by size": _kinds(tables["kinds_by_size"]),
         "Spearman correlation of density": _correlations(tables["density_correlations"]),
+        "The parts of density: Spearman correlation": _parts(tables["part_correlations"]),
         "Density by label": _labels(tables["density_by_label"]),
         "TV of the trace to shallow statistics by size; the full model's in the last column": (
             _shallow(tables["shallow"], tables["shallow_full_model"])
@@ -140,6 +141,20 @@ def _correlations(table: pd.DataFrame) -> pd.DataFrame:
             "run": row["run"],
             "with": row["what"],
             "given": row["given"] or "-",
+            "rho": interval_text(row["rho"], row["low"], row["high"], "{:.2f}"),
+            "p": "-" if math.isnan(row["p"]) else f"{row['p']:.2g}",
+            "prompts": row["prompts"],
+        }
+        for row in table.to_dict("records")
+    )
+
+
+def _parts(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "run": row["run"],
+            "part": row["part"].replace("_", " "),
+            "with": row["what"],
             "rho": interval_text(row["rho"], row["low"], row["high"], "{:.2f}"),
             "p": "-" if math.isnan(row["p"]) else f"{row['p']:.2g}",
             "prompts": row["prompts"],

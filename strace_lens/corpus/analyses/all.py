@@ -12,6 +12,7 @@ from strace_lens.corpus.analyses import (
     composition,
     correlations,
     curves,
+    density_parts,
     geometry,
     growth,
     layer_phases,
@@ -40,6 +41,8 @@ ANALYSES: dict[str, Analysis] = {
     "core": usage.core,
     "density_correlations": correlations.density_correlations,
     "density_by_label": correlations.density_by_label,
+    "density_parts": density_parts.density_parts,
+    "part_correlations": density_parts.part_correlations,
     "shallow": shallow.shallow,
     "shallow_full_model": shallow.full_model,
     "nearest": shallow.nearest,
@@ -52,6 +55,7 @@ ANALYSES: dict[str, Analysis] = {
 _DRAWN = {
     *("mean_curves", "corpus_boundaries", "prompt_boundaries", "kinds_by_size", "quarters_by_size"),
     *("layers_by_size", "head_and_tail_means", "gini", "density_correlations", "density_by_label"),
+    "part_correlations",
     *("shallow", "shallow_full_model", "geometry_by_layer", "growth"),
 }
 """Those that draw resamples, and take their seed."""

@@ -55,7 +55,7 @@ def density_correlations(run: Run, *, seed: int = 0, resamples: int = 2000) -> p
         values = run.prompts[names].to_numpy(dtype=np.float64)
         values = values[~np.isnan(values).any(1)]
         row = {"what": what, "given": ", ".join(given), "prompts": len(values)}
-        rows.append({**row, **_correlation(values, seed, resamples)})
+        rows.append({**row, **correlation(values, seed, resamples)})
     return pd.DataFrame(rows)
 
 
@@ -129,9 +129,10 @@ def _questions() -> Iterator[tuple[str, tuple[str, ...]]]:
                 yield what, given
 
 
-def _correlation(
+def correlation(
     values: Float[np.ndarray, "prompt variable"], seed: int, resamples: int
 ) -> dict[str, float]:
+    """Rank correlation of the first two variables given the others, with interval and p."""
     prompts, variables = values.shape
     held = variables - 2
     if prompts < LEAST_PROMPTS + held:
