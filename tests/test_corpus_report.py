@@ -20,7 +20,7 @@ SEVERAL = ("shared-curves", "between-runs", "density-of-prompts")
 FIGURES = (
     *("mean-curves", "head-tail", "prompt-boundaries", "sizes-needed", "kinds", "quarters"),
     *("phase-diagram", "head-and-tail", "lorenz", "gini", "core", "density-by-label"),
-    *("density-against", "shallow", "nearest", "geometry", "path", "growth"),
+    *("density-parts", "density-against", "shallow", "nearest", "geometry", "path", "growth"),
 )
 
 
