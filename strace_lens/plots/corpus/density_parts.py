@@ -18,6 +18,7 @@ from strace_lens.plots.style import COLOURS
 from strace_lens.trials.intervals import interval_text
 
 PARTS = {"plateau": "TV at the smallest size", "half_size": "size of half the plateau (log)"}
+_TICKS = [m * 10.0**n for n in range(-5, 1) for m in (1, 2, 5)]
 
 
 def plot_density_parts(density_parts: pd.DataFrame, part_correlations: pd.DataFrame) -> go.Figure:
@@ -56,7 +57,7 @@ def plot_density_parts(density_parts: pd.DataFrame, part_correlations: pd.DataFr
                 row=row,
                 col=col,
             )
-        fig.update_yaxes(type="log", row=row, col=2)
+        fig.update_yaxes(type="log", tickvals=_TICKS, row=row, col=2)
     return fig.update_xaxes(title_text="entropy of the full output (nats)")
 
 
