@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from strace_lens.plots.corpus.panels import empty
 from strace_lens.plots.corpus.runs import (
     add_interval,
     by_run,
     dash_of,
-    empty,
     make_room,
     name_runs,
     names_of,

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from strace_lens.plots.means import ABOVE, add_band
-from strace_lens.plots.style import INK, LINE, SYMBOLS, figure, note
+from strace_lens.plots.style import INK, LINE, SYMBOLS
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 """Of the runs, in the order in which they come; past the last they begin again."""
@@ -38,13 +38,6 @@ def dash_of(number: int) -> str:
 def symbol_of(number: int) -> str:
     """The marker of the run of a number."""
     return SYMBOLS[number % len(SYMBOLS)]
-
-
-def empty(title: str, why: str) -> go.Figure:
-    """A figure that says why it shows nothing."""
-    fig = figure(title, height=240)
-    note(fig, why)
-    return fig.update_xaxes(visible=False).update_yaxes(visible=False)
 
 
 def make_room(fig: go.Figure, inner: int, lines: int = 0) -> go.Figure:

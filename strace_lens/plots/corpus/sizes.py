@@ -14,9 +14,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from strace_lens.plots.corpus.panels import empty
 from strace_lens.plots.corpus.runs import (
     by_run,
-    empty,
     make_room,
     name_runs,
     names_of,
