@@ -194,7 +194,7 @@ _SECTIONS = {
             ("mean_curves", "corpus_boundaries"),
             "Mean total variation from the model's output by relative size, for the trace, a "
             "random subgraph and the inverse of the trace; thin: the trace's median. Shaded: where "
-            "the boundaries of the mean curve's phases lie.",
+            "the boundaries of the mean curve's phases lie, and in how many resamples they do.",
         ),
         "head-tail": (
             plot_head_tail,

@@ -175,9 +175,7 @@ def _told(called: str, row: Mapping[Any, Any]) -> str:
     at = f"s = {interval_text(row['value'], row['low'], row['high'])}"
     value = f"{called}: {'not found' if missing else at}"
     share = percent(row["found"])
-    return (
-        value if unsure else f"{value}{'; there' if missing else ', found'} in {share} of resamples"
-    )
+    return value if unsure else f"{value}{'; there' if missing else ', found'} in {share}"
 
 
 def _mark(fig: go.Figure, value: float, low: float, high: float, dash: str) -> None:

@@ -98,8 +98,8 @@ def test_a_boundary_is_named_with_its_interval_or_said_to_be_missing() -> None:
     made_up.loc[start, ["value", "low", "high", "found"]] = 0.02, 0.01, 0.04, 0.9
     made_up.loc[stop, ["value", "low", "high", "found"]] = np.nan, np.nan, np.nan, 0.25
     found = made.texts(plot_mean_curves(curves, made_up))
-    assert "first: construction starts: s = 0.02 [0.01, 0.04], found in 90 % of resamples" in found
-    other = "&lt;other&gt;: construction stops: not found; there in 25 % of resamples"
+    assert "first: construction starts: s = 0.02 [0.01, 0.04], found in 90 %" in found
+    other = "&lt;other&gt;: construction stops: not found; there in 25 %"
     assert other in found
 
 
