@@ -21,7 +21,11 @@ ray = pytest.importorskip("ray")
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """One for all tests: starting it takes longer than they do."""
+    """One for all tests: starting it takes longer than they do.
+
+    Ray's workers give way to every other process by default, here to all other tests.
+    """
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
