@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -25,15 +25,16 @@ Wrapper = Callable[..., Any]
 
 
 @contextlib.contextmanager
-def kept_mlps(model: Model, keep: Sequence[Bool[Tensor, "row pos"]]) -> Iterator[None]:
+def kept_mlps(model: Model, keep: Bool[Tensor, "mlp_layer row pos"]) -> Iterator[None]:
     """Run each layer's MLP on its kept tokens alone; the others get zeros, which are masked away.
 
     A layer whose MLP somebody else watches runs whole.
     """
+    shares = keep.float().mean((1, 2)).tolist()
     chosen = {
-        layer: functools.partial(_on_kept, kept)
-        for layer, kept in enumerate(keep)
-        if float(kept.float().mean()) < WORTHWHILE and not _is_watched(_module(model, layer))
+        layer: functools.partial(_on_kept, keep[layer])
+        for layer, share in enumerate(shares)
+        if share < WORTHWHILE and not _is_watched(_module(model, layer))
     }
     with _wrapped(model, chosen):
         yield

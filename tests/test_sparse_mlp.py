@@ -15,7 +15,7 @@ from tests import cases, tiny
 ROWS, TOKENS = 3, 6
 
 
-def mlp_outputs(name: str, keep: list[torch.Tensor]) -> list[torch.Tensor]:
+def mlp_outputs(name: str, keep: torch.Tensor) -> list[torch.Tensor]:
     """`hook_mlp_out` of each layer with every MLP fed the same stream, sparse or not."""
     model, seen = cases.model_of(name), []
     architecture = architecture_of(model)
@@ -38,8 +38,8 @@ def test_kept_tokens_have_the_values_of_the_whole_mlp(name: str) -> None:
     if not architecture.pointwise_mlps:
         pytest.skip(f"{name} runs its MLPs whole")
     draw = torch.Generator().manual_seed(1)
-    keep = list((torch.rand(architecture.layers, ROWS, TOKENS, generator=draw) < 0.4).unbind(0))
-    whole, sparse = mlp_outputs(name, []), mlp_outputs(name, keep)
+    keep = torch.rand(architecture.layers, ROWS, TOKENS, generator=draw) < 0.4
+    whole, sparse = mlp_outputs(name, keep[:0]), mlp_outputs(name, keep)
     # Every layer but the first reads the same stream in both runs.
     for layer in range(1, architecture.layers):
         kept = keep[layer]
@@ -52,7 +52,7 @@ def test_kept_tokens_have_the_values_of_the_whole_mlp(name: str) -> None:
 def test_no_token_kept_and_no_trace_left() -> None:
     model = cases.fresh_bridge("llama")
     architecture = architecture_of(model)
-    nothing = [torch.zeros(1, TOKENS, dtype=torch.bool)] * architecture.layers
+    nothing = torch.zeros(architecture.layers, 1, TOKENS, dtype=torch.bool)
     tokens = torch.tensor([tiny.token_ids(TOKENS)])
     before = last_logits(model, architecture, tokens)
     with kept_mlps(model, nothing):
@@ -66,7 +66,7 @@ def test_no_token_kept_and_no_trace_left() -> None:
 def test_an_mlp_that_is_watched_runs_whole() -> None:
     model: Any = cases.fresh_bridge("llama")
     architecture = architecture_of(model)
-    nothing = [torch.zeros(1, TOKENS, dtype=torch.bool)] * architecture.layers
+    nothing = torch.zeros(architecture.layers, 1, TOKENS, dtype=torch.bool)
     tokens = torch.tensor([tiny.token_ids(TOKENS)])
     shapes = []
     handle = model.blocks[0].mlp.original_component.register_forward_hook(

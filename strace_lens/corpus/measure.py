@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -13,17 +12,17 @@ from torch import Tensor
 
 from strace_lens import measures
 from strace_lens.ablation import replacement
-from strace_lens.architecture import Architecture, Model
+from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
 from strace_lens.corpus.batches import Batch, Item
 from strace_lens.corpus.hidden import FullRun, Geometry, Watcher, full_runs, path
-from strace_lens.corpus.setting import Options, Setting
+from strace_lens.corpus.setting import Setting
 from strace_lens.density import DensityCurve, curve_of, curve_plans, token_texts
 from strace_lens.token_graph.curve_rows import CurveRows
 from strace_lens.token_graph.estimators import estimate
 from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.trace import Trace
+from strace_lens.token_graph.trace import Trace, edges_by_size
 
 Row = dict[str, object]
 """One row of a part (`parts.schema`)."""
@@ -88,26 +87,12 @@ def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row
         memory_budget=options.memory_budget,
     )
     seen = [None] * len(items) if watcher is None else _per_trace(watcher.geometry(), plans)
-    shared = _Shared(model, architecture, setting)
     found: list[Row] = []
     for item, full, trace, plan, outputs, geometry in zip(
         items, fulls, traces, plans, logits.split([len(p) for p in plans]), seen, strict=True
     ):
-        found += _rows(shared, item, full, trace, plan, outputs, geometry)
+        found += _rows(model, setting, item, full, trace, plan, outputs, geometry)
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class _Shared:
-    """What the rows of all prompts of a batch need."""
-
-    model: Model
-    architecture: Architecture
-    setting: Setting
-
-    @property
-    def options(self) -> Options:
-        return self.setting.options
 
 
 def _watched(plans: Sequence[CurveRows]) -> list[int]:
@@ -130,7 +115,8 @@ def _per_trace(geometry: Geometry, plans: Sequence[CurveRows]) -> list[Geometry]
 
 
 def _rows(
-    shared: _Shared,
+    model: Model,
+    setting: Setting,
     item: Item,
     full: FullRun,
     trace: Trace,
@@ -138,18 +124,18 @@ def _rows(
     logits: Float[Tensor, "row vocab"],
     geometry: Geometry | None,
 ) -> list[Row]:
-    options = shared.options
+    options = setting.options
     curve = curve_of(
         trace=trace,
         untouched=full.logits,
         logits=logits,
         rows=plan,
         sizes=options.sizes,
-        token_text=token_texts(shared.model),
+        token_text=token_texts(model),
         facts={"head": options.head, "ablation": plan.ablation, "seed": options.seed},
     )
     outputs = torch.cat([full.logits[None], logits[plan.trace]]).double().log_softmax(-1)
-    shallow = _shallow(shared.setting, outputs)
+    shallow = _shallow(setting, outputs)
     table = curve.table.to_dict("records")
     counts = component_counts(trace, [*curve.table["edges"].tolist(), trace.edges]).tolist()
     about = {
@@ -219,17 +205,10 @@ def component_counts(trace: Trace, edges: Sequence[int]) -> Int[Tensor, "size co
     """How many edges of each component the first k edges of a trace have.
 
     Components are the heads, the joins of the residual stream and the MLP of each layer in turn
-    (`run_folder.components_frame`). One pass over the edges, whatever the number of sizes.
+    (`run_folder.components_frame`).
     """
-    order = torch.tensor(edges, dtype=torch.int32).sort()
-    ranks = trace.ranks
-    columns = []
+    ranks, parts = trace.ranks, []
     for layer in range(trace.shape.layers):
-        parts = [*ranks.attention[layer], *ranks.residual[layer]]
+        parts += [*ranks.attention[layer], *ranks.residual[layer]]
         parts += [ranks.mlp[layer]] if trace.shape.mlp else []
-        for part in parts:
-            # An edge enters at the first size above its rank; one above all sizes never does.
-            enters = torch.searchsorted(order.values, part.flatten(), right=True)
-            columns.append(torch.bincount(enters, minlength=len(edges) + 1)[:-1].cumsum(0))
-    counts = torch.stack(columns, 1)
-    return torch.empty_like(counts).index_copy_(0, order.indices, counts)
+    return edges_by_size(parts, edges)

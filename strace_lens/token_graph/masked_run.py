@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from strace_lens.architecture import Architecture, Model, device_of
@@ -53,22 +53,15 @@ def masked_logits(
     for batch in _passes(architecture, groups, memory_budget):
         tokens = pad_right([g.tokens for g in batch for _ in range(len(g))])
         lengths = torch.tensor([len(g.tokens) for g in batch for _ in range(len(g))])
-        all_hooks = [*hooks, *mask_hooks(model, architecture, batch)]
+        kept = kept_in_stream(batch)
+        all_hooks = [*hooks, *mask_hooks(model, architecture, batch, kept)]
         if watch is not None:
             all_hooks += watch(batch)
-        with kept_mlps(model, _kept_mlps(architecture, batch)):
+        # Where an MLP needs more than its tokens, nothing is said and all run whole.
+        with kept_mlps(model, kept[1] if architecture.pointwise_mlps else kept[1][:0]):
             done.append(last_logits(model, architecture, tokens, lengths, all_hooks).cpu())
         progress(len(tokens))
     return torch.cat(done)
-
-
-def _kept_mlps(
-    architecture: Architecture, batch: Sequence[MaskedRows]
-) -> Sequence[Bool[Tensor, "row pos"]]:
-    """The tokens on which each layer's MLP must run; none said where all must."""
-    if not architecture.pointwise_mlps:
-        return []
-    return kept_in_stream(batch)[1].unbind(0)
 
 
 def passes(

@@ -28,18 +28,24 @@ from strace_lens.run import Hook
 from strace_lens.token_graph.rows import Keep, Rows, complement, times
 
 
-def mask_hooks(model: Model, architecture: Architecture, groups: Sequence[Rows]) -> list[Hook]:
+def mask_hooks(
+    model: Model,
+    architecture: Architecture,
+    groups: Sequence[Rows],
+    kept: tuple[Keep, Keep] | None = None,
+) -> list[Hook]:
     """Hooks that apply the masks of a batch whose rows are those of the groups, in order.
 
     A residual edge is ablated where the stream is written: on a bridge a write at `hook_resid_mid`
-    reaches the MLP but not `hook_resid_post`, so both are written, from their parts.
+    reaches the MLP but not `hook_resid_post`, so both are written, from their parts. `kept` is of
+    `kept_in_stream`, for callers who need it too.
     """
     starts = [0]
     for group in groups:
         starts.append(starts[-1] + len(group))
     spans = [slice(a, b) for a, b in pairwise(starts)]
     spans_and_groups = list(zip(spans, groups, strict=True))
-    kept = kept_in_stream(groups)
+    kept = kept_in_stream(groups) if kept is None else kept
     hooks: list[Hook] = []
     for layer in range(architecture.layers):
         residual, mlp = kept[0][layer], kept[1][layer] if architecture.mlp else None

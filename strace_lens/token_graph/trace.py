@@ -9,7 +9,7 @@ from typing import Any
 
 import networkx as nx
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int, Int64
 from torch import Tensor
 
 from strace_lens.prompts import Prompt
@@ -25,6 +25,20 @@ def check_size(size: float) -> float:
     if not 0 < size <= 1:
         raise ValueError(f"sizes must lie in (0, 1]; got {size}")
     return float(size)
+
+
+def edges_by_size(
+    parts: Sequence[Int[Tensor, "..."]], edges: Sequence[int]
+) -> Int64[Tensor, "size part"]:
+    """How many edges of each part the first k edges have, from the ranks of the part's edges."""
+    order = torch.tensor(edges, dtype=torch.int32).sort()
+    counts = torch.zeros(len(edges), len(parts), dtype=torch.int64)
+    for place, ranks in enumerate(parts):
+        # An edge enters at the first size above its rank; one above all sizes never does.
+        enters = torch.searchsorted(order.values, ranks.flatten(), right=True)
+        entered = torch.bincount(enters, minlength=len(edges) + 1)[:-1]
+        counts[order.indices, place] = entered.cumsum(0)
+    return counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,14 +135,10 @@ class Trace:
 
         One pass over the edges, whatever the number of sizes.
         """
-        order = torch.tensor(edges, dtype=torch.int32).sort()
         counts = torch.zeros(len(edges), len(KINDS), self.shape.layers, dtype=torch.int64)
         for k, kind in enumerate(KINDS):
-            for layer, ranks in enumerate(getattr(self.ranks, kind)):
-                # An edge enters at the first size above its rank; one above all sizes never does.
-                enters = torch.searchsorted(order.values, ranks.flatten(), right=True)
-                entered = torch.bincount(enters, minlength=len(edges) + 1)[:-1]
-                counts[order.indices, k, layer] = entered.cumsum(0)
+            layers = getattr(self.ranks, kind)
+            counts[:, k, : len(layers)] = edges_by_size(list(layers), edges)
         return counts
 
     def __repr__(self) -> str:
