@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.architecture import Architecture, Model
-from strace_lens.prompts import pad_right
-from strace_lens.run import Hook, last_logits
+from strace_lens.architecture import Architecture
+from strace_lens.run import Hook
+from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.rows import MaskedRows
 
 
@@ -33,18 +33,10 @@ class FullRun:
     states: Float[Tensor, "depth pos d_model"]
 
 
-def full_runs(
-    model: Model, architecture: Architecture, prompts: Sequence[Int[Tensor, " _"]]
-) -> list[FullRun]:
-    """Run prompts untouched in one pass."""
-    kept: list[Tensor] = []
-    hooks: list[Hook] = [
-        (name, lambda value, hook: kept.append(value)) for name in _stream_points(architecture)
-    ]
-    lengths = torch.tensor([len(p) for p in prompts])
-    logits = last_logits(model, architecture, pad_right(prompts), lengths, hooks).cpu()
-    states = torch.stack(kept, 1)
-    return [FullRun(logits[i], states[i, :, :n]) for i, n in enumerate(lengths.tolist())]
+def full_run(graph: TokenGraph) -> FullRun:
+    """What the run that a token graph was read from gives."""
+    activations = graph.activations
+    return FullRun(activations.logits.cpu(), activations.nodes[:: graph.shape.joins])
 
 
 def _stream_points(architecture: Architecture) -> list[str]:

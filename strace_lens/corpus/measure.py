@@ -15,7 +15,7 @@ from strace_lens.ablation import replacement
 from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
 from strace_lens.corpus.batches import Batch, Item
-from strace_lens.corpus.hidden import FullRun, Geometry, Watcher, full_runs, path
+from strace_lens.corpus.hidden import FullRun, Geometry, Watcher, full_run, path
 from strace_lens.corpus.setting import Setting
 from strace_lens.density import DensityCurve, curve_of, curve_plans, token_texts
 from strace_lens.token_graph.curve_rows import CurveRows
@@ -57,18 +57,19 @@ def _failed(item: Item, reason: str) -> Row:
 def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row]:
     architecture, options = architecture_of(model), setting.options
     prompts = [item.prompt for item in items if item.prompt is not None]
-    fulls = full_runs(model, architecture, [prompt.tensor for prompt in prompts])
+    graphs = [token_graph(model, prompt) for prompt in prompts]
+    fulls = [full_run(graph) for graph in graphs]
     swaps = [replacement(model, prompt, options.ablation) for prompt in prompts]
     traces = [
         estimate(
             model,
-            token_graph(model, prompt),
+            graph,
             options.estimator,
             replacement=swap,
             seed=options.seed,
             memory_budget=options.gradient_budget,
         )
-        for prompt, swap in zip(prompts, swaps, strict=True)
+        for graph, swap in zip(graphs, swaps, strict=True)
     ]
     plans = curve_plans(
         architecture,

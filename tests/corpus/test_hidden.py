@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from strace_lens.contract import architecture_of
-from strace_lens.corpus.hidden import Watcher, full_runs, path
+from strace_lens.corpus.hidden import Watcher, full_run, path
 from strace_lens.run import last_logits
+from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.masks import mask_hooks
 from strace_lens.token_graph.rows import MaskedRows
@@ -57,7 +58,7 @@ def test_watched_rows_against_single_runs(name: str, budget: int) -> None:
         tokens = torch.tensor(tiny.token_ids(length, number))
         groups.append(MaskedRows(tokens, shape, ranks, torch.zeros_like(stop), stop))
         prompts.append(tokens)
-    fulls = full_runs(model, architecture, prompts)
+    fulls = [full_run(token_graph(model, prompt)) for prompt in prompts]
     watcher = Watcher(architecture, fulls, [0, 0, 0, -1, -1, -1, 1, 1, 1])
     order = [groups[0], groups[0], groups[1]]
     masked_logits(model, architecture, order, watch=watcher.hooks, memory_budget=budget)
@@ -97,7 +98,8 @@ def test_full_runs_are_the_untouched_model() -> None:
     model = tiny.bridge("llama")
     architecture = architecture_of(model)
     prompts = [torch.tensor(tiny.token_ids(n)) for n in (4, 6)]
-    for prompt, full in zip(prompts, full_runs(model, architecture, prompts), strict=True):
+    for prompt in prompts:
+        full = full_run(token_graph(model, prompt))
         alone = last_logits(model, architecture, prompt[None])[0]
         torch.testing.assert_close(full.logits, alone, atol=1e-5, rtol=1e-5)
         assert full.states.shape == (architecture.layers + 1, len(prompt), architecture.d_model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -52,14 +53,6 @@ ANALYSES: dict[str, Analysis] = {
 }
 """What is asked of each run, by the name of its table."""
 
-_DRAWN = {
-    *("mean_curves", "corpus_boundaries", "prompt_boundaries", "kinds_by_size", "quarters_by_size"),
-    *("layers_by_size", "head_and_tail_means", "gini", "density_correlations", "density_by_label"),
-    "part_correlations",
-    *("shallow", "shallow_full_model", "geometry_by_layer", "growth"),
-}
-"""Those that draw resamples, and take their seed."""
-
 
 def analyse(
     runs: Sequence[Run],
@@ -97,7 +90,8 @@ def analyse(
     for run in runs:
         for name, analysis in ANALYSES.items():
             progress(f"{run.name}: {name.replace('_', ' ')}")
-            found = analysis(run, seed=seed) if name in _DRAWN else analysis(run)
+            draws = "seed" in inspect.signature(analysis).parameters
+            found = analysis(run, seed=seed) if draws else analysis(run)
             found.insert(0, "run", run.name)
             tables[name].append(found)
     return {n: pd.concat(parts, ignore_index=True) for n, parts in tables.items()} | together
