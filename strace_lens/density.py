@@ -16,7 +16,7 @@ from strace_lens import measures
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Architecture, Model
 from strace_lens.contract import architecture_of
-from strace_lens.prompts import own_tokenizer
+from strace_lens.predictions import beside, head_masses, token_texts, top_tokens
 from strace_lens.run import MEMORY_BUDGET, last_logits
 from strace_lens.sizes import SIZES, check_sizes, density
 from strace_lens.token_graph.curve_rows import CurveRows, curve_rows
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from strace_lens.phases import Phases
 
 HEAD = 0.5
-TOP = 5
+TEXTS = ["top", "beside"]
+"""Columns of a curve's table that hold tokens, not numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +46,9 @@ class DensityCurve:
         table: one row a size. Columns: `size` (relative), `edges`; `tv`, `kl` (nats, full to
             trace), `js` (nats), `head_error` and `tail_error` (which add up to `tv`), `top1`,
             `nucleus` (largest shared); `random_tv`, `inverse_tv` (NaN where controls were left
-            out); shares `residual`, `attention`, `mlp` of its edges; `mean_layer`, from 0; `top`,
-            the most probable tokens as pairs of text and probability.
+            out); shares `residual`, `attention`, `mlp` of its edges; `mean_layer`, from 0;
+            `head_mass`, what the trace gives the head; `top`, the most probable tokens as pairs of
+            text and probability; `beside`, these and the model's own (`predictions.Beside`).
         top: the full model's most probable tokens.
         entropy: of the full model's distribution, in nats.
         head: p of the head, the full model's top-p nucleus.
@@ -98,11 +100,12 @@ class DensityCurve:
     def __repr__(self) -> str:
         return (
             f"DensityCurve({len(self.table)} sizes of {self.trace!r}, density {self.density:.3f})\n"
-            + self.table.drop(columns="top").to_string(index=False, float_format="{:.4g}".format)
+            + self.table.drop(columns=TEXTS).to_string(index=False, float_format="{:.4g}".format)
         )
 
     def _repr_html_(self) -> str:
-        table = self.table.assign(top=[t[0][0] for t in self.table["top"]])
+        shown = self.table.drop(columns="beside")
+        table = shown.assign(top=[t[0][0] for t in shown["top"]])
         return (
             f"{self.trace._repr_html_()}<br>density {self.density:.3f}, "
             f"largest logit difference at full mask {self.logit_gap:.1e}"
@@ -259,13 +262,15 @@ def curve_of(
             "random_tv": (no_control if rows.random is None else tv[rows.random]).tolist(),
             "inverse_tv": (no_control if rows.inverse is None else tv[rows.inverse]).tolist(),
             **_composition(trace, edges),
-            "top": _top_tokens(ours, token_text),
+            "head_mass": head_masses(full, ours, facts["head"]),
+            "top": top_tokens(ours, token_text),
+            "beside": beside(full, ours, facts["head"], token_text),
         }
     )
     return DensityCurve(
         trace=trace,
         table=table,
-        top=_top_tokens(full, token_text)[0],
+        top=top_tokens(full, token_text)[0],
         entropy=float(measures.entropy(full)[0]),
         head_mass=float(measures.head_mass(full, facts["head"])[0]),
         logit_gap=float((logits[rows.full] - untouched).abs().max()),
@@ -284,20 +289,3 @@ def _composition(trace: Trace, edges: Sequence[int]) -> dict[str, list[float]]:
         **{kind: shares[:, i].tolist() for i, kind in enumerate(KINDS)},
         "mean_layer": mean_layer.tolist(),
     }
-
-
-def _top_tokens(
-    log_probs: Float[Tensor, "row vocab"], token_text: Callable[[int], str]
-) -> list[tuple[tuple[str, float], ...]]:
-    order = log_probs.sort(descending=True, stable=True)
-    tokens, probabilities = order.indices[:, :TOP].tolist(), order.values[:, :TOP].exp().tolist()
-    return [
-        tuple((token_text(t), p) for t, p in zip(*row, strict=True))
-        for row in zip(tokens, probabilities, strict=True)
-    ]
-
-
-def token_texts(model: Model) -> Callable[[int], str]:
-    """A token's text by its id; the id itself where the model has no tokenizer."""
-    tokenizer = own_tokenizer(model)
-    return str if tokenizer is None else lambda token: tokenizer.decode([token])

@@ -258,6 +258,16 @@ def _tokens_before(
     return ((log_probs > value) | ((log_probs == value) & (ids < token))).sum(-1)
 
 
+def in_nucleus(full: Float[Tensor, "*row vocab"], p: float = 0.5) -> Bool[Tensor, "*row vocab"]:
+    """Which tokens belong to the top-p nucleus of each row.
+
+    Raises:
+        ValueError: p outside (0, 1).
+    """
+    _check_level(p)
+    return _in_nucleus(*_normalised(full), p)
+
+
 def _in_nucleus(
     log_probs: Float[Tensor, "*row vocab"], probs: Float[Tensor, "*row vocab"], p: float
 ) -> Bool[Tensor, "*row vocab"]:

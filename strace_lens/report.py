@@ -88,7 +88,7 @@ def _density_caption(curve: DensityCurve, phases: Phases) -> str:
 
 def _sizes(curve: DensityCurve) -> str:
     """Every measure at every size."""
-    table = curve.to_pandas()
+    table = curve.to_pandas().drop(columns="beside")
     table["size"] = [f"{s:.10g}" for s in table["size"]]
     table["top1"] = ["yes" if t else "no" for t in table["top1"]]
     # pandas escapes the text: it must not be escaped twice.

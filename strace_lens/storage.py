@@ -1,7 +1,8 @@
 """Results to and from disk: one safetensors file each, JSON metadata inside, written whole or not.
 
-A trace is stored as its order alone (int32 ids of the reachable edges, first taken first); a curve
-is its trace with the columns of its table beside it. Files hold no code: reading one runs nothing.
+A trace is stored as its order (int32 ids of the reachable edges, first taken first) and their
+importances; a curve is its trace with the columns of its table beside it. Files hold no code:
+reading one runs nothing.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Int32
+from jaxtyping import Int64
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from strace_lens.density import DensityCurve
+from strace_lens.density import TEXTS, DensityCurve
+from strace_lens.predictions import Beside
 from strace_lens.prompts import Prompt
 from strace_lens.token_graph.edges import (
     UNREACHABLE,
+    EdgeTensors,
     GraphShape,
     is_complete,
     order_of,
@@ -40,7 +43,7 @@ class ResultFileError(ValueError):
 
 def save_trace(trace: Trace, path: str | Path) -> None:
     """Write a trace to one file, atomically."""
-    write_result(path, "trace", {"order": _order(trace)}, _trace_facts(trace))
+    write_result(path, "trace", _trace_arrays(trace), _trace_facts(trace))
 
 
 def load_trace(path: str | Path) -> Trace:
@@ -56,13 +59,13 @@ def load_trace(path: str | Path) -> Trace:
 
 def save_curve(curve: DensityCurve, path: str | Path) -> None:
     """Write a density curve, its trace included, to one file, atomically."""
-    columns = curve.table.drop(columns="top")
-    arrays = {"order": _order(curve.trace)}
+    columns = curve.table.drop(columns=TEXTS)
+    arrays = _trace_arrays(curve.trace)
     for name in columns:
         arrays[f"table.{name}"] = torch.from_numpy(columns[name].to_numpy().copy())
     facts = _trace_facts(curve.trace) | {
         "columns": list(columns),
-        "top_by_size": curve.table["top"].tolist(),
+        "texts": {name: curve.table[name].tolist() for name in TEXTS},
         "curve": {name: getattr(curve, name) for name in _CURVE_FACTS},
     }
     write_result(path, "curve", arrays, facts)
@@ -79,7 +82,11 @@ def load_curve(path: str | Path) -> DensityCurve:
     trace = _trace(path, arrays, facts)
     try:
         table = pd.DataFrame({c: arrays[f"table.{c}"].numpy() for c in facts["columns"]})
-        table["top"] = [_pairs(top) for top in facts["top_by_size"]]
+        table["top"] = [_pairs(top) for top in facts["texts"]["top"]]
+        table["beside"] = [
+            tuple(Beside(str(t), float(m), float(q), bool(h)) for t, m, q, h in row)
+            for row in facts["texts"]["beside"]
+        ]
         own: dict[str, Any] = {name: facts["curve"][name] for name in _CURVE_FACTS}
         own["top"] = _pairs(own["top"])
     except (KeyError, TypeError, ValueError) as error:
@@ -92,12 +99,16 @@ _CURVE_FACTS = [
 ]
 
 
-def _order(trace: Trace) -> Int32[Tensor, " edge"]:
-    """The order of a trace in as many bytes as its ranks."""
+def _trace_arrays(trace: Trace) -> dict[str, Tensor]:
+    """The order of a trace, in as many bytes as its ranks, and in that order its importances."""
     cells = trace.ranks.flat().numel()
     if cells > UNREACHABLE:
         raise ValueError(f"a graph of {cells} cells is too large for a result file")
-    return order_of(trace.ranks).int()
+    order = order_of(trace.ranks)
+    arrays = {"order": order.int()}
+    if trace.importance is not None:
+        arrays["importance"] = trace.importance.flat()[order]
+    return arrays
 
 
 def _trace_facts(trace: Trace) -> dict[str, Any]:
@@ -114,7 +125,8 @@ def _trace(path: str | Path, arrays: dict[str, Tensor], facts: dict[str, Any]) -
         shape = GraphShape(**facts["shape"])
         stored = facts["prompt"]
         prompt = Prompt(stored["text"], tuple(stored["ids"]), tuple(stored["strings"]))
-        ranks = ranks_of(arrays["order"].long(), shape)
+        order = arrays["order"].long()
+        ranks, importance = ranks_of(order, shape), _importance(arrays, order, shape)
         made = facts["made"]
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ResultFileError(f"{path} is no whole trace: {error!r}") from error
@@ -122,7 +134,17 @@ def _trace(path: str | Path, arrays: dict[str, Tensor], facts: dict[str, Any]) -
         raise ResultFileError(f"{path} does not belong to the prompt it names")
     if not is_complete(ranks, shape):
         raise ResultFileError(f"{path} does not rank every edge of its graph once")
-    return Trace(shape=shape, prompt=prompt, ranks=ranks, made=made)
+    return Trace(shape=shape, prompt=prompt, ranks=ranks, made=made, importance=importance)
+
+
+def _importance(
+    arrays: dict[str, Tensor], order: Int64[Tensor, " edge"], shape: GraphShape
+) -> EdgeTensors | None:
+    if "importance" not in arrays:
+        return None
+    flat = shape.full(0.0, torch.float32).flat()
+    flat[order] = arrays["importance"]
+    return shape.split(flat)
 
 
 def write_result(

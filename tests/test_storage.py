@@ -48,6 +48,7 @@ def test_a_trace_comes_back_and_reruns_to_the_same_curve(curve, tmp_path):
     for name in ("trace", "curve"):
         back = sl.load_trace(tmp_path / f"{name}.safetensors")
         assert all(torch.equal(a, b) for a, b in zip(back.ranks, curve.trace.ranks, strict=True))
+        assert torch.equal(back.importance.flat(), curve.trace.importance.flat())
         assert (back.prompt, back.shape) == (curve.trace.prompt, curve.trace.shape)
         assert dict(back.made) == dict(curve.trace.made)
         assert sl.density_curve(tiny.bridge("llama"), back, sizes=SIZES).table.equals(curve.table)
@@ -101,7 +102,7 @@ def rewritten(content: bytes, change) -> bytes:
         (lambda f: f["shape"].update(parallel=True), "whole trace|rank every edge"),
         (lambda f: f["shape"].pop("layers"), "whole trace"),
         (lambda f: f["columns"].append("missing"), "no whole density curve"),
-        (lambda f: f["top_by_size"].pop(), "no whole density curve"),
+        (lambda f: f["texts"]["beside"].pop(), "no whole density curve"),
         (lambda f: f["curve"].pop("entropy"), "no whole density curve"),
     ],
 )

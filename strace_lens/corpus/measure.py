@@ -17,7 +17,8 @@ from strace_lens.contract import architecture_of
 from strace_lens.corpus.batches import Batch, Item
 from strace_lens.corpus.hidden import FullRun, Geometry, Watcher, full_run, path
 from strace_lens.corpus.setting import Setting
-from strace_lens.density import DensityCurve, curve_of, curve_plans, token_texts
+from strace_lens.density import DensityCurve, curve_of, curve_plans
+from strace_lens.predictions import token_texts
 from strace_lens.token_graph.curve_rows import CurveRows
 from strace_lens.token_graph.estimators import estimate
 from strace_lens.token_graph.graph import token_graph

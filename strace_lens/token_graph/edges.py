@@ -119,6 +119,12 @@ class GraphShape:
         )
 
 
+def in_reach(values: EdgeTensors, shape: GraphShape) -> EdgeTensors:
+    """Values as float32 on the CPU, zero for the edges that cannot reach the output."""
+    pairs = zip(values, shape.reachable(), strict=True)
+    return EdgeTensors(*(v.float().cpu().masked_fill(~there, 0.0) for v, there in pairs))
+
+
 class EdgeList(NamedTuple):
     """Some edges of a token graph, one entry each, with their end points as (level, token)."""
 

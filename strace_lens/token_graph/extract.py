@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.token_graph.best_first import best_first
-from strace_lens.token_graph.edges import EdgeTensors, GraphShape
+from strace_lens.token_graph.edges import EdgeTensors, GraphShape, in_reach
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.importance import edge_importance
 from strace_lens.token_graph.schedule import residual_closure, schedule
@@ -55,4 +55,5 @@ def extract(
             "seed": seed,
             "versions": versions(),
         },
+        importance=in_reach(scores, graph.shape),
     )

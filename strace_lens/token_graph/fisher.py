@@ -111,4 +111,5 @@ def fisher(
         start=None,
         passes=(1, probes),
         made={"importance": "fisher", "order": "scheduled", "seed": seed, "probes": probes},
+        importance=scores,
     )

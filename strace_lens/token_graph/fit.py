@@ -13,7 +13,7 @@ from torch import Tensor
 from strace_lens.ablation import Replacement
 from strace_lens.architecture import Architecture, Model
 from strace_lens.run import even_chunks
-from strace_lens.token_graph.edges import EdgeTensors, GraphShape
+from strace_lens.token_graph.edges import EdgeTensors, GraphShape, in_reach
 from strace_lens.token_graph.gradients import bytes_per_gradient_row
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.rows import WeightedRows, weighted_rows
@@ -125,6 +125,7 @@ def fitted_trace(
     start: Trace | None,
     passes: tuple[int, int],
     made: Mapping[str, Any],
+    importance: EdgeTensors | None = None,
 ) -> Trace:
     """A trace that says how it was fitted and what it cost, its start's passes included.
 
@@ -135,6 +136,7 @@ def fitted_trace(
         start: the trace that fitting started from, if any.
         passes: rows of forward passes, and of backward passes.
         made: importance, order, seed and the options that a repetition needs.
+        importance: what edges were ranked by, if it is one number an edge.
     """
     before = dict(start.made) if start is not None else {}
     cost = before.get("passes", {})
@@ -154,6 +156,7 @@ def fitted_trace(
             "start": before or None,
             "versions": versions(),
         },
+        importance=None if importance is None else in_reach(importance, fit.shape),
     )
 
 

@@ -100,12 +100,15 @@ class Trace:
         ranks: position of each edge in the order of extraction; `UNREACHABLE` where an edge cannot
             reach the output.
         made: how it was made: model, importance, order, seed, versions.
+        importance: what each edge was ranked by, float32, 0 where it cannot reach the output; None
+            where ranks follow from more than one number an edge (pruned, learned).
     """
 
     shape: GraphShape
     prompt: Prompt
     ranks: EdgeTensors
     made: Mapping[str, Any] = field(default_factory=dict)
+    importance: EdgeTensors | None = None
 
     @property
     def edges(self) -> int:

@@ -19,6 +19,9 @@ def test_extract_ranks_by_the_order_asked_for(order: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(trace.ranks, expected, strict=True))
     assert trace.made["order"] == order
     assert trace.made["importance"] == "l2"
+    kept = edge_importance(graph, "l2").flat() * graph.shape.reachable().flat()
+    assert trace.importance is not None
+    assert torch.equal(trace.importance.flat(), kept)
 
 
 def test_an_unknown_order_is_refused() -> None:
