@@ -44,6 +44,7 @@ from strace_lens.corpus.sweep import sweep
 from strace_lens.corpus_report import corpus_report
 from strace_lens.cost import Plan, plan
 from strace_lens.density import DensityCurve, density_curve, density_curves
+from strace_lens.explorer.page import explorer
 from strace_lens.models import ModelNotFoundError, load_model
 from strace_lens.phases import Phases, find_phases
 from strace_lens.prompts import Prompt, PromptError
@@ -109,6 +110,7 @@ __all__ = [
     "edge_importance",
     "estimate",
     "estimator_table",
+    "explorer",
     "extract",
     "faithfulness",
     "find_phases",

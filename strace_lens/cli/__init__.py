@@ -7,6 +7,7 @@ import typer
 from strace_lens.cli.compare import compare_command
 from strace_lens.cli.estimators import estimators
 from strace_lens.cli.phases import phases_command
+from strace_lens.cli.report import report_command
 from strace_lens.cli.sweep import sweep_command
 from strace_lens.cli.trace import trace
 
@@ -16,6 +17,7 @@ app.command()(estimators)
 app.command("compare")(compare_command)
 app.command("sweep")(sweep_command)
 app.command("phases")(phases_command)
+app.command("report")(report_command)
 
 
 @app.callback()

@@ -26,6 +26,7 @@ from strace_lens.cli.common import (
 from strace_lens.contract import architecture_of
 from strace_lens.cost import Plan, plan
 from strace_lens.density import DensityCurve, density_curve
+from strace_lens.explorer.page import explorer
 from strace_lens.models import load_model
 from strace_lens.prompts import tokenize
 from strace_lens.report import trace_report
@@ -39,6 +40,7 @@ from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.importance import importance_function
 
 PAGE = "trace.html"
+EXPLORER = "explorer.html"
 RESULT = "trace.safetensors"
 IMPORTANCE = "l1"
 
@@ -75,7 +77,7 @@ def trace(
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     out: Annotated[
-        Path, typer.Option(help="Folder for trace.html and trace.safetensors.", file_okay=False)
+        Path, typer.Option(help=f"Folder for {PAGE}, {EXPLORER} and {RESULT}.", file_okay=False)
     ] = Path("out"),
     seed: Annotated[
         int, typer.Option(help="Of the estimator, the random control, --importance random.")
@@ -154,13 +156,14 @@ def _finish(
     step(progress, "drawing")
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / PAGE, trace_report(curve, phases, ablated).encode())
+    write_whole(out / EXPLORER, explorer([curve]).encode())
     curve.save(out / RESULT)
     progress.stop()
     if as_json:
         print(json.dumps(summarize(curve, phases, ablated), allow_nan=False))
     else:
         print_curve(curve, phases, ablated)
-        print(f"wrote {out / PAGE} and {out / RESULT}")
+        print(f"wrote {out / PAGE}, {out / EXPLORER} and {out / RESULT}")
 
 
 def _prompt_text(prompt: str | None, prompt_file: Path | None) -> str:

@@ -1,0 +1,50 @@
+"""`strace-lens report`: measured traces as one page to explore."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from strace_lens.cli.common import one_line_errors, progress_bar, step
+from strace_lens.cli.trace import EXPLORER, RESULT
+from strace_lens.explorer.page import explorer
+from strace_lens.storage import load_curve, write_whole
+
+
+def report_command(
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Files that `strace-lens trace` or curve.save() wrote, or folders with a "
+            f"{RESULT}; each becomes a panel of the page."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.", dir_okay=False)] = Path("out")
+    / EXPLORER,
+) -> None:
+    """One page to explore traces: a slider over s, the drawing, prediction, curve, composition.
+
+    It opens from disk, without a network.
+    """
+    with one_line_errors(), progress_bar() as progress:
+        step(progress, "reading")
+        curves = [load_curve(_result(path)) for path in results]
+        step(progress, "drawing")
+        page = explorer(curves)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, page.encode())
+        progress.stop()
+        print(f"wrote {out}: {len(curves)} trace{'s' * (len(curves) != 1)}, {len(page):,} bytes")
+
+
+def _result(path: Path) -> Path:
+    """The file of a result that may be named by its folder."""
+    if not path.is_dir():
+        return path
+    if (path / RESULT).is_file():
+        return path / RESULT
+    if (path / "parts").is_dir():
+        raise FileNotFoundError(f"{path} is a sweep; for its page run: strace-lens phases {path}")
+    raise FileNotFoundError(f"{path} holds no {RESULT}; name what `strace-lens trace` wrote")

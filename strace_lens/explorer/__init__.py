@@ -1,0 +1,1 @@
+"""The explorer: measured traces as one interactive page that opens from disk."""
