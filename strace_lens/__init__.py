@@ -63,6 +63,7 @@ from strace_lens.token_graph.trace import Subgraph, Trace
 from strace_lens.trials.prompts import TrialPrompt, read_prompts
 from strace_lens.trials.run import Trials, run_trials
 from strace_lens.trials.table import estimator_table
+from strace_lens.versions import VERSION as __version__
 
 __all__ = [
     "ESTIMATORS",
@@ -96,6 +97,7 @@ __all__ = [
     "TrialPrompt",
     "Trials",
     "UnsupportedModelError",
+    "__version__",
     "accuracy",
     "analyse",
     "circuit_of_edges",

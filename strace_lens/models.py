@@ -51,15 +51,19 @@ def load_model(
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
     where = _device(device)
-    name, folder, gguf = _locate(str(model))
+    name, folder, gguf = locate(str(model))
     with _quiet():
         bridge = _bridge(name, folder, gguf, DTYPES[dtype], where)
     architecture_of(bridge)
     return bridge
 
 
-def _locate(model: str) -> tuple[str, str, str | None]:
-    """Name to show, what transformers loads from, and the GGUF file in it if it is one."""
+def locate(model: str) -> tuple[str, str, str | None]:
+    """Name to show, what transformers loads from, and the GGUF file in it if it is one.
+
+    Raises:
+        ModelNotFoundError: the default's package is not installed, or a GGUF file is not there.
+    """
     if model in (DEFAULT, _DEFAULT_NAME):
         spec = importlib.util.find_spec(_DEFAULT_PACKAGE)
         files = sorted(Path(spec.origin).parent.rglob("*.gguf")) if spec and spec.origin else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -21,17 +21,55 @@ from rich.progress import (
 
 from strace_lens.corpus.ray_engine import LostWorkersError, MissingRayError
 from strace_lens.known.tracr import MissingTracrError
+from strace_lens.models import DEFAULT, DTYPES
 from strace_lens.run import MEMORY_BUDGET
+from strace_lens.token_graph.estimators import ESTIMATORS
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
+
+Complete = Callable[[str], list[str]]
+
+
+def completing(names: Iterable[str]) -> Complete:
+    """What a shell offers for an option that takes one of some names, or several by commas."""
+    known = sorted(names)
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [before + comma + name for name in known if name.startswith(last)]
+
+    return complete
+
 
 ModelOption = Annotated[
     str,
-    typer.Option(help="smollm2 (built in), a Hugging Face name, a local folder or a GGUF file."),
+    typer.Option(
+        help="smollm2 (built in), a Hugging Face name, a local folder or a GGUF file.",
+        autocompletion=completing([DEFAULT]),
+    ),
+]
+EstimatorOption = Annotated[
+    str,
+    typer.Option(
+        help=f"How edges are ranked: {', '.join(ESTIMATORS)}. greedy is the paper's; the later "
+        "ones give tighter traces and take longer.",
+        autocompletion=completing(ESTIMATORS),
+    ),
+]
+BosOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--bos/--no-bos",
+        help="Start with the beginning-of-sequence token, or without it; as the model's tokenizer "
+        "does if unsaid.",
+    ),
 ]
 DeviceOption = Annotated[
     str | None, typer.Option(help="As torch names it; a GPU if there is one, else cpu.")
 ]
-DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+DtypeOption = Annotated[
+    str,
+    typer.Option(help="float32, bfloat16 or float16.", autocompletion=completing(DTYPES)),
+]
 MemoryOption = Annotated[
     float | None,
     typer.Option(

@@ -20,6 +20,7 @@ from strace_lens.cli.common import (
     DtypeOption,
     MemoryOption,
     budgets,
+    completing,
     one_line_errors,
     progress_bar,
     step,
@@ -56,11 +57,16 @@ def compare_command(
         str,
         typer.Option(
             help=f"{', '.join(TASKS)}; {', '.join(KNOWN)}, which bring a model of their own whose "
-            "circuit is known; or a JSONL file with clean, corrupted, answers and wrong_answers."
+            "circuit is known; or a JSONL file with clean, corrupted, answers and wrong_answers.",
+            autocompletion=completing([*TASKS, *KNOWN]),
         ),
     ],
     methods: Annotated[
-        str, typer.Option(help=f"Names parted by commas, or all: {', '.join(METHODS)}.")
+        str,
+        typer.Option(
+            help=f"Names parted by commas, or all: {', '.join(METHODS)}.",
+            autocompletion=completing([*METHODS, "all"]),
+        ),
     ] = "eap,eap-ig,random",
     model: Annotated[
         str | None,
@@ -110,7 +116,14 @@ def compare_command(
         bool, typer.Option("--json", help="Print one JSON object and no table.")
     ] = False,
 ) -> None:
-    """Compare ways of finding a circuit: passes, seconds, CPR, CMD, edges, AUROC, a page."""
+    """Compare ways of finding a circuit on one task, each against random rankings.
+
+    The task is a set of prompt pairs, clean and corrupted; a circuit is a set of edges between
+    heads and MLPs that keeps the clean answer while all other edges carry the corrupted prompt's
+    values.
+
+    Example: strace-lens compare --task ioi --methods eap,eap-ig,random
+    """
     with one_line_errors(), progress_bar() as progress:
         names = check_methods(METHODS if methods == "all" else _parted(methods))
         options = _options(option or [])

@@ -14,6 +14,7 @@ from strace_lens.cli.common import (
     MemoryOption,
     ModelOption,
     budgets,
+    completing,
     one_line_errors,
     parse_sizes,
     progress_bar,
@@ -44,7 +45,10 @@ def estimators(
             dir_okay=False,
         ),
     ],
-    estimators: Annotated[str, typer.Option(help="Names parted by commas.")] = ",".join(ESTIMATORS),
+    estimators: Annotated[
+        str,
+        typer.Option(help="Names parted by commas.", autocompletion=completing(ESTIMATORS)),
+    ] = ",".join(ESTIMATORS),
     model: ModelOption = "smollm2",
     sizes: Annotated[
         str | None,
@@ -65,13 +69,24 @@ def estimators(
     ] = Path("out/estimators"),
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
-    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Force a BOS, or none.")] = True,
+    bos: Annotated[
+        bool,
+        typer.Option(
+            "--bos/--no-bos", help="Start with the beginning-of-sequence token, or without it."
+        ),
+    ] = True,
     memory: MemoryOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and no table.")
     ] = False,
 ) -> None:
-    """Compare estimators: density, top-1 size, TV by size, passes, seconds, every control."""
+    """Compare ways of ranking edges over prompts: how small their traces are, what they cost.
+
+    Each is also aimed at wrong targets, and its traces run on sibling prompts and under noise: a
+    small trace means something only where these controls fail.
+
+    Example: strace-lens estimators benchmarks/prompts.jsonl --limit 4
+    """
     with one_line_errors(), progress_bar() as progress:
         read = read_prompts(prompts)
         names = [name.strip() for name in estimators.split(",")]

@@ -24,7 +24,9 @@ WIDTH = 180
 
 
 def phases_command(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of sweeps.", file_okay=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders that `strace-lens sweep` wrote.", file_okay=False)
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -37,7 +39,12 @@ def phases_command(
         bool, typer.Option("--json", help="Print one JSON object and no table.")
     ] = False,
 ) -> None:
-    """Phases over many prompts: mean curves, boundaries, composition, use, correlations."""
+    """Analyse sweeps: where construction ends, what head and tail need, which edges all share.
+
+    Several runs (models, estimators, checkpoints) are compared over the prompts that they share.
+
+    Example: strace-lens phases runs/first
+    """
     with one_line_errors(), progress_bar() as progress:
         step(progress, "reading")
         read = [read_run(folder) for folder in runs]

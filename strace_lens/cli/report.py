@@ -24,9 +24,11 @@ def report_command(
     out: Annotated[Path, typer.Option(help="The page to write.", dir_okay=False)] = Path("out")
     / EXPLORER,
 ) -> None:
-    """One page to explore traces: a slider over s, the drawing, prediction, curve, composition.
+    """Put traces on one page to explore: a slider over s moves drawing, prediction and curves.
 
-    It opens from disk, without a network.
+    The page opens from disk, without a network.
+
+    Example: strace-lens report out --out explorer.html
     """
     with one_line_errors(), progress_bar() as progress:
         step(progress, "reading")

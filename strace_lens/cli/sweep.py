@@ -15,8 +15,10 @@ from rich.progress import TextColumn
 
 from strace_lens.architecture import Model
 from strace_lens.cli.common import (
+    BosOption,
     DeviceOption,
     DtypeOption,
+    EstimatorOption,
     MemoryOption,
     ModelOption,
     budgets,
@@ -36,7 +38,6 @@ from strace_lens.corpus.sweep import sweep
 from strace_lens.models import load_model
 from strace_lens.prompts import own_tokenizer
 from strace_lens.sizes import SIZES
-from strace_lens.token_graph.estimators import ESTIMATORS
 
 ENGINES = ("local", "ray")
 STOPPED = 130  # as a shell has it for an interrupt
@@ -52,9 +53,7 @@ def sweep_command(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run.", file_okay=False)],
     model: ModelOption = "smollm2",
-    estimator: Annotated[
-        str, typer.Option(help=f"How edges are ranked: {', '.join(ESTIMATORS)}.")
-    ] = "greedy",
+    estimator: EstimatorOption = "greedy",
     sizes: Annotated[
         str | None, typer.Option(help="Relative sizes; the paper's 27 if unsaid.")
     ] = None,
@@ -67,37 +66,44 @@ def sweep_command(
     ] = "zero",
     words: Annotated[
         str | None,
-        typer.Option(help="LOW:HIGH. Cut each text to whole words at so many tokens."),
+        typer.Option(help="LOW:HIGH, as in 20:60. Cut each text behind a word, at so many tokens."),
     ] = None,
     dedupe: Annotated[bool, typer.Option("--dedupe", help="Leave out repeated texts.")] = False,
     count: Annotated[
         int | None, typer.Option("--sample", help="Draw so many prompts, by the seed.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Read the first so many only.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Read only the first so many prompts.")] = None,
     generate: Annotated[
         int, typer.Option(help="Tokens that the model adds to each prompt, each traced in turn.")
     ] = 0,
-    text_column: Annotated[str, typer.Option(help="Of CSV, Parquet, datasets.")] = "text",
-    split: Annotated[str, typer.Option(help="Of a datasets folder or name.")] = "train",
+    text_column: Annotated[
+        str, typer.Option(help="Column that holds the text, in CSV, TSV, Parquet and datasets.")
+    ] = "text",
+    split: Annotated[str, typer.Option(help="Which split of a datasets folder or name.")] = "train",
     engine: Annotated[str, typer.Option(help="local, or ray for several workers.")] = "local",
-    workers: Annotated[int, typer.Option(help="Of the Ray engine.")] = 2,
+    workers: Annotated[int, typer.Option(help="How many workers of the Ray engine.")] = 2,
     address: Annotated[
-        str | None, typer.Option(help="Of a running Ray cluster; one is started if unsaid.")
+        str | None, typer.Option(help="Where a Ray cluster runs; one is started here if unsaid.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Of each worker; the last bits of results depend on it.")
+        int | None,
+        typer.Option(help="Threads of each worker; the last bits of results depend on it."),
     ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
-    seed: Annotated[int, typer.Option(help="Of cutting, drawing, estimators, controls.")] = 0,
-    bos: Annotated[
-        bool | None,
-        typer.Option("--bos/--no-bos", help="Force a BOS; the tokenizer's way if unsaid."),
-    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of what is drawn: cuts, samples, estimators, controls.")
+    ] = 0,
+    bos: BosOption = None,
     memory: MemoryOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Trace and measure many prompts; stopped in any way, the same command goes on."""
+    """Trace and measure many prompts into a folder, for `strace-lens phases` to read.
+
+    Stopped in any way, the same command goes on where it was.
+
+    Example: strace-lens sweep carried --limit 16 --out runs/first
+    """
     with one_line_errors(), progress_bar(TextColumn("{task.fields[rate]}")) as progress:
         _check_engine(engine, workers)
         forward, backward = budgets(memory)

@@ -9,15 +9,18 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
-from strace_lens.ablation import replacement
+from strace_lens.ablation import ABLATIONS, replacement
 from strace_lens.architecture import Model
 from strace_lens.causal import phase_ablation
 from strace_lens.cli.common import (
+    BosOption,
     DeviceOption,
     DtypeOption,
+    EstimatorOption,
     MemoryOption,
     ModelOption,
     budgets,
+    completing,
     one_line_errors,
     parse_sizes,
     progress_bar,
@@ -34,10 +37,10 @@ from strace_lens.sizes import SIZES
 from strace_lens.storage import write_whole
 from strace_lens.summary import summarize
 from strace_lens.tables import print_curve
-from strace_lens.token_graph.estimators import ESTIMATORS, estimate, estimator_of, steps
+from strace_lens.token_graph.estimators import estimate, estimator_of, steps
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.graph import token_graph
-from strace_lens.token_graph.importance import importance_function
+from strace_lens.token_graph.importance import IMPORTANCES, importance_function
 
 PAGE = "trace.html"
 EXPLORER = "explorer.html"
@@ -57,15 +60,21 @@ def trace(
         str | None,
         typer.Option(help="Relative sizes, as in 0.001,0.01,0.1; the paper's 27 if unsaid."),
     ] = None,
-    estimator: Annotated[
-        str, typer.Option(help=f"How edges are ranked: {', '.join(ESTIMATORS)}.")
-    ] = "greedy",
+    estimator: EstimatorOption = "greedy",
     importance: Annotated[
         str,
-        typer.Option(help="Of greedy: l1, l2, proximity, cosine, leverage(k) or random."),
+        typer.Option(
+            help="What greedy ranks by: l1, l2, proximity, cosine, leverage(k) or random.",
+            autocompletion=completing(IMPORTANCES),
+        ),
     ] = IMPORTANCE,
     ablation: Annotated[
-        str, typer.Option(help="What replaces an ablated edge: zero, mean or resample.")
+        str,
+        typer.Option(
+            help="What replaces an ablated edge: zero, mean (over reference text) or resample (its "
+            "value on another prompt).",
+            autocompletion=completing(ABLATIONS),
+        ),
     ] = "zero",
     corrupted: Annotated[
         str | None, typer.Option(help="The second prompt of --ablation resample, equally long.")
@@ -80,12 +89,9 @@ def trace(
         Path, typer.Option(help=f"Folder for {PAGE}, {EXPLORER} and {RESULT}.", file_okay=False)
     ] = Path("out"),
     seed: Annotated[
-        int, typer.Option(help="Of the estimator, the random control, --importance random.")
+        int, typer.Option(help="Of what is drawn: the random control, some estimators.")
     ] = 0,
-    bos: Annotated[
-        bool | None,
-        typer.Option("--bos/--no-bos", help="Force a BOS; the tokenizer's way if unsaid."),
-    ] = None,
+    bos: BosOption = None,
     memory: MemoryOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and no table.")
@@ -94,7 +100,13 @@ def trace(
         bool, typer.Option("--dry-run", help="Tell passes, bytes and rough seconds; run nothing.")
     ] = False,
 ) -> None:
-    """Trace one prompt: every size measured beside its controls, phases, a page of figures."""
+    """Trace one prompt: how much of the model does its next token need?
+
+    Every edge of the model's computation graph is ranked. The first s of them are run at every
+    size s beside two controls, and the page says where the prediction is constructed and refined.
+
+    Example: strace-lens trace "The capital of France is" --estimator fisher
+    """
     with one_line_errors(), progress_bar() as progress:
         text = _prompt_text(prompt, prompt_file)
         grid = parse_sizes(sizes) or SIZES
