@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +29,10 @@ from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.accuracy import accuracy
 from strace_lens.known.models import Known
 from strace_lens.peak_memory import Peak, peak_memory
+from strace_lens.progress import NamedSteps, named_bar
 from strace_lens.projection import project, trace_of_task
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.versions import versions
-
-Progress = Callable[[str, int], None]
-"""Told what is being done, and how many steps of it are done since; `comparison_steps` in all."""
 
 SMALL_GRAPH = 2_000
 """Edges up to which a lucky random ranking does well, and every edge can be tested."""
@@ -75,7 +73,7 @@ def compare(
     sample: int = 16,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     memory_budget: int = MEMORY_BUDGET,
-    progress: Progress = lambda what, steps: None,
+    progress: NamedSteps | None = None,
 ) -> Comparison:
     """Run discovery methods on a task and measure the circuits of each.
 
@@ -95,7 +93,7 @@ def compare(
         sample: edges of a circuit that are dropped, each alone, to see whether it is minimal.
         options: of single methods, by name; on larger graphs `LARGE_OPTIONS` unless given.
         memory_budget: bytes that one pass may take.
-        progress: told what is done; there are `comparison_steps` of it.
+        progress: told what is done, in `comparison_steps` steps; a bar if not given.
 
     Raises:
         ValueError: no method or an unknown one, an unknown option, a model or task that will not
@@ -121,34 +119,35 @@ def compare(
         sample=sample,
     )
     chosen = _options(problem, options or {})
-    ran = _run(setting, names, chosen, progress)
-    progress("projecting an s-Trace", 0)
-    standing = accuracy(model, dataclasses.replace(problem.task, metric=problem.metric))
-    comparison = Comparison(
-        task=task.name,
-        model=problem.graph.model,
-        graph=problem.graph,
-        metric=problem.metric,
-        ablation=ablation,
-        pairs=len(task),
-        evaluated_pairs=len(problem.task),
-        held_out=evaluation is not None,
-        dropped=task.dropped,
-        accuracy=standing.accuracy,
-        metric_clean=standing.clean,
-        metric_corrupted=standing.corrupted,
-        warnings=(),
-        truth=setting.truth,
-        truth_name=None if known is None else known.ablation_truth[ablation],
-        projection=_projection(setting, ran["results"]),
-        made={
-            **{"seed": seed, "absolute": absolute, "sample": sample, "versions": versions()},
-            "options": {name: chosen[name] for name in names if name in chosen},
-        },
-        **ran,
-    )
-    progress("projecting an s-Trace", 1)
-    return dataclasses.replace(comparison, warnings=warnings_of(comparison))
+    with named_bar(progress, comparison_steps(names)) as told:
+        ran = _run(setting, names, chosen, told)
+        told("projecting an s-Trace", 0)
+        standing = accuracy(model, dataclasses.replace(problem.task, metric=problem.metric))
+        comparison = Comparison(
+            task=task.name,
+            model=problem.graph.model,
+            graph=problem.graph,
+            metric=problem.metric,
+            ablation=ablation,
+            pairs=len(task),
+            evaluated_pairs=len(problem.task),
+            held_out=evaluation is not None,
+            dropped=task.dropped,
+            accuracy=standing.accuracy,
+            metric_clean=standing.clean,
+            metric_corrupted=standing.corrupted,
+            warnings=(),
+            truth=setting.truth,
+            truth_name=None if known is None else known.ablation_truth[ablation],
+            projection=_projection(setting, ran["results"]),
+            made={
+                **{"seed": seed, "absolute": absolute, "sample": sample, "versions": versions()},
+                "options": {name: chosen[name] for name in names if name in chosen},
+            },
+            **ran,
+        )
+        told("projecting an s-Trace", 1)
+        return dataclasses.replace(comparison, warnings=warnings_of(comparison))
 
 
 def check_methods(methods: Iterable[str]) -> list[str]:
@@ -191,7 +190,7 @@ def _run(
     setting: _Setting,
     names: Sequence[str],
     options: Mapping[str, Mapping[str, Any]],
-    progress: Progress,
+    progress: NamedSteps,
 ) -> dict[str, Any]:
     """Discover with every method, and evaluate: those fields of a comparison that come of it."""
     results: list[MethodResult] = []

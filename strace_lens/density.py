@@ -17,12 +17,13 @@ from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Architecture, Model
 from strace_lens.contract import architecture_of
 from strace_lens.predictions import beside, head_masses, token_texts, top_tokens
+from strace_lens.progress import Steps, steps_bar
 from strace_lens.run import MEMORY_BUDGET, last_logits
 from strace_lens.sizes import SIZES, check_sizes, density
 from strace_lens.token_graph.curve_rows import CurveRows, curve_rows
 from strace_lens.token_graph.edges import KINDS
 from strace_lens.token_graph.graph import shape_of
-from strace_lens.token_graph.masked_run import masked_logits, no_progress
+from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.trace import Trace
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def density_curve(
     head: float = HEAD,
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
-    progress: Callable[[int], None] = no_progress,
+    progress: Steps | None = None,
 ) -> DensityCurve:
     """Run a trace at every size, with its controls, and measure each output.
 
@@ -136,7 +137,7 @@ def density_curve(
         head: p of the head of the distribution.
         seed: of the random control.
         memory_budget: bytes that one forward pass may take.
-        progress: called with the number of rows done after each pass.
+        progress: called with the number of rows done after each pass; a bar if not given.
 
     Raises:
         ValueError: sizes outside (0, 1] or not rising, a trace of another model, or a replacement
@@ -166,20 +167,18 @@ def density_curves(
     head: float = HEAD,
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
-    progress: Callable[[int], None] = no_progress,
+    progress: Steps | None = None,
 ) -> list[DensityCurve]:
     """`density_curve` of several traces, of any length, whose rows share forward passes."""
     architecture = architecture_of(model)
     plans = curve_plans(
         architecture, traces, sizes, controls=controls, replacements=replacements, seed=seed
     )
-    logits = masked_logits(
-        model,
-        architecture,
-        [group for rows in plans for group in rows.groups],
-        memory_budget=memory_budget,
-        progress=progress,
-    )
+    groups = [group for rows in plans for group in rows.groups]
+    with steps_bar(progress, "running masks", sum(len(group) for group in groups)) as told:
+        logits = masked_logits(
+            model, architecture, groups, memory_budget=memory_budget, progress=told
+        )
     per_trace = logits.split([len(rows) for rows in plans])
     return [
         curve_of(

@@ -50,7 +50,7 @@ def phases_command(
         read = [read_run(folder) for folder in runs]
         bar = step(progress, "analysing", total=None)
         tables = analyse(
-            read, seed=seed, progress=lambda what: progress.update(bar, description=what)
+            read, seed=seed, progress=lambda what, _: progress.update(bar, description=what)
         )
         step(progress, "drawing")
         folder = out or runs[0]

@@ -6,7 +6,7 @@ is missing or torn and leaves the others alone; a folder of another run is refus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -20,11 +20,9 @@ from strace_lens.corpus.parts import is_whole, part_path, part_paths, write_part
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Options, setting_of
+from strace_lens.progress import Counted, count_bar
 from strace_lens.token_graph.graph import shape_of
 from strace_lens.versions import versions
-
-Progress = Callable[[int, int], None]
-"""Told how many prompts are done and how many there are: at the start and after each batch."""
 
 
 def sweep(
@@ -34,7 +32,7 @@ def sweep(
     options: Options | None = None,
     *,
     engine: Engine | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: Counted | None = None,
 ) -> Run:
     """Trace and measure prompts into a folder, going on where an earlier sweep of it stopped.
 
@@ -46,7 +44,8 @@ def sweep(
         out: folder, made if it is not there.
         options: what results depend on.
         engine: where batches are measured; in this process by default.
-        progress: told after each batch.
+        progress: told how many prompts are done and how many there are, at the start and after each
+            batch; a bar if not given.
 
     Raises:
         ValueError: no prompts, or an option out of its range.
@@ -83,16 +82,17 @@ def sweep(
         if not is_whole(part_path(folder, batch.number), run, numbers[batch.number])
     ]
     total, left = len(items), sum(len(batch.items) for batch in missing)
-    progress(total - left, total)
-    if missing:
-        setting = setting_of(
-            model, architecture, [item.prompt for item in items if item.prompt], options
-        )
-        for batch, rows in (engine or this_process(model))(setting, missing):
-            path = part_path(folder, batch.number)
-            write_part(path, rows, labels, run, numbers[batch.number])
-            left -= len(batch.items)
-            progress(total - left, total)
+    with count_bar(progress, "prompts") as told:
+        told(total - left, total)
+        if missing:
+            setting = setting_of(
+                model, architecture, [item.prompt for item in items if item.prompt], options
+            )
+            for batch, rows in (engine or this_process(model))(setting, missing):
+                path = part_path(folder, batch.number)
+                write_part(path, rows, labels, run, numbers[batch.number])
+                left -= len(batch.items)
+                told(total - left, total)
     return read_run(folder)
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
+from strace_lens.progress import Steps, steps_bar
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.fisher import fisher
-from strace_lens.token_graph.fit import no_steps
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.learn import ANCHORED, STEPS, learn
@@ -50,9 +50,7 @@ def _scheduled(model: Model, graph: TokenGraph, **_: Any) -> Trace:
     return extract(graph, "l2", order="scheduled")
 
 
-def _fisher(
-    model: Model, graph: TokenGraph, *, progress: Callable[[int], None], **options: Any
-) -> Trace:
+def _fisher(model: Model, graph: TokenGraph, *, progress: Steps, **options: Any) -> Trace:
     trace = fisher(model, graph, **options)
     progress(1)
     return trace
@@ -101,7 +99,7 @@ def estimate(
     seed: int = 0,
     start: Trace | None = None,
     memory_budget: int = GRADIENT_BUDGET,
-    progress: Callable[[int], None] = no_steps,
+    progress: Steps | None = None,
 ) -> Trace:
     """Rank the edges of a token graph by an estimator, with the options of the published table.
 
@@ -116,7 +114,8 @@ def estimate(
         start: the trace to start from, of the estimator that this one builds on; made first if not
             given. No effect on estimators that start from nothing.
         memory_budget: bytes of a forward and backward pass.
-        progress: called with 1 after each step of fitting; there are at most `steps`.
+        progress: called with 1 after each step of fitting, of which there are at most `steps`; a
+            bar if not given.
 
     Raises:
         ValueError: an unknown estimator, a graph of one token to fit, a target that is no
@@ -124,14 +123,15 @@ def estimate(
         UnsupportedModelError: gradients through quantised weights.
     """
     found = estimator_of(estimator)
-    options: dict[str, Any] = {
-        "target": target,
-        "replacement": replacement,
-        "seed": seed,
-        "memory_budget": memory_budget,
-        "progress": progress,
-    }
-    if found.start is not None:
-        options["start"] = start or estimate(model, graph, found.start, **options)
-    trace = found.rank(model, graph, **options)
+    with steps_bar(progress, estimator, steps(estimator, started=start is not None)) as told:
+        options: dict[str, Any] = {
+            "target": target,
+            "replacement": replacement,
+            "seed": seed,
+            "memory_budget": memory_budget,
+            "progress": told,
+        }
+        if found.start is not None:
+            options["start"] = start or estimate(model, graph, found.start, **options)
+        trace = found.rank(model, graph, **options)
     return replace(trace, made={"estimator": estimator, **trace.made})

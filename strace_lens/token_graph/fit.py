@@ -158,7 +158,3 @@ def fitted_trace(
         },
         importance=None if importance is None else in_reach(importance, fit.shape),
     )
-
-
-def no_steps(steps: int) -> None:
-    """Tell nobody how many steps are done."""

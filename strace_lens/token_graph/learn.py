@@ -16,7 +16,7 @@ but more of it, while a subgraph that works only as cut out does not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,8 +26,9 @@ from torch import Tensor
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
 from strace_lens.fixed_weights import fixed_weights
+from strace_lens.progress import Steps, steps_bar
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
-from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace, no_steps
+from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace
 from strace_lens.token_graph.gradients import (
     GRADIENT_BUDGET,
     gradients,
@@ -61,7 +62,7 @@ def learn(
     replacement: Replacement = ZERO,
     seed: int = 0,
     memory_budget: int = GRADIENT_BUDGET,
-    progress: Callable[[int], None] = no_steps,
+    progress: Steps | None = None,
 ) -> Trace:
     """Rank edges by parameters fitted to the output at many sizes at once, from another ranking on.
 
@@ -79,7 +80,7 @@ def learn(
         replacement: what an ablated edge carries.
         seed: of the sizes.
         memory_budget: bytes of a forward and backward pass.
-        progress: called with 1 after each step.
+        progress: called with 1 after each step; a bar if not given.
 
     Raises:
         ValueError: a graph of one token, a target that is no distribution, a start of another
@@ -99,7 +100,7 @@ def learn(
     # A large epsilon keeps parameters still whose gradient is small beside the others'.
     optimizer = torch.optim.Adam([parameters], lr=rate, betas=(0.9, 0.98), eps=0.3)
     falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=steps)
-    with fixed_weights(model):
+    with fixed_weights(model), steps_bar(progress, "learning", steps) as told:
         for _ in range(steps):
             ranks = _ranks(parameters, candidates, shape)
             counts = _draw_counts(low, high, generator)
@@ -108,7 +109,7 @@ def learn(
             optimizer.step()
             parameters.clamp_(anchor - reach, anchor + reach)
             falling.step()
-            progress(1)
+            told(1)
     return fitted_trace(
         fit,
         graph,

@@ -8,7 +8,6 @@ fall off at a step take the ranks above the survivors: nested by construction.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
@@ -17,10 +16,11 @@ from torch import Tensor
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
 from strace_lens.fixed_weights import fixed_weights
+from strace_lens.progress import Steps, steps_bar
 from strace_lens.token_graph.best_first import hanging
 from strace_lens.token_graph.edges import GraphShape, order_of, ranks_of
 from strace_lens.token_graph.fisher import fisher_scores
-from strace_lens.token_graph.fit import fit_to, fitted_trace, no_steps
+from strace_lens.token_graph.fit import fit_to, fitted_trace
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.schedule import schedule
@@ -44,7 +44,7 @@ def prune(
     replacement: Replacement = ZERO,
     seed: int = 0,
     memory_budget: int = GRADIENT_BUDGET,
-    progress: Callable[[int], None] = no_steps,
+    progress: Steps | None = None,
 ) -> Trace:
     """Rank edges by pruning the graph step by step, scores estimated anew at each.
 
@@ -62,7 +62,7 @@ def prune(
         replacement: what an ablated edge carries.
         seed: of the probes.
         memory_budget: bytes of a forward and backward pass.
-        progress: called with 1 after each step; there are at most `prune_steps`.
+        progress: called with 1 after each of at most `prune_steps` steps; a bar if not given.
 
     Raises:
         ValueError: a graph of one token, a target that is no distribution, a start of another
@@ -81,7 +81,8 @@ def prune(
     generator = torch.Generator().manual_seed(seed)
     mean = torch.zeros(len(residual))
     steps = 0
-    with fixed_weights(model):
+    total = prune_steps(factor, smallest, largest)
+    with fixed_weights(model), steps_bar(progress, "pruning", total) as told:
         while count >= fewest:
             ranks = ranks_of(order, shape)
             found = fisher_scores(fit, ranks, count, probes=probes, generator=generator).flat()
@@ -94,7 +95,7 @@ def prune(
             order[:count] = alive[scheduled[alive].argsort()]
             count = _whole_columns(order, int(count * factor), residual)
             steps += 1
-            progress(1)
+            told(1)
     made = {"importance": "fisher", "order": "pruned", "seed": seed}
     options = {"probes": probes, "factor": factor, "decay": decay, "smallest": smallest}
     return fitted_trace(

@@ -15,6 +15,7 @@ from torch import Tensor
 from strace_lens.ablation import replacement
 from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
+from strace_lens.progress import NamedSteps
 from strace_lens.run import last_logits
 from strace_lens.sizes import DENSITY_SIZES, density, smallest_size_from_which
 from strace_lens.token_graph.estimators import estimate
@@ -26,9 +27,6 @@ from strace_lens.trials.measure import OWN_COLUMNS, ROLES, Measuring
 from strace_lens.trials.prompts import Case
 from strace_lens.trials.saved import made_or_read
 from strace_lens.versions import versions
-
-Progress = Callable[[str, int], None]
-"""Told what is being done, and how many steps of it are done since."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +41,7 @@ class Setting:
     out: Path | None
     memory_budget: int
     gradient_budget: int
-    progress: Progress
+    progress: NamedSteps
 
 
 def run_case(setting: Setting, case: Case) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 
 from strace_lens.architecture import Model
+from strace_lens.progress import NamedSteps, named_bar
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.sizes import ESTIMATOR_SIZES, check_sizes
 from strace_lens.token_graph.estimators import ESTIMATORS, estimator_of
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
-from strace_lens.trials.case import Progress, Setting, run_case
+from strace_lens.trials.case import Setting, run_case
 from strace_lens.trials.jobs import jobs_of
 from strace_lens.trials.measure import ROLES
 from strace_lens.trials.prompts import TrialPrompt, cases
@@ -68,7 +69,7 @@ def run_trials(
     out: str | Path | None = None,
     memory_budget: int = MEMORY_BUDGET,
     gradient_budget: int = GRADIENT_BUDGET,
-    progress: Progress = lambda what, steps: None,
+    progress: NamedSteps | None = None,
 ) -> Trials:
     """Run estimators over prompts, with all controls.
 
@@ -85,7 +86,8 @@ def run_trials(
             (`saved`); None saves nothing.
         memory_budget: bytes that one forward pass may take.
         gradient_budget: bytes of a forward and backward pass.
-        progress: told what is done and after how many steps; there are `trial_steps` a prompt.
+        progress: told what is done and after how many steps; there are `trial_steps` a prompt; a
+            bar if not given.
 
     Raises:
         ValueError: an option out of its range, an unknown estimator, or prompts that will not do
@@ -94,18 +96,21 @@ def run_trials(
         OtherTrialError: a saved trace is of another prompt or of other options.
     """
     check_options(estimators, sizes, ablation, seeds, limit)
-    setting = Setting(
-        model=model,
-        estimators=tuple(dict.fromkeys(estimators)),
-        seeds=seeds,
-        sizes=tuple(float(s) for s in sizes),
-        ablation=ablation,
-        out=None if out is None else Path(out),
-        memory_budget=memory_budget,
-        gradient_budget=gradient_budget,
-        progress=progress,
-    )
-    found = [run_case(setting, case) for case in cases(model, prompts, bos)[:limit]]
+    chosen = cases(model, prompts, bos)[:limit]
+    total = len(chosen) * trial_steps(estimators, seeds)
+    with named_bar(progress, total) as told:
+        setting = Setting(
+            model=model,
+            estimators=tuple(dict.fromkeys(estimators)),
+            seeds=seeds,
+            sizes=tuple(float(s) for s in sizes),
+            ablation=ablation,
+            out=None if out is None else Path(out),
+            memory_budget=memory_budget,
+            gradient_budget=gradient_budget,
+            progress=told,
+        )
+        found = [run_case(setting, case) for case in chosen]
     runs, traces = (pd.concat(list(part), ignore_index=True) for part in zip(*found, strict=True))
     return Trials(runs, traces)
 

@@ -22,6 +22,7 @@ from strace_lens.corpus.analyses import (
     usage,
 )
 from strace_lens.corpus.run_folder import Run
+from strace_lens.progress import NamedSteps, named_bar
 
 Analysis = Callable[..., pd.DataFrame]
 
@@ -58,14 +59,14 @@ def analyse(
     runs: Sequence[Run],
     *,
     seed: int = 0,
-    progress: Callable[[str], None] = lambda what: None,
+    progress: NamedSteps | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Every analysis of each run, and of several runs beside each other.
 
     Args:
         runs: of `read_run`; of different names.
         seed: of every bootstrap.
-        progress: told what is being analysed.
+        progress: told what is being analysed, in a step each; a bar if not given.
 
     Returns:
         A table for each of `ANALYSES`, with the name of the run as first column `run`. With
@@ -79,19 +80,20 @@ def analyse(
         raise ValueError("no runs to analyse; name at least one folder of a sweep")
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in ANALYSES}
     together: dict[str, pd.DataFrame] = {}
-    if len(runs) > 1:
-        progress("runs beside each other")
-        side = between.side_by_side(runs, seed=seed)
-        together = {
-            "between_runs": between.between_runs(runs, seed=seed),
-            "shared_curves": side.curves,
-            "shared_boundaries": side.boundaries,
-        }
-    for run in runs:
-        for name, analysis in ANALYSES.items():
-            progress(f"{run.name}: {name.replace('_', ' ')}")
-            draws = "seed" in inspect.signature(analysis).parameters
-            found = analysis(run, seed=seed) if draws else analysis(run)
-            found.insert(0, "run", run.name)
-            tables[name].append(found)
+    with named_bar(progress, len(runs) * len(ANALYSES)) as told:
+        if len(runs) > 1:
+            told("runs beside each other", 0)
+            side = between.side_by_side(runs, seed=seed)
+            together = {
+                "between_runs": between.between_runs(runs, seed=seed),
+                "shared_curves": side.curves,
+                "shared_boundaries": side.boundaries,
+            }
+        for run in runs:
+            for name, analysis in ANALYSES.items():
+                told(f"{run.name}: {name.replace('_', ' ')}", 1)
+                draws = "seed" in inspect.signature(analysis).parameters
+                found = analysis(run, seed=seed) if draws else analysis(run)
+                found.insert(0, "run", run.name)
+                tables[name].append(found)
     return {n: pd.concat(parts, ignore_index=True) for n, parts in tables.items()} | together

@@ -1,0 +1,87 @@
+"""A bar for long work, where somebody watches: a notebook or a terminal, never a pipe or a test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm.auto import tqdm
+
+Steps = Callable[[int], None]
+"""Told how many steps are done since it was last told."""
+
+NamedSteps = Callable[[str, int], None]
+"""Told what is being done, and how many steps of it are done since."""
+
+Counted = Callable[[int, int], None]
+"""Told how many things are done, and how many there are."""
+
+DELAY = 2.0
+"""Seconds before a bar is shown: short work shows none."""
+
+EVERY = 0.1
+"""Seconds between two looks of it."""
+
+
+@contextmanager
+def steps_bar(progress: Steps | None, what: str, total: int | None) -> Iterator[Steps]:
+    """The caller's own progress; without one, a bar of our own that goes when the work is done."""
+    if progress is not None:
+        yield progress
+        return
+    with _bar(what, total) as bar:
+
+        def tell(done: int) -> None:
+            bar.update(done)
+
+        yield tell
+
+
+@contextmanager
+def named_bar(progress: NamedSteps | None, total: int | None) -> Iterator[NamedSteps]:
+    """As `steps_bar`, for work whose steps have names."""
+    if progress is not None:
+        yield progress
+        return
+
+    with _bar("", total) as bar:
+
+        def tell(what: str, done: int) -> None:
+            bar.set_description(what, refresh=False)
+            bar.update(done)
+
+        yield tell
+
+
+@contextmanager
+def count_bar(progress: Counted | None, what: str) -> Iterator[Counted]:
+    """As `steps_bar`, for work that says how far it is: some may be done when it starts."""
+    if progress is not None:
+        yield progress
+        return
+    with _bar(what, None) as bar:
+
+        def tell(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield tell
+
+
+def is_watched() -> bool:
+    """Whether standard error is a terminal, or this is a notebook, whose stream says it is none."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return type(shell).__name__ == "ZMQInteractiveShell" or sys.stderr.isatty()
+
+
+def _bar(what: str, total: int | None) -> tqdm:
+    return tqdm(
+        desc=what,
+        total=total,
+        delay=DELAY,
+        mininterval=EVERY,
+        leave=False,
+        disable=not is_watched(),
+    )
