@@ -13,6 +13,7 @@ from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.evaluate import Faithfulness
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.scores import Scores
+from strace_lens.html_repr import facts
 
 RANDOM = "random"
 SIGNIFICANT = 0.05
@@ -136,6 +137,10 @@ class Comparison:
         if result.auroc is None:
             return "CPR", result.faithfulness.cpr, self.random_cpr
         return "AUROC", result.auroc, self.random_auroc
+
+    def _repr_html_(self) -> str:
+        line = f"{self.task} on {self.model}: {self.pairs} pairs, metric {self.metric}"
+        return facts(" ".join([line + ".", *self.warnings]), self.table)
 
     @property
     def table(self) -> pd.DataFrame:

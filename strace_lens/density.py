@@ -16,6 +16,7 @@ from strace_lens import measures
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Architecture, Model
 from strace_lens.contract import architecture_of
+from strace_lens.html_repr import facts
 from strace_lens.predictions import beside, head_masses, token_texts, top_tokens
 from strace_lens.progress import Steps, steps_bar
 from strace_lens.run import MEMORY_BUDGET, last_logits
@@ -106,12 +107,12 @@ class DensityCurve:
 
     def _repr_html_(self) -> str:
         shown = self.table.drop(columns="beside")
-        table = shown.assign(top=[t[0][0] for t in shown["top"]])
-        return (
-            f"{self.trace._repr_html_()}<br>density {self.density:.3f}, "
-            f"largest logit difference at full mask {self.logit_gap:.1e}"
-            + table.to_html(index=False, float_format="{:.4g}".format)
+        line = (
+            f"Density curve of {self.trace!r}: density {self.density:.3f}, largest logit "
+            f"difference at full mask {self.logit_gap:.1e}"
         )
+        table = shown.assign(top=[t[0][0] for t in shown["top"]])
+        return facts(line, table, self.trace.prompt.strings)
 
 
 def density_curve(

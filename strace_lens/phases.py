@@ -18,6 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from strace_lens.density import DensityCurve
+from strace_lens.html_repr import facts
 from strace_lens.sizes import smallest_size_from_which
 from strace_lens.token_graph.edges import KINDS
 from strace_lens.token_graph.trace import Trace
@@ -156,7 +157,7 @@ class Phases:
         return f"Phases: {self.describe()}\n{self.layer_table().to_string(index=False)}"
 
     def _repr_html_(self) -> str:
-        return f"{self.describe()}{self.layer_table().to_html(index=False)}"
+        return facts(f"Phases: {self.describe()}", self.layer_table())
 
 
 def find_phases(curve: DensityCurve, threshold: float = THRESHOLD) -> Phases:

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import networkx as nx
+import pandas as pd
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
+from strace_lens.component_graph.edge_table import edge_table
 from strace_lens.component_graph.graph import EMBED, ComponentGraph, node_of
+from strace_lens.html_repr import facts
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +70,13 @@ class Circuit:
         total = int(self.exists.sum())
         return f"Circuit({self.graph.model}, {len(self):,} of {total:,} edges)"
 
+    def _repr_html_(self) -> str:
+        return facts(repr(self), self.to_pandas())
+
     def edge_names(self) -> list[str]:
         """Names of the edges kept, from the output back; `@3` names a token position."""
         names = []
-        for d, s, *pos in self.kept.nonzero().flip(0).tolist():
+        for d, s, *pos in self._kept_cells().tolist():
             names.append(self.graph.edge_name(d, s) + "".join(f"@{p}" for p in pos))
         return names
 
@@ -121,14 +127,42 @@ class Circuit:
         return int((self.kept & other.kept).sum()) / either if either else 1.0
 
     def to_networkx(self) -> nx.MultiDiGraph:
-        """The circuit as a graph of nodes `a0.h1`, `m0`; an edge says which input it enters."""
-        graph = nx.MultiDiGraph(model=self.graph.model)
-        for name in self.edge_names():
-            edge, _, position = name.partition("@")
-            source, _, destination = edge.partition("->")
-            where = {"position": int(position)} if position else {}
-            graph.add_edge(source, node_of(destination), input=destination, **where)
+        """The circuit as a graph of nodes `a0.h1`, `m0`; an edge says which input it enters.
+
+        Edge attributes: `input` (the destination's name), `weight`, and `position` if the circuit
+        has token positions. Graph attributes: `model`, `component_graph`, `positions` (None if it
+        has none), `dtype` and `made`, from which `circuit_from_networkx` reads it back.
+        """
+        graph = nx.MultiDiGraph(
+            model=self.graph.model,
+            component_graph=self.graph,
+            positions=self.keep.shape[2] if self.keep.ndim == 3 else None,
+            dtype=str(self.keep.dtype).removeprefix("torch."),
+            made=dict(self.made),
+        )
+        names, cells = self.graph.destination_names, self._kept_cells()
+        weights = self.keep.cpu()[tuple(cells.T)].double().tolist()
+        for (to, source, *position), weight in zip(cells.tolist(), weights, strict=True):
+            where = {"position": position[0]} if position else {}
+            ends = self.graph.source_names[source], node_of(names[to])
+            graph.add_edge(*ends, input=names[to], weight=weight, **where)
         return graph
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The edges kept, one row each, from the output back.
+
+        Columns: `source`, `destination`, `input` (q, k or v of a head; missing where a node has
+        but one input), `source_layer` (-1 for the embedding), `destination_layer` (the number of
+        layers for the logits), `position` if there are token positions, and `weight`.
+        `circuit_from_pandas` reads the frame back.
+        """
+        cells = self._kept_cells()
+        weights = self.keep.cpu()[tuple(cells.T)]
+        wide = weights.double() if weights.dtype == torch.float64 else weights.float()
+        return edge_table(self.graph, cells).assign(weight=wide.numpy())
+
+    def _kept_cells(self) -> Int64[Tensor, "edge axis"]:
+        return self.kept.cpu().nonzero().flip(0)
 
     def _over_positions(self) -> Bool[Tensor, "destination source"]:
         kept = self.kept.cpu()

@@ -21,6 +21,7 @@ from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.run_circuits import circuit_metric, stack
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
+from strace_lens.html_repr import facts
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.sizes import check_sizes
 
@@ -79,6 +80,18 @@ class Faithfulness:
     empty: float
     full_gap: float
     edges_at_85: int
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a size: `fraction` of all edges, `edges`, `faithfulness`."""
+        columns = {"fraction": self.fractions, "edges": self.edges, "faithfulness": self.values}
+        return pd.DataFrame(columns)
+
+    def _repr_html_(self) -> str:
+        line = (
+            f"Faithfulness: CPR {self.cpr:.3f}, CMD {self.cmd:.3f}; 85 % from "
+            f"{self.edges_at_85:,} edges on; metric from {self.empty:.3g} to {self.full:.3g}"
+        )
+        return facts(line, self.to_pandas())
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.edge_table import edge_table
 from strace_lens.component_graph.graph import ComponentGraph
+from strace_lens.html_repr import facts
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +94,26 @@ class Scores:
         keep[self.order(absolute=absolute)[:count]] = True
         made = {"method": self.method, "task": self.task, "absolute": absolute, **self.made}
         return Circuit(self.graph, keep.view(self.values.shape), made)
+
+    def __repr__(self) -> str:
+        of = f" on {self.task}" if self.task else ""
+        return f"Scores({self.method}{of}, {self.graph.model}: {self.edges:,} edges)"
+
+    def _repr_html_(self) -> str:
+        return facts(repr(self), self.to_pandas())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Every edge, one row each, in the order in which `top` takes them.
+
+        Columns: `source`, `destination`, `input` (q, k or v of a head; missing where a node has
+        but one input), `source_layer` (-1 for the embedding), `destination_layer` (the number of
+        layers for the logits), `position` if there are token positions, and `score`.
+        `scores_from_pandas` reads the frame back.
+        """
+        values, order = self.values.detach().cpu(), self.order().cpu()
+        cells = torch.stack(torch.unravel_index(order, values.shape), dim=1)
+        wide = values if values.dtype == torch.float64 else values.float()
+        return edge_table(self.graph, cells).assign(score=wide.flatten()[order].numpy())
 
 
 def edge_count(size: int | float, edges: int) -> int:

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from strace_lens.component_graph.metrics import METRICS, NEEDS
+from strace_lens.html_repr import facts
 
 
 class TaskError(ValueError):
@@ -57,6 +59,15 @@ class Task:
 
     def __len__(self) -> int:
         return self.clean.shape[0]
+
+    def __repr__(self) -> str:
+        dropped = f", {self.dropped} dropped" if self.dropped else ""
+        return (
+            f"Task({self.name}: {len(self)} pairs of up to {self.clean.shape[1]} tokens{dropped})"
+        )
+
+    def _repr_html_(self) -> str:
+        return facts(repr(self), pd.DataFrame(self.texts, columns=["clean", "corrupted"]))
 
     @property
     def equal_lengths(self) -> bool:

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 
 from strace_lens.corpus.manifest import read_manifest
 from strace_lens.corpus.parts import PartError, part_paths, read_part
+from strace_lens.html_repr import facts
 
 PROMPT_COLUMNS = (
     *("prompt", "text", "sha256", "tokens", "graph_edges", "entropy", "head_mass", "density"),
@@ -88,6 +89,10 @@ class Run:
     def __repr__(self) -> str:
         failed = f", {len(self.failures)} failed" if len(self.failures) else ""
         return f"Run({self.name}: {len(self.prompts)} prompts of {self.model}{failed})"
+
+    def _repr_html_(self) -> str:
+        columns = ["prompt", "text", "tokens", "edges", "density", "entropy", "next"]
+        return facts(repr(self), self.prompts[columns])
 
 
 def read_run(folder: str | Path) -> Run:

@@ -25,6 +25,7 @@ from strace_lens.architecture import (
     per_query_head,
 )
 from strace_lens.contract import architecture_of
+from strace_lens.html_repr import facts
 from strace_lens.prompts import Prompt, PromptError, tokenize
 from strace_lens.run import Activations, read_activations
 from strace_lens.token_graph.edges import GraphShape
@@ -121,7 +122,7 @@ class TokenGraph:
         )
 
     def _repr_html_(self) -> str:
-        return f"<code>{self!r}</code><br>{' '.join(map(repr, self.prompt.strings))}"
+        return facts(repr(self), strings=self.prompt.strings)
 
 
 def _single(x: Tensor) -> Tensor:

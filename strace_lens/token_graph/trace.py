@@ -8,12 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
+import pandas as pd
 import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
 
+from strace_lens.ablation import ZERO, Replacement
+from strace_lens.architecture import Model
+from strace_lens.contract import architecture_of
+from strace_lens.html_repr import facts
 from strace_lens.prompts import Prompt
+from strace_lens.run import Hook
+from strace_lens.token_graph.edge_table import edge_table
 from strace_lens.token_graph.edges import KINDS, EdgeTensors, GraphShape, edge_list, hook_name
+from strace_lens.token_graph.graph import shape_of
+from strace_lens.token_graph.hooks import run_hooks
+from strace_lens.token_graph.rows import MaskedRows
 
 
 def check_size(size: float) -> float:
@@ -50,12 +60,14 @@ class Subgraph:
         prompt: its tokens.
         kept: True for the edges of the subgraph.
         ranks: of the trace it was cut from; the heaviest edges come first.
+        made: how that trace was made.
     """
 
     shape: GraphShape
     prompt: Prompt
     kept: EdgeTensors
     ranks: EdgeTensors
+    made: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def edges(self) -> int:
@@ -66,11 +78,12 @@ class Subgraph:
         """The subgraph as a networkx MultiDiGraph with nodes (hook point, token position).
 
         Node attribute: `token`. Edge attributes: `kind`, `layer`, `head` (None unless attention)
-        and `rank`.
+        and `rank`. Graph attributes: `shape`, `prompt` and `made`, from which
+        `subgraph_from_networkx` reads it back.
         """
         chosen = edge_list(self.shape, self.kept)
         ranks = torch.cat([r[k] for r, k in zip(self.ranks, self.kept, strict=True)]).tolist()
-        graph = nx.MultiDiGraph()
+        graph = nx.MultiDiGraph(shape=self.shape, prompt=self.prompt, made=dict(self.made))
         strings = self.prompt.strings
         for row, rank in zip(zip(*(c.tolist() for c in chosen), strict=True), ranks, strict=True):
             kind, layer, head, source_level, source, target_level, target = row
@@ -88,6 +101,11 @@ class Subgraph:
     def __repr__(self) -> str:
         share = self.edges / self.shape.edges
         return f"Subgraph({self.edges:,} of {self.shape.edges:,} edges, s = {share:.3g})"
+
+    def _repr_html_(self) -> str:
+        table = edge_table(self.shape, self.prompt.strings, self.kept)
+        table.insert(0, "rank", self.ranks.flat()[self.kept.flat()].numpy())
+        return facts(repr(self), table.sort_values("rank"), self.prompt.strings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +149,7 @@ class Trace:
     def first(self, edges: int) -> Subgraph:
         """The trace of so many edges, as a set of edges."""
         kept = self.ranks.map(lambda r: r < edges)
-        return Subgraph(self.shape, self.prompt, kept, self.ranks)
+        return Subgraph(self.shape, self.prompt, kept, self.ranks, self.made)
 
     def counts_by_size(self, edges: Sequence[int]) -> Int64[Tensor, "size kind layer"]:
         """How many edges of each kind (in the order of `KINDS`) and layer the first k edges have.
@@ -144,6 +162,63 @@ class Trace:
             counts[:, k, : len(layers)] = edges_by_size(list(layers), edges)
         return counts
 
+    def to_pandas(self, size: float = 1.0) -> pd.DataFrame:
+        """The edges of the trace of a relative size, one row each, first ranked first.
+
+        Columns: `rank`, `kind`, `layer`, `head` (missing unless attention), the `source` and
+        `target` hook points, each with `_position` and `_token`, and `importance` where the trace
+        keeps it. `trace_from_pandas` reads the frame of size 1 back.
+        """
+        kept = self.first(self.edge_count(size)).kept
+        table = edge_table(self.shape, self.prompt.strings, kept)
+        table.insert(0, "rank", self.ranks.flat()[kept.flat()].numpy())
+        if self.importance is not None:
+            table["importance"] = self.importance.flat()[kept.flat()].numpy()
+        return table.sort_values("rank", ignore_index=True)
+
+    def hooks(self, size: float, model: Model, *, replacement: Replacement = ZERO) -> list[Hook]:
+        """Hooks that ablate all but the trace of a relative size, for runs of your own.
+
+        They are the masks that `density_curve` runs. A batch may hold any prompts of the trace's
+        length, the trace's own first of all; each is masked alike. The list can be run any number
+        of times, one run at a time.
+
+            hooks = trace.hooks(0.05, model)
+            logits = model.run_with_hooks(trace.prompt.tensor[None], fwd_hooks=hooks)
+            with model.hooks(fwd_hooks=hooks):
+                ...  # any code of yours that runs the model
+
+        Args:
+            size: in (0, 1].
+            model: that the trace was made with.
+            replacement: what an ablated edge carries instead.
+
+        Returns:
+            Pairs of hook point and function. A run of another number of tokens raises ValueError.
+
+        Raises:
+            ValueError: a size out of range, a model other than the trace's, or a replacement of
+                another length than its prompt.
+        """
+        architecture = architecture_of(model)
+        made_with = self.made.get("model", architecture.name)
+        if made_with != architecture.name or self.shape != shape_of(
+            architecture, self.shape.tokens
+        ):
+            raise ValueError(
+                f"a trace of {made_with} ({self.shape}) does not fit {architecture.name}; extract "
+                "one with this model"
+            )
+        row = MaskedRows(
+            tokens=self.prompt.tensor,
+            shape=self.shape,
+            ranks=self.ranks,
+            start=torch.tensor([0]),
+            stop=torch.tensor([self.edge_count(size)]),
+            replacement=replacement,
+        )
+        return run_hooks(model, row)
+
     def __repr__(self) -> str:
         made = self.made
         return (
@@ -152,4 +227,4 @@ class Trace:
         )
 
     def _repr_html_(self) -> str:
-        return f"<code>{self!r}</code><br>{' '.join(map(repr, self.prompt.strings))}"
+        return facts(repr(self), strings=self.prompt.strings)

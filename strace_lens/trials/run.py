@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from strace_lens.architecture import Model
+from strace_lens.html_repr import facts
 from strace_lens.progress import NamedSteps, named_bar
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.sizes import ESTIMATOR_SIZES, check_sizes
@@ -54,6 +55,17 @@ class Trials:
 
     runs: pd.DataFrame
     traces: pd.DataFrame
+
+    def __repr__(self) -> str:
+        prompts, names = self.traces["prompt"].nunique(), self.traces["estimator"].unique()
+        return f"Trials({prompts} prompts, estimators {', '.join(names)})"
+
+    def _repr_html_(self) -> str:
+        own = self.traces[self.traces["target"] == "own"]
+        means = own.groupby("estimator", sort=False, as_index=False).agg(
+            {"density": "mean", "top1_size": "mean", "seconds": "mean"}
+        )
+        return facts(f"{self!r}: means over prompts and seeds", pd.DataFrame(means))
 
 
 def run_trials(

@@ -1,0 +1,116 @@
+"""Traces from pandas and subgraphs from networkx: the ways back from other people's tools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import pandas as pd
+import torch
+
+from strace_lens.frames import numbers_of, refuse_rows, refuse_twice, require_columns, whole_numbers
+from strace_lens.prompts import Prompt
+from strace_lens.token_graph.edge_table import ENDS, edge_ids
+from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape
+from strace_lens.token_graph.graph import TokenGraph
+from strace_lens.token_graph.trace import Subgraph, Trace
+
+
+def trace_from_pandas(table: pd.DataFrame, like: Trace | TokenGraph) -> Trace:
+    """The trace whose edges, one row each, are ranked by a table.
+
+    Rows may stand in any order, and ranks may be of your own making: a ranking of every edge is a
+    trace. Texts of tokens are not read, positions are.
+
+    Args:
+        table: columns as `Trace.to_pandas` writes them, `importance` if there is one.
+        like: the trace that the table came from, or the token graph that it ranks.
+
+    Raises:
+        ValueError: a column is missing, a row names no edge, or ranks do not number all edges from
+            0 once each; the message names the row.
+    """
+    ids = edge_ids(table, like.shape)
+    ranks = _ranks(table, like.shape)
+    if len(ids) != like.shape.edges:
+        lacking = sorted(set(range(like.shape.edges)) - set(ranks.tolist()))
+        raise ValueError(
+            f"rank {lacking[0]} is missing: a trace ranks all {like.shape.edges:,} edges, the "
+            f"table {len(ids):,}"
+        )
+    importance = None
+    if "importance" in table.columns:
+        values = torch.from_numpy(numbers_of(table, "importance")).float()
+        importance = _placed(like.shape, 0.0, torch.float32, ids, values)
+    if isinstance(like, Trace):
+        made: dict[str, Any] = dict(like.made)
+    else:
+        made = {"model": like.architecture.name}
+    return Trace(
+        shape=like.shape,
+        prompt=like.prompt,
+        ranks=_placed(like.shape, UNREACHABLE, torch.int32, ids, ranks),
+        made=made,
+        importance=importance,
+    )
+
+
+def subgraph_from_networkx(graph: nx.MultiDiGraph) -> Subgraph:
+    """The subgraph of a networkx graph as `Subgraph.to_networkx` makes it, edges removed or not.
+
+    The ranks of edges that are not there are unknown, and stand as `UNREACHABLE`.
+
+    Args:
+        graph: with the graph attributes `shape` and `prompt`, and on its edges `kind`, `layer`,
+            `head` and `rank`.
+
+    Raises:
+        ValueError: an attribute is missing, or an edge is none of the token graph; the message
+            names it.
+    """
+    shape, prompt = graph.graph.get("shape"), graph.graph.get("prompt")
+    if not isinstance(shape, GraphShape) or not isinstance(prompt, Prompt):
+        raise ValueError(
+            "the graph does not say which token graph it belongs to: it needs the attributes "
+            "shape and prompt, as Subgraph.to_networkx gives them"
+        )
+    rows, labels = [], []
+    for source, target, data in graph.edges(data=True):
+        label = f"{source} -> {target}"
+        absent = {"kind", "layer", "rank"} - data.keys()
+        if absent:
+            raise ValueError(f"edge {label} says nothing of its {', '.join(sorted(absent))}")
+        row = (data["kind"], data["layer"], data.get("head"), *source, *target, data["rank"])
+        rows.append(row)
+        labels.append(label)
+    table = pd.DataFrame(rows, columns=[*ENDS, "rank"], index=labels)
+    ids = edge_ids(table, shape)
+    return Subgraph(
+        shape=shape,
+        prompt=prompt,
+        kept=_placed(shape, False, torch.bool, ids, torch.ones(len(ids), dtype=torch.bool)),
+        ranks=_placed(shape, UNREACHABLE, torch.int32, ids, _ranks(table, shape)),
+        made=dict(graph.graph.get("made", {})),
+    )
+
+
+def _ranks(table: pd.DataFrame, shape: GraphShape) -> torch.Tensor:
+    """The ranks of a table's rows, if they can be ranks of different edges."""
+    require_columns(table, ["rank"])
+    ranks = whole_numbers(table, "rank")
+    out = (ranks < 0) | (ranks >= shape.edges)
+    refuse_rows(table, "rank", out, f"lies outside 0..{shape.edges - 1}")
+    refuse_twice(table, ranks, "have the same rank")
+    return torch.from_numpy(ranks).int()
+
+
+def _placed(
+    shape: GraphShape,
+    fill: bool | int | float,
+    dtype: torch.dtype,
+    ids: torch.Tensor,
+    values: torch.Tensor,
+) -> EdgeTensors:
+    flat = shape.full(fill, dtype).flat()
+    flat[ids] = values
+    return shape.split(flat)
