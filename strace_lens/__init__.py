@@ -24,6 +24,11 @@ from strace_lens.compare import Comparison, compare
 from strace_lens.component_graph.circuit import Circuit, circuit_of_edges, circuit_of_nodes
 from strace_lens.component_graph.discover.methods import METHODS, discover
 from strace_lens.component_graph.evaluate import Faithfulness, faithfulness
+from strace_lens.component_graph.exchange import (
+    circuit_from_networkx,
+    circuit_from_pandas,
+    scores_from_pandas,
+)
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.run_circuits import run_circuits
@@ -45,6 +50,12 @@ from strace_lens.corpus_report import corpus_report
 from strace_lens.cost import Plan, plan
 from strace_lens.density import DensityCurve, density_curve, density_curves
 from strace_lens.explorer.page import explorer
+from strace_lens.graph_files import read_graph, write_graph
+from strace_lens.importance_files import (
+    load_importance_circuit,
+    load_importances,
+    save_importances,
+)
 from strace_lens.models import ModelNotFoundError, load_model
 from strace_lens.phases import Phases, find_phases
 from strace_lens.prompts import Prompt, PromptError
@@ -53,6 +64,7 @@ from strace_lens.sizes import ESTIMATOR_SIZES, SIZES
 from strace_lens.storage import load_curve, load_trace, save_curve, save_trace
 from strace_lens.summary import summarize
 from strace_lens.token_graph.estimators import ESTIMATORS, estimate
+from strace_lens.token_graph.exchange import subgraph_from_networkx, trace_from_pandas
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.fisher import fisher
 from strace_lens.token_graph.graph import TokenGraph, token_graph
@@ -100,6 +112,8 @@ __all__ = [
     "__version__",
     "accuracy",
     "analyse",
+    "circuit_from_networkx",
+    "circuit_from_pandas",
     "circuit_of_edges",
     "circuit_of_nodes",
     "compare",
@@ -120,6 +134,8 @@ __all__ = [
     "learn",
     "load_circuit",
     "load_curve",
+    "load_importance_circuit",
+    "load_importances",
     "load_model",
     "load_scores",
     "load_trace",
@@ -129,6 +145,7 @@ __all__ = [
     "prune",
     "ray_engine",
     "read_corpus",
+    "read_graph",
     "read_prompts",
     "read_run",
     "read_task",
@@ -137,10 +154,15 @@ __all__ = [
     "run_trials",
     "save_circuit",
     "save_curve",
+    "save_importances",
     "save_scores",
     "save_trace",
+    "scores_from_pandas",
+    "subgraph_from_networkx",
     "summarize",
     "sweep",
     "token_graph",
+    "trace_from_pandas",
     "trace_report",
+    "write_graph",
 ]

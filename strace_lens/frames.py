@@ -56,7 +56,7 @@ def whole_numbers(
     Raises:
         ValueError: a value is no whole number; the message names its row.
     """
-    numbers = numbers_of(frame, name, missing=missing)
+    numbers = numbers_of(frame, name, missing=None if missing is None else float(missing))
     refuse_rows(frame, name, numbers % 1 != 0, "is no whole number")
     return numbers.astype(np.int64)
 

@@ -92,9 +92,9 @@ def test_a_run_that_fails_half_way_leaves_nothing_to_the_next(name: str) -> None
     def fails(value: Tensor, hook: Any) -> None:
         raise KeyboardInterrupt
 
+    broken, others = [*hooks, ("blocks.1.hook_mlp_out", fails)], [tiny.token_ids(9, seed=8)] * 4
     with pytest.raises(KeyboardInterrupt):
-        broken = [*hooks, ("blocks.1.hook_mlp_out", fails)]
-        last_logits(model, torch.tensor([tiny.token_ids(9, seed=8)] * 4), broken)
+        last_logits(model, torch.tensor(others), broken)
     again = last_logits(model, trace.prompt.tensor[None], hooks)[0]
     assert relative_error(again, masked(name, trace, SIZE)) < 1e-5
     assert all(not point.fwd_hooks for point in model.hook_dict.values())
@@ -110,7 +110,7 @@ def test_a_prompt_of_another_length_is_refused() -> None:
 
 def test_a_run_without_the_first_hook_is_refused() -> None:
     model, trace = model_of("llama"), random_trace("llama")
-    with pytest.raises(RuntimeError, match=r"blocks\.0\.hook_attn_out ran before"):
+    with pytest.raises(RuntimeError, match=r"ran before blocks\.0\.hook_resid_pre"):
         last_logits(model, trace.prompt.tensor[None], trace.hooks(SIZE, model)[1:])
 
 

@@ -1,0 +1,103 @@
+"""What MkDocs is told beside mkdocs.yml: formulas, files from outside docs/, and the examples' house.
+
+All examples run in this process and in one temporary folder. A model is loaded once in a build,
+however many pages load it. The page is whole without a network: plotly.js comes from plotly.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+sys.path.insert(0, str(Path(__file__).parent))  # the examples say `from cells import run`
+
+import cells
+import mathml
+from plotly.offline import get_plotlyjs
+
+ROOT = Path(__file__).parents[2]
+PLOTLY = "assets/plotly.js"
+KEPT = ("explorer.html",)
+"""Files that examples write and pages show."""
+
+_log = logging.getLogger("mkdocs.hooks.build")
+_before: list[str] = []
+_folder: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def on_startup(**_: Any) -> None:
+    """Let `load_model` remember, wherever it is called from."""
+    import strace_lens
+    from strace_lens import models
+
+    strace_lens.load_model = models.load_model = functools.cache(models.load_model)
+    assert cells and "strace_lens.cli" not in sys.modules  # the commands must find it remembering
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Add the formulas."""
+    config.markdown_extensions.append(mathml.Formulas())  # type: ignore[arg-type]
+
+
+def on_pre_build(config: MkDocsConfig) -> None:
+    """Go to the folder of the examples."""
+    _before.append(os.getcwd())
+    _folder.append(tempfile.TemporaryDirectory(prefix="examples-"))
+    os.chdir(_folder[-1].name)
+
+
+@event_priority(100)  # before mkdocs-jupyter looks for notebooks
+def on_files(files: Files, config: MkDocsConfig) -> None:
+    """Bring in the notebooks, and plain files that the pages link to."""
+    outside = [*sorted(ROOT.glob("notebooks/*.ipynb")), ROOT / "benchmarks/results_sweeps.txt"]
+    for path in outside:
+        name = path.relative_to(ROOT).as_posix()
+        files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
+    files.append(File.generated(config, PLOTLY, content=get_plotlyjs()))
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Links that leave docs/ lead to the files brought in."""
+    return re.sub(r"\]\(\.\./(benchmarks|notebooks)/", r"](\1/", markdown)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Give plotly.js to the pages that have a figure."""
+    if "plotly-graph-div" not in output:
+        return output
+    there = os.path.relpath(PLOTLY, os.path.dirname(page.file.dest_uri) or ".")
+    return output.replace("</head>", f'<script src="{there}"></script></head>', 1)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Keep what pages show of the examples' folder, and leave it."""
+    kept = Path(config.site_dir) / "examples"
+    kept.mkdir(exist_ok=True)
+    for name in KEPT:
+        if Path(name).is_file():
+            shutil.copy(name, kept / name)
+        else:
+            _log.warning("no example wrote %s, which a page shows", name)
+    _leave()
+
+
+def on_build_error(error: Exception, **_: Any) -> None:
+    """Leave the folder of the examples."""
+    _leave()
+
+
+def _leave() -> None:
+    os.chdir(_before.pop())
+    _folder.pop().cleanup()

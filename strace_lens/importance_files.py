@@ -1,0 +1,164 @@
+"""The importance files of EAP-IG and the MIB circuit leaderboard: JSON, a score for each edge.
+
+The graph there is ours with other names: `input` for the embedding, and k and v inputs of every
+query head. Where queries are grouped, an edge into a key-value head stands for one edge into each
+query head of its group: its score is spread over them evenly when written, and summed when read.
+Source: `Graph.to_json` of github.com/hannamw/EAP-IG, which MIB took over. (Its `.pt` files hold
+pickles, which are never written or read here.)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.graph import EMBED, LOGITS, ComponentGraph
+from strace_lens.component_graph.scores import Scores
+from strace_lens.storage import ResultFileError, write_whole
+
+_INPUT = "input"
+
+# Their scores are (corrupted - clean activation) times the gradient of a loss, which is the metric
+# negated: about metric(full) - metric(edge ablated), so signs are as ours.
+
+
+def save_importances(
+    found: Scores | Circuit, path: str | Path, *, d_model: int | None = None
+) -> None:
+    """Write scores, or a circuit's weights and which edges it keeps, for EAP-IG and MIB to read.
+
+    Args:
+        found: scores (no edge is marked as kept), or a circuit.
+        path: of the JSON file.
+        d_model: width of the model, which EAP-IG keeps in its files; left out if not given.
+
+    Raises:
+        ValueError: the edges differ by token position, which these files cannot say.
+    """
+    graph = found.graph
+    values = found.values if isinstance(found, Scores) else found.keep
+    if values.ndim == 3:
+        raise ValueError(
+            "importance files have no token positions; sum the scores, or keep an edge at all "
+            "positions, first"
+        )
+    values = values.detach().cpu().double()
+    kept = found.kept.cpu() if isinstance(found, Circuit) else torch.zeros_like(values).bool()
+    nodes = {*found.nodes(), LOGITS} if isinstance(found, Circuit) else set[str]()
+    edges = {
+        name: {
+            "score": float(values[cell] / _copies(graph, cell[0])),
+            "in_graph": bool(kept[cell]),
+        }
+        for name, cell in _edges(graph).items()
+    }
+    config = {
+        "n_layers": graph.layers,
+        "n_heads": graph.heads,
+        "parallel_attn_mlp": graph.parallel,
+        **({} if d_model is None else {"d_model": d_model}),
+    }
+    names = {**{n: _their_source(n) for n in graph.source_names}, LOGITS: LOGITS}
+    content = {
+        "cfg": config,
+        "nodes": {theirs: {"in_graph": ours in nodes} for ours, theirs in names.items()},
+        "edges": edges,
+    }
+    write_whole(path, json.dumps(content).encode())
+
+
+def load_importances(path: str | Path, graph: ComponentGraph, *, method: str = "") -> Scores:
+    """Read the scores of an importance file, of the older form of EAP-IG or the newer.
+
+    Args:
+        path: of the JSON file.
+        graph: of the model that the file belongs to (`component_graph(model)`).
+        method: name for tables; the file's own if not given.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ResultFileError: it is no importance file, of another graph, or lacks an edge or its score.
+    """
+    edges = _read(path, graph)
+    values = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64)
+    for name, cell in _edges(graph).items():
+        score = edges[name].get("score")
+        if not isinstance(score, int | float) or not math.isfinite(score):
+            raise ResultFileError(f"{path}: {name} has the score {score!r}; a number is needed")
+        values[cell] += score
+    return Scores(graph, values, method or Path(path).stem, made={"file": str(path)})
+
+
+def load_importance_circuit(path: str | Path, graph: ComponentGraph) -> Circuit:
+    """Read which edges an importance file marks as in the graph; a group's edge if any of it is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ResultFileError: it is no importance file, of another graph, or lacks an edge.
+    """
+    edges = _read(path, graph)
+    keep = torch.zeros(graph.destinations, graph.sources, dtype=torch.bool)
+    for name, cell in _edges(graph).items():
+        keep[cell] |= bool(edges[name].get("in_graph", False))
+    return Circuit(graph, keep, {"file": str(path)})
+
+
+def _read(path: str | Path, graph: ComponentGraph) -> Mapping[str, Mapping[str, Any]]:
+    """The edges of a file, if they are those of the graph."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        config, edges = content["cfg"], content["edges"]
+        said = (config["n_layers"], config["n_heads"], bool(config["parallel_attn_mlp"]))
+        whole = all(isinstance(edge, dict) for edge in edges.values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResultFileError(f"{path} is no whole importance file: {error!r}") from error
+    if not whole:
+        raise ResultFileError(f"{path} is no importance file: an edge is no object")
+    wanted = (graph.layers, graph.heads, graph.parallel)
+    if said != wanted:
+        raise ResultFileError(
+            f"{path} is of a model with layers, heads, parallel = {said}; "
+            f"{graph.model} has {wanted}"
+        )
+    for name in _edges(graph):
+        if name not in edges:
+            raise ResultFileError(f"{path} says nothing of the edge {name}")
+    return edges
+
+
+def _edges(graph: ComponentGraph) -> dict[str, tuple[int, int]]:
+    """Their name of each edge, and our cell of it; several of theirs may be one of ours."""
+    named = {}
+    destinations = [_their_destinations(graph, d) for d in range(graph.destinations)]
+    sources = [_their_source(name) for name in graph.source_names]
+    for destination, source in graph.exists.nonzero().tolist():
+        for name in destinations[destination]:
+            named[f"{sources[source]}->{name}"] = (destination, source)
+    return named
+
+
+def _their_source(name: str) -> str:
+    return _INPUT if name == EMBED else name
+
+
+def _their_destinations(graph: ComponentGraph, destination: int) -> list[str]:
+    name = graph.destination_names[destination]
+    if ".kv" not in name:
+        return [name]
+    layer, _, rest = name.partition(".kv")
+    number, _, kind = rest.partition("<")
+    group = graph.heads // graph.kv_heads
+    first = int(number) * group
+    return [f"{layer}.h{head}<{kind}" for head in range(first, first + group)]
+
+
+def _copies(graph: ComponentGraph, destination: int) -> int:
+    return len(_their_destinations(graph, destination))

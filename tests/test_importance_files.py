@@ -1,0 +1,126 @@
+"""Importance files against files written by hand as EAP-IG writes them, old form and new."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import strace_lens as sl
+from strace_lens.component_graph.graph import ComponentGraph
+from strace_lens.storage import ResultFileError
+from tests.component_graph.made import graphs
+
+ONE = ComponentGraph("one", layers=1, heads=2, kv_heads=2)
+GROUPED = ComponentGraph("grouped", layers=1, heads=2, kv_heads=1)
+EDGES = [
+    *(f"input->a0.h{head}<{kind}>" for head in range(2) for kind in "qkv"),
+    *("input->m0", "a0.h0->m0", "a0.h1->m0"),
+    *("input->logits", "a0.h0->logits", "a0.h1->logits", "m0->logits"),
+]
+NODES = ["input", "a0.h0", "a0.h1", "m0", "logits"]
+
+
+def by_hand(*, new: bool, **changed) -> dict:
+    """A file of one layer and two heads: edge number i has score i - 3, even ones are in."""
+    return {
+        "cfg": {"n_layers": 1, "n_heads": 2, "parallel_attn_mlp": False, "d_model": 8},
+        "nodes": {n: {"in_graph": True} if new else True for n in NODES},
+        "edges": {e: {"score": i - 3.0, "in_graph": i % 2 == 0} for i, e in enumerate(EDGES)},
+        **changed,
+    }
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_file_of_eap_ig_is_read(tmp_path, new) -> None:
+    path = tmp_path / "importances.json"
+    path.write_text(json.dumps(by_hand(new=new)))
+    scores = sl.load_importances(path, ONE)
+    circuit = sl.load_importance_circuit(path, ONE)
+    for i, name in enumerate(EDGES):
+        cell = ONE.parse_edge(name.replace("input", "embed"))
+        assert float(scores.values[cell]) == i - 3.0
+        assert bool(circuit.keep[cell]) == (i % 2 == 0)
+    assert scores.edges == len(EDGES)
+    assert scores.method == "importances"
+
+
+def test_a_group_of_query_heads_is_summed_and_kept_if_any_is(tmp_path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(by_hand(new=True)))
+    scores = sl.load_importances(path, GROUPED, method="eap")
+    # Edges into the keys of heads 0 and 1 are numbers 1 and 4.
+    assert float(scores.values[GROUPED.parse_edge("embed->a0.kv0<k>")]) == (1 - 3) + (4 - 3)
+    assert scores.method == "eap"
+    circuit = sl.load_importance_circuit(path, GROUPED)
+    assert bool(circuit.keep[GROUPED.parse_edge("embed->a0.kv0<k>")])  # number 4 is in
+    assert not bool(circuit.keep[GROUPED.parse_edge("a0.h0->m0")])  # number 7 is not
+
+
+def test_a_written_file_has_the_form_of_eap_ig(tmp_path) -> None:
+    path = tmp_path / "file.json"
+    keep = torch.zeros_like(ONE.exists)
+    keep[ONE.parse_edge("embed->m0")] = keep[ONE.parse_edge("m0->logits")] = True
+    sl.save_importances(sl.Circuit(ONE, keep), path, d_model=8)
+    content = json.loads(path.read_text())
+    assert content["cfg"] == by_hand(new=True)["cfg"]
+    assert list(content["nodes"]) == NODES
+    assert sorted(content["edges"]) == sorted(EDGES)
+    inside = {name for name, edge in content["edges"].items() if edge["in_graph"]}
+    assert inside == {"input->m0", "m0->logits"}
+    inside = {name for name, node in content["nodes"].items() if node["in_graph"]}
+    assert inside == {"input", "m0", "logits"}
+
+
+@given(graph=graphs(), seed=st.integers(0, 999))
+def test_scores_and_circuits_come_back(tmp_path_factory, graph, seed) -> None:
+    path = tmp_path_factory.mktemp("files") / "file.json"
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(graph.exists.shape, generator=generator).double() * graph.exists
+    sl.save_importances(sl.Scores(graph, values, "drawn"), path)
+    back = sl.load_importances(path, graph)
+    torch.testing.assert_close(back.values, values, rtol=1e-12, atol=1e-12)
+    circuit = sl.Circuit(graph, (values > 0) & graph.exists)
+    sl.save_importances(circuit, path)
+    assert torch.equal(sl.load_importance_circuit(path, graph).keep, circuit.keep)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "no whole importance file"),
+        ("[]", "no whole importance file"),
+        (json.dumps(by_hand(new=True, edges=dict.fromkeys(EDGES, 1.0))), "an edge is no object"),
+        (json.dumps(by_hand(new=True, edges={})), "says nothing of the edge input->a0.h0<q>"),
+        (
+            json.dumps(by_hand(new=True, edges={e: {"score": None} for e in EDGES})),
+            "has the score None",
+        ),
+        (
+            json.dumps(by_hand(new=True, edges={e: {"score": float("nan")} for e in EDGES})),
+            "has the score nan",
+        ),
+        (
+            json.dumps(
+                by_hand(new=True, cfg={"n_layers": 2, "n_heads": 2, "parallel_attn_mlp": False})
+            ),
+            r"is of a model with layers, heads, parallel = \(2, 2, False\)",
+        ),
+    ],
+)
+def test_a_foreign_or_torn_file_is_refused(tmp_path, content, reason) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(content)
+    with pytest.raises(ResultFileError, match=reason):
+        sl.load_importances(path, ONE)
+
+
+def test_what_the_files_cannot_say_is_refused(tmp_path) -> None:
+    by_position = ONE.exists[..., None].expand(-1, -1, 3)
+    with pytest.raises(ValueError, match="no token positions"):
+        sl.save_importances(sl.Circuit(ONE, by_position), tmp_path / "file.json")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        sl.load_importances(tmp_path / "file.json", ONE)
