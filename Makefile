@@ -24,7 +24,7 @@ test-tl3: $(READY3)
 
 # Every notebook from top to bottom, as it stands; `python notebooks/run.py` writes outputs anew.
 notebooks: $(READY4)
-	.venv/bin/python -m pytest --nbmake --nbmake-timeout=180 -n $(JOBS) -o addopts= -q notebooks
+	.venv/bin/python -m pytest --nbmake --nbmake-timeout=300 -o addopts= -v notebooks
 
 # The site into site/, every example on it run; a warning is an error.
 docs: $(READY4)

@@ -64,7 +64,8 @@ class Comparison:
     """Methods side by side on one task.
 
     Attributes:
-        task, model: names.
+        task: its name.
+        model: its name.
         graph: of the model.
         metric: key of `METRICS`.
         ablation: what an edge outside a circuit carries.
@@ -74,15 +75,16 @@ class Comparison:
         dropped: pairs left out because clean and corrupted did not align.
         accuracy: share of the evaluation pairs that the model gets right; None for a task without
             answers.
-        metric_clean, metric_corrupted: mean metric of the model on the evaluation pairs.
+        metric_clean: mean metric of the model on the clean prompts of the evaluation pairs.
+        metric_corrupted: likewise on the corrupted prompts.
         results: one a method that ran, in the order asked for; random is always among them.
         skipped: reason by method, of those that this graph is too large for or this model refuses.
         warnings: sentences that a reader must see: a task that the model cannot do, a method that
             does not beat random.
         truth: the true circuit under the ablation used, where it is known.
         truth_name: its name among the truths of the model (`Known.truths`).
-        random_cpr, random_auroc: of every random ranking drawn as a control; AUROC is empty where
-            no truth is known.
+        random_cpr: of every random ranking drawn as a control.
+        random_auroc: likewise; empty where no truth is known.
         memory: how `peak_mb` was measured, as a phrase after that word.
         projection: of `projection.project` for the first clean prompt, and the truth's circuit
             (`circuit` is "truth") and every method's; None where the model has no token graph.
@@ -137,6 +139,10 @@ class Comparison:
         if result.auroc is None:
             return "CPR", result.faithfulness.cpr, self.random_cpr
         return "AUROC", result.auroc, self.random_auroc
+
+    def __repr__(self) -> str:
+        methods = ", ".join(result.scores.method for result in self.results)
+        return f"Comparison({self.task} on {self.model}, {self.pairs} pairs: {methods})"
 
     def _repr_html_(self) -> str:
         line = f"{self.task} on {self.model}: {self.pairs} pairs, metric {self.metric}"

@@ -28,6 +28,8 @@ import mathml
 from plotly.offline import get_plotlyjs
 
 ROOT = Path(__file__).parents[2]
+OUTSIDE = ("CONTRIBUTING.md", "notebooks/*.ipynb", "benchmarks/*.txt")
+"""Files of the repository that are pages of the site, or that pages link to."""
 PLOTLY = "assets/plotly.js"
 KEPT = ("explorer.html",)
 """Files that examples write and pages show."""
@@ -60,9 +62,8 @@ def on_pre_build(config: MkDocsConfig) -> None:
 
 @event_priority(100)  # before mkdocs-jupyter looks for notebooks
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Bring in the notebooks, and plain files that the pages link to."""
-    outside = [*sorted(ROOT.glob("notebooks/*.ipynb")), ROOT / "benchmarks/results_sweeps.txt"]
-    for path in outside:
+    """Bring in what lies outside docs/, and plotly.js."""
+    for path in (path for pattern in OUTSIDE for path in sorted(ROOT.glob(pattern))):
         name = path.relative_to(ROOT).as_posix()
         files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
     files.append(File.generated(config, PLOTLY, content=get_plotlyjs()))
@@ -70,11 +71,12 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Links that leave docs/ lead to the files brought in."""
-    return re.sub(r"\]\(\.\./(benchmarks|notebooks)/", r"](\1/", markdown)
+    return re.sub(r"\]\(\.\./(CONTRIBUTING|benchmarks|notebooks)", r"](\1", markdown)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Give plotly.js to the pages that have a figure."""
+    """Give plotly.js to the pages that have a figure; take MathJax' empty tag from the notebooks."""
+    output = output.replace('<script src=""> </script>', "")
     if "plotly-graph-div" not in output:
         return output
     there = os.path.relpath(PLOTLY, os.path.dirname(page.file.dest_uri) or ".")
@@ -99,5 +101,6 @@ def on_build_error(error: Exception, **_: Any) -> None:
 
 
 def _leave() -> None:
-    os.chdir(_before.pop())
-    _folder.pop().cleanup()
+    if _folder:  # a build that warned ends in an error after its end
+        os.chdir(_before.pop())
+        _folder.pop().cleanup()

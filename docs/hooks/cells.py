@@ -20,7 +20,7 @@ def run(command: str, *, lines: int | None = None) -> str:
     """What a shell shows of a `strace-lens` command, run in this process for its models' sake.
 
     Args:
-        command: as typed.
+        command: as typed, also over several lines.
         lines: of the output at the most; what is left out is said.
 
     Raises:
@@ -28,7 +28,7 @@ def run(command: str, *, lines: int | None = None) -> str:
     """
     from strace_lens.cli import app  # behind the hook that lets pages share models
 
-    name, *arguments = shlex.split(command)
+    name, *arguments = shlex.split(command.replace("\\\n", " "))
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = COLUMNS
     try:
@@ -52,7 +52,10 @@ def table(frame: pd.DataFrame, rows: int = 12) -> str:
     """A table as HTML, its first rows at the most."""
     left = len(frame) - rows
     more = f"<p>and {left:,} more rows</p>" if left > 0 else ""
-    return table_html(frame.head(rows)).replace(' class="dataframe"', "") + more
+    shown = frame.head(rows).copy()
+    for name in shown.columns[shown.dtypes.map(pd.api.types.is_extension_array_dtype)]:
+        shown[name] = shown[name].astype(object).where(shown[name].notna(), None)
+    return table_html(shown).replace(' class="dataframe"', "") + more
 
 
 def shown(result: Any) -> str:

@@ -29,6 +29,7 @@ _OPERATORS = {
 }
 _SPACES = {",": "0.17em", ";": "0.28em", "quad": "1em"}
 _FUNCTIONS = {"log", "max", "min", "cos", "ln", "exp"}
+_FORMS = {"lVert": "prefix", "lvert": "prefix", "rVert": "postfix", "rvert": "postfix"}
 _LARGE = {"sum": "∑", "int": "∫", "prod": "∏"}
 
 
@@ -87,7 +88,8 @@ def _scripted(parent: Element, tokens: _Tokens, block: bool) -> None:
     base = _atom(tokens, block)
     scripts: dict[str, Element] = {}
     while tokens.next in ("_", "^"):
-        scripts[tokens.take()] = _atom(tokens, block)
+        place = tokens.take()
+        scripts[place] = _atom(tokens, block)
     limits = block and base.tag == "mo" and base.text in _LARGE.values()
     names = ("under", "over") if limits else ("sub", "sup")
     tag = "m" + "".join(n for n, s in zip(names, "_^", strict=True) if s in scripts)
@@ -110,7 +112,7 @@ def _atom(tokens: _Tokens, block: bool) -> Element:
         return _leaf("mn", token)
     if token[0].isalpha():
         return _leaf("mi", token)
-    return _leaf("mo", "−" if token == "-" else token)
+    return _leaf("mo", {"-": "−", "'": "′"}.get(token, token))
 
 
 def _command(name: str, tokens: _Tokens, block: bool) -> Element:
@@ -124,18 +126,23 @@ def _command(name: str, tokens: _Tokens, block: bool) -> Element:
         return Element("mspace", {"width": _SPACES[name]})
     for known, tag in ((_SYMBOLS, "mi"), (_OPERATORS, "mo"), (_LARGE, "mo")):
         if name in known:
-            return _leaf(tag, known[name])
+            leaf = _leaf(tag, known[name])
+            if name in _FORMS:  # a bar says not by itself whether it opens or closes
+                leaf.set("form", _FORMS[name])
+            return leaf
     if name in _FUNCTIONS:
         return _leaf("mi", name)
-    if name in ("left", "right"):  # a bracket grows by itself
-        return _atom(tokens, block)
+    if name in ("left", "right"):
+        bracket = _atom(tokens, block)
+        bracket.set("stretchy", "true")
+        return bracket
     raise ValueError(f"unknown command \\{name} in {tokens.latex!r}; add it to {__name__}")
 
 
 def _leaf(tag: str, text: str) -> Element:
     element = Element(tag)
     element.text = AtomicString(text)  # Markdown looks for no emphasis in it
-    if tag == "mo" and text in "‖|":
+    if text in "()‖|⌊⌋":  # all but those of \\left and \\right keep to the size of the text
         element.set("stretchy", "false")
     return element
 

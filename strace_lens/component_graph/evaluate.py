@@ -62,11 +62,14 @@ class Faithfulness:
     """Faithfulness of a ranking's best edges, by how many are kept.
 
     Attributes:
-        fractions, edges: int(fraction * all edges) are kept, as in MIB; may be 0 on a tiny graph.
+        fractions: of all edges.
+        edges: kept at each, int(fraction * all edges) as in MIB; may be 0 on a tiny graph.
         values: faithfulness at each.
         cpr: area under the values (MIB's circuit performance ratio; higher is better).
         cmd: area of |1 - value| (MIB's circuit-model distance; lower is better).
-        full, empty, full_gap: as in `MetricRange`.
+        full: metric of the full circuit, the mean over pairs.
+        empty: metric of the empty one; under resample that of the corrupted run.
+        full_gap: largest difference, over pairs, between the full circuit and the untouched model.
         edges_at_85: fewest edges from which faithfulness is at least 0.85 at every larger size
             that was measured, those of the bisection included.
     """

@@ -53,7 +53,8 @@ def scores_from_pandas(
     Args:
         table: columns as `Scores.to_pandas` writes them.
         graph: of the model that was scored.
-        method, task: names, for tables and files.
+        method: a name, for tables and files.
+        task: likewise.
         effects: scores estimate what an edge is worth to the metric (see `Scores`).
 
     Raises:

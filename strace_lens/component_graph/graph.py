@@ -28,7 +28,9 @@ class ComponentGraph:
 
     Attributes:
         model: name of the model, by which circuits of another model are refused.
-        layers, heads, kv_heads: blocks, query heads and key-value heads.
+        layers: blocks.
+        heads: query heads of a block.
+        kv_heads: key-value heads of a block.
         mlp: False for an attention-only model.
         parallel: attention and MLP read the same stream, so an MLP does not read its layer's heads.
     """

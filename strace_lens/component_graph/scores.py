@@ -25,9 +25,11 @@ class Scores:
         graph: of the model that was scored.
         values: `[destination, source]`, or with a third axis of token positions; what is no edge
             holds zero.
-        method, task: names, for tables and files.
-        forwards, backwards: passes over all pairs of the task that the method took; one over half
-            of the rows counts a half.
+        method: its name, for tables and files.
+        task: its name.
+        forwards: passes over all pairs of the task that the method took; one over half of the rows
+            counts a half.
+        backwards: likewise, backward.
         seconds: wall time.
         effects: values estimate what an edge is worth to the metric, so an edge that hurts it has a
             negative one of large magnitude. False where only their order means something.

@@ -133,6 +133,7 @@ IMPORTANCES: dict[str, Callable[..., JoinImportance]] = {
     "leverage": leverage,
     "random": random,
 }
+"""Importances by name; `leverage` takes a number, as in "leverage(3)"."""
 
 
 def edge_importance(

@@ -44,6 +44,7 @@ METHODS: dict[str, Method] = {
     "weight-magnitude": baselines.weight_magnitude,
     "random": baselines.random,
 }
+"""Methods by name."""
 
 RANKINGS = frozenset(
     {"acdc", "edge-pruning", "node-pruning", "ifr", "strace", "weight-magnitude", "random"}
