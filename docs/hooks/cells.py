@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -52,15 +51,11 @@ def table(frame: pd.DataFrame, rows: int = 12) -> str:
     """A table as HTML, its first rows at the most."""
     left = len(frame) - rows
     more = f"<p>and {left:,} more rows</p>" if left > 0 else ""
-    shown = frame.head(rows).copy()
-    for name in shown.columns[shown.dtypes.map(pd.api.types.is_extension_array_dtype)]:
-        shown[name] = shown[name].astype(object).where(shown[name].notna(), None)
-    return table_html(shown).replace(' class="dataframe"', "") + more
-
-
-def shown(result: Any) -> str:
-    """A result as a notebook shows it."""
-    return f'<div class="wide">{result._repr_html_()}</div>'.replace(' class="dataframe"', "")
+    first = frame.head(rows).copy()
+    for name in first.columns[first.dtypes.map(pd.api.types.is_extension_array_dtype)]:
+        # pandas prints NA as <NA> whatever it is told.
+        first[name] = first[name].astype(object).where(first[name].notna(), None)
+    return table_html(first).replace(' class="dataframe"', "") + more
 
 
 def figure(fig: go.Figure, name: str) -> str:

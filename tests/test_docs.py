@@ -1,0 +1,227 @@
+"""The site without building it: nothing public is missing, every link leads somewhere.
+
+`make docs` runs the examples; what is here needs no model and a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree.ElementTree import tostring
+
+import pandas as pd
+import pytest
+import yaml
+from typer.main import get_command
+
+import strace_lens as sl
+from strace_lens.cli import app
+from strace_lens.token_graph.importance import IMPORTANCES
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\w$])\$(?=\S)([^$\n]+?)(?<=\S)\$(?!\w)", re.DOTALL)
+
+
+def hook(name: str) -> ModuleType:
+    """A module of docs/hooks, which is no package; skips where the site cannot be built."""
+    pytest.importorskip("markdown", reason="the site's packages are not installed")
+    spec = importlib.util.spec_from_file_location(name, DOCS / "hooks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def text_of(page: Path) -> str:
+    """A page without its fenced blocks and code in lines: no link or formula is in them."""
+    text = re.sub(r"^(```+).*?^\1", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+def nav_files(nav: Any) -> list[str]:
+    """Every file of the navigation, from its nested lists and dicts."""
+    if isinstance(nav, str):
+        return [nav]
+    parts = nav.values() if isinstance(nav, dict) else nav
+    return [file for part in parts for file in nav_files(part)]
+
+
+def documented() -> dict[str, Any]:
+    """What the reference pages name, by dotted path, looked up."""
+    found = {}
+    for page in sorted((DOCS / "reference").glob("*.md")):
+        for path in re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), re.M):
+            module, _, name = path.rpartition(".")
+            assert path not in found, f"{path} is on two pages"
+            found[path] = getattr(importlib.import_module(module), name)
+    return found
+
+
+# ------------------------------------------------------------------ what is there
+
+
+def test_every_public_name_is_on_a_reference_page() -> None:
+    on_pages = list(documented().values())
+    missing = [n for n in sl.__all__ if not any(getattr(sl, n) is found for found in on_pages)]
+    assert missing == []
+
+
+def test_every_discovery_method_is_on_a_reference_page() -> None:
+    on_pages = list(documented().values())
+    assert [n for n, method in sl.METHODS.items() if method not in on_pages] == []
+
+
+def test_every_page_is_in_the_navigation_and_every_entry_is_a_file() -> None:
+    entries = nav_files(SITE["nav"])
+    assert len(entries) == len(set(entries))
+    # The hook brings in notebooks and the like from the root.
+    assert [e for e in entries if not (DOCS / e).is_file() and not (ROOT / e).is_file()] == []
+    pages = [page.relative_to(DOCS).as_posix() for page in PAGES]
+    notebooks = [page.relative_to(ROOT).as_posix() for page in ROOT.glob("notebooks/*.ipynb")]
+    assert set(pages + notebooks) - set(entries) == set()
+
+
+def test_every_command_has_a_page_that_shows_its_help() -> None:
+    commands = set(get_command(app).commands)  # pyright: ignore[reportAttributeAccessIssue]
+    assert {page.stem for page in DOCS.glob("verbs/*.md")} == commands
+    for name in commands:
+        page = (DOCS / "verbs" / f"{name}.md").read_text(encoding="utf-8")
+        assert f'run("strace-lens {name} --help")' in page
+
+
+def test_an_example_that_adds_to_the_package_takes_it_back() -> None:
+    added = re.findall(r'^(\w+)\["(\w+)"\] = ', (DOCS / "extend.md").read_text("utf-8"), re.M)
+    assert {name for name, _ in added} == {"IMPORTANCES", "METHODS"}
+    for name, key in added:
+        assert f'del {name}["{key}"]  # markdown-exec: hide' in (DOCS / "extend.md").read_text()
+        assert key not in {**IMPORTANCES, **sl.METHODS}
+
+
+# ------------------------------------------------------------------ links
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name
+)
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    lost = []
+    for target, anchor in re.findall(r"\]\(([^)\s#]*)(#[^)\s]*)?\)", text_of(page)):
+        if re.match(r"https?:", target):
+            continue
+        # Notebooks are pages of the site, linked from docs/ as the site has them.
+        places = [page.parent / target, ROOT / target] if "notebooks/" in target else []
+        file = next(filter(Path.exists, places or [page.parent / target]), None)
+        if file is None or (anchor and target and anchor[1:] not in anchors(file)):
+            lost.append(target + anchor)
+    assert lost == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The ids of a page's headings, as Markdown's toc makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    plain = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
+    return {re.sub(r"[-\s]+", "-", heading) for heading in plain}
+
+
+def test_pages_fetch_nothing_when_they_are_read() -> None:
+    assert SITE["theme"]["font"] is False
+    assert "extra_javascript" not in SITE
+    assert [css for css in SITE["extra_css"] if not (DOCS / css).is_file()] == []
+    for page in PAGES:
+        assert not re.search(r"<(script|link|img|iframe)\b[^>]*https?:", page.read_text("utf-8"))
+
+
+# ------------------------------------------------------------------ formulas
+
+
+@pytest.mark.parametrize(
+    ("latex", "block", "wanted"),
+    [
+        ("x", False, "<mi>x</mi>"),
+        ("3.5 T", False, "<mn>3.5</mn><mi>T</mi>"),
+        ("a - b", False, "<mi>a</mi><mo>−</mo><mi>b</mi>"),
+        (
+            r"x_{\ell,t}",
+            False,
+            "<msub><mi>x</mi><mrow><mi>ℓ</mi><mo>,</mo><mi>t</mi></mrow></msub>",
+        ),
+        ("T^2 H", False, "<msup><mi>T</mi><mn>2</mn></msup><mi>H</mi>"),
+        ("a_i^2", False, "<msubsup><mi>a</mi><mi>i</mi><mn>2</mn></msubsup>"),
+        ("a^2_i", False, "<msubsup><mi>a</mi><mi>i</mi><mn>2</mn></msubsup>"),
+        (r"\frac{1}{n}", False, "<mfrac><mrow><mn>1</mn></mrow><mrow><mi>n</mi></mrow></mfrac>"),
+        (r"\sum_i", True, "<munder><mo>∑</mo><mi>i</mi></munder>"),
+        (r"\sum_i", False, "<msub><mo>∑</mo><mi>i</mi></msub>"),
+        (r"\mathrm{TV} \text{ of } q", False, "<mi>TV</mi><mtext> of </mtext><mi>q</mi>"),
+        (r"\log_{10} s", False, "<msub><mi>log</mi><mrow><mn>10</mn></mrow></msub><mi>s</mi>"),
+    ],
+)
+def test_a_formula_becomes_mathml(latex: str, block: bool, wanted: str) -> None:
+    made = hook("mathml").mathml(latex, block=block)
+    assert made.get("display") == ("block" if block else None)
+    assert tostring(made[0], encoding="unicode") == f"<mrow>{wanted}</mrow>"
+
+
+@pytest.mark.parametrize("latex", [r"\sqrt{2}", "{x", "x}", "x_", r"\frac{1}"])
+def test_what_is_no_formula_is_refused_by_itself(latex: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(latex))):
+        hook("mathml").mathml(latex, block=False)
+
+
+def test_every_formula_of_the_pages_is_read_and_none_is_lost() -> None:
+    mathml = hook("mathml").mathml
+    read = 0
+    for page in PAGES:
+        for block, inline in FORMULA.findall(text_of(page)):
+            made = mathml(block or inline, block=bool(block))
+            letters = re.findall(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])", block or inline)
+            assert [e.text for e in made.iter("mi") if len(e.text or "") == 1 and e.text in letters]
+            read += 1
+    assert read > 40
+
+
+def test_formulas_keep_out_of_code_and_of_emphasis() -> None:
+    import markdown
+
+    page = markdown.Markdown(extensions=[hook("mathml").Formulas()])
+    html = page.convert("`$a_b$` and $c_d$ and $e_f$; 5$ and 6$, \\$g\\$")
+    assert "<code>$a_b$</code>" in html
+    assert html.count("<math>") == 2
+    assert "<em>" not in html
+    assert "5$ and 6$, " in html
+
+
+# ------------------------------------------------------------------ examples
+
+
+def test_an_example_shows_a_command_and_what_it_prints() -> None:
+    shown = hook("cells").run("strace-lens \\\n  --version", lines=1)
+    assert shown.splitlines() == [
+        "$ strace-lens \\",
+        "  --version",
+        f"strace-lens {sl.__version__}",
+    ]
+
+
+def test_an_example_that_fails_stops_the_build() -> None:
+    with pytest.raises(RuntimeError, match="ended with status 2"):
+        hook("cells").run("strace-lens trace --sizes 7 prompt")
+
+
+def test_a_table_of_an_example_has_no_pandas_marks_and_says_what_it_leaves_out() -> None:
+    frame = pd.DataFrame({"head": pd.array([1, None, 3], dtype="Int64"), "tv": [0.12345, 1, 0]})
+    html = hook("cells").table(frame, rows=2)
+    assert "<td>1</td>" in html
+    assert "<td>–</td>" in html
+    assert "<td>0.123</td>" in html
+    assert "and 1 more rows" in html
+    assert "dataframe" not in html
