@@ -1,4 +1,4 @@
-"""What MkDocs is told beside mkdocs.yml: formulas, files from outside docs/, and the examples' house.
+"""What MkDocs is told beside mkdocs.yml: formulas, files from outside docs/, a house of examples.
 
 All examples run in this process and in one temporary folder. A model is loaded once in a build,
 however many pages load it. The page is whole without a network: plotly.js comes from plotly.
@@ -21,9 +21,9 @@ from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-sys.path.insert(0, str(Path(__file__).parent))  # the examples say `from cells import run`
+sys.path.insert(0, str(Path(__file__).parent))
 
-import cells
+import cells  # noqa: F401  the examples say `from cells import run`, when the path is gone again
 import mathml
 from plotly.offline import get_plotlyjs
 
@@ -45,7 +45,7 @@ def on_startup(**_: Any) -> None:
     from strace_lens import models
 
     strace_lens.load_model = models.load_model = functools.cache(models.load_model)
-    assert cells and "strace_lens.cli" not in sys.modules  # the commands must find it remembering
+    assert "strace_lens.cli" not in sys.modules  # the commands must find it remembering
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -75,7 +75,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Give plotly.js to the pages that have a figure; take MathJax' empty tag from the notebooks."""
+    """Give plotly.js to pages that have a figure; take MathJax' empty tag from the notebooks."""
     output = output.replace('<script src=""> </script>', "")
     if "plotly-graph-div" not in output:
         return output

@@ -1,4 +1,4 @@
-"""What the examples of the pages show their results with: `from cells import figure, run, table`."""
+"""What the pages show results with: `from cells import figure, run, table` in an example."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def table(frame: pd.DataFrame, rows: int = 12) -> str:
     first = frame.head(rows).copy()
     for name in first.columns[first.dtypes.map(pd.api.types.is_extension_array_dtype)]:
         # pandas prints NA as <NA> whatever it is told.
-        first[name] = first[name].astype(object).where(first[name].notna(), None)
+        first[name] = first[name].astype(object).where(first[name].notna(), float("nan"))
     return table_html(first).replace(' class="dataframe"', "") + more
 
 
