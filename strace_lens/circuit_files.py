@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from strace_lens.component_graph.circuit import Circuit
-from strace_lens.component_graph.graph import ComponentGraph
+from strace_lens.component_graph.exchange import graph_from_facts
 from strace_lens.component_graph.scores import Scores
 from strace_lens.storage import ResultFileError, read_result, write_result
 
@@ -41,7 +40,11 @@ def load_circuit(path: str | Path) -> Circuit:
     """
     arrays, facts = read_result(path, ("circuit",))
     try:
-        return Circuit(_graph(facts), _edges(arrays["keep"], torch.bool), dict(facts["made"]))
+        return Circuit(
+            graph_from_facts(facts["graph"]),
+            _edges(arrays["keep"], torch.bool),
+            dict(facts["made"]),
+        )
     except _INCONSISTENT as error:
         raise ResultFileError(f"{path} is no whole circuit: {error!r}") from error
 
@@ -69,7 +72,7 @@ def load_scores(path: str | Path) -> Scores:
         if type(facts["effects"]) is not bool:
             raise TypeError(f"effects = {facts['effects']!r}")
         return Scores(
-            graph=_graph(facts),
+            graph=graph_from_facts(facts["graph"]),
             values=_edges(arrays["values"]),
             method=str(facts["method"]),
             task=str(facts["task"]),
@@ -79,15 +82,6 @@ def load_scores(path: str | Path) -> Scores:
         )
     except _INCONSISTENT as error:
         raise ResultFileError(f"{path} holds no whole scores: {error!r}") from error
-
-
-def _graph(facts: dict[str, Any]) -> ComponentGraph:
-    graph = ComponentGraph(**facts["graph"])
-    counts, flags = (graph.layers, graph.heads, graph.kv_heads), (graph.mlp, graph.parallel)
-    whole = all(type(n) is int and n > 0 for n in counts) and all(type(f) is bool for f in flags)
-    if not whole or graph.heads % graph.kv_heads:
-        raise ValueError(f"there is no graph like {graph}")
-    return graph
 
 
 def _edges(values: Tensor, *dtypes: torch.dtype) -> Tensor:

@@ -17,8 +17,7 @@ from xml.etree.ElementTree import ParseError
 import networkx as nx
 
 from strace_lens.component_graph.circuit import Circuit
-from strace_lens.component_graph.exchange import circuit_from_networkx
-from strace_lens.component_graph.graph import ComponentGraph
+from strace_lens.component_graph.exchange import circuit_from_networkx, graph_from_facts
 from strace_lens.prompts import Prompt
 from strace_lens.storage import ResultFileError, write_whole
 from strace_lens.token_graph.edges import GraphShape
@@ -26,6 +25,11 @@ from strace_lens.token_graph.exchange import subgraph_from_networkx
 from strace_lens.token_graph.trace import Subgraph
 
 _OURS = "strace_lens"
+# What parsers and constructors make of a file that is torn, foreign or edited by hand.
+_INCONSISTENT = (
+    *(ParseError, nx.NetworkXException, LookupError, TypeError, ValueError, AttributeError),
+    *(ArithmeticError, RuntimeError, MemoryError),
+)
 
 
 def write_graph(found: Subgraph | Circuit, path: str | Path) -> None:
@@ -56,8 +60,8 @@ def read_graph(path: str | Path) -> Subgraph | Circuit:
         graph = form.read(Path(path).read_bytes())
         facts = json.loads(graph.graph[_OURS])
         back = _subgraph(graph, facts) if facts["kind"] == "subgraph" else _circuit(graph, facts)
-    except (ParseError, KeyError, TypeError, ValueError, AttributeError, nx.NetworkXError) as error:
-        raise ResultFileError(f"{path} is no whole graph of strace_lens: {error}") from error
+    except _INCONSISTENT as error:
+        raise ResultFileError(f"{path} is no whole graph of strace_lens: {error!r}") from error
     return back
 
 
@@ -153,7 +157,7 @@ def _plain_circuit(found: Circuit) -> nx.MultiDiGraph:
 
 def _circuit(graph: nx.MultiDiGraph, facts: Mapping[str, Any]) -> Circuit:
     rich = nx.MultiDiGraph(
-        component_graph=ComponentGraph(**facts["component_graph"]),
+        component_graph=graph_from_facts(facts["component_graph"]),
         **{k: facts[k] for k in ("positions", "dtype", "made")},
     )
     for source, target, data in graph.edges(data=True):

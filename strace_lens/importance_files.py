@@ -1,8 +1,11 @@
 """The importance files of EAP-IG and the MIB circuit leaderboard: JSON, a score for each edge.
 
-The graph there is ours with other names: `input` for the embedding, and k and v inputs of every
-query head. Where queries are grouped, an edge into a key-value head stands for one edge into each
-query head of its group: its score is spread over them evenly when written, and summed when read.
+The graph there is ours with other names: `input` for the embedding (to which EAP-IG, from its
+second version on, does not count learned positions), and k and v inputs of every query head. Where
+queries are grouped, an edge into a key-value head stands for one edge into each query head of its
+group. Gradients of a group's heads add up to that of its key-value head, so scores are summed when
+read, and spread evenly over the heads when written.
+
 Source: `Graph.to_json` of github.com/hannamw/EAP-IG, which MIB took over. (Its `.pt` files hold
 pickles, which are never written or read here.)
 """
@@ -36,7 +39,8 @@ def save_importances(
     Args:
         found: scores (no edge is marked as kept), or a circuit.
         path: of the JSON file.
-        d_model: width of the model, which EAP-IG keeps in its files; left out if not given.
+        d_model: width of the model. EAP-IG's newer versions and MIB read no file without it, its
+            older ones do.
 
     Raises:
         ValueError: the edges differ by token position, which these files cannot say.
@@ -83,9 +87,16 @@ def load_importances(path: str | Path, graph: ComponentGraph, *, method: str = "
 
     Raises:
         FileNotFoundError: there is no such file.
-        ResultFileError: it is no importance file, of another graph, or lacks an edge or its score.
+        ResultFileError: it is no importance file, of another graph, of single neurons, or of nodes
+            instead of edges, or it lacks an edge or its score.
     """
-    edges = _read(path, graph)
+    nodes, edges = _read(path, graph)
+    scored = [n for n, said in nodes.items() if isinstance(said, dict) and said.get("score")]
+    if scored and not any(edge.get("score") for edge in edges.values()):
+        raise ResultFileError(
+            f"{path} scores nodes ({scored[0]}, ...) and no edge; read which edges it marks with "
+            "load_importance_circuit"
+        )
     values = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64)
     for name, cell in _edges(graph).items():
         score = edges[name].get("score")
@@ -100,22 +111,25 @@ def load_importance_circuit(path: str | Path, graph: ComponentGraph) -> Circuit:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ResultFileError: it is no importance file, of another graph, or lacks an edge.
+        ResultFileError: it is no importance file, of another graph, of single neurons, or lacks an
+            edge.
     """
-    edges = _read(path, graph)
+    _, edges = _read(path, graph)
     keep = torch.zeros(graph.destinations, graph.sources, dtype=torch.bool)
     for name, cell in _edges(graph).items():
         keep[cell] |= bool(edges[name].get("in_graph", False))
     return Circuit(graph, keep, {"file": str(path)})
 
 
-def _read(path: str | Path, graph: ComponentGraph) -> Mapping[str, Mapping[str, Any]]:
-    """The edges of a file, if they are those of the graph."""
+def _read(
+    path: str | Path, graph: ComponentGraph
+) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
+    """The nodes and edges of a file, if they are those of the graph."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        config, edges = content["cfg"], content["edges"]
+        config, nodes, edges = content["cfg"], dict(content["nodes"]), content["edges"]
         said = (config["n_layers"], config["n_heads"], bool(config["parallel_attn_mlp"]))
         whole = all(isinstance(edge, dict) for edge in edges.values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -128,10 +142,18 @@ def _read(path: str | Path, graph: ComponentGraph) -> Mapping[str, Mapping[str, 
             f"{path} is of a model with layers, heads, parallel = {said}; "
             f"{graph.model} has {wanted}"
         )
-    for name in _edges(graph):
+    named = _edges(graph)
+    for name in named:
         if name not in edges:
             raise ResultFileError(f"{path} says nothing of the edge {name}")
-    return edges
+    for name in edges:
+        if name not in named:
+            raise ResultFileError(f"{path} has an edge {name}, which {graph.model} has not")
+    for name, node in nodes.items():
+        neurons = node.get("neurons") if isinstance(node, dict) else None
+        if isinstance(neurons, list) and not all(neurons):
+            raise ResultFileError(f"{path} keeps single neurons of {name}; we know whole nodes")
+    return nodes, edges
 
 
 def _edges(graph: ComponentGraph) -> dict[str, tuple[int, int]]:

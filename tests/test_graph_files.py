@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import strace_lens as sl
+from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.storage import ResultFileError
-from tests.component_graph.made import graphs
+from tests.component_graph.made import MASKS, graphs, random_keep
 from tests.plots import made
 
 SUFFIXES = (".graphml", ".json")
@@ -39,13 +40,17 @@ def test_a_subgraph_comes_back(tmp_path, suffix, size) -> None:
 
 
 @settings(max_examples=30)
-@given(graph=graphs(), seed=st.integers(0, 99), suffix=st.sampled_from(SUFFIXES))
-def test_a_circuit_comes_back(tmp_path_factory, graph, seed, suffix) -> None:
+@given(
+    graph=graphs(),
+    seed=st.integers(0, 99),
+    kind=st.sampled_from(sorted(MASKS)),
+    suffix=st.sampled_from(SUFFIXES),
+)
+def test_a_circuit_comes_back(tmp_path_factory, graph, seed, kind, suffix) -> None:
     path = tmp_path_factory.mktemp("files") / f"circuit{suffix}"
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.rand(graph.exists.shape, generator=generator)
-    keep = drawn > 0.5 if seed % 2 else drawn * (drawn > 0.5)
-    circuit = sl.Circuit(graph, keep * graph.exists, {"method": "drawn"})
+    keep = random_keep(graph, seed, **MASKS[kind])
+    exists = graph.exists if keep.ndim == 2 else graph.exists[..., None]
+    circuit = sl.Circuit(graph, keep * exists, {"method": "drawn"})
     sl.write_graph(circuit, path)
     back = sl.read_graph(path)
     assert isinstance(back, sl.Circuit)
@@ -99,22 +104,61 @@ def test_an_edge_that_another_tool_took_away_is_gone(tmp_path, suffix) -> None:
     assert left == [rank for rank in range(20) if rank != taken]
 
 
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory) -> dict[str, bytes]:
+    """Whole files by suffix."""
+    folder = tmp_path_factory.mktemp("whole")
+    for suffix in SUFFIXES:
+        sl.write_graph(made.curve().trace.first(5), folder / f"graph{suffix}")
+    return {suffix: (folder / f"graph{suffix}").read_bytes() for suffix in SUFFIXES}
+
+
+@settings(max_examples=40)
+@given(suffix=st.sampled_from(SUFFIXES), data=st.data())
+def test_a_torn_file_is_refused(contents, tmp_path_factory, suffix, data) -> None:
+    whole = contents[suffix]
+    path = tmp_path_factory.mktemp("torn") / f"graph{suffix}"
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    with pytest.raises(ResultFileError, match="no whole graph of strace_lens"):
+        sl.read_graph(path)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_torn_and_foreign_files_are_refused(tmp_path, suffix) -> None:
+def test_missing_and_foreign_files_are_refused(tmp_path, suffix) -> None:
     path = tmp_path / f"graph{suffix}"
     with pytest.raises(FileNotFoundError, match="there is no file"):
         sl.read_graph(path)
-    sl.write_graph(made.curve().trace.first(5), path)
-    whole = path.read_bytes()
-    for cut in (0, 1, len(whole) // 2, len(whole) - 3):
-        path.write_bytes(whole[:cut])
-        with pytest.raises(ResultFileError, match="no whole graph of strace_lens"):
-            sl.read_graph(path)
     foreign = nx.MultiDiGraph([("a", "b")])
     if suffix == ".json":
         path.write_text(json.dumps(nx.node_link_data(foreign, edges="edges")))
     else:
         nx.write_graphml(foreign, path)
+    with pytest.raises(ResultFileError, match="no whole graph of strace_lens"):
+        sl.read_graph(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        *(("shape", name, value) for name in ("layers", "heads", "tokens") for value in (-1, "x")),
+        ("shape", "tokens", 10**12),
+        ("shape", "colour", "red"),
+        ("prompt", "ids", [1, 2]),
+        ("prompt", "strings", None),
+        *(("component_graph", name, 0) for name in ("layers", "heads", "kv_heads", "mlp")),
+        ("component_graph", "kv_heads", 3),
+    ],
+)
+def test_facts_that_do_not_fit_are_refused(tmp_path, part, name, value) -> None:
+    graph = ComponentGraph("some", layers=2, heads=4, kv_heads=2)
+    circuit = sl.Circuit(graph, graph.exists)
+    path = tmp_path / "graph.json"
+    sl.write_graph(circuit if part == "component_graph" else made.curve().trace.first(5), path)
+    content = json.loads(path.read_text())
+    facts = json.loads(content["graph"]["strace_lens"])
+    facts[part][name] = value
+    content["graph"]["strace_lens"] = json.dumps(facts)
+    path.write_text(json.dumps(content))
     with pytest.raises(ResultFileError, match="no whole graph of strace_lens"):
         sl.read_graph(path)
 

@@ -22,6 +22,11 @@ EDGES = [
     *("input->logits", "a0.h0->logits", "a0.h1->logits", "m0->logits"),
 ]
 NODES = ["input", "a0.h0", "a0.h1", "m0", "logits"]
+# As a graph of the newer version, made for nodes or for neurons, writes them.
+UNSCORED = {edge: {"score": 0.0, "in_graph": True} for edge in EDGES}
+NODE_FACTS = {node: {"in_graph": True} for node in NODES}
+SCORED = {"in_graph": True, "score": 0.5}
+NEURONS = {"in_graph": True, "neurons": [True, False], "neurons_scores": [0.5, 0.1]}
 
 
 def by_hand(*, new: bool, **changed) -> dict:
@@ -104,6 +109,18 @@ def test_scores_and_circuits_come_back(tmp_path_factory, graph, seed) -> None:
             "has the score nan",
         ),
         (
+            json.dumps(by_hand(new=True, nodes={**NODE_FACTS, "m0": NEURONS})),
+            "keeps single neurons of m0",
+        ),
+        (
+            json.dumps(by_hand(new=True, nodes={**NODE_FACTS, "m0": SCORED}, edges=UNSCORED)),
+            r"scores nodes \(m0, \.\.\.\) and no edge",
+        ),
+        (
+            json.dumps(by_hand(new=True, edges={**UNSCORED, "m0->m0": {"score": 0.0}})),
+            "has an edge m0->m0, which one has not",
+        ),
+        (
             json.dumps(
                 by_hand(new=True, cfg={"n_layers": 2, "n_heads": 2, "parallel_attn_mlp": False})
             ),
@@ -124,3 +141,29 @@ def test_what_the_files_cannot_say_is_refused(tmp_path) -> None:
         sl.save_importances(sl.Circuit(ONE, by_position), tmp_path / "file.json")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         sl.load_importances(tmp_path / "file.json", ONE)
+
+
+def test_a_file_that_scores_nodes_says_which_edges_are_in(tmp_path) -> None:
+    """As EAP-IG leaves it: unscored nodes are NaN, and the edges of a kept node are in."""
+    nodes = {**NODE_FACTS, "m0": SCORED, "a0.h0": {"in_graph": False, "score": float("nan")}}
+    edges = {e: {"score": 0.0, "in_graph": not e.startswith("a0.h0")} for e in EDGES}
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(by_hand(new=True, nodes=nodes, edges=edges)))
+    kept = sl.load_importance_circuit(path, ONE)
+    truth = sl.circuit_of_nodes(ONE, ["embed", "a0.h1", "m0"])
+    assert torch.equal(kept.keep, truth.keep)
+
+
+@pytest.mark.parametrize("heads", [2, 3, 4])
+def test_the_sum_over_a_group_is_kept(tmp_path, heads) -> None:
+    graph = ComponentGraph("grouped", layers=2, heads=heads, kv_heads=1)
+    generator = torch.Generator().manual_seed(heads)
+    values = torch.randn(graph.exists.shape, generator=generator).double() * graph.exists
+    sl.save_importances(sl.Scores(graph, values, "drawn"), tmp_path / "file.json")
+    edges = json.loads((tmp_path / "file.json").read_text())["edges"]
+    theirs = [edges[f"a0.h0->a1.h{head}<v>"]["score"] for head in range(heads)]
+    assert len(set(theirs)) == 1
+    ours = float(values[graph.parse_edge("a0.h0->a1.kv0<v>")])
+    assert sum(theirs) == pytest.approx(ours, rel=1e-15)
+    back = sl.load_importances(tmp_path / "file.json", graph)
+    assert heads == 3 or torch.equal(back.values, values)  # thirds are rounded, halves are not

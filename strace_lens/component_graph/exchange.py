@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import networkx as nx
 import numpy as np
 import pandas as pd
@@ -16,6 +19,21 @@ from strace_lens.frames import numbers_of, refuse_rows, require_columns, whole_n
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.bool, *_FLOATS)}
+
+
+def graph_from_facts(facts: Mapping[str, Any]) -> ComponentGraph:
+    """A component graph from the fields that a file names.
+
+    Raises:
+        TypeError: a field is missing, or one too many is there.
+        ValueError: no model has such a graph.
+    """
+    graph = ComponentGraph(**facts)
+    counts, flags = (graph.layers, graph.heads, graph.kv_heads), (graph.mlp, graph.parallel)
+    whole = all(type(n) is int and n > 0 for n in counts) and all(type(f) is bool for f in flags)
+    if not whole or graph.heads % graph.kv_heads:
+        raise ValueError(f"there is no graph like {graph}")
+    return graph
 
 
 def circuit_from_pandas(

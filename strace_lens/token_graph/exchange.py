@@ -74,16 +74,20 @@ def subgraph_from_networkx(graph: nx.MultiDiGraph) -> Subgraph:
             "the graph does not say which token graph it belongs to: it needs the attributes "
             "shape and prompt, as Subgraph.to_networkx gives them"
         )
+    if not len(prompt.ids) == len(prompt.strings) == shape.tokens:
+        raise ValueError(f"the prompt has {len(prompt.ids)} tokens, its graph {shape.tokens}")
     rows, labels = [], []
     for source, target, data in graph.edges(data=True):
         label = f"{source} -> {target}"
+        if not all(isinstance(node, tuple) and len(node) == 2 for node in (source, target)):
+            raise ValueError(f"edge {label}: nodes are pairs (hook point, token position)")
         absent = {"kind", "layer", "rank"} - data.keys()
         if absent:
             raise ValueError(f"edge {label} says nothing of its {', '.join(sorted(absent))}")
-        row = (data["kind"], data["layer"], data.get("head"), *source, *target, data["rank"])
-        rows.append(row)
+        head = data.get("head")
+        rows.append((data["kind"], data["layer"], head, *source, *target, data["rank"]))
         labels.append(label)
-    table = pd.DataFrame(rows, columns=[*ENDS, "rank"], index=labels)
+    table = pd.DataFrame(rows, columns=[*ENDS, "rank"], index=pd.Index(labels, dtype=object))
     ids = edge_ids(table, shape)
     return Subgraph(
         shape=shape,

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 import strace_lens as sl
 from tests.component_graph.made import MASKS, graphs, plain_graph, random_keep
 
+GRAPH = plain_graph("gpt2")
+
 
 @given(graph=graphs(), seed=st.integers(0, 99), kind=st.sampled_from(sorted(MASKS)))
 def test_a_circuit_comes_back(graph, seed, kind) -> None:
@@ -25,21 +27,37 @@ def test_a_circuit_comes_back(graph, seed, kind) -> None:
     assert torch.equal(back.keep.double(), circuit.keep.double())
 
 
-@given(graph=graphs(), seed=st.integers(0, 99))
-def test_scores_come_back_and_their_frame_is_in_the_order_of_top(graph, seed) -> None:
+def test_a_frame_without_weights_and_positions_keeps_its_edges_at_all() -> None:
+    names = ["embed->a0.h1<k>", "m0->logits"]
+    circuit = sl.circuit_of_edges(GRAPH, names)
+    table = circuit.to_pandas().drop(columns="weight")
+    assert torch.equal(sl.circuit_from_pandas(table, GRAPH).keep, circuit.keep)
+    everywhere = sl.circuit_from_pandas(table, GRAPH, positions=3)
+    assert torch.equal(everywhere.keep, circuit.keep[..., None].expand(-1, -1, 3))
+    empty = sl.circuit_from_pandas(table.head(0), GRAPH)
+    assert torch.equal(empty.keep, torch.zeros_like(GRAPH.exists))
+    assert torch.equal(sl.circuit_from_networkx(empty.to_networkx()).keep, empty.keep)
+    early = sl.Circuit(GRAPH, everywhere.keep.clone().index_fill(2, torch.tensor([2]), False))
+    back = sl.circuit_from_pandas(early.to_pandas(), GRAPH, positions=3)
+    assert torch.equal(back.keep, early.keep)
+    with pytest.raises(ValueError, match=r"row 0: position 2 lies outside 0\.\.1"):
+        sl.circuit_from_pandas(everywhere.to_pandas(), GRAPH, positions=2)
+
+
+@given(graph=graphs(), seed=st.integers(0, 99), positions=st.sampled_from([(), (1,), (3,)]))
+def test_scores_come_back_and_their_frame_is_in_the_order_of_top(graph, seed, positions) -> None:
     generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(graph.exists.shape, generator=generator) * graph.exists
+    values = torch.randn(*graph.exists.shape, *positions, generator=generator)
+    values *= graph.exists if not positions else graph.exists[..., None]
     scores = sl.Scores(graph, values, "drawn")
     table = scores.to_pandas()
     back = sl.scores_from_pandas(table, graph, method="drawn")
     assert torch.equal(back.values, values)
     inputs = [f"<{kind}>" if isinstance(kind, str) else "" for kind in table["input"]]
     pairs = zip(table["source"], table["destination"], inputs, strict=True)
-    names = [f"{source}->{destination}{kind}" for source, destination, kind in pairs][:3]
-    assert set(names) == set(scores.top(min(3, graph.edges)).edge_names())
-
-
-GRAPH = plain_graph("gpt2")
+    at = [f"@{place}" for place in table["position"]] if positions else [""] * len(table)
+    names = [f"{a}->{b}{kind}{p}" for (a, b, kind), p in zip(pairs, at, strict=True)][:3]
+    assert set(names) == set(scores.top(min(3, scores.edges)).edge_names())
 
 
 @pytest.mark.parametrize(

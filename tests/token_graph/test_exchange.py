@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strace_lens as sl
-from strace_lens.token_graph.edges import UNREACHABLE, GraphShape, edge_list, hook_name
+from strace_lens.token_graph.edges import UNREACHABLE, GraphShape, edge_list, hook_name, ranks_of
 from strace_lens.token_graph.trace import Trace
 from tests import tiny
 from tests.plots import made
@@ -47,6 +47,13 @@ def test_a_trace_comes_back_from_its_frame_in_any_order_of_rows(shape, seed) -> 
     assert (back.prompt, back.shape, dict(back.made)) == (trace.prompt, shape, {"model": "any"})
 
 
+def test_a_trace_comes_back_from_a_csv_file(tmp_path) -> None:
+    trace = made.curve().trace
+    trace.to_pandas().to_csv(tmp_path / "trace.csv", index=False)
+    back = sl.trace_from_pandas(pd.read_csv(tmp_path / "trace.csv"), like=trace)
+    assert torch.equal(back.ranks.flat(), trace.ranks.flat())
+
+
 @given(shape=SHAPES, seed=st.integers(0, 99), size=st.floats(0.01, 1))
 def test_a_frame_says_of_each_edge_what_the_graph_does(shape, seed, size) -> None:
     trace = random_trace(shape, seed)
@@ -72,16 +79,12 @@ def test_a_graph_of_another_trace_is_ranked_by_a_frame() -> None:
     assert back.importance is None
 
 
-def changed(**columns) -> pd.DataFrame:
-    return made.curve().trace.to_pandas().assign(**columns)
-
-
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
         (lambda t: t.drop(columns="target"), "columns are missing: target"),
-        (lambda t: t.iloc[1:], "rank 0 is missing"),
-        (lambda t: t.assign(rank=0), "have the same rank"),
+        (lambda t: t.iloc[1:], "rank 0 is missing: a trace ranks all"),
+        (lambda t: t.assign(rank=0), "rows 0 and 1 have the same rank"),
         (lambda t: t.assign(rank=-1), r"row 0: rank -1 lies outside 0\.\."),
         (lambda t: pd.concat([t, t.tail(1)]), "name the same edge"),
         (lambda t: t.assign(kind="wire"), "row 0: kind 'wire' is none of the graph"),
@@ -93,6 +96,47 @@ def test_a_frame_that_is_no_trace_is_refused_by_its_row(table, reason) -> None:
     trace = made.curve().trace
     with pytest.raises(ValueError, match=reason):
         sl.trace_from_pandas(table(trace.to_pandas()), like=trace)
+
+
+# Rows 0 to 11 of this trace are the attention edges of layer 0, by head, query and key.
+SMALL = GraphShape(2, 2, 3)
+IN_ORDER = Trace(
+    SMALL,
+    sl.Prompt("abc", (0, 1, 2), tuple("abc")),
+    ranks_of(SMALL.reachable().flat().nonzero()[:, 0], SMALL),
+)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value", "reason"),
+    [
+        (4, "source", "blocks.7.hook_x", r"source 'blocks\.7\.hook_x' is none of the graph"),
+        (3, "head", None, "edge 'attention of layer 0, .* is none of the 30 that reach"),
+        (3, "head", 2, "edge 'attention of layer 0 head 2, "),
+        (5, "layer", 1, "edge 'attention of layer 1 head 0, "),
+        (0, "source_position", 1, "edge .*@1 to .*@0'"),  # a key behind its query
+        (5, "target_position", 3, "edge .*@3'"),
+        (5, "target_position", 1.5, "target_position 1.5 is no whole number"),
+        (5, "target_position", "x", "target_position 'x' is no number"),
+        (7, "rank", 30, r"rank 30 lies outside 0\.\.29"),
+        (7, "rank", None, "rank None is no number"),
+    ],
+)
+def test_the_one_cell_that_is_wrong_is_named(row, column, value, reason) -> None:
+    table = IN_ORDER.to_pandas().astype({column: object})
+    table.loc[row, column] = value
+    with pytest.raises(ValueError, match=f"row {row}: {reason}"):
+        sl.trace_from_pandas(table, like=IN_ORDER)
+
+
+def test_edges_removed_in_networkx_are_gone() -> None:
+    graph = IN_ORDER.first(20).to_networkx()
+    edges = list(graph.edges(keys=True, data="kind"))
+    heads = [edge[:3] for edge in edges if edge[3] == "attention"]
+    graph.remove_edges_from(heads)
+    back = sl.subgraph_from_networkx(graph)
+    assert back.edges == 20 - len(heads) > 0
+    assert not bool(back.kept.attention.any())
 
 
 @given(shape=SHAPES, seed=st.integers(0, 99), size=st.floats(0.01, 1))
@@ -114,4 +158,12 @@ def test_a_graph_of_other_origin_is_refused() -> None:
     edge = next(iter(graph.edges(keys=True)))
     del graph.edges[edge]["kind"]
     with pytest.raises(ValueError, match="says nothing of its kind"):
+        sl.subgraph_from_networkx(graph)
+    graph = IN_ORDER.first(4).to_networkx()
+    graph.add_edge("input", "output", kind="mlp", layer=0, rank=9)
+    with pytest.raises(ValueError, match="edge input -> output: nodes are pairs"):
+        sl.subgraph_from_networkx(graph)
+    graph = IN_ORDER.first(4).to_networkx()
+    graph.graph["prompt"] = graph.graph["prompt"].prefix(2)
+    with pytest.raises(ValueError, match="the prompt has 2 tokens, its graph 3"):
         sl.subgraph_from_networkx(graph)
