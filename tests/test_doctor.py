@@ -70,6 +70,13 @@ def test_the_command_prints_a_table_or_one_object() -> None:
     assert [f["name"] for f in object_["findings"]] == [f.name for f in doctor.examine()]
 
 
+def test_an_extra_is_named_in_its_brackets(monkeypatch) -> None:
+    remedy = "pip install 'strace-lens[ray]'"
+    missing = [doctor.Finding(doctor.OPTIONAL, "ray", False, "not installed", remedy)]
+    monkeypatch.setattr("strace_lens.cli.doctor.examine", lambda: missing)
+    assert remedy in CliRunner().invoke(app, ["doctor"]).stdout
+
+
 def test_a_missing_needed_package_ends_in_status_1(monkeypatch) -> None:
     broken = [doctor.Finding(doctor.PACKAGE, "torch", False, "not installed", needed=True)]
     monkeypatch.setattr("strace_lens.cli.doctor.examine", lambda: broken)
