@@ -21,7 +21,7 @@ def facts(line: str, table: pd.DataFrame | None = None, strings: Sequence[str] =
         table: shown up to `ROWS` rows, text cut and numbers to four digits.
         strings: tokens.
     """
-    shown = f"<p>{html.escape(line)}</p>"
+    shown = f"<p>{html.escape(line, quote=False)}</p>"
     if strings:
         shown += f"<p>{_tokens(strings)}</p>"
     if table is not None and len(table):
@@ -30,7 +30,7 @@ def facts(line: str, table: pd.DataFrame | None = None, strings: Sequence[str] =
 
 
 def _tokens(strings: Sequence[str]) -> str:
-    cells = [f"<code>{html.escape(repr(token))}</code>" for token in strings[:_LONGEST]]
+    cells = [f"<code>{html.escape(repr(token), quote=False)}</code>" for token in strings[:_LONGEST]]
     more = len(strings) - _LONGEST
     return " ".join(cells) + (f" and {more:,} more" if more > 0 else "")
 

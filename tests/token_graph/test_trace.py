@@ -120,6 +120,6 @@ def test_counts_by_size_count_what_the_subgraphs_hold(shape: GraphShape) -> None
 def test_a_trace_and_its_subgraph_print_their_sizes() -> None:
     trace = trace_of(SHAPES[0])
     assert repr(trace) == "Trace(toy: 30 edges over 3 tokens, best-first by l1)"
-    tokens = [f"<code>&#x27;{token}&#x27;</code>" for token in "abc"]
+    tokens = [f"<code>'{token}'</code>" for token in "abc"]
     assert " ".join(tokens) in trace._repr_html_()
     assert repr(trace.subgraph(0.5)) == "Subgraph(15 of 30 edges, s = 0.5)"
