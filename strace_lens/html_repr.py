@@ -30,7 +30,9 @@ def facts(line: str, table: pd.DataFrame | None = None, strings: Sequence[str] =
 
 
 def _tokens(strings: Sequence[str]) -> str:
-    cells = [f"<code>{html.escape(repr(token), quote=False)}</code>" for token in strings[:_LONGEST]]
+    cells = [
+        f"<code>{html.escape(repr(token), quote=False)}</code>" for token in strings[:_LONGEST]
+    ]
     more = len(strings) - _LONGEST
     return " ".join(cells) + (f" and {more:,} more" if more > 0 else "")
 
