@@ -17,7 +17,7 @@ from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Architecture, Model
 from strace_lens.contract import architecture_of
 from strace_lens.html_repr import facts
-from strace_lens.predictions import beside, head_masses, token_texts, top_tokens
+from strace_lens.predictions import beside, most_probable, token_texts, top_tokens
 from strace_lens.progress import Steps, steps_bar
 from strace_lens.run import MEMORY_BUDGET, last_logits
 from strace_lens.sizes import SIZES, check_sizes, density
@@ -246,6 +246,8 @@ def curve_of(
     ours = log_probs[rows.trace]
     head_error, tail_error = measures.head_tail_error(full, ours, facts["head"])
     tv = measures.total_variation(full, log_probs)
+    (in_head,) = measures.in_nucleus(full, facts["head"])
+    favourites = most_probable(ours)
     no_control = torch.full((len(sizes),), math.nan)
     edges = [trace.edge_count(s) for s in sizes]
     table = pd.DataFrame(
@@ -262,15 +264,15 @@ def curve_of(
             "random_tv": (no_control if rows.random is None else tv[rows.random]).tolist(),
             "inverse_tv": (no_control if rows.inverse is None else tv[rows.inverse]).tolist(),
             **_composition(trace, edges),
-            "head_mass": head_masses(full, ours, facts["head"]),
-            "top": top_tokens(ours, token_text),
-            "beside": beside(full, ours, facts["head"], token_text),
+            "head_mass": ours.exp().masked_fill(~in_head, 0.0).sum(-1).tolist(),
+            "top": top_tokens(ours, favourites, token_text),
+            "beside": beside(full[0], ours, in_head, favourites, token_text),
         }
     )
     return DensityCurve(
         trace=trace,
         table=table,
-        top=top_tokens(full, token_text)[0],
+        top=top_tokens(full, most_probable(full), token_text)[0],
         entropy=float(measures.entropy(full)[0]),
         head_mass=float(measures.head_mass(full, facts["head"])[0]),
         logit_gap=float((logits[rows.full] - untouched).abs().max()),

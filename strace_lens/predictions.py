@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from strace_lens import measures
 from strace_lens.architecture import Model
 from strace_lens.prompts import own_tokenizer
 
@@ -38,22 +37,35 @@ def token_texts(model: Model) -> Callable[[int], str]:
     return str if tokenizer is None else lambda token: tokenizer.decode([token])
 
 
+def most_probable(log_probs: Float[Tensor, "row vocab"]) -> Int[Tensor, "row top"]:
+    """Ids of the most probable tokens of each row, the first one first, ties by lower id."""
+    return log_probs.argsort(dim=-1, descending=True, stable=True)[:, :TOP]
+
+
 def top_tokens(
-    log_probs: Float[Tensor, "row vocab"], token_text: Callable[[int], str]
+    log_probs: Float[Tensor, "row vocab"],
+    tokens: Int[Tensor, "row top"],
+    token_text: Callable[[int], str],
 ) -> list[tuple[tuple[str, float], ...]]:
-    """The most probable tokens of each row, as pairs of text and probability."""
-    order = log_probs.sort(descending=True, stable=True)
-    tokens, probabilities = order.indices[:, :TOP].tolist(), order.values[:, :TOP].exp().tolist()
+    """Text and probability of some tokens of each row.
+
+    Args:
+        log_probs: of each row.
+        tokens: of `most_probable`.
+        token_text: of `token_texts`.
+    """
+    probabilities = log_probs.gather(-1, tokens).exp().tolist()
     return [
         tuple((token_text(t), p) for t, p in zip(*row, strict=True))
-        for row in zip(tokens, probabilities, strict=True)
+        for row in zip(tokens.tolist(), probabilities, strict=True)
     ]
 
 
 def beside(
-    full: Float[Tensor, "1 vocab"],
+    full: Float[Tensor, " vocab"],
     traces: Float[Tensor, "row vocab"],
-    head: float,
+    head: Bool[Tensor, " vocab"],
+    tokens: Int[Tensor, "row top"],
     token_text: Callable[[int], str],
 ) -> list[tuple[Beside, ...]]:
     """The most probable tokens of the model and of each trace, most probable to the model first.
@@ -61,25 +73,17 @@ def beside(
     Args:
         full: log-probabilities of the model.
         traces: log-probabilities of its traces.
-        head: p of the head.
+        head: which tokens belong to the head.
+        tokens: of `most_probable`, for the traces.
         token_text: of `token_texts`.
     """
-    (in_head,) = measures.in_nucleus(full, head)
-    order = full[0].argsort(descending=True, stable=True)
+    order = full.argsort(descending=True, stable=True)
     place = order.argsort()
-    favourites = traces.argsort(dim=-1, descending=True, stable=True)[:, :TOP]
     rows = []
-    for trace, own in zip(traces, favourites, strict=True):
-        tokens = torch.cat([order[:TOP], own]).unique()
-        tokens = tokens[place[tokens].argsort()]
-        columns = (full[0, tokens].exp(), trace[tokens].exp(), in_head[tokens])
-        texts = map(token_text, tokens.tolist())
+    for trace, own in zip(traces, tokens, strict=True):
+        shown = torch.cat([order[:TOP], own]).unique()
+        shown = shown[place[shown].argsort()]
+        columns = (full[shown].exp(), trace[shown].exp(), head[shown])
+        texts = map(token_text, shown.tolist())
         rows.append(tuple(map(Beside, texts, *(c.tolist() for c in columns))))
     return rows
-
-
-def head_masses(
-    full: Float[Tensor, "1 vocab"], traces: Float[Tensor, "row vocab"], head: float
-) -> list[float]:
-    """Probability that each trace gives the head of the model's distribution."""
-    return traces.exp().masked_fill(~measures.in_nucleus(full, head), 0.0).sum(-1).tolist()

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strace_lens.predictions import TOP, Beside, beside, head_masses, top_tokens
+from strace_lens.measures import in_nucleus
+from strace_lens.predictions import TOP, Beside, beside, most_probable, top_tokens
 
 
 def text(token: int) -> str:
@@ -24,17 +25,20 @@ def test_each_token_of_either_is_shown_once_with_both_probabilities(seed, vocab,
         nucleus.append(by_model[len(nucleus)])
         mass += float(full[0, nucleus[-1]].exp())
 
-    for trace, rows in zip(traces, beside(full, traces, head, text), strict=True):
+    (in_head,) = in_nucleus(full, head)
+    found = beside(full[0], traces, in_head, most_probable(traces), text)
+    for trace, rows in zip(traces, found, strict=True):
         own = sorted(range(vocab), key=lambda t: -float(trace[t]))[:TOP]
         shown = [t for t in by_model if t in by_model[:TOP] or t in own]
         assert rows == tuple(
             Beside(text(t), float(full[0, t].exp()), float(trace[t].exp()), t in nucleus)
             for t in shown
         )
-    masses = torch.tensor(head_masses(full, traces, head), dtype=torch.float64)
+    masses = traces.exp().masked_fill(~in_head, 0.0).sum(-1)
     torch.testing.assert_close(masses, traces[:, nucleus].exp().sum(-1))
 
 
 def test_the_top_tokens_fall_and_a_tie_goes_to_the_lower_id():
-    (top,) = top_tokens(torch.tensor([[0.1, 0.2, 0.2, 0.1, 0.1, 0.3]]).log(), text)
+    log_probs = torch.tensor([[0.1, 0.2, 0.2, 0.1, 0.1, 0.3]]).log()
+    (top,) = top_tokens(log_probs, most_probable(log_probs), text)
     assert [t for t, _ in top] == ["<5>", "<1>", "<2>", "<0>", "<3>"]
