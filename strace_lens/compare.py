@@ -123,31 +123,32 @@ def compare(
         ran = _run(setting, names, chosen, told)
         told("projecting an s-Trace", 0)
         standing = accuracy(model, dataclasses.replace(problem.task, metric=problem.metric))
-        comparison = Comparison(
-            task=task.name,
-            model=problem.graph.model,
-            graph=problem.graph,
-            metric=problem.metric,
-            ablation=ablation,
-            pairs=len(task),
-            evaluated_pairs=len(problem.task),
-            held_out=evaluation is not None,
-            dropped=task.dropped,
-            accuracy=standing.accuracy,
-            metric_clean=standing.clean,
-            metric_corrupted=standing.corrupted,
-            warnings=(),
-            truth=setting.truth,
-            truth_name=None if known is None else known.ablation_truth[ablation],
-            projection=_projection(setting, ran["results"]),
-            made={
-                **{"seed": seed, "absolute": absolute, "sample": sample, "versions": versions()},
-                "options": {name: chosen[name] for name in names if name in chosen},
-            },
-            **ran,
-        )
+        projection = _projection(setting, ran["results"])
         told("projecting an s-Trace", 1)
-        return dataclasses.replace(comparison, warnings=warnings_of(comparison))
+    comparison = Comparison(
+        task=task.name,
+        model=problem.graph.model,
+        graph=problem.graph,
+        metric=problem.metric,
+        ablation=ablation,
+        pairs=len(task),
+        evaluated_pairs=len(problem.task),
+        held_out=evaluation is not None,
+        dropped=task.dropped,
+        accuracy=standing.accuracy,
+        metric_clean=standing.clean,
+        metric_corrupted=standing.corrupted,
+        warnings=(),
+        truth=setting.truth,
+        truth_name=None if known is None else known.ablation_truth[ablation],
+        projection=projection,
+        made={
+            **{"seed": seed, "absolute": absolute, "sample": sample, "versions": versions()},
+            "options": {name: chosen[name] for name in names if name in chosen},
+        },
+        **ran,
+    )
+    return dataclasses.replace(comparison, warnings=warnings_of(comparison))
 
 
 def check_methods(methods: Iterable[str]) -> list[str]:

@@ -24,49 +24,43 @@ EVERY = 0.1
 """Seconds between two looks of it."""
 
 
+def no_progress(steps: int) -> None:
+    """Tell nobody: for what runs within work that tells of itself."""
+
+
 @contextmanager
 def steps_bar(progress: Steps | None, what: str, total: int | None) -> Iterator[Steps]:
     """The caller's own progress; without one, a bar of our own that goes when the work is done."""
-    if progress is not None:
-        yield progress
-        return
-    with _bar(what, total) as bar:
+    with _bar(what, total, progress) as bar:
 
         def tell(done: int) -> None:
             bar.update(done)
 
-        yield tell
+        yield tell if progress is None else progress
 
 
 @contextmanager
 def named_bar(progress: NamedSteps | None, total: int | None) -> Iterator[NamedSteps]:
     """As `steps_bar`, for work whose steps have names."""
-    if progress is not None:
-        yield progress
-        return
-
-    with _bar("", total) as bar:
+    with _bar("", total, progress) as bar:
 
         def tell(what: str, done: int) -> None:
             bar.set_description(what, refresh=False)
             bar.update(done)
 
-        yield tell
+        yield tell if progress is None else progress
 
 
 @contextmanager
 def count_bar(progress: Counted | None, what: str) -> Iterator[Counted]:
     """As `steps_bar`, for work that says how far it is: some may be done when it starts."""
-    if progress is not None:
-        yield progress
-        return
-    with _bar(what, None) as bar:
+    with _bar(what, None, progress) as bar:
 
         def tell(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        yield tell
+        yield tell if progress is None else progress
 
 
 def is_watched() -> bool:
@@ -76,12 +70,13 @@ def is_watched() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell" or sys.stderr.isatty()
 
 
-def _bar(what: str, total: int | None) -> tqdm:
+def _bar(what: str, total: int | None, progress: Callable[..., None] | None) -> tqdm:
+    """A bar, which is never seen where nobody watches or the caller is told instead."""
     return tqdm(
         desc=what,
         total=total,
         delay=DELAY,
         mininterval=EVERY,
         leave=False,
-        disable=not is_watched(),
+        disable=progress is not None or not is_watched(),
     )

@@ -102,3 +102,4 @@ def test_each_long_verb_shows_a_bar_that_ends_full(tmp_path) -> None:
     assert "2/2" in shown
     assert "prompts" in shown
     assert "1/1" in shown
+    assert "greedy" not in shown  # what a sweep calls shows no bar below its own

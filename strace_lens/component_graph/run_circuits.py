@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -15,10 +15,10 @@ from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.patching import patched_logits
 from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.task import Task
+from strace_lens.progress import Steps, no_progress
 from strace_lens.run import MEMORY_BUDGET
 
 Direction = Literal["noise", "denoise"]
-Progress = Callable[[int], None]
 
 
 def run_circuits(
@@ -100,7 +100,7 @@ def circuit_metric(
     *,
     direction: Direction = "noise",
     metric: str | None = None,
-    progress: Progress = lambda rows: None,
+    progress: Steps = no_progress,
 ) -> Float[Tensor, "circuit pair"]:
     """The metric of every mask on every pair, in float32 on the model's device, without gradients.
 

@@ -19,6 +19,7 @@ from strace_lens.corpus.hidden import FullRun, Geometry, Watcher, full_run, path
 from strace_lens.corpus.setting import Setting
 from strace_lens.density import DensityCurve, curve_of, curve_plans
 from strace_lens.predictions import token_texts
+from strace_lens.progress import no_progress
 from strace_lens.token_graph.curve_rows import CurveRows
 from strace_lens.token_graph.estimators import estimate
 from strace_lens.token_graph.graph import token_graph
@@ -69,6 +70,7 @@ def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row
             replacement=swap,
             seed=options.seed,
             memory_budget=options.gradient_budget,
+            progress=no_progress,
         )
         for graph, swap in zip(graphs, swaps, strict=True)
     ]

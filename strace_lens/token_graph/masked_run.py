@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from strace_lens.architecture import Architecture, Model, device_of
+from strace_lens.progress import Steps, no_progress
 from strace_lens.prompts import pad_right
 from strace_lens.run import MEMORY_BUDGET, Hook, even_chunks, last_logits, rows_per_pass
 from strace_lens.sparse_mlp import kept_mlps
@@ -20,10 +21,6 @@ Watch = Callable[[Sequence[MaskedRows]], Sequence[Hook]]
 """Hooks for a pass over some rows; passes come in order, and so do their rows."""
 
 
-def no_progress(rows: int) -> None:
-    """Tell nobody how many rows are done."""
-
-
 def masked_logits(
     model: Model,
     architecture: Architecture,
@@ -32,7 +29,7 @@ def masked_logits(
     hooks: Sequence[Hook] = (),
     watch: Watch | None = None,
     memory_budget: int = MEMORY_BUDGET,
-    progress: Callable[[int], None] = no_progress,
+    progress: Steps = no_progress,
 ) -> Float[Tensor, "row vocab"]:
     """Logits at the last token of every row, in order, on the CPU.
 

@@ -14,6 +14,7 @@ from strace_lens.ablation import Replacement
 from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
 from strace_lens.density import DensityCurve, density_curves
+from strace_lens.progress import no_progress
 from strace_lens.prompts import Prompt
 from strace_lens.run import Hook, last_logits
 from strace_lens.token_graph.compute_share import compute_share
@@ -49,6 +50,7 @@ class Measuring:
             controls=False,
             replacements=[self.replacement] * len(traces),
             memory_budget=self.memory_budget,
+            progress=no_progress,
         )
         return [self._own(curve) for curve in curves]
 
