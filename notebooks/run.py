@@ -14,6 +14,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from strace_lens.storage import write_whole
+
 FOLDER = Path(__file__).parent
 SECONDS = 180
 """Of one notebook: what a reader is asked to wait."""
@@ -63,9 +65,7 @@ def main(names: list[str]) -> None:
         if names and path.stem not in names:
             continue
         text = nbformat.writes(run(path))
-        beside = path.with_suffix(".new")
-        beside.write_text(text + "\n", encoding="utf-8")
-        beside.replace(path)
+        write_whole(path, f"{text}\n".encode())
         print(f"{path.name}: {len(text) / 1e6:.2f} MB")
 
 

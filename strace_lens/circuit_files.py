@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from strace_lens.component_graph.circuit import Circuit
-from strace_lens.component_graph.exchange import graph_from_facts
+from strace_lens.component_graph.graph import graph_from_facts
 from strace_lens.component_graph.scores import Scores
 from strace_lens.storage import ResultFileError, read_result, write_result
 

@@ -137,10 +137,15 @@ def _optional() -> Iterator[Finding]:
         )
         remedy = f"pip install 'strace-lens[{extra}]'" if missing or not parts else ""
         yield Finding(OPTIONAL, extra, bool(parts) and not missing, detail, remedy)
-    browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    browser = browser_path()
     remedy = "" if browser else "apt-get install chromium, or another Chrome"
     use = "kaleido draws still images of figures with it"
     yield Finding(OPTIONAL, "browser", browser is not None, f"{use}: {browser or 'none'}", remedy)
+
+
+def browser_path() -> str | None:
+    """Where a Chrome of this machine is, if it has one."""
+    return next(filter(None, map(shutil.which, _BROWSERS)), None)
 
 
 def summary_line(findings: list[Finding]) -> str:

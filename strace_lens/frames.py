@@ -61,6 +61,20 @@ def whole_numbers(
     return numbers.astype(np.int64)
 
 
+def codes_of(
+    frame: pd.DataFrame, name: str, known: Sequence[str], why: str
+) -> Int64[np.ndarray, " row"]:
+    """Places of a column's texts among the known ones.
+
+    Raises:
+        ValueError: a text is none of them; the message names its row, and says why.
+    """
+    places = {text: place for place, text in enumerate(known)}
+    codes = np.array([places.get(str(text), -1) for text in frame[name]], dtype=np.int64)
+    refuse_rows(frame, name, codes < 0, why)
+    return codes
+
+
 def refuse_rows(frame: pd.DataFrame, name: str, wrong: Bool[np.ndarray, " row"], why: str) -> None:
     """Refuse a frame with the first row that is wrong.
 

@@ -17,9 +17,9 @@ from xml.etree.ElementTree import ParseError
 import networkx as nx
 
 from strace_lens.component_graph.circuit import Circuit
-from strace_lens.component_graph.exchange import circuit_from_networkx, graph_from_facts
-from strace_lens.prompts import Prompt
-from strace_lens.storage import ResultFileError, write_whole
+from strace_lens.component_graph.exchange import circuit_from_networkx
+from strace_lens.component_graph.graph import graph_from_facts
+from strace_lens.storage import ResultFileError, facts_text, prompt_from_facts, write_whole
 from strace_lens.token_graph.edges import GraphShape
 from strace_lens.token_graph.exchange import subgraph_from_networkx
 from strace_lens.token_graph.trace import Subgraph
@@ -100,11 +100,11 @@ def _form(path: str | Path) -> _Form:
     return _FORMS[suffix]
 
 
-def _facts(kind: str, facts: Mapping[str, Any]) -> dict[str, str]:
-    try:
-        return {_OURS: json.dumps({"kind": kind, **facts})}
-    except TypeError as error:
-        raise ValueError(f"the {kind} says what no JSON can hold: {error}") from error
+def _plain(kind: str, facts: Mapping[str, Any]) -> nx.MultiDiGraph:
+    """A graph without edges that holds what it takes to read it back."""
+    graph = nx.MultiDiGraph()
+    graph.graph[_OURS] = facts_text(kind, {"kind": kind, **facts})
+    return graph
 
 
 def _plain_subgraph(found: Subgraph) -> nx.MultiDiGraph:
@@ -113,8 +113,7 @@ def _plain_subgraph(found: Subgraph) -> nx.MultiDiGraph:
         "prompt": dataclasses.asdict(found.prompt),
         "made": dict(found.made),
     }
-    graph = nx.MultiDiGraph()
-    graph.graph.update(_facts("subgraph", facts))
+    graph = _plain("subgraph", facts)
     rich = found.to_networkx()
     for (hook, position), data in rich.nodes(data=True):
         label = _printable(data["token"])
@@ -126,10 +125,9 @@ def _plain_subgraph(found: Subgraph) -> nx.MultiDiGraph:
 
 
 def _subgraph(graph: nx.MultiDiGraph, facts: Mapping[str, Any]) -> Subgraph:
-    prompt = facts["prompt"]
     rich = nx.MultiDiGraph(
         shape=GraphShape(**facts["shape"]),
-        prompt=Prompt(prompt["text"], tuple(prompt["ids"]), tuple(prompt["strings"])),
+        prompt=prompt_from_facts(facts["prompt"]),
         made=facts["made"],
     )
     for source, target, data in graph.edges(data=True):
@@ -147,8 +145,7 @@ def _plain_circuit(found: Circuit) -> nx.MultiDiGraph:
     rich = found.to_networkx()
     about = {k: rich.graph[k] for k in ("positions", "dtype", "made")}
     facts = {"component_graph": dataclasses.asdict(found.graph), **about}
-    graph = nx.MultiDiGraph()
-    graph.graph.update(_facts("circuit", facts))
+    graph = _plain("circuit", facts)
     for node in rich.nodes:
         graph.add_node(node, label=node)
     graph.add_edges_from((s, t, data) for s, t, data in rich.edges(data=True))

@@ -38,11 +38,12 @@ def _tokens(strings: Sequence[str]) -> str:
 
 
 def _table(table: pd.DataFrame) -> str:
-    cut = table.head(ROWS).map(lambda x: _short(x) if isinstance(x, str) else x)
+    cut = table.head(ROWS).map(lambda x: short(x) if isinstance(x, str) else x)
     shown = cut.to_html(index=False, border=0, na_rep="–", float_format="{:.4g}".format)
     more = len(table) - ROWS
     return shown + (f"<p>and {more:,} more rows</p>" if more > 0 else "")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+def short(text: str, longest: int = _LONGEST) -> str:
+    """A text cut to so many characters, with an ellipsis where it was cut."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"

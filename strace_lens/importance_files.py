@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,14 @@ def save_importances(
             "importance files have no token positions; sum the scores, or keep an edge at all "
             "positions, first"
         )
-    values = values.detach().cpu().double()
-    kept = found.kept.cpu() if isinstance(found, Circuit) else torch.zeros_like(values).bool()
+    kept = found.kept if isinstance(found, Circuit) else torch.zeros_like(values).bool()
     nodes = {*found.nodes(), LOGITS} if isinstance(found, Circuit) else set[str]()
+    named = _edges(graph)
+    copies = Counter(named.values())
+    score, inside = values.detach().double().tolist(), kept.tolist()
     edges = {
-        name: {
-            "score": float(values[cell] / _copies(graph, cell[0])),
-            "in_graph": bool(kept[cell]),
-        }
-        for name, cell in _edges(graph).items()
+        name: {"score": score[d][s] / copies[d, s], "in_graph": inside[d][s]}
+        for name, (d, s) in named.items()
     }
     config = {
         "n_layers": graph.layers,
@@ -90,7 +90,8 @@ def load_importances(path: str | Path, graph: ComponentGraph, *, method: str = "
         ResultFileError: it is no importance file, of another graph, of single neurons, or of nodes
             instead of edges, or it lacks an edge or its score.
     """
-    nodes, edges = _read(path, graph)
+    named = _edges(graph)
+    nodes, edges = _read(path, graph, named)
     scored = [n for n, said in nodes.items() if isinstance(said, dict) and said.get("score")]
     if scored and not any(edge.get("score") for edge in edges.values()):
         raise ResultFileError(
@@ -98,7 +99,7 @@ def load_importances(path: str | Path, graph: ComponentGraph, *, method: str = "
             "load_importance_circuit"
         )
     values = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64)
-    for name, cell in _edges(graph).items():
+    for name, cell in named.items():
         score = edges[name].get("score")
         if not isinstance(score, int | float) or not math.isfinite(score):
             raise ResultFileError(f"{path}: {name} has the score {score!r}; a number is needed")
@@ -114,17 +115,18 @@ def load_importance_circuit(path: str | Path, graph: ComponentGraph) -> Circuit:
         ResultFileError: it is no importance file, of another graph, of single neurons, or lacks an
             edge.
     """
-    _, edges = _read(path, graph)
+    named = _edges(graph)
+    _, edges = _read(path, graph, named)
     keep = torch.zeros(graph.destinations, graph.sources, dtype=torch.bool)
-    for name, cell in _edges(graph).items():
+    for name, cell in named.items():
         keep[cell] |= bool(edges[name].get("in_graph", False))
     return Circuit(graph, keep, {"file": str(path)})
 
 
 def _read(
-    path: str | Path, graph: ComponentGraph
+    path: str | Path, graph: ComponentGraph, named: Collection[str]
 ) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
-    """The nodes and edges of a file, if they are those of the graph."""
+    """The nodes and edges of a file, if they are those of the graph, whose edges are `named`."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
@@ -142,7 +144,6 @@ def _read(
             f"{path} is of a model with layers, heads, parallel = {said}; "
             f"{graph.model} has {wanted}"
         )
-    named = _edges(graph)
     for name in named:
         if name not in edges:
             raise ResultFileError(f"{path} says nothing of the edge {name}")
@@ -180,7 +181,3 @@ def _their_destinations(graph: ComponentGraph, destination: int) -> list[str]:
     group = graph.heads // graph.kv_heads
     first = int(number) * group
     return [f"{layer}.h{head}<{kind}" for head in range(first, first + group)]
-
-
-def _copies(graph: ComponentGraph, destination: int) -> int:
-    return len(_their_destinations(graph, destination))

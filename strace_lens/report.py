@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from strace_lens.density import DensityCurve
+from strace_lens.html_repr import short
 from strace_lens.page import facts_html, figure_html, page, sentence, table_html, versions_text
 from strace_lens.phases import Phases
 from strace_lens.plots.composition import plot_kinds, plot_layers
@@ -33,7 +34,7 @@ def trace_report(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | N
     Returns:
         HTML with plotly.js inside it (about 5 MB).
     """
-    title = f"Trace of {_model(curve)}: {_short(''.join(curve.trace.prompt.strings))}"
+    title = f"Trace of {_model(curve)}: {short(''.join(curve.trace.prompt.strings), 60)}"
     body = _BODY.substitute(
         model=html.escape(_model(curve)),
         tokens=" ".join(f"<span>{visible(t, 40)}</span>" for t in curve.trace.prompt.strings),
@@ -56,10 +57,6 @@ def trace_report(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | N
 
 def _model(curve: DensityCurve) -> str:
     return str(curve.trace.made.get("model", "a model without a name"))
-
-
-def _short(text: str, longest: int = 60) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _facts(curve: DensityCurve) -> str:

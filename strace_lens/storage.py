@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,7 @@ def _trace_facts(trace: Trace) -> dict[str, Any]:
 def _trace(path: str | Path, arrays: dict[str, Tensor], facts: dict[str, Any]) -> Trace:
     try:
         shape = GraphShape(**facts["shape"])
-        stored = facts["prompt"]
-        prompt = Prompt(stored["text"], tuple(stored["ids"]), tuple(stored["strings"]))
+        prompt = prompt_from_facts(facts["prompt"])
         order = arrays["order"].long()
         ranks, importance = ranks_of(order, shape), _importance(arrays, order, shape)
         made = facts["made"]
@@ -155,13 +155,27 @@ def write_result(
     Raises:
         ValueError: the facts hold what JSON cannot.
     """
+    metadata = {"format": FORMAT, "kind": kind, "facts": facts_text(kind, facts)}
+    write_whole(path, save({n: a.contiguous() for n, a in arrays.items()}, metadata=metadata))
+
+
+def facts_text(kind: str, facts: Mapping[str, Any]) -> str:
+    """What is known of a result of a kind, as JSON.
+
+    Raises:
+        ValueError: the facts hold what JSON cannot.
+    """
     try:
-        metadata = {"format": FORMAT, "kind": kind, "facts": json.dumps(facts)}
+        return json.dumps(facts)
     except TypeError as error:
         raise ValueError(
             f"the {kind} says what no JSON can hold of how it was made: {error}"
         ) from error
-    write_whole(path, save({n: a.contiguous() for n, a in arrays.items()}, metadata=metadata))
+
+
+def prompt_from_facts(stored: Mapping[str, Any]) -> Prompt:
+    """A prompt from the fields that a file names."""
+    return Prompt(stored["text"], tuple(stored["ids"]), tuple(stored["strings"]))
 
 
 def write_whole(path: str | Path, content: bytes) -> None:

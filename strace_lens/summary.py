@@ -39,7 +39,7 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
         "versions": dict(made["versions"]),
         "phases": [{"name": p.name, "from": p.start, "to": p.stop} for p in phases.along_sizes],
         "sizes": [_size(row) for row in curve.table.to_dict("records")],
-        "density": _finite(curve.density),
+        "density": finite(curve.density),
         "entropy": curve.entropy,
         "head": {"p": curve.head, "mass": curve.head_mass},
         "top": _top(curve.top),
@@ -67,7 +67,7 @@ def summarize_comparison(comparison: Comparison) -> dict[str, Any]:
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table as dicts that `json.dumps(..., allow_nan=False)` takes."""
     return [
-        {str(name): _finite(value) for name, value in row.items()}
+        {str(name): finite(value) for name, value in row.items()}
         for row in table.to_dict("records")
     ]
 
@@ -85,7 +85,7 @@ def _method(result: MethodResult) -> dict[str, Any]:
         "forwards": scores.forwards,
         "backwards": scores.backwards,
         "seconds": scores.seconds,
-        "peak_mb": _finite(result.peak_mb),
+        "peak_mb": finite(result.peak_mb),
         "faithfulness": [list(pair) for pair in zip(curve.fractions, curve.values, strict=True)],
     }
 
@@ -94,10 +94,10 @@ def _size(row: dict[Any, Any]) -> dict[str, Any]:
     return {
         "size": row["size"],
         "edges": row["edges"],
-        **{name: _finite(row[name]) for name in _COLUMNS},
+        **{name: finite(row[name]) for name in _COLUMNS},
         "top1": bool(row["top1"]),
         "share": {kind: row[kind] for kind in KINDS},
-        "mean_layer": _finite(row["mean_layer"]),
+        "mean_layer": finite(row["mean_layer"]),
         "top": _top(row["top"]),
     }
 
@@ -109,7 +109,7 @@ def _layer_phase(phase: LayerPhase) -> dict[str, Any]:
         "to": phase.stop,
         "edges": phase.edges,
         "kinds": phase.kinds,
-        "mean_layer": _finite(phase.mean_layer),
+        "mean_layer": finite(phase.mean_layer),
         "share_of_layer": phase.share_of_layer.tolist(),
     }
 
@@ -118,5 +118,6 @@ def _top(pairs: tuple[tuple[str, float], ...]) -> list[dict[str, Any]]:
     return [{"token": token, "probability": probability} for token, probability in pairs]
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value that JSON can hold: None in place of NaN and infinity."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +10,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
+from strace_lens.doctor import browser_path
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A headless browser; the calling test is skipped where there is none, and fails in CI."""
-    found = next(filter(None, map(shutil.which, _NAMES)), None)
+    found = browser_path()
     if found is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("apt-get install chromium")
     with sync_playwright() as playwright:

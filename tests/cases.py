@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import strategies as st
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -28,6 +29,16 @@ DEAD_PATTERN = ("gptj", "opt")
 
 # The bridge of 3.9 has no norm after OLMo 2's attention: `test_contract` sees it refused.
 REFUSED = {"olmo2"} if tiny.HAS_HOOKED_TRANSFORMER else set()
+
+SHAPES = st.builds(
+    GraphShape,
+    layers=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    tokens=st.integers(1, 5),
+    parallel=st.booleans(),
+    mlp=st.booleans(),
+)
+"""Shapes of small graphs, for hypothesis."""
 
 
 def model_of(name: str) -> Any:

@@ -12,7 +12,13 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from strace_lens.component_graph.graph import ComponentGraph, node_of
-from strace_lens.frames import refuse_rows, refuse_twice, require_columns, whole_numbers
+from strace_lens.frames import (
+    codes_of,
+    refuse_rows,
+    refuse_twice,
+    require_columns,
+    whole_numbers,
+)
 
 ENDS = ["source", "destination", "input"]
 
@@ -59,11 +65,8 @@ def edge_cells(
     named = table.assign(source=_texts(table["source"]), destination=_destinations(table))
     axes = []
     for end, names in (("destination", graph.destination_names), ("source", graph.source_names)):
-        numbers = {name: number for number, name in enumerate(names)}
-        axis = np.array([numbers.get(name, -1) for name in named[end]], dtype=np.int64)
         why = f"is no {end} of {graph.model}; they are named like {', '.join(names[:2])}"
-        refuse_rows(named, end, axis < 0, why)
-        axes.append(axis)
+        axes.append(codes_of(named, end, names, why))
     named["edge"] = [
         f"{s}->{d}" for s, d in zip(named["source"], named["destination"], strict=True)
     ]

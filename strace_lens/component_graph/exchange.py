@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import networkx as nx
 import numpy as np
 import pandas as pd
@@ -19,21 +16,6 @@ from strace_lens.frames import numbers_of, refuse_rows, require_columns, whole_n
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.bool, *_FLOATS)}
-
-
-def graph_from_facts(facts: Mapping[str, Any]) -> ComponentGraph:
-    """A component graph from the fields that a file names.
-
-    Raises:
-        TypeError: a field is missing, or one too many is there.
-        ValueError: no model has such a graph.
-    """
-    graph = ComponentGraph(**facts)
-    counts, flags = (graph.layers, graph.heads, graph.kv_heads), (graph.mlp, graph.parallel)
-    whole = all(type(n) is int and n > 0 for n in counts) and all(type(f) is bool for f in flags)
-    if not whole or graph.heads % graph.kv_heads:
-        raise ValueError(f"there is no graph like {graph}")
-    return graph
 
 
 def circuit_from_pandas(
@@ -80,15 +62,14 @@ def scores_from_pandas(
             name the same edge, or an edge has no row; the message names the rows or the edge.
     """
     require_columns(table, ["score"])
-    values = _values(table, "score")
-    scored = _placed(table, graph, None, torch.ones(len(table), dtype=torch.bool))
-    exists = graph.exists if scored.ndim == 2 else graph.exists[..., None]
-    lacking = (exists & ~scored).nonzero()
+    values = _placed(table, graph, None, _values(table, "score"), empty=torch.nan)
+    exists = graph.exists if values.ndim == 2 else graph.exists[..., None]
+    lacking = (exists & values.isnan()).nonzero()
     if len(lacking):
         to, source, *at = lacking[0].tolist()
         name = graph.edge_name(to, source) + "".join(f" at position {p}" for p in at)
         raise ValueError(f"{name} has no score; give every edge a row, with 0 if it has none")
-    return Scores(graph, _placed(table, graph, None, values), method, task, effects=effects)
+    return Scores(graph, values.nan_to_num(0.0), method, task, effects=effects)
 
 
 def circuit_from_networkx(graph: nx.MultiDiGraph) -> Circuit:
@@ -126,9 +107,9 @@ def circuit_from_networkx(graph: nx.MultiDiGraph) -> Circuit:
 
 
 def _weights(table: pd.DataFrame) -> Tensor:
-    weights = numbers_of(table, "weight")
-    refuse_rows(table, "weight", (weights < 0) | (weights > 1), "lies outside [0, 1]")
-    return _values(table, "weight")
+    weights = _values(table, "weight")
+    refuse_rows(table, "weight", ((weights < 0) | (weights > 1)).numpy(), "lies outside [0, 1]")
+    return weights
 
 
 def _values(table: pd.DataFrame, name: str) -> Tensor:
@@ -139,13 +120,17 @@ def _values(table: pd.DataFrame, name: str) -> Tensor:
 
 
 def _placed(
-    table: pd.DataFrame, graph: ComponentGraph, positions: int | None, values: Tensor
+    table: pd.DataFrame,
+    graph: ComponentGraph,
+    positions: int | None,
+    values: Tensor,
+    empty: float = 0.0,
 ) -> Tensor:
-    """The values of a table's rows in their cells, zero elsewhere."""
+    """The values of a table's rows in their cells, `empty` elsewhere."""
     if positions is None and "position" in table.columns and len(table):
         positions = int(whole_numbers(table, "position").max()) + 1
     cells = edge_cells(table, graph, positions if "position" in table.columns else None)
     shape = [graph.destinations, graph.sources] + ([] if positions is None else [positions])
-    placed = torch.zeros(shape, dtype=values.dtype)
+    placed = torch.full(shape, empty, dtype=values.dtype)
     placed[tuple(cells.T)] = values if cells.shape[1] == len(shape) else values[:, None]
     return placed

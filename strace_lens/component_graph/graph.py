@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -182,6 +184,21 @@ class ComponentGraph:
                 f"this belongs to {other.model} ({other.layers} layers, {other.heads} heads), "
                 f"not to {self.model} ({self.layers} layers, {self.heads} heads)"
             )
+
+
+def graph_from_facts(facts: Mapping[str, Any]) -> ComponentGraph:
+    """A component graph from the fields that a file names.
+
+    Raises:
+        TypeError: a field is missing, or one too many is there.
+        ValueError: no model has such a graph.
+    """
+    graph = ComponentGraph(**facts)
+    counts, flags = (graph.layers, graph.heads, graph.kv_heads), (graph.mlp, graph.parallel)
+    whole = all(type(n) is int and n > 0 for n in counts) and all(type(f) is bool for f in flags)
+    if not whole or graph.heads % graph.kv_heads:
+        raise ValueError(f"there is no graph like {graph}")
+    return graph
 
 
 def node_of(destination: str) -> str:

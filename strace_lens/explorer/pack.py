@@ -1,15 +1,14 @@
 """A measured trace as what the explorer's page reads: JSON, with the edges packed into text.
 
 Edges are packed by rising rank: the flat id of each in three or four byte planes, and of its
-importance the upper half of a float32. Planes of equal bytes
-compress; `assets/unpack.js` is the way back.
+importance the upper half of a float32. Planes of like bytes compress well; `assets/unpack.js` is
+the way back.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
-import math
 import zlib
 from typing import Any
 
@@ -19,6 +18,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from strace_lens.density import DensityCurve
+from strace_lens.summary import finite
 from strace_lens.token_graph.edges import KINDS, hook_name, order_of
 
 _NUMBERS = (
@@ -49,7 +49,7 @@ def pack(curve: DensityCurve, most: int) -> dict[str, Any]:
         "importance": _packed_importance(curve, order),
         "sizes": [
             {
-                **{name: _finite(row[name]) for name in _NUMBERS},
+                **{name: finite(row[name]) for name in _NUMBERS},
                 "top1": bool(row["top1"]),
                 "top": row["top"][0],
                 "beside": [list(token) for token in row["beside"]],
@@ -58,7 +58,7 @@ def pack(curve: DensityCurve, most: int) -> dict[str, Any]:
             for row, count in zip(table.to_dict("records"), counts, strict=True)
         ],
         "phases": [dataclasses.asdict(p) for p in curve.phases().along_sizes],
-        **{name: _finite(getattr(curve, name)) for name in facts},
+        **{name: finite(getattr(curve, name)) for name in facts},
     }
 
 
@@ -81,7 +81,3 @@ def _planes(values: Tensor, planes: int | None = None) -> UInt8[np.ndarray, "pla
 def _text(planes: UInt8[np.ndarray, "plane edge"]) -> str:
     """Bytes as base64 of a zlib stream."""
     return base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode("ascii")
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,6 +10,7 @@ from string import Template
 
 from strace_lens.density import DensityCurve
 from strace_lens.explorer.pack import pack
+from strace_lens.html_repr import short
 
 MOST_EDGES = 2_000_000
 """Edges on one page; about three and a half bytes each, so that it stays under 8 MB."""
@@ -59,5 +60,5 @@ def _title(curves: Sequence[DensityCurve]) -> str:
     models = sorted({str(c.trace.made.get("model", "a model without a name")) for c in curves})
     if len(curves) == 1:
         text = "".join(curves[0].trace.prompt.strings).strip()
-        return f"Trace of {models[0]}: {text if len(text) <= 60 else text[:59] + '…'}"
+        return f"Trace of {models[0]}: {short(text, 60)}"
     return f"{len(curves)} traces of {', '.join(models)}"

@@ -12,6 +12,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from strace_lens.html_repr import short
+
 INK = "#222222"
 LINE = 16  # pixels from one row of small text to the next
 GRID = "#e4e4e4"
@@ -105,7 +107,7 @@ _SPACES = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
 def visible(token: str, longest: int = 14) -> str:
     """A token as an axis label: white space as signs, cut to a length, safe as HTML."""
     shown = "".join(_SPACES.get(c, c) for c in token)
-    return html.escape(shown if len(shown) <= longest else shown[: longest - 1] + "…", quote=False)
+    return html.escape(short(shown, longest), quote=False)
 
 
 def quoted(token: str) -> str:

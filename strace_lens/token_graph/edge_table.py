@@ -10,7 +10,13 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from strace_lens.frames import refuse_rows, refuse_twice, require_columns, whole_numbers
+from strace_lens.frames import (
+    codes_of,
+    refuse_rows,
+    refuse_twice,
+    require_columns,
+    whole_numbers,
+)
 from strace_lens.token_graph.edges import (
     KINDS,
     EdgeTensors,
@@ -90,13 +96,8 @@ def edge_ids(table: pd.DataFrame, shape: GraphShape) -> Int64[Tensor, " row"]:
 
 
 def _codes(table: pd.DataFrame, name: str, known: Sequence[str]) -> Int64[np.ndarray, " row"]:
-    """Places of a column's values among the known ones."""
-    numbers = {text: place for place, text in enumerate(known)}
-    codes = np.array([numbers.get(str(text), -1) for text in table[name].tolist()], dtype=np.int64)
-    refuse_rows(
-        table, name, codes < 0, f"is none of the graph, which has {', '.join(known[:3])} ..."
-    )
-    return codes
+    why = f"is none of the graph, which has {', '.join(known[:3])} ..."
+    return codes_of(table, name, known, why)
 
 
 def _described(table: pd.DataFrame) -> list[str]:

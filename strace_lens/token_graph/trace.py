@@ -20,7 +20,14 @@ from strace_lens.html_repr import facts
 from strace_lens.prompts import Prompt
 from strace_lens.run import Hook
 from strace_lens.token_graph.edge_table import edge_table
-from strace_lens.token_graph.edges import KINDS, EdgeTensors, GraphShape, edge_list, hook_name
+from strace_lens.token_graph.edges import (
+    KINDS,
+    EdgeTensors,
+    GraphShape,
+    edge_list,
+    hook_name,
+    order_of,
+)
 from strace_lens.token_graph.graph import shape_of
 from strace_lens.token_graph.hooks import run_hooks
 from strace_lens.token_graph.rows import MaskedRows
@@ -74,6 +81,15 @@ class Subgraph:
         """Number of edges."""
         return int(sum(int(k.sum()) for k in self.kept))
 
+    def to_pandas(self) -> pd.DataFrame:
+        """The edges, one row each, first ranked first: the columns of `Trace.to_pandas`.
+
+        A subgraph does not know the importances.
+        """
+        table = edge_table(self.shape, self.prompt.strings, self.kept)
+        table.insert(0, "rank", self.ranks.flat()[self.kept.flat()].numpy())
+        return table.sort_values("rank", ignore_index=True)
+
     def to_networkx(self) -> nx.MultiDiGraph:
         """The subgraph as a networkx MultiDiGraph with nodes (hook point, token position).
 
@@ -103,9 +119,7 @@ class Subgraph:
         return f"Subgraph({self.edges:,} of {self.shape.edges:,} edges, s = {share:.3g})"
 
     def _repr_html_(self) -> str:
-        table = edge_table(self.shape, self.prompt.strings, self.kept)
-        table.insert(0, "rank", self.ranks.flat()[self.kept.flat()].numpy())
-        return facts(repr(self), table.sort_values("rank"), self.prompt.strings)
+        return facts(repr(self), self.to_pandas(), self.prompt.strings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,12 +183,10 @@ class Trace:
         `target` hook points, each with `_position` and `_token`, and `importance` where the trace
         keeps it. `trace_from_pandas` reads the frame of size 1 back.
         """
-        kept = self.first(self.edge_count(size)).kept
-        table = edge_table(self.shape, self.prompt.strings, kept)
-        table.insert(0, "rank", self.ranks.flat()[kept.flat()].numpy())
+        table = self.subgraph(size).to_pandas()
         if self.importance is not None:
-            table["importance"] = self.importance.flat()[kept.flat()].numpy()
-        return table.sort_values("rank", ignore_index=True)
+            table["importance"] = self.importance.flat()[order_of(self.ranks)[: len(table)]].numpy()
+        return table
 
     def hooks(self, size: float, model: Model, *, replacement: Replacement = ZERO) -> list[Hook]:
         """Hooks that ablate all but the trace of a relative size, for runs of your own.

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from strace_lens.token_graph.best_first import best_first, hanging
 from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape, is_complete
+from tests.cases import SHAPES
 
 # Few values, so that ties abound: both zeros, two neighbours in float32, the extremes.
 LEVELS = [-1.5, -0.0, 0.0, 1e-45, 0.5, float(np.nextafter(np.float32(0.5), np.float32(1))), 3e38]
@@ -87,20 +88,10 @@ def assert_same(ranks: EdgeTensors, expected: EdgeTensors) -> None:
         assert torch.equal(got, want), kind
 
 
-shapes = st.builds(
-    GraphShape,
-    layers=st.integers(1, 3),
-    heads=st.integers(1, 3),
-    tokens=st.integers(1, 5),
-    parallel=st.booleans(),
-    mlp=st.booleans(),
-)
-
-
 @st.composite
 def tied_graphs(draw: st.DrawFn) -> tuple[GraphShape, np.ndarray]:
     """A shape and as many values, of at most four kinds, as its three tensors hold."""
-    shape = draw(shapes)
+    shape = draw(SHAPES)
     rows = shape.heads * shape.tokens + shape.joins + int(shape.mlp)
     levels = draw(st.lists(st.sampled_from(LEVELS), min_size=1, max_size=4, unique_by=repr))
     size = shape.layers * rows * shape.tokens

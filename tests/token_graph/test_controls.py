@@ -18,15 +18,7 @@ from strace_lens.token_graph.edges import (
     edge_list,
     is_complete,
 )
-
-shapes = st.builds(
-    GraphShape,
-    layers=st.integers(1, 3),
-    heads=st.integers(1, 3),
-    tokens=st.integers(1, 5),
-    parallel=st.booleans(),
-    mlp=st.booleans(),
-)
+from tests.cases import SHAPES
 
 
 def edges_in_order(ranks: EdgeTensors, shape: GraphShape) -> list[tuple]:
@@ -39,7 +31,7 @@ def edges_in_order(ranks: EdgeTensors, shape: GraphShape) -> list[tuple]:
 
 
 @settings(max_examples=100)
-@given(shapes, st.integers(0, 2**31))
+@given(SHAPES, st.integers(0, 2**31))
 def test_grows_from_the_output_with_residual_and_mlp_edges_first(shape: GraphShape, seed: int):
     ranks = random_ranks(shape, seed)
     assert is_complete(ranks, shape)

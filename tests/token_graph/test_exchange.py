@@ -12,16 +12,8 @@ import strace_lens as sl
 from strace_lens.token_graph.edges import UNREACHABLE, GraphShape, edge_list, hook_name, ranks_of
 from strace_lens.token_graph.trace import Trace
 from tests import tiny
+from tests.cases import SHAPES
 from tests.plots import made
-
-SHAPES = st.builds(
-    GraphShape,
-    layers=st.integers(1, 3),
-    heads=st.integers(1, 3),
-    tokens=st.integers(1, 5),
-    parallel=st.booleans(),
-    mlp=st.booleans(),
-)
 
 
 def random_trace(shape: GraphShape, seed: int) -> Trace:

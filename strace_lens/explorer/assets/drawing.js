@@ -59,7 +59,6 @@ function themeColours() {
     kinds: KINDS.map((kind) => read(`--${kind}`)),
     ink: read("--ink"),
     faint: read("--faint"),
-    quiet: read("--quiet"),
   };
 }
 

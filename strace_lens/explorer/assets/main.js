@@ -68,7 +68,6 @@ async function makePanel(result, number, pick) {
     makeDensity(density, result, pick),
     makeComposition(composition, result, pick),
   ];
-  graph.lay();
   const own = result.sizes.map((row) => row.size);
   return {
     graph,
