@@ -25,6 +25,7 @@ from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.graph import EMBED, LOGITS, ComponentGraph
 from strace_lens.component_graph.scores import Scores
 from strace_lens.storage import ResultFileError, write_whole
+from strace_lens.text_files import TextFileError, read_text
 
 _INPUT = "input"
 
@@ -130,10 +131,12 @@ def _read(
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         config, nodes, edges = content["cfg"], dict(content["nodes"]), content["edges"]
         said = (config["n_layers"], config["n_heads"], bool(config["parallel_attn_mlp"]))
         whole = all(isinstance(edge, dict) for edge in edges.values())
+    except TextFileError as error:
+        raise ResultFileError(str(error)) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultFileError(f"{path} is no whole importance file: {error!r}") from error
     if not whole:

@@ -97,6 +97,30 @@ def test_the_table_says_sizes_and_phases(folder, tmp_path):
     assert sl.load_curve(tmp_path / "trace.safetensors").trace.prompt.text == PROMPT
 
 
+def test_a_prompt_file_is_read_as_the_editor_meant_it(folder, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + PROMPT.replace(" ", "\r\n", 1).encode() + b"\r\n")
+    page = tmp_path / "page.txt"
+    page.write_bytes(b"\xef\xbb\xbf" + 4 * PROMPT.encode())
+    options = ("--model", folder, "--sizes", "1", "--out", str(tmp_path))
+    mean = ("--ablation", "mean", "--reference", str(page))
+    result = run("--prompt-file", str(file), *options, *mean)
+    assert result.exit_code == 0, result.output
+    prompt = sl.load_curve(tmp_path / "trace.safetensors").trace.prompt
+    assert prompt.text == PROMPT.replace(" ", "\r\n", 1)
+    assert prompt.strings == tuple(tiny.WORDS[:9])
+
+
+@pytest.mark.parametrize("option", ["--prompt-file", "--reference"])
+def test_a_file_that_is_no_utf_8_is_named(folder, tmp_path, option):
+    file = tmp_path / "latin.txt"
+    file.write_bytes("caf\u00e9".encode("latin-1"))
+    given = () if option == "--prompt-file" else (PROMPT, "--ablation", "mean")
+    result = run(*given, option, str(file), "--model", folder, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "latin.txt, line 1: not UTF-8 (byte 3 is 0xE9)" in result.stderr
+
+
 def test_a_dry_run_prints_a_plan_and_writes_nothing(folder, tmp_path):
     out = tmp_path / "out"
     result = run(PROMPT, "--model", folder, "--dry-run", "--out", str(out))

@@ -135,6 +135,18 @@ def test_a_foreign_or_torn_file_is_refused(tmp_path, content, reason) -> None:
         sl.load_importances(path, ONE)
 
 
+def test_a_file_of_another_encoding_is_read_or_refused_by_name(tmp_path) -> None:
+    path = tmp_path / "file.json"
+    said = json.dumps(by_hand(new=True))
+    path.write_text(said)
+    plain = sl.load_importances(path, ONE)
+    path.write_bytes(b"\xef\xbb\xbf" + said.encode())
+    assert torch.equal(sl.load_importances(path, ONE).values, plain.values)
+    path.write_bytes(said.encode("utf-16"))
+    with pytest.raises(ResultFileError, match=r"file\.json.*UTF-16"):
+        sl.load_importances(path, ONE)
+
+
 def test_what_the_files_cannot_say_is_refused(tmp_path) -> None:
     by_position = ONE.exists[..., None].expand(-1, -1, 3)
     with pytest.raises(ValueError, match="no token positions"):

@@ -37,6 +37,7 @@ from strace_lens.sizes import SIZES
 from strace_lens.storage import write_whole
 from strace_lens.summary import summarize
 from strace_lens.tables import print_curve
+from strace_lens.text_files import read_prompt, read_text
 from strace_lens.token_graph.estimators import estimate, estimator_of, steps
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.graph import token_graph
@@ -183,11 +184,11 @@ def _prompt_text(prompt: str | None, prompt_file: Path | None) -> str:
         raise ValueError("give either a prompt or --prompt-file, one of the two")
     if prompt_file is None:
         return prompt or ""
-    return prompt_file.read_text(encoding="utf-8").removesuffix("\n")
+    return read_prompt(prompt_file)
 
 
 def _reference(path: Path | None) -> list[str] | None:
-    return None if path is None else [path.read_text(encoding="utf-8")]
+    return None if path is None else [read_text(path)]
 
 
 def _print_plan(cost: Plan, fitting_steps: int, as_json: bool) -> None:

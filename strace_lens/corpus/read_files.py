@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from strace_lens.corpus.prompts import CorpusError, listed
+from strace_lens.text_files import TextFileError, lines_of, read_text
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
@@ -120,24 +121,17 @@ def _place(path: Path, line: int) -> str:
 
 
 def _text(path: Path) -> str:
-    data = path.read_bytes()
-    binary = data.find(b"\0")
-    if binary >= 0:
-        raise CorpusError(f"{path} is a binary file (byte {binary} is 0); prompts are UTF-8 text")
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise CorpusError(
-            f"{_place(path, line)}: not UTF-8 (byte {error.start}: {error.reason}); convert it"
-        ) from error
+        return read_text(path)
+    except TextFileError as error:
+        raise CorpusError(str(error)) from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, numbered from 1; only a newline parts them."""
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(lines_of(_text(path)), start=1):
         if line.strip():
-            yield number, line.removesuffix("\r")
+            yield number, line
 
 
 def _csv_rows(path: Path) -> list[tuple[int, list[str]]]:

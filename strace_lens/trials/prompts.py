@@ -11,6 +11,7 @@ from typing import Any
 from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
 from strace_lens.prompts import Prompt, PromptError, tokenize
+from strace_lens.text_files import lines_of, read_text
 
 _KEYS = {"prompt": str, "kind": str, "sibling": str, "wrong": int}
 
@@ -59,8 +60,8 @@ def read_prompts(path: str | Path) -> list[TrialPrompt]:
         OSError: the file cannot be read.
         ValueError: an empty file or a line that will not do; names the line, counted from 1.
     """
-    lines = Path(path).read_text(encoding="utf-8").rstrip().split("\n")
-    if lines == [""]:
+    lines = lines_of(read_text(path).rstrip())
+    if not lines:
         raise ValueError(f"{path} is empty; give one JSON object a line, with a prompt")
     prompts = []
     for i, line in enumerate(lines):

@@ -100,3 +100,12 @@ def test_prompts_and_their_controls_are_tokenized_alike() -> None:
 def test_prompts_that_a_model_cannot_run_are_named(prompts, error, message) -> None:
     with pytest.raises(error, match=message):
         cases(tiny.bridge("llama"), prompts, True)
+
+
+def test_a_bom_and_windows_line_ends_are_no_part_of_the_prompts(tmp_path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{GOOD}\r\n{LAST}\r\n\r\n".encode())
+    assert [one.prompt for one in read_prompts(path)] == [WORDS, OTHER]
+    path.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"prompts\.jsonl, line 1: not UTF-8"):
+        read_prompts(path)

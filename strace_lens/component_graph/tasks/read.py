@@ -12,6 +12,7 @@ from strace_lens.component_graph.task import Task, TaskError
 from strace_lens.component_graph.tasks.alignment import Pair, Vocabulary, task_of
 from strace_lens.contract import architecture_of
 from strace_lens.prompts import PromptError
+from strace_lens.text_files import TextFileError, lines_of, read_text
 
 KEYS = ("clean", "corrupted", "answers", "wrong_answers")
 """Keys of a line; others are ignored."""
@@ -55,11 +56,10 @@ def read_task(model: Model, path: str | Path, metric: str = "logit_difference") 
 
 def _lines(path: str | Path) -> list[str]:
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path} is no text in UTF-8; give one JSON object a line") from error
-    lines = text.rstrip().split("\n")
-    if lines == [""]:
+        lines = lines_of(read_text(path).rstrip())
+    except TextFileError as error:
+        raise TaskError(str(error)) from error
+    if not lines:
         raise TaskError(f"{path} is empty; give one JSON object a line, with {', '.join(KEYS)}")
     return lines
 

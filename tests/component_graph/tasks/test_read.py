@@ -108,8 +108,8 @@ def test_a_line_that_will_not_do_is_named(
     [
         (b"", "is empty; give one JSON object a line, with clean, corrupted, answers, wrong_"),
         (b" \n\n", "is empty"),
-        (b"\x80\x81\x82\x00", "is no text in UTF-8"),
-        (b"\x00\x01\x02", "line 1: no JSON object"),
+        (b"\x80\x81\x82", r"mine\.jsonl, line 1: not UTF-8 \(byte 0 is 0x80\)"),
+        (b"\x00\x01\x02", r"mine\.jsonl is a binary file"),
     ],
 )
 def test_a_file_that_will_not_do_is_named(tmp_path: Path, content: bytes, message: str) -> None:
