@@ -25,6 +25,7 @@ from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.graph import EMBED, LOGITS, ComponentGraph
 from strace_lens.component_graph.scores import Scores
 from strace_lens.storage import ResultFileError, write_whole
+from strace_lens.strict_json import JsonError, parse_json
 from strace_lens.text_files import TextFileError, read_text
 
 _INPUT = "input"
@@ -131,11 +132,11 @@ def _read(
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path), path, nan=True)
         config, nodes, edges = content["cfg"], dict(content["nodes"]), content["edges"]
         said = (config["n_layers"], config["n_heads"], bool(config["parallel_attn_mlp"]))
         whole = all(isinstance(edge, dict) for edge in edges.values())
-    except TextFileError as error:
+    except (TextFileError, JsonError) as error:
         raise ResultFileError(str(error)) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultFileError(f"{path} is no whole importance file: {error!r}") from error

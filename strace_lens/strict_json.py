@@ -24,12 +24,13 @@ class JsonError(ValueError):
     """A text that is not JSON, or that says what JSON cannot, with the place and the reason."""
 
 
-def parse_json(content: str | bytes, where: str | Path) -> Any:
+def parse_json(content: str | bytes, where: str | Path, *, nan: bool = False) -> Any:
     """The value that a JSON text holds.
 
     Args:
         content: the text, or its bytes in UTF-8, with or without a byte order mark.
         where: the file, or the file and the line, for the message of an error.
+        nan: read `NaN` as a number, for the files of programs that write it.
 
     Raises:
         JsonError: the content is not UTF-8 or not JSON, holds NaN or infinity, a number that 64
@@ -40,7 +41,7 @@ def parse_json(content: str | bytes, where: str | Path) -> Any:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
         value = json.loads(
             text.removeprefix("\ufeff"),
-            parse_constant=_constant,
+            parse_constant=_nan if nan else _constant,
             parse_float=_float,
             parse_int=_int,
             object_pairs_hook=_object,
@@ -72,6 +73,10 @@ _TOO_DEEP = f"nested more than {DEPTH} levels deep"
 
 def _constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _nan(name: str) -> float:
+    return math.nan if name == "NaN" else _constant(name)
 
 
 def _float(digits: str) -> float:

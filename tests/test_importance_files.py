@@ -96,8 +96,15 @@ def test_scores_and_circuits_come_back(tmp_path_factory, graph, seed) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("{", "no whole importance file"),
+        ("{", "not JSON"),
         ("[]", "no whole importance file"),
+        ("[" * 100_000, "not JSON .nested more than"),
+        ('{"cfg": 1e400}', "not JSON .1e400 is larger than any 64-bit number"),
+        ('{"cfg": Infinity}', "not JSON .Infinity is no JSON number"),
+        (
+            json.dumps(by_hand(new=True, edges={e: {"score": 10**400} for e in EDGES})),
+            "larger than any 64-bit number",
+        ),
         (json.dumps(by_hand(new=True, edges=dict.fromkeys(EDGES, 1.0))), "an edge is no object"),
         (json.dumps(by_hand(new=True, edges={})), "says nothing of the edge input->a0.h0<q>"),
         (

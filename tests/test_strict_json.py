@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -70,3 +71,9 @@ def test_an_object_is_asked_for_and_another_value_is_refused(content):
     assert parse_object('{"a": [1]}', "here") == {"a": [1]}
     with pytest.raises(JsonError, match="here: not a JSON object but a "):
         parse_object(content, "here")
+
+
+def test_nan_is_read_where_it_is_asked_for() -> None:
+    assert math.isnan(parse_json("[NaN]", "x", nan=True)[0])
+    with pytest.raises(JsonError, match="-Infinity is no JSON number"):
+        parse_json("[-Infinity]", "x", nan=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
 from strace_lens.prompts import Prompt, PromptError, tokenize
+from strace_lens.strict_json import parse_object
 from strace_lens.text_files import lines_of, read_text
 
 _KEYS = {"prompt": str, "kind": str, "sibling": str, "wrong": int}
@@ -65,12 +65,13 @@ def read_prompts(path: str | Path) -> list[TrialPrompt]:
         raise ValueError(f"{path} is empty; give one JSON object a line, with a prompt")
     prompts = []
     for i, line in enumerate(lines):
+        facts = parse_object(line, f"{path}, line {i + 1}")
         try:
-            facts = _facts(line)
-            facts.setdefault("wrong", (i + 1) % len(lines))
-            prompts.append(TrialPrompt(**facts))
+            _check_keys(facts)
         except ValueError as error:
             raise ValueError(f"{path}, line {i + 1}: {error}") from error
+        facts.setdefault("wrong", (i + 1) % len(lines))
+        prompts.append(TrialPrompt(**facts))
     for i, prompt in enumerate(prompts):
         try:
             _check_wrong(i, prompt, prompts)
@@ -109,13 +110,7 @@ def cases(model: Model, prompts: Sequence[TrialPrompt], bos: bool | None) -> lis
     ]
 
 
-def _facts(line: str) -> dict[str, Any]:
-    try:
-        facts = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON object: {error}") from error
-    if not isinstance(facts, dict):
-        raise ValueError(f"no JSON object but a {type(facts).__name__}")
+def _check_keys(facts: dict[str, Any]) -> None:
     if "prompt" not in facts:
         raise ValueError('the key "prompt" is missing')
     for key, value in facts.items():
@@ -123,7 +118,6 @@ def _facts(line: str) -> dict[str, Any]:
             raise ValueError(f"unknown key {key!r}; known are {', '.join(_KEYS)}")
         if type(value) is not _KEYS[key]:
             raise ValueError(f"{key!r} must be of type {_KEYS[key].__name__}; got {value!r}")
-    return facts
 
 
 def _check_wrong(index: int, one: TrialPrompt, prompts: Sequence[TrialPrompt]) -> None:

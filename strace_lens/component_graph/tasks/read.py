@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from strace_lens.component_graph.task import Task, TaskError
 from strace_lens.component_graph.tasks.alignment import Pair, Vocabulary, task_of
 from strace_lens.contract import architecture_of
 from strace_lens.prompts import PromptError
+from strace_lens.strict_json import JsonError, parse_object
 from strace_lens.text_files import TextFileError, lines_of, read_text
 
 KEYS = ("clean", "corrupted", "answers", "wrong_answers")
@@ -37,10 +37,15 @@ def read_task(model: Model, path: str | Path, metric: str = "logit_difference") 
     pairs: list[Pair] = []
     dropped: list[int] = []
     for number, line in enumerate(_lines(path), start=1):
+        where = f"{path}, line {number}"
         try:
-            pair = _pair(vocabulary, _facts(line))
+            facts = parse_object(line, where)
+        except JsonError as error:
+            raise TaskError(str(error)) from error
+        try:
+            pair = _pair(vocabulary, _texts(facts))
         except ValueError as error:
-            raise TaskError(f"{path}, line {number}: {error}") from error
+            raise TaskError(f"{where}: {error}") from error
         if pair is None:
             dropped.append(number)
         else:
@@ -64,14 +69,8 @@ def _lines(path: str | Path) -> list[str]:
     return lines
 
 
-def _facts(line: str) -> dict[str, Any]:
-    """The object of a line, its answers made lists."""
-    try:
-        facts = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"no JSON object: {error}") from error
-    if not isinstance(facts, dict):
-        raise ValueError(f"no JSON object but a {type(facts).__name__}")
+def _texts(facts: dict[str, Any]) -> dict[str, Any]:
+    """The texts of a line's object, its answers made lists."""
     for key in KEYS:
         if key not in facts:
             raise ValueError(f"the key {key!r} is missing; a line needs {', '.join(KEYS)}")
@@ -82,9 +81,6 @@ def _facts(line: str) -> dict[str, Any]:
         if not texts or not all(isinstance(text, str) and text for text in texts):
             what = "a text or a list of texts" if "answers" in key else "a text"
             raise ValueError(f"{key!r} must be {what}, none of them empty; got {facts[key]!r}")
-        for text in texts:
-            if any("\ud800" <= sign <= "\udfff" for sign in text):
-                raise ValueError(f"{key!r} holds half of a surrogate pair; got {text!r}")
         found[key] = texts if "answers" in key else texts[0]
     return found
 
