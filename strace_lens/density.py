@@ -49,8 +49,9 @@ class DensityCurve:
             trace), `js` (nats), `head_error` and `tail_error` (which add up to `tv`), `top1`,
             `nucleus` (largest shared); `random_tv`, `inverse_tv` (NaN where controls were left
             out); shares `residual`, `attention`, `mlp` of its edges; `mean_layer`, from 0;
-            `head_mass`, what the trace gives the head; `top`, the most probable tokens as pairs of
-            text and probability; `beside`, these and the model's own (`predictions.Beside`).
+            `trace_head_mass`, the probability that the trace gives the head; `top`, the most
+            probable tokens as pairs of text and probability; `beside`, these and the model's own
+            (`predictions.Beside`).
         top: the full model's most probable tokens.
         entropy: of the full model's distribution, in nats.
         head: p of the head, the full model's top-p nucleus.
@@ -264,7 +265,7 @@ def curve_of(
             "random_tv": (no_control if rows.random is None else tv[rows.random]).tolist(),
             "inverse_tv": (no_control if rows.inverse is None else tv[rows.inverse]).tolist(),
             **_composition(trace, edges),
-            "head_mass": ours.exp().masked_fill(~in_head, 0.0).sum(-1).tolist(),
+            "trace_head_mass": ours.exp().masked_fill(~in_head, 0.0).sum(-1).tolist(),
             "top": top_tokens(ours, favourites, token_text),
             "beside": beside(full[0], ours, in_head, favourites, token_text),
         }

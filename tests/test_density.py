@@ -58,7 +58,7 @@ def test_every_size_and_control_equals_its_mask_run_alone(name):
         assert row["kl"] == pytest.approx(float((full * (full / ours).log()).sum()), abs=2e-5)
         assert row["top1"] == bool(full.argmax() == ours.argmax())
         assert row["top"][0][1] == pytest.approx(float(ours.max()), abs=2e-6)
-        assert row["head_mass"] == pytest.approx(float(ours[head].sum()), abs=2e-6)
+        assert row["trace_head_mass"] == pytest.approx(float(ours[head].sum()), abs=2e-6)
         grown = random.map(lambda r, k=k: r < k)._replace(residual=every)
         control = probabilities(name, trace, grown)
         assert row["random_tv"] == pytest.approx(float((full - control).abs().sum() / 2), abs=2e-6)

@@ -8,7 +8,8 @@ import torch
 
 from strace_lens.architecture import Model
 from strace_lens.corpus.batches import Batch
-from strace_lens.corpus.measure import Row, measure_batch
+from strace_lens.corpus.measure import measure_batch
+from strace_lens.corpus.rows import Row
 from strace_lens.corpus.setting import Setting
 
 Engine = Callable[[Setting, Sequence[Batch]], Iterator[tuple[Batch, list[Row]]]]

@@ -10,7 +10,7 @@ from typing import Any
 
 from strace_lens.storage import write_whole
 
-FORMAT = "strace-lens-run/1"
+FORMAT = "strace-lens-run/2"
 NAME = "manifest.json"
 
 

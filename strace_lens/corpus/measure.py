@@ -16,8 +16,9 @@ from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
 from strace_lens.corpus.batches import Batch, Item
 from strace_lens.corpus.hidden import FullRun, Geometry, Watcher, full_run, path
+from strace_lens.corpus.rows import Row, merged
 from strace_lens.corpus.setting import Setting
-from strace_lens.density import DensityCurve, curve_of, curve_plans
+from strace_lens.density import TEXTS, DensityCurve, curve_of, curve_plans
 from strace_lens.predictions import token_texts
 from strace_lens.progress import no_progress
 from strace_lens.token_graph.curve_rows import CurveRows
@@ -25,9 +26,6 @@ from strace_lens.token_graph.estimators import estimate
 from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.trace import Trace, edges_by_size
-
-Row = dict[str, object]
-"""One row of a part (`parts.schema`)."""
 
 
 def measure_batch(model: Model, setting: Setting, batch: Batch) -> list[Row]:
@@ -53,7 +51,7 @@ def _alone(model: Model, setting: Setting, item: Item) -> list[Row]:
 
 
 def _failed(item: Item, reason: str) -> Row:
-    return {**_given(item), "error": " ".join(reason.split())}
+    return merged(_given(item), {"error": " ".join(reason.split())})
 
 
 def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row]:
@@ -140,39 +138,42 @@ def _rows(
     )
     outputs = torch.cat([full.logits[None], logits[plan.trace]]).double().log_softmax(-1)
     shallow = _shallow(setting, outputs)
-    table = curve.table.to_dict("records")
+    table = curve.table.drop(columns=TEXTS).to_dict("records")
     counts = component_counts(trace, [*curve.table["edges"].tolist(), trace.edges]).tolist()
-    about = {
-        **_given(item),
-        **_of_prompt(curve, full, outputs[0], item),
-        **{f"full_{name}": values[0] for name, values in shallow.items()},
-        "reachable": counts[-1],
-    }
+    about = merged(
+        _given(item),
+        _of_prompt(curve, full, outputs[0], item),
+        {f"full_{name}": values[0] for name, values in shallow.items()},
+        {"reachable": counts[-1]},
+    )
     layers = {} if geometry is None else vars(geometry)
     if geometry is not None:
         velocity, curvature = path(full.states[None, :, -1].float().cpu())
-        about |= {"full_velocity": velocity[0].tolist(), "full_curvature": curvature[0].tolist()}
+        walked = {"full_velocity": velocity[0].tolist(), "full_curvature": curvature[0].tolist()}
+        about = merged(about, walked)
     return [
-        {
-            **about,
-            **row,
-            "top": _pairs(row["top"]),
-            **{name: values[i + 1] for name, values in shallow.items()},
-            "usage": counts[i],
-            **{name: values[i].tolist() for name, values in layers.items()},
-        }
-        for i, row in enumerate(table)
+        merged(
+            about,
+            {str(name): value for name, value in row.items()},
+            {"top": _pairs(top)},
+            {name: values[i + 1] for name, values in shallow.items()},
+            {"usage": counts[i]},
+            {name: values[i].tolist() for name, values in layers.items()},
+        )
+        for i, (row, top) in enumerate(zip(table, curve.table["top"], strict=True))
     ]
 
 
 def _given(item: Item) -> Row:
-    return {
-        "prompt": item.number,
-        "text": item.text,
-        "sha256": hashlib.sha256(item.text.encode()).hexdigest(),
-        "next": item.next,
-        **{f"label_{name}": str(value) for name, value in item.labels.items()},
-    }
+    return merged(
+        {
+            "prompt": item.number,
+            "text": item.text,
+            "sha256": hashlib.sha256(item.text.encode()).hexdigest(),
+            "next": item.next,
+        },
+        {f"label_{name}": str(value) for name, value in item.labels.items()},
+    )
 
 
 def _of_prompt(

@@ -11,9 +11,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from strace_lens.corpus.rows import Row, merged
 from strace_lens.storage import write_whole
 
 _RUN, _PROMPTS = "strace-lens-run", "strace-lens-prompts"
+
+
+GEOMETRY = ("cosine", "l2", "cka", "velocity", "curvature")
+"""Columns with a value a layer, of the trace of each size."""
+
+PATH = ("velocity", "curvature")
+"""Columns with a value a layer, of the full model; `full_` comes before their names."""
 
 
 class PartError(ValueError):
@@ -35,45 +43,61 @@ def schema(labels: Sequence[str]) -> pa.Schema:
     top = pa.list_(pa.struct([("token", pa.string()), ("p", pa.float64())]))
     by_layer = pa.list_(pa.float32())
     counts = pa.list_(pa.int32())
-    columns: dict[str, pa.DataType] = {
-        "prompt": pa.int64(),
-        "text": pa.string(),
-        "sha256": pa.string(),
-        "error": pa.string(),
-        "next": pa.string(),
-        **{f"label_{name}": pa.string() for name in labels},
-        "tokens": pa.int32(),
-        "graph_edges": pa.int64(),
-        **dict.fromkeys(("entropy", "head_mass", "density", "logit_gap", "loss"), pa.float64()),
-        **dict.fromkeys(("full_unigram_tv", "full_no_context_tv"), pa.float64()),
-        "full_top": top,
-        "reachable": counts,
-        "full_velocity": by_layer,
-        "full_curvature": by_layer,
-        "size": pa.float64(),
-        "edges": pa.int64(),
-        **dict.fromkeys(("tv", "kl", "js", "head_error", "tail_error"), pa.float64()),
-        "top1": pa.bool_(),
-        **dict.fromkeys(("nucleus", "random_tv", "inverse_tv"), pa.float64()),
-        **dict.fromkeys(("residual", "attention", "mlp", "mean_layer"), pa.float64()),
-        **dict.fromkeys(("unigram_tv", "no_context_tv"), pa.float64()),
-        "top": top,
-        "usage": counts,
-        **dict.fromkeys(("cosine", "l2", "cka", "velocity", "curvature"), by_layer),
-    }
+    number, text = pa.float64(), pa.string()
+    columns: dict[str, pa.DataType] = merged(
+        {"prompt": pa.int64(), "text": text, "sha256": text, "error": text, "next": text},
+        {f"label_{name}": text for name in labels},
+        {"tokens": pa.int32(), "graph_edges": pa.int64()},
+        dict.fromkeys(("entropy", "head_mass", "density", "logit_gap", "loss"), number),
+        dict.fromkeys(("full_unigram_tv", "full_no_context_tv"), number),
+        {"full_top": top, "reachable": counts},
+        dict.fromkeys((f"full_{name}" for name in PATH), by_layer),
+        {"size": number, "edges": pa.int64()},
+        dict.fromkeys(("tv", "kl", "js", "head_error", "tail_error"), number),
+        {"top1": pa.bool_()},
+        dict.fromkeys(("nucleus", "random_tv", "inverse_tv"), number),
+        dict.fromkeys(("residual", "attention", "mlp", "mean_layer", "trace_head_mass"), number),
+        dict.fromkeys(("unigram_tv", "no_context_tv"), number),
+        {"top": top, "usage": counts},
+        dict.fromkeys(GEOMETRY, by_layer),
+    )
     return pa.schema(list(columns.items()))
+
+
+def _check_columns(row: Row, columns: pa.Schema) -> None:
+    """Refuse a row with a value that no column takes, or without one that it must have."""
+    unknown = row.keys() - set(columns.names)
+    if unknown:
+        raise ValueError(f"a part has no column {min(unknown)!r}; add it to its schema")
+    if "error" in row:
+        return
+    optional = {"error", *GEOMETRY, *(f"full_{name}" for name in PATH)}
+    missing = [
+        name
+        for name in columns.names
+        if name not in row and name not in optional and not name.startswith("label_")
+    ]
+    if missing:
+        raise ValueError(f"a measured row has no {missing[0]!r}, which every part holds")
 
 
 def write_part(
     path: Path,
-    rows: Sequence[dict[str, object]],
+    rows: Sequence[Row],
     labels: Sequence[str],
     run: str,
     prompts: Sequence[int],
 ) -> None:
-    """Write the rows of a batch to one Parquet file, atomically, with its run and its prompts."""
+    """Write the rows of a batch to one Parquet file, atomically, with its run and its prompts.
+
+    Raises:
+        ValueError: a row has a value that no column takes, or lacks one.
+    """
     said = {_RUN: run, _PROMPTS: json.dumps(list(prompts))}
-    table = pa.Table.from_pylist(list(rows), schema=schema(labels).with_metadata(said))
+    columns = schema(labels).with_metadata(said)
+    for row in rows:
+        _check_columns(row, columns)
+    table = pa.Table.from_pylist(list(rows), schema=columns)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     write_whole(path, buffer.getvalue())

@@ -19,7 +19,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from strace_lens.corpus.manifest import read_manifest
-from strace_lens.corpus.parts import PartError, part_paths, read_part
+from strace_lens.corpus.parts import GEOMETRY, PATH, PartError, part_paths, read_part
 from strace_lens.html_repr import facts
 
 PROMPT_COLUMNS = (
@@ -31,10 +31,8 @@ PROMPT_COLUMNS = (
 SIZE_COLUMNS = (
     *("prompt", "size", "edges", "tv", "kl", "js", "head_error", "tail_error", "top1", "nucleus"),
     *("random_tv", "inverse_tv", "residual", "attention", "mlp", "mean_layer"),
-    *("unigram_tv", "no_context_tv", "top"),
+    *("trace_head_mass", "unigram_tv", "no_context_tv", "top"),
 )
-GEOMETRY = ("cosine", "l2", "cka", "velocity", "curvature")
-PATH = ("velocity", "curvature")
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,8 @@ from strace_lens.summary import finite
 from strace_lens.token_graph.edges import KINDS, hook_name, order_of
 
 _NUMBERS = (
-    *("size", "edges", "tv", "kl", "head_error", "tail_error", "head_mass", "nucleus"),
-    *("random_tv", "inverse_tv", *KINDS, "mean_layer"),
+    *("size", "edges", "tv", "kl", "head_error", "tail_error", "nucleus"),
+    *("trace_head_mass", "random_tv", "inverse_tv", *KINDS, "mean_layer"),
 )
 
 

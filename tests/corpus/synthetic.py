@@ -87,6 +87,7 @@ def synthetic_run(
                     "inverse_tv": np.minimum(1, grid * 50),
                     **by_kind,
                     "mean_layer": mean_layer,
+                    "trace_head_mass": head_mass - share * tv / 2,
                     "unigram_tv": 0.6 + 0.2 * (1 - tv),
                     "no_context_tv": 0.5 + 0.3 * (1 - tv),
                     "top": [[(" the", 0.6)]] * len(grid),

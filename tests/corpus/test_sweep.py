@@ -21,18 +21,22 @@ import torch
 import strace_lens as sl
 from strace_lens.contract import architecture_of
 from strace_lens.corpus import batches as batches_module
+from strace_lens.corpus.analyses.layer_phases import head_and_tail
 from strace_lens.corpus.batches import Batch
 from strace_lens.corpus.engine import this_process
 from strace_lens.corpus.manifest import OtherRunError
-from strace_lens.corpus.measure import Row
 from strace_lens.corpus.parts import PartError, part_paths
 from strace_lens.corpus.prompts import CorpusPrompt
+from strace_lens.corpus.rows import Row
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Setting
 from strace_lens.corpus.sweep import sweep
+from strace_lens.density import TEXTS
+from strace_lens.phases import restored_from
 from strace_lens.run import last_logits
 from tests import tiny
 from tests.corpus.made import SIZES, model, options, prompts, words
+from tests.real import smollm2
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,19 +80,52 @@ def test_every_prompt_is_as_its_own_density_curve(whole: tuple[Path, Run]) -> No
         curve = sl.density_curve(
             model(), sl.extract(sl.token_graph(model(), one.text)), sizes=SIZES
         )
-        rows = run.sizes[run.sizes["prompt"] == number]
-        numbers = [c for c in curve.table if c in rows and c not in ("top", "top1")]
-        np.testing.assert_allclose(
-            rows[numbers].to_numpy(float), curve.table[numbers].to_numpy(float), atol=1e-5
-        )
-        assert rows["top1"].tolist() == curve.table["top1"].tolist()
+        same_as_curve(run, number, curve)
         about = run.prompts.iloc[number]
-        assert about["density"] == pytest.approx(curve.density, abs=1e-5)
-        assert about["entropy"] == pytest.approx(curve.entropy, abs=1e-5)
-        assert about["tokens"] == curve.trace.shape.tokens
-        assert about["edges"] == curve.trace.edges
         assert about["text"] == one.text
         assert about["label_kind"] == one.labels["kind"]
+
+
+def same_as_curve(run: Run, prompt: int, curve: sl.DensityCurve) -> None:
+    """Every number of a curve, and of its table, is what the run holds of the prompt."""
+    rows = run.sizes[run.sizes["prompt"] == prompt]
+    numbers = [column for column in curve.table if column not in TEXTS]
+    np.testing.assert_allclose(
+        rows[numbers].to_numpy(float), curve.table[numbers].to_numpy(float), atol=1e-5
+    )
+    about = run.prompts.set_index("prompt").loc[prompt]
+    for name in ("density", "entropy", "head_mass"):
+        assert about[name] == pytest.approx(getattr(curve, name), abs=1e-5)
+    assert about["logit_gap"] == pytest.approx(curve.logit_gap, abs=1e-3)
+    assert about["tokens"] == curve.trace.shape.tokens
+    assert about["edges"] == curve.trace.edges
+    for found, truth in [
+        (about["top"], curve.top),
+        *zip(rows["top"], curve.table["top"], strict=True),
+    ]:
+        assert [pair["token"] for pair in found] == [token for token, _ in truth]
+        assert [pair["p"] for pair in found] == pytest.approx([p for _, p in truth], abs=1e-5)
+
+
+def test_a_sweep_of_smollm2_is_as_its_density_curve(tmp_path: Path) -> None:
+    chosen = options(sizes=(0.01, 0.2, 0.6, 1.0), hidden=False, controls=False)
+    loaded, text = smollm2(), "The sky is"
+    run = sweep(loaded, [CorpusPrompt(text, " blue")], tmp_path / "run", chosen)
+    trace = sl.extract(sl.token_graph(loaded, text))
+    curve = sl.density_curve(loaded, trace, sizes=chosen.sizes, controls=False)
+    same_as_curve(run, 0, curve)
+    assert run.prompts["head_mass"][0] >= 0.5  # the head is the smallest nucleus of so much
+    found = head_and_tail(run).iloc[0]
+    head, tail = restored_from(curve.table, curve.head_mass)
+    assert [found["head_size"], found["tail_size"]] == [head, max(head, tail)]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "gemma2"])
+def test_the_head_is_that_of_the_model_on_every_kind_of_model(name: str, tmp_path: Path) -> None:
+    loaded = tiny.bridge(name)
+    run = sweep(loaded, prompts(1), tmp_path / "run", options())
+    trace = sl.extract(sl.token_graph(loaded, prompts(1)[0].text))
+    same_as_curve(run, 0, sl.density_curve(loaded, trace, sizes=SIZES))
 
 
 def test_loss_is_of_the_token_that_follows(whole: tuple[Path, Run]) -> None:

@@ -49,7 +49,7 @@ def test_every_size_is_told_as_the_table_has_it() -> None:
     curve = made.curve()
     packed = json.loads(json.dumps(pack(curve, 10), allow_nan=False))
     for row, told in zip(curve.table.to_dict("records"), packed["sizes"], strict=True):
-        for name in ("size", "edges", "tv", "kl", "head_error", "head_mass", "attention"):
+        for name in ("size", "edges", "tv", "kl", "head_error", "trace_head_mass", "attention"):
             assert told[name] == row[name]
         assert [tuple(token) for token in told["beside"]] == list(row["beside"])
         assert np.sum(told["counts"]) == row["edges"]

@@ -25,9 +25,9 @@ function makePrediction(parent, result) {
     // What is not listed one by one, so that each column sums to one.
     const rest = (part, column, all) => Math.max(0, all - row.beside
       .filter((token) => token[3] === (part === "head")).reduce((sum, token) => sum + token[column], 0));
-    const headModel = rest("head", 1, result.head_mass), headTrace = rest("head", 2, row.head_mass);
+    const headModel = rest("head", 1, result.head_mass), headTrace = rest("head", 2, row.trace_head_mass);
     if (headModel > 5e-4 || headTrace > 5e-4) lines.push(line("other tokens", "head", headModel, headTrace, "rest"));
-    lines.push(line("other tokens", "tail", rest("tail", 1, 1 - result.head_mass), rest("tail", 2, 1 - row.head_mass), "rest"));
+    lines.push(line("other tokens", "tail", rest("tail", 1, 1 - result.head_mass), rest("tail", 2, 1 - row.trace_head_mass), "rest"));
     body.replaceChildren(...lines);
     numbers.textContent = `total variation ${fixed(row.tv)} (head ${fixed(row.head_error)}, tail ` +
       `${fixed(row.tail_error)}), KL ${digits(row.kl)} nats; top-1 ${row.top1 ? "agrees" : "differs"}; ` +
