@@ -21,7 +21,7 @@ from strace_lens.plots.circuits import (
 from strace_lens.plots.known import plot_auroc, plot_found, plot_projection
 from strace_lens.plots.style import percent
 from strace_lens.projection import containing_size
-from strace_lens.storage import write_whole
+from strace_lens.whole_files import write_whole
 
 DRAWN = 200
 """Edges drawn of each circuit, the strongest first."""

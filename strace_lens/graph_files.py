@@ -19,10 +19,11 @@ import networkx as nx
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.exchange import circuit_from_networkx
 from strace_lens.component_graph.graph import graph_from_facts
-from strace_lens.storage import ResultFileError, facts_text, prompt_from_facts, write_whole
+from strace_lens.storage import ResultFileError, facts_text, prompt_from_facts
 from strace_lens.token_graph.edges import GraphShape
 from strace_lens.token_graph.exchange import subgraph_from_networkx
 from strace_lens.token_graph.trace import Subgraph
+from strace_lens.whole_files import write_whole
 
 _OURS = "strace_lens"
 # What parsers and constructors make of a file that is torn, foreign or edited by hand.

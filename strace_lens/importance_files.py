@@ -24,9 +24,10 @@ import torch
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.graph import EMBED, LOGITS, ComponentGraph
 from strace_lens.component_graph.scores import Scores
-from strace_lens.storage import ResultFileError, write_whole
+from strace_lens.storage import ResultFileError
 from strace_lens.strict_json import JsonError, parse_json
 from strace_lens.text_files import TextFileError, read_text
+from strace_lens.whole_files import write_whole
 
 _INPUT = "input"
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from strace_lens.token_graph.edges import (
     ranks_of,
 )
 from strace_lens.token_graph.trace import Trace
+from strace_lens.whole_files import write_whole
 
 FORMAT = "strace-lens/1"
 
@@ -176,21 +175,6 @@ def facts_text(kind: str, facts: Mapping[str, Any]) -> str:
 def prompt_from_facts(stored: Mapping[str, Any]) -> Prompt:
     """A prompt from the fields that a file names."""
     return Prompt(stored["text"], tuple(stored["ids"]), tuple(stored["strings"]))
-
-
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Write under another name beside it, flush to disk, then rename: never half a file."""
-    path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as f:
-        try:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-            os.chmod(f.name, 0o644)
-            os.replace(f.name, path)
-        except BaseException:
-            Path(f.name).unlink(missing_ok=True)
-            raise
 
 
 def read_result(

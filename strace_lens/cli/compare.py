@@ -35,9 +35,9 @@ from strace_lens.component_graph.tasks.generate import TASKS, make_task
 from strace_lens.component_graph.tasks.read import read_task
 from strace_lens.known.models import KNOWN, Known, known
 from strace_lens.models import DEFAULT, load_model
-from strace_lens.storage import write_whole
 from strace_lens.summary import summarize_comparison
 from strace_lens.tables_compare import print_comparison
+from strace_lens.whole_files import write_whole
 
 PAGE, TABLE, PROJECTION = "compare.html", "compare.csv", "projection.csv"
 PAIRS = 16

@@ -23,7 +23,6 @@ from strace_lens.cli.common import (
 from strace_lens.estimators_report import estimators_report
 from strace_lens.models import load_model
 from strace_lens.sizes import ESTIMATOR_SIZES
-from strace_lens.storage import write_whole
 from strace_lens.summary import records
 from strace_lens.tables import print_estimators, print_phases
 from strace_lens.token_graph.estimators import ESTIMATORS
@@ -32,6 +31,7 @@ from strace_lens.trials.phases import trial_phases
 from strace_lens.trials.prompts import read_prompts
 from strace_lens.trials.run import SEEDS, check_options, run_trials, trial_steps
 from strace_lens.trials.table import estimator_table
+from strace_lens.whole_files import write_whole
 
 PAGE = "estimators.html"
 

@@ -14,10 +14,10 @@ from strace_lens.cli.common import one_line_errors, progress_bar, step
 from strace_lens.corpus.analyses.all import analyse
 from strace_lens.corpus.run_folder import read_run
 from strace_lens.corpus_report import corpus_report
-from strace_lens.storage import write_whole
 from strace_lens.summary import records
 from strace_lens.tables import frame_table, wide_console
 from strace_lens.tables_corpus import corpus_sections
+from strace_lens.whole_files import write_whole
 
 PAGE = "phases.html"
 WIDTH = 180

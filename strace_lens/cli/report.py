@@ -10,7 +10,8 @@ import typer
 from strace_lens.cli.common import one_line_errors, progress_bar, step
 from strace_lens.cli.trace import EXPLORER, RESULT
 from strace_lens.explorer.page import explorer
-from strace_lens.storage import load_curve, write_whole
+from strace_lens.storage import load_curve
+from strace_lens.whole_files import write_whole
 
 
 def report_command(

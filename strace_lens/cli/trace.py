@@ -34,7 +34,6 @@ from strace_lens.models import load_model
 from strace_lens.prompts import tokenize
 from strace_lens.report import trace_report
 from strace_lens.sizes import SIZES
-from strace_lens.storage import write_whole
 from strace_lens.summary import summarize
 from strace_lens.tables import print_curve
 from strace_lens.text_files import read_prompt, read_text
@@ -42,6 +41,7 @@ from strace_lens.token_graph.estimators import estimate, estimator_of, steps
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.importance import IMPORTANCES, importance_function
+from strace_lens.whole_files import write_whole
 
 PAGE = "trace.html"
 EXPLORER = "explorer.html"
