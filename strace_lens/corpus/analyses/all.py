@@ -18,6 +18,7 @@ from strace_lens.corpus.analyses import (
     growth,
     layer_phases,
     needed,
+    per_prompt,
     shallow,
     usage,
 )
@@ -27,6 +28,7 @@ from strace_lens.progress import NamedSteps, named_bar
 Analysis = Callable[..., pd.DataFrame]
 
 ANALYSES: dict[str, Analysis] = {
+    "prompts": per_prompt.per_prompt,
     "mean_curves": curves.mean_curves,
     "corpus_boundaries": boundaries.corpus_boundaries,
     "prompt_boundaries": boundaries.prompt_boundaries,

@@ -50,12 +50,12 @@ def size_needed(run: Run) -> pd.DataFrame:
                 "never": int(np.isnan(sizes).sum()),
                 "prompts": len(sizes),
             }
-            for what, level, sizes in _needed(run)
+            for what, level, sizes in needed_by_prompt(run)
         ]
     ).reindex(columns=["what", "level", "median", "q1", "q3", "never", "prompts"])
 
 
-def _needed(run: Run) -> Iterator[tuple[str, float, Float[np.ndarray, " prompt"]]]:
+def needed_by_prompt(run: Run) -> Iterator[tuple[str, float, Float[np.ndarray, " prompt"]]]:
     """What is asked for, at which level, and the size that each prompt needs (NaN: none)."""
     grid, nuclei = run.grid, at_sizes(run, "nucleus")
     for p in NUCLEI:
