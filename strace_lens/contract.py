@@ -27,22 +27,27 @@ from strace_lens.architecture import (
     device_of,
     hook_points,
     per_query_head,
+    refuse_other_classes,
 )
+from strace_lens.hold import verb
 from strace_lens.sparse_mlp import mlps_are_pointwise
+from strace_lens.weights import Cache, remembered
 
 PROBE_TOKENS = 3
-_known: weakref.WeakKeyDictionary[Any, Architecture] = weakref.WeakKeyDictionary()
+_known: Cache[Architecture] = weakref.WeakKeyDictionary()
 
 
+@verb
 def architecture_of(model: Model) -> Architecture:
     """The architecture of a model, proven by `check` the first time and remembered after.
+
+    It is proven again when the model's weights, dtype, device or settings have changed.
 
     Raises:
         UnsupportedModelError: the model cannot be traced; the message says why.
     """
-    if model not in _known:
-        _known[model] = check(model, describe(model))
-    return _known[model]
+    refuse_other_classes(model)
+    return remembered(_known, model, lambda: check(model, describe(model)))
 
 
 def check(model: Model, architecture: Architecture) -> Architecture:
@@ -165,8 +170,8 @@ def expect_equal_rows(arch: Architecture, logits: Float[Tensor, "row pos vocab"]
     same = logits[:1].expand_as(logits)
     if not torch.allclose(logits, same, rtol=1e-2, atol=1e-2, equal_nan=True):
         raise UnsupportedModelError(
-            f"{arch.name} cannot be traced: equal rows give different logits; "
-            "switch its dropout off with model.eval()"
+            f"{arch.name} cannot be traced: equal rows give different logits, so something in it "
+            "is drawn at random (as by a hook of yours) or depends on the other rows"
         )
 
 

@@ -204,11 +204,21 @@ def test_a_block_that_adds_something_else_is_refused() -> None:
         architecture_of(model)
 
 
-def test_a_model_in_training_mode_is_refused() -> None:
-    """Its dropout would change every run."""
+def test_a_model_in_training_mode_is_proven_in_evaluation_mode() -> None:
     model = fresh_bridge("gpt2")
     model.train()
-    with pytest.raises(UnsupportedModelError, match="eval"):
+    assert architecture_of(model) == architecture_of(fresh_bridge("gpt2"))
+
+
+def test_a_model_that_draws_at_random_is_refused() -> None:
+    """Two of its runs could not be compared."""
+    model, generator = fresh_bridge("gpt2"), torch.Generator().manual_seed(0)
+
+    def add_noise(value: torch.Tensor, hook: Any) -> torch.Tensor:
+        return value + torch.randn(value.shape, generator=generator)
+
+    model.hook_dict["hook_embed"].add_hook(add_noise)
+    with pytest.raises(UnsupportedModelError, match=r"tiny-gpt2 .*drawn at random"):
         architecture_of(model)
 
 
