@@ -233,6 +233,17 @@ def test_the_proof_leaves_no_hook_behind() -> None:
     assert {n: len(p.fwd_hooks) for n, p in model.hook_dict.items()} == before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_parts_that_miss_their_sum_by_a_thousandth_are_refused(dtype: torch.dtype) -> None:
+    model = fresh_bridge("llama", dtype)
+    architecture_of(model)
+    damaged = fresh_bridge("llama", dtype)
+    damaged.hook_dict["blocks.1.attn.hook_pattern"].add_hook(lambda value, hook: value * 1.001)
+    damaged.hook_dict["blocks.1.attn.hook_z"].add_hook(lambda value, hook: value * 1.001)
+    with pytest.raises(UnsupportedModelError, match=r"at blocks\.1 the parts of hook_attn_out"):
+        architecture_of(damaged)
+
+
 # Facts about TransformerLens that masked runs lean on (shared/transformerlens.md)
 
 

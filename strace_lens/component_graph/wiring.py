@@ -32,6 +32,7 @@ from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.contract import check_sums, expect_equal_rows
 from strace_lens.hold import verb
 from strace_lens.norms import Norm, read_norm
+from strace_lens.precision import at_least_single, tolerance
 from strace_lens.run import Hook, last_logits
 from strace_lens.weights import Cache, remembered
 
@@ -254,10 +255,9 @@ def _check_readers(model: Model, wiring: Wiring) -> None:
 def _expect_equal(arch: Architecture, name: str, ours: Tensor, found: dict[str, Tensor]) -> None:
     if name not in found:
         raise UnsupportedModelError(f"{arch.name} cannot be patched: {name} never runs")
-    theirs = found[name].reshape(ours.shape).float()
-    gap = float((ours.float() - theirs).norm() / theirs.norm().clamp_min(1e-30))
-    # Single precision agrees to 1e-6 here; half precision rounds the stream itself.
-    if not gap < 2e-2:
+    theirs = at_least_single(found[name]).reshape(ours.shape)
+    gap = float((at_least_single(ours) - theirs).norm() / theirs.norm().clamp_min(1e-30))
+    if not gap < tolerance(found[name].dtype):
         raise UnsupportedModelError(
             f"{arch.name} cannot be patched: what {name} carries is not worked out from the stream "
             f"by its norm and weights (relative gap {gap:.1e})"
