@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -72,15 +73,26 @@ def norm_weights(norm: Any, like: Tensor) -> tuple[Tensor, Tensor, bool]:
     """Gain, bias and centring of a norm module, from its answers.
 
     Modules disagree on where they keep a weight and whether it is stored minus one (Gemma), but
-    they all answer x with gain * x / scale(x) + bias, and for a large vector of alternating sign
-    the scale is its magnitude and the mean is zero.
+    they all answer x with gain * x / scale(x) + bias. For x of large entries of alternating sign
+    the mean is exactly zero, eps does not count, and the scale is known. An odd width needs one
+    entry of zero, whose gain is read from a second such x.
     """
+    width, odd = len(like), len(like) % 2
     signs = torch.ones_like(like)
     signs[1::2] = -1
-    probes = torch.stack([torch.zeros_like(like), signs * 256, signs * 256 + 128]).unsqueeze(0)
+    first, second = signs.clone(), signs.clone()
+    if odd:
+        first[-1] = second[0] = 0
+    # A square of the larger would overflow in float16, where eps counts less than rounding.
+    size = 2.0**7 if like.dtype == torch.float16 else 2.0**24
+    shift = size / 2
+    probes = torch.stack([0 * first, size * first, size * second, size * first + shift])
     with torch.no_grad(), hooks_aside(norm):
-        bias, answer, shifted = norm(probes)[0]
-    gain = (answer - bias) * signs
+        bias, answer, again, shifted = norm(probes.unsqueeze(0))[0]
+    scale = math.sqrt((width - odd) / width)  # over the size of the entries
+    gain = (answer - bias) * first * scale
+    if odd:
+        gain[-1] = (again - bias)[-1] * signs[-1] * scale
     centred = torch.allclose(shifted, answer, rtol=1e-2, atol=1e-3)
     return gain, bias, centred
 

@@ -233,12 +233,9 @@ class Trace:
 
     def __repr__(self) -> str:
         made = self.made
-        how = made.get("order", "order unknown")
-        if made.get("importance", GIVEN) != GIVEN:
-            how += f" by {made['importance']}"
         return (
             f"Trace({made.get('model', 'model')}: {self.edges:,} edges over {self.shape.tokens} "
-            f"tokens, {how})"
+            f"tokens, {made.get('order', 'best-first')} by {made.get('importance', '?')})"
         )
 
     def _repr_html_(self) -> str:
