@@ -81,7 +81,11 @@ def describe(model: Model, *, causal_only: bool = True) -> Architecture:
             where it is refused, or one that lacks a hook point the graphs are made of; the message
             names it.
     """
-    refuse_other_classes(model)
+    if not hasattr(model, "cfg") or not hasattr(model, "run_with_hooks"):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is not a TransformerLens model; wrap it first with "
+            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
+        )
     cfg: Any = model.cfg
     name = str(getattr(cfg, "model_name", None) or type(model).__name__)
     hooks = getattr(model, "hook_dict", {})
@@ -120,19 +124,6 @@ def describe(model: Model, *, causal_only: bool = True) -> Architecture:
     return found
 
 
-def refuse_other_classes(model: object) -> None:
-    """Refuse what is no model of TransformerLens.
-
-    Raises:
-        UnsupportedModelError: it is none.
-    """
-    if not hasattr(model, "cfg") or not hasattr(model, "run_with_hooks"):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is not a TransformerLens model; wrap it first with "
-            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
-        )
-
-
 def _mlp_width(model: Model, cfg: Any) -> int:
     """Width of an MLP from its weights, where they can be read: a bridge's cfg is wrong for OPT."""
     weight = getattr(getattr(block_of(model, 0), "mlp", None), "W_out", None)
@@ -143,8 +134,12 @@ def _mlp_width(model: Model, cfg: Any) -> int:
 
 def _refuse_other_kinds(name: str, cfg: Any, model: Model, causal_only: bool) -> None:
     class_name = type(model).__name__
+    # A bridge answers for the modules of the model that it wraps, and some decoders call the matrix
+    # of their unembedding `decoder`.
     encoder_decoder = (
-        hasattr(model, "decoder_blocks") or hasattr(model, "decoder") or "T5" in class_name
+        hasattr(model, "decoder_blocks")
+        or (hasattr(model, "encoder") and hasattr(model, "decoder"))
+        or "T5" in class_name
     )
     stateful = bool(getattr(cfg, "is_stateful", False))
     bidirectional = causal_only and str(getattr(cfg, "attention_dir", "causal")) != "causal"
@@ -160,6 +155,11 @@ def _refuse_other_kinds(name: str, cfg: Any, model: Model, causal_only: bool) ->
                 f"{name} ({architecture}) cannot be traced: it is {kind}; "
                 "the token graph is defined for causal decoders with attention"
             )
+    if "blocks.0.attn.hook_kv_latent" in getattr(model, "hook_dict", {}):
+        raise UnsupportedModelError(
+            f"{name} ({architecture}) cannot be traced: its attention is multi-head latent (MLA); "
+            "the token graph needs heads with values of their own"
+        )
 
 
 def hook_points(architecture: Architecture) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 from hypothesis import strategies as st
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -50,11 +51,15 @@ def model_of(name: str) -> Any:
 
 def fresh_bridge(name: str, dtype: torch.dtype = torch.float32) -> TransformerBridge:
     """A bridge of one's own, to be damaged."""
-    model = tiny.BRIDGES[name]().to(dtype)
-    made = TransformerBridge.boot_transformers(
-        f"tiny-{name}", hf_model=model, tokenizer=tiny.tokenizer()
-    )
-    made.enable_compatibility_mode(no_processing=True)
+    return bridge_of(tiny.BRIDGES[name]().to(dtype), f"tiny-{name}")
+
+
+def bridge_of(
+    hf: tf.PreTrainedModel, name: str = "mine", *, processed: bool = False
+) -> TransformerBridge:
+    """A bridge around a Hugging Face model, whose modules it replaces."""
+    made = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tiny.tokenizer())
+    made.enable_compatibility_mode(no_processing=not processed)
     return made
 
 

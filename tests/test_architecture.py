@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers as tf
 
 from strace_lens.architecture import (
     UnsupportedModelError,
@@ -15,6 +16,7 @@ from strace_lens.architecture import (
 )
 from tests import cases, oracle, tiny
 from tests.cases import NAMES, POST_NORM, architecture, model_of, relative_error
+from tests.families import FAMILIES
 
 GROUPED = ("llama", "mistral", "mixtral", "qwen3", "olmo2", "gemma2", "gemma3", "no_positions")
 
@@ -98,6 +100,27 @@ def test_a_model_without_a_hook_point_is_refused_by_its_name(monkeypatch) -> Non
         UnsupportedModelError, match=r"tiny-gpt2 .*no hook point blocks.0.hook_mlp_out \(nor 2"
     ):
         describe(model)
+
+
+@pytest.mark.parametrize("name", ["deepseek_v2", "deepseek_v3"])
+def test_latent_attention_is_refused_by_name(name: str) -> None:
+    model = cases.bridge_of(FAMILIES[name]())
+    with pytest.raises(UnsupportedModelError, match=r"^mine \(Deepseek.* \(MLA\)"):
+        describe(model)
+
+
+def test_a_decoder_whose_unembedding_is_called_decoder_is_no_encoder_decoder() -> None:
+    model = cases.bridge_of(FAMILIES["modern_bert_decoder"]())
+    assert hasattr(model, "decoder")
+    assert describe(model).layers == 2
+
+
+def test_an_encoder_decoder_is_refused() -> None:
+    config = tf.T5Config(vocab_size=tiny.VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2)
+    model = tf.T5ForConditionalGeneration(config)
+    model.config.architectures = ["T5ForConditionalGeneration"]
+    with pytest.raises(UnsupportedModelError, match="it is an encoder-decoder"):
+        describe(cases.bridge_of(model))
 
 
 def test_query_heads_share_the_key_value_head_of_their_group() -> None:
