@@ -60,6 +60,7 @@ from strace_lens.models import ModelNotFoundError, load_model
 from strace_lens.phases import Phases, find_phases
 from strace_lens.prompts import Prompt, PromptError
 from strace_lens.report import trace_report
+from strace_lens.same_model import check_model
 from strace_lens.sizes import ESTIMATOR_SIZES, SIZES
 from strace_lens.storage import load_curve, load_trace, save_curve, save_trace
 from strace_lens.summary import summarize
@@ -112,6 +113,7 @@ __all__ = [
     "__version__",
     "accuracy",
     "analyse",
+    "check_model",
     "circuit_from_networkx",
     "circuit_from_pandas",
     "circuit_of_edges",

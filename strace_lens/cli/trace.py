@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from strace_lens.ablation import ABLATIONS, replacement
 from strace_lens.architecture import Model
 from strace_lens.causal import phase_ablation
 from strace_lens.cli.common import (
+    AllowPickleOption,
     BosOption,
     DeviceOption,
     DtypeOption,
@@ -42,7 +42,7 @@ from strace_lens.token_graph.estimators import estimate, estimator_of, steps
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.importance import IMPORTANCES, importance_function
-from strace_lens.whole_files import results_folder, write_whole
+from strace_lens.whole_files import write_whole
 
 PAGE = "trace.html"
 EXPLORER = "explorer.html"
@@ -87,9 +87,10 @@ def trace(
     ] = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
-    out: Annotated[Path, typer.Option(help=f"Folder for {PAGE}, {EXPLORER} and {RESULT}.")] = Path(
-        "out"
-    ),
+    allow_pickle: AllowPickleOption = False,
+    out: Annotated[
+        Path, typer.Option(help=f"Folder for {PAGE}, {EXPLORER} and {RESULT}.", file_okay=False)
+    ] = Path("out"),
     seed: Annotated[
         int, typer.Option(help="Of what is drawn: the random control, some estimators.")
     ] = 0,
@@ -109,15 +110,13 @@ def trace(
 
     Example: strace-lens trace "The capital of France is" --estimator fisher
     """
-    files = (PAGE, EXPLORER, RESULT)
-    folder = nullcontext() if dry_run else results_folder(out, files)
-    with one_line_errors(), folder, progress_bar() as progress:
+    with one_line_errors(), progress_bar() as progress:
         text = _prompt_text(prompt, prompt_file)
         grid = parse_sizes(sizes) or SIZES
         _check_ranking(estimator, importance)
         forward, backward = budgets(memory)
         step(progress, f"loading {model}")
-        loaded = load_model(model, device=device, dtype=dtype)
+        loaded = load_model(model, device=device, dtype=dtype, allow_pickle=allow_pickle)
         tokens = tokenize(loaded, architecture_of(loaded), text, bos)
         cost = plan(loaded, len(tokens.ids), sizes=grid, memory_budget=forward)
         if dry_run:
@@ -170,6 +169,7 @@ def _finish(
     step(progress, "ablating the phases")
     ablated = phase_ablation(model, curve, **same)
     step(progress, "drawing")
+    out.mkdir(parents=True, exist_ok=True)
     write_whole(out / PAGE, trace_report(curve, phases, ablated).encode())
     write_whole(out / EXPLORER, explorer([curve]).encode())
     curve.save(out / RESULT)
