@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +51,14 @@ class Batch:
 def items_of(
     model: Model, architecture: Architecture, prompts: Sequence[CorpusPrompt], options: Options
 ) -> list[Item]:
-    """Tokenize prompts; one that cannot be traced carries the reason."""
+    """Tokenize prompts; one that cannot be traced carries the reason.
+
+    Raises:
+        ValueError: a label has the name of one that growing prompts adds.
+    """
+    taken = {name for one in prompts for name in one.labels} & {"of", "step"}
+    if options.generate and taken:
+        raise ValueError(f"generating tokens adds a label {min(taken)!r}; rename the one given")
     items = []
     for number, one in enumerate(prompts):
         about: dict[str, Any] = {
@@ -146,11 +152,3 @@ def batches_of(architecture: Architecture, items: Sequence[Item], options: Optio
 def _tokens(item: Item) -> int:
     assert item.prompt is not None
     return len(item.prompt.ids)
-
-
-def prompts_hash(items: Sequence[Item]) -> str:
-    """Hash of everything that was given of the prompts, by which a run knows them again."""
-    said = [
-        (i.text, i.prompt.ids if i.prompt else (), i.next, sorted(i.labels.items())) for i in items
-    ]
-    return hashlib.sha256(repr(said).encode()).hexdigest()[:16]

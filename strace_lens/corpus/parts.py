@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from strace_lens.corpus.check_part import wrong_columns, wrong_values
 from strace_lens.corpus.rows import Row, merged
-from strace_lens.storage import write_whole
+from strace_lens.corpus.seal import SealError, sealed, unsealed
+from strace_lens.whole_files import write_whole
 
 _RUN, _PROMPTS = "strace-lens-run", "strace-lens-prompts"
 
@@ -25,7 +26,11 @@ PATH = ("velocity", "curvature")
 
 
 class PartError(ValueError):
-    """A part that is torn or of another run, with the reason."""
+    """A part that is damaged or of another run, with the reason."""
+
+
+class DamagedPartError(PartError):
+    """A part that is not as the sweep wrote it; the sweep measures its prompts again."""
 
 
 def part_path(folder: Path, batch: int) -> Path:
@@ -97,47 +102,64 @@ def write_part(
     columns = schema(labels).with_metadata(said)
     for row in rows:
         _check_columns(row, columns)
-    table = pa.Table.from_pylist(list(rows), schema=columns)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    write_whole(path, buffer.getvalue())
+    write_whole(path, sealed(pa.Table.from_pylist(list(rows), schema=columns)))
 
 
-def is_whole(path: Path, run: str, prompts: Sequence[int]) -> bool:
-    """Whether a part is there, whole, and holds just these prompts of the run.
+def read_part(
+    path: Path, manifest: Mapping[str, Any], prompts: Sequence[int] | None = None
+) -> pd.DataFrame:
+    """Read the whole of a part, and check that it is as a sweep of the run wrote it.
+
+    Args:
+        path: of the part.
+        manifest: of its run.
+        prompts: that it must hold, in this order; those that it names itself by default.
 
     Raises:
-        PartError: it is whole and of another run.
+        DamagedPartError: its bytes, columns or values are not those that were written, or it holds
+            other prompts.
+        PartError: it is a part of another run.
+        OSError: the file cannot be read.
+    """
+    try:
+        table = unsealed(path.read_bytes())
+    except SealError as error:
+        raise _damaged(path, str(error)) from error
+    said = table.schema.metadata or {}
+    found, run = said.get(_RUN.encode(), b"none").decode(), manifest["id"]
+    if found != run:
+        raise PartError(f"{path} is of another run ({found}) than its folder's manifest ({run})")
+    expected = said.get(_PROMPTS.encode(), b"").decode()
+    if prompts is not None and expected != json.dumps(list(prompts)):
+        raise _damaged(path, "it holds the prompts of another batch")
+    reason = wrong_columns(table.schema, schema(manifest["labels"]))
+    if reason is not None:
+        raise _damaged(path, reason)
+    frame = table.to_pandas()
+    reason = wrong_values(frame, manifest)
+    if reason is not None:
+        raise _damaged(path, reason)
+    if set(frame["prompt"]) != set(json.loads(expected)):
+        raise _damaged(path, "it does not hold the prompts that it names")
+    return frame
+
+
+def is_whole(path: Path, manifest: Mapping[str, Any], prompts: Sequence[int]) -> bool:
+    """Whether a part is there, undamaged, and holds just these prompts of the run.
+
+    The whole part is read: damage in any column is found here, not when the run is analysed.
+
+    Raises:
+        PartError: it is a part of another run.
     """
     if not path.is_file():
         return False
     try:
-        frame = pq.read_table(path, columns=["prompt"])
-        said = frame.schema.metadata or {}
-    except (pa.ArrowException, OSError):
+        read_part(path, manifest, prompts)
+    except DamagedPartError:
         return False
-    _check_run(path, said, run)
-    return said.get(_PROMPTS.encode()) == json.dumps(list(prompts)).encode() and set(
-        frame["prompt"].to_pylist()
-    ) == set(prompts)
+    return True
 
 
-def read_part(path: Path, run: str) -> pd.DataFrame:
-    """Read a part.
-
-    Raises:
-        PartError: it is truncated, no Parquet, or of another run than `run`.
-    """
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise PartError(f"{path} is torn; run the sweep again to mend it: {reason}") from error
-    _check_run(path, table.schema.metadata or {}, run)
-    return table.to_pandas()
-
-
-def _check_run(path: Path, said: Mapping[bytes, bytes], run: str) -> None:
-    found = said.get(_RUN.encode(), b"none").decode()
-    if found != run:
-        raise PartError(f"{path} is of another run ({found}) than its folder's manifest ({run})")
+def _damaged(path: Path, reason: str) -> DamagedPartError:
+    return DamagedPartError(f"{path} is damaged ({reason}); run the sweep again to mend it")

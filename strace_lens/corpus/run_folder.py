@@ -98,12 +98,13 @@ def read_run(folder: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        PartError: a part is torn or of another run (running the sweep again mends a torn one), or
-            no prompt has been measured.
+        ValueError: the manifest is not as it was written.
+        PartError: a part is damaged or of another run (running the sweep again mends a damaged
+            one), or no prompt has been measured.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    frames = [read_part(path, manifest["id"]) for path in part_paths(folder)]
+    frames = [read_part(path, manifest) for path in part_paths(folder)]
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"error": []})
     failed = rows["error"].notna()
     if failed.all():

@@ -1,7 +1,8 @@
 """A sweep: many prompts traced and measured into a folder, whatever stops it on the way.
 
 Each batch is a Parquet part that is written whole. Starting again measures the batches whose part
-is missing or torn and leaves the others alone; a folder of another run is refused.
+is missing or damaged and leaves the others alone; a folder of another run is refused, and so is one
+that another sweep is writing into.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any, cast
 
 from strace_lens.architecture import Architecture, Model
 from strace_lens.contract import architecture_of
-from strace_lens.corpus.batches import Item, batches_of, items_of, prompts_hash
+from strace_lens.corpus.batches import Item, batches_of, items_of
 from strace_lens.corpus.engine import Engine, this_process
-from strace_lens.corpus.manifest import open_run
+from strace_lens.corpus.identity import in_order_of, prompt_key, tokens_hash
+from strace_lens.corpus.lock import only_writer
+from strace_lens.corpus.manifest import NAME, OtherRunError, open_run, read_manifest
 from strace_lens.corpus.parts import is_whole, part_path, part_paths, write_part
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.run_folder import Run, read_run
@@ -23,6 +26,8 @@ from strace_lens.corpus.setting import Options, setting_of
 from strace_lens.progress import Counted, count_bar
 from strace_lens.token_graph.graph import shape_of
 from strace_lens.versions import versions
+from strace_lens.weights import weights_hash
+from strace_lens.whole_files import remove_strays, results_folder
 
 
 def sweep(
@@ -49,51 +54,79 @@ def sweep(
 
     Raises:
         ValueError: no prompts, or an option out of its range.
-        OtherRunError: the folder holds a run of another model, other prompts, options or versions.
+        OtherRunError: the folder holds a run of another model, other weights, other prompts,
+            options or versions. The order of the prompts is no difference: they keep the numbers
+            that they had when the run was begun.
+        LockedRunError: another sweep is writing into the folder.
         PartError: no prompt could be measured; the reasons are in the parts.
     """
     if not prompts:
         raise ValueError("no prompts to sweep; give at least one")
+    architecture = architecture_of(model)  # what cannot be traced leaves no folder
     options, folder = options or Options(), Path(out)
-    architecture = architecture_of(model)
+    with results_folder(folder), only_writer(folder):
+        remove_strays(folder / "parts")
+        _write_missing(model, architecture, prompts, folder, options, engine, progress)
+    return read_run(folder)
+
+
+def _write_missing(
+    model: Model,
+    architecture: Architecture,
+    prompts: Sequence[CorpusPrompt],
+    folder: Path,
+    options: Options,
+    engine: Engine | None,
+    progress: Counted | None,
+) -> None:
+    """Measure every batch whose part is not there as it should be."""
+    prompts = _as_begun(folder, prompts)
     items = items_of(model, architecture, prompts, options)
     batches = batches_of(architecture, items, options)
     labels = sorted({name for item in items for name in item.labels})
+    weights = weights_hash(model)
     manifest = open_run(
         folder,
         {
             "model": architecture.name,
             "dtype": str(next(cast(Any, model).parameters()).dtype),
-            "prompts": prompts_hash(items),
+            "weights": weights,
+            "prompts": [prompt_key(prompt) for prompt in prompts],
+            "tokens": tokens_hash(items),
             "options": asdict(options),
             "versions": versions(),
         },
         _about(architecture, items, labels, options, len(batches)),
     )
-    run = manifest["id"]
-    for stray in (folder / "parts").glob(".part-*"):  # a write that was killed
-        stray.unlink()
     if len(part_paths(folder)) > len(batches):
         raise ValueError(f"{folder} has more parts than the run has batches; name another folder")
     numbers = {batch.number: [item.number for item in batch.items] for batch in batches}
     missing = [
         batch
         for batch in batches
-        if not is_whole(part_path(folder, batch.number), run, numbers[batch.number])
+        if not is_whole(part_path(folder, batch.number), manifest, numbers[batch.number])
     ]
     total, left = len(items), sum(len(batch.items) for batch in missing)
     with count_bar(progress, "prompts") as told:
         told(total - left, total)
         if missing:
-            setting = setting_of(
-                model, architecture, [item.prompt for item in items if item.prompt], options
-            )
+            traceable = [item.prompt for item in items if item.prompt]
+            setting = setting_of(model, architecture, traceable, options)
             for batch, rows in (engine or this_process(model))(setting, missing):
                 path = part_path(folder, batch.number)
-                write_part(path, rows, labels, run, numbers[batch.number])
+                write_part(path, rows, labels, manifest["id"], numbers[batch.number])
                 left -= len(batch.items)
                 told(total - left, total)
-    return read_run(folder)
+
+
+def _as_begun(folder: Path, prompts: Sequence[CorpusPrompt]) -> Sequence[CorpusPrompt]:
+    """The prompts in the order of the run that the folder holds; as they are if it holds none."""
+    if not (folder / NAME).exists():
+        return prompts
+    try:
+        return in_order_of(read_manifest(folder)["prompts"], prompts)
+    except OtherRunError as error:
+        raise OtherRunError(f"{folder} holds another run: {error}; name another folder") from None
 
 
 def _about(

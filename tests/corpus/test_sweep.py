@@ -34,7 +34,8 @@ from strace_lens.corpus.sweep import sweep
 from strace_lens.density import TEXTS
 from strace_lens.phases import restored_from
 from strace_lens.run import last_logits
-from tests import tiny
+from strace_lens.whole_files import _host
+from tests import cases, tiny
 from tests.corpus.made import SIZES, model, options, prompts, words
 from tests.real import smollm2
 
@@ -195,7 +196,8 @@ def test_a_killed_sweep_goes_on_to_the_same_parts(whole: tuple[Path, Run], tmp_p
         time.sleep(0.001)
     os.kill(child.pid or 0, signal.SIGKILL)
     child.join()
-    (folder / "parts" / ".part-00001.parquet.abc").write_bytes(b"half")  # as a kill may leave it
+    stray = f".strace-lens-{_host()}-{child.pid}-00000000.tmp"
+    (folder / "parts" / stray).write_bytes(b"half")  # as a kill may leave it
     assert child.exitcode in (-signal.SIGKILL, 0)
     sweep(model(), prompts(), folder, options())
     assert same(folder, whole[0])
@@ -208,7 +210,7 @@ def test_a_torn_part_is_done_again(keep: int, whole: tuple[Path, Run], tmp_path:
     sweep(model(), prompts(), folder, options())
     torn = part_paths(folder)[1]
     torn.write_bytes(torn.read_bytes()[:keep])
-    with pytest.raises(PartError, match=r"part-00001.parquet is torn; run the sweep again"):
+    with pytest.raises(PartError, match=r"part-00001.parquet is damaged .*; run the sweep again"):
         read_run(folder)
     sweep(model(), prompts(), folder, options())
     assert same(folder, whole[0])
@@ -230,10 +232,64 @@ def test_other_options_are_refused_by_name(
 
 
 def test_other_prompts_and_other_models_are_refused(whole: tuple[Path, Run]) -> None:
-    with pytest.raises(OtherRunError, match="prompts was"):
+    with pytest.raises(
+        OtherRunError, match=r"holds another run: of its 6 prompts 1 are not given; name another"
+    ):
         sweep(model(), prompts(5), whole[0], options())
+    new = [*prompts()[:4], CorpusPrompt(words(9)), prompts()[4]]
+    said = rf"of its 6 prompts 1 are not given, and 1 that are given .* such as '{words(9)[:20]}"
+    with pytest.raises(OtherRunError, match=said):
+        sweep(model(), new, whole[0], options())
     with pytest.raises(OtherRunError, match=r"model was .* and is"):
         sweep(tiny.bridge("gpt2"), prompts(), whole[0], options())
+
+
+def scaled(factor: float) -> Any:
+    """A model of the same name, all of whose matrices are scaled."""
+    loaded = cases.fresh_bridge("llama")
+    with torch.no_grad():
+        for weight in loaded.parameters():
+            if weight.ndim > 1:
+                weight.mul_(factor)
+    return loaded
+
+
+def test_other_weights_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    sweep(scaled(1.0), prompts(), folder, options())
+    part_paths(folder)[1].unlink()
+    with pytest.raises(
+        OtherRunError, match=r"the model has the same name and other weights \(their SHA-256 was"
+    ):
+        sweep(scaled(0.9), prompts(), folder, options())
+    assert len(part_paths(folder)) == 2
+    sweep(scaled(1.0), prompts(), folder, options())
+    assert len(part_paths(folder)) == 3
+
+
+def test_the_order_of_the_prompts_is_no_difference(whole: tuple[Path, Run], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        sweep(model(), prompts(), folder, options(), engine=stopping_after(1))
+    shuffled = [prompts()[i] for i in (3, 0, 5, 1, 4, 2)]
+    run = sweep(model(), shuffled, folder, options())
+    assert same(folder, whole[0])
+    assert run.prompts["text"].tolist() == [p.text for p in prompts()]
+
+
+def test_prompts_that_are_given_twice_are_counted(tmp_path: Path) -> None:
+    folder, twice = tmp_path / "run", [*prompts(2), prompts(1)[0]]
+    assert len(sweep(model(), twice, folder, options()).prompts) == 3
+    assert len(sweep(model(), twice[::-1], folder, options()).prompts) == 3
+    with pytest.raises(OtherRunError, match="of its 3 prompts 1 are not given"):
+        sweep(model(), twice[:2], folder, options())
+
+
+def test_labels_that_generating_adds_are_not_overwritten(tmp_path: Path) -> None:
+    given = [CorpusPrompt(words(4), None, {"step": 9})]
+    with pytest.raises(ValueError, match="generating tokens adds a label 'step'; rename"):
+        sweep(model(), given, tmp_path / "run", options(generate=1))
+    assert sweep(model(), given, tmp_path / "run", options()).prompts["label_step"][0] == "9"
 
 
 def test_parts_of_two_models_in_one_folder_are_an_error(
