@@ -81,11 +81,7 @@ def describe(model: Model, *, causal_only: bool = True) -> Architecture:
             where it is refused, or one that lacks a hook point the graphs are made of; the message
             names it.
     """
-    if not hasattr(model, "cfg") or not hasattr(model, "run_with_hooks"):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is not a TransformerLens model; wrap it first with "
-            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
-        )
+    refuse_other_classes(model)
     cfg: Any = model.cfg
     name = str(getattr(cfg, "model_name", None) or type(model).__name__)
     hooks = getattr(model, "hook_dict", {})
@@ -122,6 +118,19 @@ def describe(model: Model, *, causal_only: bool = True) -> Architecture:
             + (f" (nor {len(missing) - 1} others)" if len(missing) > 1 else "")
         )
     return found
+
+
+def refuse_other_classes(model: object) -> None:
+    """Refuse what is no model of TransformerLens.
+
+    Raises:
+        UnsupportedModelError: it is none.
+    """
+    if not hasattr(model, "cfg") or not hasattr(model, "run_with_hooks"):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is not a TransformerLens model; wrap it first with "
+            "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
+        )
 
 
 def _mlp_width(model: Model, cfg: Any) -> int:

@@ -27,22 +27,28 @@ from strace_lens.architecture import (
     device_of,
     hook_points,
     per_query_head,
+    refuse_other_classes,
 )
+from strace_lens.hold import verb
+from strace_lens.precision import at_least_single, tolerance
 from strace_lens.sparse_mlp import mlps_are_pointwise
+from strace_lens.weights import Cache, remembered
 
 PROBE_TOKENS = 3
-_known: weakref.WeakKeyDictionary[Any, Architecture] = weakref.WeakKeyDictionary()
+_known: Cache[Architecture] = weakref.WeakKeyDictionary()
 
 
+@verb
 def architecture_of(model: Model) -> Architecture:
     """The architecture of a model, proven by `check` the first time and remembered after.
+
+    It is proven again when the model's weights, dtype, device or settings have changed.
 
     Raises:
         UnsupportedModelError: the model cannot be traced; the message says why.
     """
-    if model not in _known:
-        _known[model] = check(model, describe(model))
-    return _known[model]
+    refuse_other_classes(model)
+    return remembered(_known, model, lambda: check(model, describe(model)))
 
 
 def check(model: Model, architecture: Architecture) -> Architecture:
@@ -90,22 +96,26 @@ def check_sums(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) ->
         names_filter=lambda name: name in wanted,
         padding_side="right",
     )
+    dtype = cache["blocks.0.hook_resid_pre"].dtype
     for layer in range(arch.layers):
 
         def at(name: str, layer: int = layer) -> Tensor:
-            return cache[f"blocks.{layer}.{name}"][0].float()
+            return at_least_single(cache[f"blocks.{layer}.{name}"][0])
+
+        def expect(name: str, node: Tensor, parts: list[Tensor], layer: int = layer) -> None:
+            _expect_sum(arch, layer, name, node, parts, dtype)
 
         attention = _attention_by_hand(model, arch, layer, at)
-        _expect_sum(arch, layer, "hook_attn_out", at("hook_attn_out"), [attention])
+        expect("hook_attn_out", at("hook_attn_out"), [attention])
         stream = [at("hook_resid_pre"), at("hook_attn_out")]
         if arch.mlp and not arch.parallel:
-            _expect_sum(arch, layer, "hook_resid_mid", at("hook_resid_mid"), stream)
+            expect("hook_resid_mid", at("hook_resid_mid"), stream)
         if arch.mlp:
             stream.append(at("hook_mlp_out"))
-        _expect_sum(arch, layer, "hook_resid_post", at("hook_resid_post"), stream)
+        expect("hook_resid_post", at("hook_resid_post"), stream)
         if layer + 1 < arch.layers:
-            following = cache[f"blocks.{layer + 1}.hook_resid_pre"][0].float()
-            _expect_sum(arch, layer, "the next hook_resid_pre", following, [at("hook_resid_post")])
+            following = at_least_single(cache[f"blocks.{layer + 1}.hook_resid_pre"][0])
+            expect("the next hook_resid_pre", following, [at("hook_resid_post")])
 
 
 def _attention_by_hand(
@@ -113,19 +123,25 @@ def _attention_by_hand(
 ) -> Float[Tensor, "pos d_model"]:
     out = attention_output(model, arch, layer)
     value = per_query_head(at("attn.hook_v"), arch.heads, dim=1)
-    z = torch.einsum("hqk,khe->qhe", at("attn.hook_pattern"), value)
-    result = torch.einsum("qhe,hed->qd", z, out.weight.float()) + out.bias.float()
+    # A model may keep its pattern in single precision and its values in double.
+    z = torch.einsum("hqk,khe->qhe", at("attn.hook_pattern").to(value.dtype), value)
+    weight = at_least_single(out.weight)
+    result = torch.einsum("qhe,hed->qd", z, weight.to(z.dtype)) + at_least_single(out.bias)
     if arch.post_norm:
         result = out.linear_norm(result) / at("ln1_post.hook_scale") + out.norm_bias
     return result
 
 
 def _expect_sum(
-    arch: Architecture, layer: int, name: str, node: Tensor, parts: list[Tensor]
+    arch: Architecture,
+    layer: int,
+    name: str,
+    node: Tensor,
+    parts: list[Tensor],
+    dtype: torch.dtype,
 ) -> None:
     gap = float((node - torch.stack(parts).sum(0)).norm() / node.norm().clamp_min(1e-30))
-    # Single precision adds up to 1e-6 here; half precision rounds the stream itself.
-    if not gap < 2e-2:
+    if not gap < tolerance(dtype):
         raise UnsupportedModelError(
             f"{arch.name} cannot be traced: at blocks.{layer} the parts of {name} do not add up to "
             f"it (relative gap {gap:.1e})"
@@ -165,8 +181,8 @@ def expect_equal_rows(arch: Architecture, logits: Float[Tensor, "row pos vocab"]
     same = logits[:1].expand_as(logits)
     if not torch.allclose(logits, same, rtol=1e-2, atol=1e-2, equal_nan=True):
         raise UnsupportedModelError(
-            f"{arch.name} cannot be traced: equal rows give different logits; "
-            "switch its dropout off with model.eval()"
+            f"{arch.name} cannot be traced: equal rows give different logits, so something in it "
+            "is drawn at random (as by a hook of yours) or depends on the other rows"
         )
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.architecture import Architecture, Model, device_of, mlp_constant
+from strace_lens.hold import hold, of_this_thread
 
 Hook = tuple[str, Callable[..., Tensor | None]]
 MEMORY_BUDGET = 2**27
@@ -65,11 +66,12 @@ def all_logits(
 
     Raises:
         FloatingPointError: a logit is NaN or infinite.
+        RuntimeError: a forward pass of the model is under way already, here or in another thread.
     """
-    with torch.set_grad_enabled(gradient):
+    with hold(model), torch.set_grad_enabled(gradient):
         logits = model.run_with_hooks(
             tokens.to(device_of(model)),
-            fwd_hooks=list(hooks),
+            fwd_hooks=[(point, of_this_thread(model, function)) for point, function in hooks],
             return_type="logits",
             padding_side="right",
         )

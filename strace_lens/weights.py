@@ -8,16 +8,24 @@ remembered by `fingerprint`, and what is written to disk is tied to its model by
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator
-from typing import Any, cast
+import weakref
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from strace_lens.architecture import Model
+from strace_lens.hold import noted
 
 _WHOLE = 2**16
 _SAMPLES = 64
+
+T = TypeVar("T")
+Cache = weakref.WeakKeyDictionary[Any, tuple[Hashable, T]]
+"""What is known of models: by model, the fingerprint it held for and the fact."""
+
+_hashes: Cache[str] = weakref.WeakKeyDictionary()
 
 
 def weights_hash(model: Model) -> str:
@@ -37,13 +45,14 @@ def weights_hash(model: Model) -> str:
 
 
 def fingerprint(model: Model) -> Hashable:
-    """A quick hash of the weights, dtypes, devices, mode and settings that a model has right now.
+    """A quick hash of the weights, dtypes, devices and settings that a model has right now.
 
-    Two calls differ if a tensor was replaced or written in between, was moved or converted, if a
-    module was switched between training and evaluation, or if a setting of `model.cfg` changed.
-    Tensors of up to 65,536 values, which hold every norm and bias, are read whole. Larger ones are
-    known by their storage, their version counter and 64 of their values, so a write through
-    `.data` that leaves all of these as they were is missed.
+    Two calls differ if a tensor of the state dict was replaced or written in between, was moved or
+    converted, or if a setting of `model.cfg` changed. Tensors of up to 65,536 values, which hold
+    every norm and bias, are read whole. Larger ones are known by their storage, their version
+    counter and 64 of their values, so a write through `.data` that leaves all of these as they were
+    is missed. Buffers that no state dict holds are left out: they follow from the configuration,
+    and some models rewrite them from run to run (LongRoPE).
 
     Args:
         model: a HookedTransformer or a TransformerBridge.
@@ -61,15 +70,36 @@ def fingerprint(model: Model) -> Hashable:
     for (dtype, device), values in samples.items():
         facts.append((dtype, device))
         digest.update(_bytes(torch.cat(values)))
-    modes = tuple(part.training for part in cast(torch.nn.Module, model).modules())
-    return hash((*facts, modes)), digest.hexdigest()
+    return hash(tuple(facts)), digest.hexdigest()
+
+
+def remembered(cache: Cache[T], model: Model, make: Callable[[], T]) -> T:
+    """What is known of a model as it is now: from the cache, or made anew if the model changed.
+
+    The fingerprint is taken once for as long as the model is held (`hold`).
+
+    Args:
+        cache: of facts of one kind.
+        model: a HookedTransformer or a TransformerBridge.
+        make: works the fact out.
+    """
+    mark = noted(fingerprint, model)
+    found = cache.get(model)
+    if found is None or found[0] != mark:
+        found = cache[model] = (mark, make())
+    return found[1]
+
+
+def remembered_hash(model: Model) -> str:
+    """`weights_hash`, worked out again only where `fingerprint` says that the weights changed."""
+    return remembered(_hashes, model, lambda: weights_hash(model))
 
 
 def _tensors(model: Model, *, buffers: bool) -> Iterator[Tensor]:
-    """Each tensor that a model holds, once, in the order of its modules."""
-    module = cast(Any, model)
+    """Each tensor of a model's state dict, once, in the order of its modules."""
+    module = cast(torch.nn.Module, model)
     seen: set[tuple[object, ...]] = set()
-    for tensor in (*module.parameters(), *(module.buffers() if buffers else ())):
+    for tensor in (*module.parameters(), *(_saved_buffers(module) if buffers else ())):
         tensor = tensor.detach()
         place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.device)
         if place not in seen:
@@ -77,6 +107,13 @@ def _tensors(model: Model, *, buffers: bool) -> Iterator[Tensor]:
             yield tensor
 
 
+def _saved_buffers(module: torch.nn.Module) -> Iterator[Tensor]:
+    for part in module.modules():
+        for name, buffer in part._buffers.items():
+            if buffer is not None and name not in part._non_persistent_buffers_set:
+                yield buffer
+
+
 def _bytes(values: Tensor) -> memoryview:
     """The bytes of a flat tensor, whatever its dtype and device."""
-    return memoryview(values.contiguous().cpu().view(torch.uint8).numpy())
+    return memoryview(cast(Any, values.contiguous().cpu().view(torch.uint8).numpy()))

@@ -14,7 +14,8 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PROBE = 2**20
@@ -46,20 +47,43 @@ def write_whole(path: str | Path, content: bytes) -> None:
         raise
 
 
-def prepare_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
-    """Make a folder for results and try to write into it, before any work is done for them.
+@contextmanager
+def results_folder(
+    folder: str | Path, files: Iterable[str] = (), folders: Iterable[str] = ()
+) -> Iterator[None]:
+    """Make the folder for results and try to write into it, before any work is done for them.
 
     A megabyte is written and removed again, which fails in a folder without the permission to
-    write, on a medium that is read-only and on a full disk.
+    write, on a medium that is read-only and on a full disk. Where the work ends in an error before
+    a file is written, the folders that were made are removed again.
 
     Args:
         folder: made with its parents if it is not there.
-        names: of the files that will be written; none of them may be a folder now.
+        files: names of the files that will be written; none of them may be a folder now.
+        folders: names of folders within, which are made and tried too.
 
     Raises:
         OSError: nothing can be written there; the message names the folder or the file in the way.
     """
-    folder = Path(folder)
+    wanted = [Path(folder), *(Path(folder, name) for name in folders)]
+    missing = [p for p in (*wanted, *Path(folder).parents) if not p.exists()]
+    try:
+        for each in wanted:
+            _try_folder(each)
+        for name in files:
+            if Path(folder, name).is_dir():
+                raise IsADirectoryError(
+                    errno.EISDIR, f"cannot write {Path(folder, name)}: there is a folder named so"
+                )
+        yield
+    except BaseException:
+        for made in sorted(missing, key=lambda p: len(p.parts), reverse=True):
+            with suppress(OSError):  # it holds a file, or was never made
+                made.rmdir()
+        raise
+
+
+def _try_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -69,11 +93,6 @@ def prepare_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
         ) from error
     except OSError as error:
         raise _about(error, f"cannot make the folder {folder}") from error
-    for name in names:
-        if (folder / name).is_dir():
-            raise IsADirectoryError(
-                errno.EISDIR, f"cannot write {folder / name}: there is a folder of that name"
-            )
     remove_strays(folder)
     probe = folder / _temporary_name()
     try:
@@ -82,7 +101,6 @@ def prepare_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
         raise _about(error, f"cannot write to the folder {folder}") from error
     finally:
         probe.unlink(missing_ok=True)
-    return folder
 
 
 def remove_strays(folder: str | Path) -> None:

@@ -204,11 +204,21 @@ def test_a_block_that_adds_something_else_is_refused() -> None:
         architecture_of(model)
 
 
-def test_a_model_in_training_mode_is_refused() -> None:
-    """Its dropout would change every run."""
+def test_a_model_in_training_mode_is_proven_in_evaluation_mode() -> None:
     model = fresh_bridge("gpt2")
     model.train()
-    with pytest.raises(UnsupportedModelError, match="eval"):
+    assert architecture_of(model) == architecture_of(fresh_bridge("gpt2"))
+
+
+def test_a_model_that_draws_at_random_is_refused() -> None:
+    """Two of its runs could not be compared."""
+    model, generator = fresh_bridge("gpt2"), torch.Generator().manual_seed(0)
+
+    def add_noise(value: torch.Tensor, hook: Any) -> torch.Tensor:
+        return value + torch.randn(value.shape, generator=generator)
+
+    model.hook_dict["hook_embed"].add_hook(add_noise)
+    with pytest.raises(UnsupportedModelError, match=r"tiny-gpt2 .*drawn at random"):
         architecture_of(model)
 
 
@@ -221,6 +231,17 @@ def test_the_proof_leaves_no_hook_behind() -> None:
     with pytest.raises(UnsupportedModelError):
         check(model, architecture("llama"))
     assert {n: len(p.fwd_hooks) for n, p in model.hook_dict.items()} == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_parts_that_miss_their_sum_by_a_thousandth_are_refused(dtype: torch.dtype) -> None:
+    model = fresh_bridge("llama", dtype)
+    architecture_of(model)
+    damaged = fresh_bridge("llama", dtype)
+    damaged.hook_dict["blocks.1.attn.hook_pattern"].add_hook(lambda value, hook: value * 1.001)
+    damaged.hook_dict["blocks.1.attn.hook_z"].add_hook(lambda value, hook: value * 1.001)
+    with pytest.raises(UnsupportedModelError, match=r"at blocks\.1 the parts of hook_attn_out"):
+        architecture_of(damaged)
 
 
 # Facts about TransformerLens that masked runs lean on (shared/transformerlens.md)

@@ -120,3 +120,37 @@ def test_a_users_hooks_see_nothing_of_our_questions_and_are_back_afterwards() ->
         fail(module)
     module(torch.zeros(1, 1, 6))
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1e-5, 1e-2, 1.0])
+@pytest.mark.parametrize("width", [2, 3, 32, 33, 65, 99, 129])
+@pytest.mark.parametrize("centred", [True, False])
+def test_gains_are_exact_at_any_width_and_eps(centred: bool, width: int, eps: float) -> None:
+    generator = torch.Generator().manual_seed(width)
+    gain, bias = torch.randn(2, width, generator=generator)
+    module = Plain(gain, bias, eps, centred=centred)
+    found = norm_weights(module, gain)
+    torch.testing.assert_close(found[0], gain, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[1], bias, rtol=0, atol=0)
+    assert found[2] == centred
+
+
+@pytest.mark.parametrize("width", [32, 33, 65, 99, 129])
+@pytest.mark.parametrize("module", [torch.nn.LayerNorm, torch.nn.RMSNorm])
+def test_a_fresh_norm_has_gains_of_one_at_any_width(module: Any, width: int) -> None:
+    gain, bias, centred = norm_weights(module(width), torch.zeros(width))
+    torch.testing.assert_close(gain, torch.ones(width), rtol=1e-6, atol=0)
+    assert not bias.any()
+    assert centred == (module is torch.nn.LayerNorm)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("width", [32, 33])
+def test_gains_are_read_in_the_precision_of_the_module(width: int, dtype: torch.dtype) -> None:
+    gain = torch.linspace(0.5, 2, width).to(dtype)
+    module = torch.nn.LayerNorm(width).to(dtype)
+    module.weight.data.copy_(gain)
+    found, _, centred = norm_weights(module, gain)
+    rounding = 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(found, gain, rtol=rounding, atol=0)
+    assert centred

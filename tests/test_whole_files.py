@@ -14,13 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import strace_lens
-from strace_lens.whole_files import prepare_folder, remove_strays, write_whole
+from strace_lens.whole_files import remove_strays, results_folder, write_whole
 
 PACKAGE = Path(strace_lens.__file__).parent
 
@@ -161,8 +161,8 @@ def test_what_a_killed_write_left_is_gone_with_the_next_write(tmp_path):
 
 def test_what_a_killed_write_left_is_gone_when_its_folder_is_prepared(tmp_path):
     killed_write(tmp_path / "file")
-    prepare_folder(tmp_path)
-    assert names(tmp_path) == []
+    with results_folder(tmp_path):
+        assert names(tmp_path) == []
 
 
 def _hold(folder: str, ready, done) -> None:
@@ -205,20 +205,42 @@ def test_only_our_own_temporaries_are_removed_and_another_machines_after_a_day(t
 # ------------------------------------------------------------------ folders
 
 
+def tried(folder: Path, files: Sequence[str] = ()) -> None:
+    with results_folder(folder, files):
+        pytest.fail("the work began")
+
+
 def test_a_folder_is_made_with_its_parents_and_left_empty(tmp_path):
-    folder = prepare_folder(str(tmp_path / "a" / "b"), ["page.html"])
-    assert folder == tmp_path / "a" / "b"
-    assert names(folder) == []
+    folder = tmp_path / "a" / "b"
+    with results_folder(str(folder), ["page.html"], ["c"]):
+        assert names(folder) == ["c"]
+        assert names(folder / "c") == []
     (folder / "page.html").write_text("old")
-    prepare_folder(folder, ["page.html"])
-    assert (folder / "page.html").read_text() == "old"
+    with results_folder(folder, ["page.html"], ["c"]):
+        assert (folder / "page.html").read_text() == "old"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_folders_that_were_made_for_nothing_are_removed_again(tmp_path, error):
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "there", tmp_path / "a" / "b"):
+        with pytest.raises(error), results_folder(folder, ["page.html"], ["c"]):
+            raise error
+    assert names(tmp_path) == ["there"]
+    assert names(tmp_path / "there") == []
+
+
+def test_folders_that_hold_a_file_are_kept_when_the_work_ends_in_an_error(tmp_path):
+    with pytest.raises(IsADirectoryError), results_folder(tmp_path / "a", [], ["c", "d"]):
+        [write_whole(tmp_path / "a" / "c" / name, b"x") for name in ("file", "../d")]
+    assert names(tmp_path / "a" / "c") == ["file"]
 
 
 def test_a_read_only_folder_is_refused_by_name(read_only_folder):
     with pytest.raises(PermissionError, match=rf"cannot write to the folder {read_only_folder}: "):
-        prepare_folder(read_only_folder)
+        tried(read_only_folder)
     with pytest.raises(PermissionError, match=r"cannot make the folder .*/within: "):
-        prepare_folder(read_only_folder / "within")
+        tried(read_only_folder / "within")
     with pytest.raises(PermissionError, match=rf"cannot write {read_only_folder}/file: "):
         write_whole(read_only_folder / "file", b"x")
 
@@ -227,18 +249,20 @@ def test_a_read_only_folder_is_refused_by_name(read_only_folder):
 def test_a_file_in_the_way_is_named(tmp_path, below):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match=r"folder .*: .*/file is a file$"):
-        prepare_folder(tmp_path / "file" / below)
+        tried(tmp_path / "file" / below)
 
 
 def test_a_folder_in_the_way_of_a_file_is_named(tmp_path):
     (tmp_path / "page.html").mkdir()
-    with pytest.raises(IsADirectoryError, match=r"cannot write .*/page\.html: there is a folder"):
-        prepare_folder(tmp_path, ["table.csv", "page.html"])
+    with pytest.raises(
+        IsADirectoryError, match=r"cannot write .*/page\.html: there is a folder named so"
+    ):
+        tried(tmp_path, ["table.csv", "page.html"])
 
 
 def test_a_full_disk_is_seen_beforehand(tmp_path, few_bytes):
     with pytest.raises(OSError, match=rf"cannot write to the folder {tmp_path}: File too large"):
-        prepare_folder(tmp_path)
+        tried(tmp_path)
     assert names(tmp_path) == []
 
 

@@ -197,11 +197,21 @@ def hf_model(name: str) -> tf.PreTrainedModel:
 @functools.cache
 def bridge(name: str) -> TransformerBridge:
     """A TransformerBridge with the weights of `hf_model(name)`, in compatibility mode."""
+    return bridge_of(BRIDGES[name](), name)
+
+
+def bridge_of(model: tf.PreTrainedModel, name: str) -> TransformerBridge:
+    """A bridge around a Hugging Face model that is not one of the list, in compatibility mode."""
     made = TransformerBridge.boot_transformers(
-        f"tiny-{name}", hf_model=BRIDGES[name](), tokenizer=tokenizer()
+        f"tiny-{name}", hf_model=model, tokenizer=tokenizer()
     )
     made.enable_compatibility_mode(no_processing=True)
     return made
+
+
+def gpt2_of_width(width: int, heads: int) -> Any:
+    """A GPT-2 of another width, in which the heads share alike."""
+    return _maker(tf.GPT2LMHeadModel, tf.GPT2Config, **{**_GPT, "n_embd": width, "n_head": heads})()
 
 
 # Eight shapes of HookedTransformer (TransformerLens 3.9)

@@ -38,9 +38,10 @@ from strace_lens.known.models import KNOWN, Known, known
 from strace_lens.models import DEFAULT, load_model
 from strace_lens.summary import summarize_comparison
 from strace_lens.tables_compare import print_comparison
-from strace_lens.whole_files import write_whole
+from strace_lens.whole_files import results_folder, write_whole
 
 PAGE, TABLE, PROJECTION = "compare.html", "compare.csv", "projection.csv"
+FOLDERS = CIRCUITS, SCORES = "circuits", "scores"
 PAIRS = 16
 
 
@@ -107,7 +108,6 @@ def compare_command(
         Path,
         typer.Option(
             help="Folder for compare.html, CSV tables, circuits/ and scores/, a file a method.",
-            file_okay=False,
         ),
     ] = Path("out/compare"),
     device: DeviceOption = None,
@@ -126,7 +126,8 @@ def compare_command(
 
     Example: strace-lens compare --task ioi --methods eap,eap-ig,random
     """
-    with one_line_errors(), progress_bar() as progress:
+    folder = results_folder(out, (PAGE, TABLE, PROJECTION), FOLDERS)
+    with one_line_errors(), folder, progress_bar() as progress:
         names = check_methods(METHODS if methods == "all" else _parted(methods))
         options = _options(option or [])
         forward, _ = budgets(memory)
@@ -230,11 +231,9 @@ def _subject(
 
 def _write(found: Comparison, out: Path) -> None:
     """The page, the tables, and every method's circuit and scores."""
-    for folder in ("circuits", "scores"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
     for result in found.results:
-        save_circuit(result.circuit, out / "circuits" / f"{result.method}.safetensors")
-        save_scores(result.scores, out / "scores" / f"{result.method}.safetensors")
+        save_circuit(result.circuit, out / CIRCUITS / f"{result.method}.safetensors")
+        save_scores(result.scores, out / SCORES / f"{result.method}.safetensors")
     write_whole(out / TABLE, found.table.to_csv(index=False).encode())
     if found.projection is not None:
         write_whole(out / PROJECTION, found.projection.to_csv(index=False).encode())

@@ -32,9 +32,10 @@ from strace_lens.trials.phases import trial_phases
 from strace_lens.trials.prompts import read_prompts
 from strace_lens.trials.run import SEEDS, check_options, run_trials, trial_steps
 from strace_lens.trials.table import estimator_table
-from strace_lens.whole_files import write_whole
+from strace_lens.whole_files import results_folder, write_whole
 
 PAGE = "estimators.html"
+TABLES = ("runs", "traces", "table", "phases")
 
 
 def estimators(
@@ -65,7 +66,6 @@ def estimators(
         typer.Option(
             help="Folder for estimators.html, CSV tables, and traces/, which a later run "
             "reads instead of estimating them again.",
-            file_okay=False,
         ),
     ] = Path("out/estimators"),
     device: DeviceOption = None,
@@ -89,7 +89,8 @@ def estimators(
 
     Example: strace-lens estimators benchmarks/prompts.jsonl --limit 4
     """
-    with one_line_errors(), progress_bar() as progress:
+    files = (PAGE, *(f"{name}.csv" for name in TABLES))
+    with one_line_errors(), results_folder(out, files), progress_bar() as progress:
         read = read_prompts(prompts)
         names = [name.strip() for name in estimators.split(",")]
         grid = parse_sizes(sizes) or ESTIMATOR_SIZES
@@ -116,12 +117,8 @@ def estimators(
         table = estimator_table(trials)
         found = trial_phases(trials, out)
         phase_means = phase_table(found.prompts)
-        frames = {
-            "runs": trials.runs,
-            "traces": trials.traces,
-            "table": table,
-            "phases": phase_means,
-        }
+        found_tables = (trials.runs, trials.traces, table, phase_means)
+        frames = dict(zip(TABLES, found_tables, strict=True))
         for name, frame in frames.items():
             write_whole(out / f"{name}.csv", frame.to_csv(index=False).encode())
         page = estimators_report(trials, table, found, phase_means)

@@ -11,13 +11,13 @@ import pandas as pd
 import typer
 
 from strace_lens.cli.common import one_line_errors, progress_bar, step
-from strace_lens.corpus.analyses.all import analyse
+from strace_lens.corpus.analyses.all import ANALYSES, analyse
 from strace_lens.corpus.run_folder import read_run
 from strace_lens.corpus_report import corpus_report
 from strace_lens.summary import records
 from strace_lens.tables import frame_table, wide_console
 from strace_lens.tables_corpus import corpus_sections
-from strace_lens.whole_files import write_whole
+from strace_lens.whole_files import results_folder, write_whole
 
 PAGE = "phases.html"
 WIDTH = 180
@@ -31,7 +31,6 @@ def phases_command(
         Path | None,
         typer.Option(
             help="Folder for phases.html and the CSV tables; the first run's own if unsaid.",
-            file_okay=False,
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
@@ -45,7 +44,9 @@ def phases_command(
 
     Example: strace-lens phases runs/first
     """
-    with one_line_errors(), progress_bar() as progress:
+    folder = out or runs[0]
+    files = (PAGE, *(f"{name}.csv" for name in ANALYSES))
+    with one_line_errors(), results_folder(folder, files), progress_bar() as progress:
         step(progress, "reading")
         read = [read_run(folder) for folder in runs]
         bar = step(progress, "analysing", total=None)
@@ -53,8 +54,6 @@ def phases_command(
             read, seed=seed, progress=lambda what, _: progress.update(bar, description=what)
         )
         step(progress, "drawing")
-        folder = out or runs[0]
-        folder.mkdir(parents=True, exist_ok=True)
         for name, frame in tables.items():
             write_whole(folder / f"{name}.csv", frame.to_csv(index=False).encode())
         write_whole(folder / PAGE, corpus_report(read, tables).encode())

@@ -11,7 +11,7 @@ from strace_lens.cli.common import one_line_errors, progress_bar, step
 from strace_lens.cli.trace import EXPLORER, RESULT
 from strace_lens.explorer.page import explorer
 from strace_lens.storage import load_curve
-from strace_lens.whole_files import write_whole
+from strace_lens.whole_files import results_folder, write_whole
 
 
 def report_command(
@@ -22,8 +22,7 @@ def report_command(
             f"{RESULT}; each becomes a panel of the page."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The page to write.", dir_okay=False)] = Path("out")
-    / EXPLORER,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("out") / EXPLORER,
 ) -> None:
     """Put traces on one page to explore: a slider over s moves drawing, prediction and curves.
 
@@ -31,12 +30,12 @@ def report_command(
 
     Example: strace-lens report out --out explorer.html
     """
-    with one_line_errors(), progress_bar() as progress:
+    folder = results_folder(out.parent, [out.name])
+    with one_line_errors(), folder, progress_bar() as progress:
         step(progress, "reading")
         curves = [load_curve(_result(path)) for path in results]
         step(progress, "drawing")
         page = explorer(curves)
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, page.encode())
         progress.stop()
         print(f"wrote {out}: {len(curves)} trace{'s' * (len(curves) != 1)}, {len(page):,} bytes")

@@ -30,6 +30,7 @@ from strace_lens.cli.common import (
 )
 from strace_lens.corpus.cut import cut_to_words, deduplicate, sample
 from strace_lens.corpus.engine import Engine, this_process
+from strace_lens.corpus.parts import part_path
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.ray_engine import ray_engine
 from strace_lens.corpus.read import CARRIED, read_corpus
@@ -39,6 +40,7 @@ from strace_lens.corpus.sweep import sweep
 from strace_lens.models import load_model
 from strace_lens.prompts import own_tokenizer
 from strace_lens.sizes import SIZES
+from strace_lens.whole_files import results_folder
 
 ENGINES = ("local", "ray")
 STOPPED = 130  # as a shell has it for an interrupt
@@ -52,7 +54,7 @@ def sweep_command(
             f"or {CARRIED}: the 104 prompts of the package."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run.", file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
     model: ModelOption = "smollm2",
     estimator: EstimatorOption = "greedy",
     sizes: Annotated[
@@ -106,7 +108,9 @@ def sweep_command(
 
     Example: strace-lens sweep carried --limit 16 --out runs/first
     """
-    with one_line_errors(), progress_bar(TextColumn("{task.fields[rate]}")) as progress:
+    parts = part_path(out, 0).parent
+    folder = results_folder(parts if parts.exists() else out)
+    with one_line_errors(), folder, progress_bar(TextColumn("{task.fields[rate]}")) as progress:
         _check_engine(engine, workers)
         forward, backward = budgets(memory)
         options = Options(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,7 +43,7 @@ from strace_lens.token_graph.estimators import estimate, estimator_of, steps
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.importance import IMPORTANCES, importance_function
-from strace_lens.whole_files import write_whole
+from strace_lens.whole_files import results_folder, write_whole
 
 PAGE = "trace.html"
 EXPLORER = "explorer.html"
@@ -88,9 +89,9 @@ def trace(
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     allow_pickle: AllowPickleOption = False,
-    out: Annotated[
-        Path, typer.Option(help=f"Folder for {PAGE}, {EXPLORER} and {RESULT}.", file_okay=False)
-    ] = Path("out"),
+    out: Annotated[Path, typer.Option(help=f"Folder for {PAGE}, {EXPLORER} and {RESULT}.")] = Path(
+        "out"
+    ),
     seed: Annotated[
         int, typer.Option(help="Of what is drawn: the random control, some estimators.")
     ] = 0,
@@ -110,7 +111,9 @@ def trace(
 
     Example: strace-lens trace "The capital of France is" --estimator fisher
     """
-    with one_line_errors(), progress_bar() as progress:
+    files = (PAGE, EXPLORER, RESULT)
+    folder = nullcontext() if dry_run else results_folder(out, files)
+    with one_line_errors(), folder, progress_bar() as progress:
         text = _prompt_text(prompt, prompt_file)
         grid = parse_sizes(sizes) or SIZES
         _check_ranking(estimator, importance)
@@ -169,7 +172,6 @@ def _finish(
     step(progress, "ablating the phases")
     ablated = phase_ablation(model, curve, **same)
     step(progress, "drawing")
-    out.mkdir(parents=True, exist_ok=True)
     write_whole(out / PAGE, trace_report(curve, phases, ablated).encode())
     write_whole(out / EXPLORER, explorer([curve]).encode())
     curve.save(out / RESULT)

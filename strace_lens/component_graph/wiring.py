@@ -26,11 +26,15 @@ from strace_lens.architecture import (
     block_of,
     describe,
     device_of,
+    refuse_other_classes,
 )
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.contract import check_sums, expect_equal_rows
+from strace_lens.hold import verb
 from strace_lens.norms import Norm, read_norm
+from strace_lens.precision import at_least_single, tolerance
 from strace_lens.run import Hook, last_logits
+from strace_lens.weights import Cache, remembered
 
 Input = Literal["q", "k", "v"]
 INPUTS: tuple[Input, ...] = ("q", "k", "v")
@@ -104,24 +108,30 @@ def head_writer(model: Model, wiring: Wiring, layer: int) -> Float[Tensor, "head
     return out.linear_norm(out.weight) if wiring.architecture.post_norm else out.weight
 
 
-_known: weakref.WeakKeyDictionary[Any, Wiring] = weakref.WeakKeyDictionary()
+_known: Cache[Wiring] = weakref.WeakKeyDictionary()
 
 
+@verb
 def wiring_of(model: Model) -> Wiring:
     """The wiring of a model, proven on probe tokens the first time and remembered after.
+
+    It is read and proven again when the model's weights, dtype, device or settings have changed.
 
     Raises:
         UnsupportedModelError: the model cannot be patched; the message says where it fails.
     """
-    if model not in _known:
-        wiring = _describe(model)
-        with torch.no_grad(), warnings.catch_warnings(), mlp_input_hooks(model, wiring):
-            warnings.simplefilter("ignore")  # TransformerLens warns of a write that it discards
-            _check_runs(model, wiring.architecture)
-            _check_readers(model, wiring)
-            _check_writes(model, wiring)
-        _known[model] = wiring
-    return _known[model]
+    refuse_other_classes(model)
+    return remembered(_known, model, lambda: _proven(model))
+
+
+def _proven(model: Model) -> Wiring:
+    wiring = _describe(model)
+    with torch.no_grad(), warnings.catch_warnings(), mlp_input_hooks(model, wiring):
+        warnings.simplefilter("ignore")  # TransformerLens warns of a write that it discards
+        _check_runs(model, wiring.architecture)
+        _check_readers(model, wiring)
+        _check_writes(model, wiring)
+    return wiring
 
 
 def component_graph(model: Model) -> ComponentGraph:
@@ -245,10 +255,9 @@ def _check_readers(model: Model, wiring: Wiring) -> None:
 def _expect_equal(arch: Architecture, name: str, ours: Tensor, found: dict[str, Tensor]) -> None:
     if name not in found:
         raise UnsupportedModelError(f"{arch.name} cannot be patched: {name} never runs")
-    theirs = found[name].reshape(ours.shape).float()
-    gap = float((ours.float() - theirs).norm() / theirs.norm().clamp_min(1e-30))
-    # Single precision agrees to 1e-6 here; half precision rounds the stream itself.
-    if not gap < 2e-2:
+    theirs = at_least_single(found[name]).reshape(ours.shape)
+    gap = float((at_least_single(ours) - theirs).norm() / theirs.norm().clamp_min(1e-30))
+    if not gap < tolerance(found[name].dtype):
         raise UnsupportedModelError(
             f"{arch.name} cannot be patched: what {name} carries is not worked out from the stream "
             f"by its norm and weights (relative gap {gap:.1e})"

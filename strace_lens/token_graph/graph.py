@@ -26,6 +26,7 @@ from strace_lens.architecture import (
 )
 from strace_lens.contract import architecture_of
 from strace_lens.html_repr import facts
+from strace_lens.precision import at_least_single
 from strace_lens.prompts import Prompt, PromptError, tokenize
 from strace_lens.run import Activations, read_activations
 from strace_lens.token_graph.edges import GraphShape
@@ -89,7 +90,7 @@ class TokenGraph:
                 mlp = coefficient = written = None
                 bias = torch.zeros_like(run.nodes[level])
                 if has_mlp:
-                    mlp = _single(run.mlp[layer])
+                    mlp = at_least_single(run.mlp[layer])
                     bias = bias + self.mlp_constants[layer]
                 if join == 0:
                     coefficient, written = self._attention(layer, output)
@@ -97,9 +98,9 @@ class TokenGraph:
                 yield InEdges(
                     layer=layer,
                     join=join,
-                    node=_single(run.nodes[level + 1]),
-                    bias=_single(bias),
-                    residual=_single(run.nodes[level]),
+                    node=at_least_single(run.nodes[level + 1]),
+                    bias=at_least_single(bias),
+                    residual=at_least_single(run.nodes[level]),
                     mlp=mlp,
                     coefficient=coefficient,
                     written=written,
@@ -111,8 +112,11 @@ class TokenGraph:
         run = self.activations
         value = per_query_head(run.value[layer], self.shape.heads, dim=1) - output.value_bias
         written = output.linear_norm(torch.einsum("khe,hed->khd", value, output.weight))
-        coefficient = _single(run.pattern[layer]) / _single(run.attention_scale[layer])[:, None]
-        return coefficient, _single(written)
+        coefficient = (
+            at_least_single(run.pattern[layer])
+            / at_least_single(run.attention_scale[layer])[:, None]
+        )
+        return coefficient, at_least_single(written)
 
     def __repr__(self) -> str:
         shape = self.shape
@@ -123,11 +127,6 @@ class TokenGraph:
 
     def _repr_html_(self) -> str:
         return facts(repr(self), strings=self.prompt.strings)
-
-
-def _single(x: Tensor) -> Tensor:
-    """Half precision is too coarse to sum norms in; single and double stay as they are."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def token_graph(

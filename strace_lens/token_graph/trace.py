@@ -32,9 +32,6 @@ from strace_lens.token_graph.graph import shape_of
 from strace_lens.token_graph.hooks import run_hooks
 from strace_lens.token_graph.rows import MaskedRows
 
-GIVEN = "given in the table"
-"""What `made` says of an order or importance that came from a user's table."""
-
 
 def check_size(size: float) -> float:
     """A relative size as it is.

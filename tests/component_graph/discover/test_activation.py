@@ -13,7 +13,7 @@ from strace_lens.component_graph.discover.activation import (
 from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.known.linear import exact_effects, linear_task, linear_weights
 from strace_lens.known.weights import model_of
-from tests import cases
+from tests import cases, tiny
 from tests.component_graph.made import slow_metric, slow_run, tiny_task, uneven_task
 
 TASK = tiny_task(2, 6)
@@ -51,6 +51,32 @@ def test_edges_against_slow_runs(name: str) -> None:
     for edge in map(tuple, edges[some].tolist()):
         ours = float(values[edge])
         assert ours == pytest.approx(slow_effect(name, edge), abs=2e-5), graph.edge_name(*edge)
+
+
+@pytest.mark.parametrize("width", [65, 99, 129])
+def test_an_edge_of_a_model_of_odd_width_is_what_hugging_face_says(width: int) -> None:
+    heads = 5 if width % 5 == 0 else 3
+    hf = tiny.gpt2_of_width(width, heads)
+    model = tiny.bridge_of(hf, "odd")
+    task = tiny_task(1, 6)
+    scores = edge_patching(prepare(model, task))
+    clean, corrupted = task.clean, task.corrupted
+
+    def metric(change: torch.Tensor | None) -> float:
+        """The metric of the clean prompt, what the first MLP reads changed."""
+        norm, hooks = hf.transformer.h[0].ln_2, []
+        if change is not None:
+            hooks = [norm.register_forward_pre_hook(lambda module, given: (given[0] + change,))]
+        with torch.no_grad():
+            logits = hf(clean).logits
+        for hook in hooks:
+            hook.remove()
+        return slow_metric(logits[0], task, 0)
+
+    embed = hf.transformer.wte(corrupted) - hf.transformer.wte(clean)
+    graph = prepare(model, task).graph
+    found = float(scores[graph.destination_index("m0"), 0])
+    assert found == pytest.approx(metric(None) - metric(embed), rel=1e-3, abs=1e-5)
 
 
 def test_nodes_against_slow_runs() -> None:
