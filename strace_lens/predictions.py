@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from strace_lens.architecture import Model
 from strace_lens.prompts import own_tokenizer
+from strace_lens.token_text import label
 
 TOP = 5
 
@@ -32,9 +34,8 @@ class Beside(NamedTuple):
 
 
 def token_texts(model: Model) -> Callable[[int], str]:
-    """A token's text by its id; the id itself where the model has no tokenizer."""
-    tokenizer = own_tokenizer(model)
-    return str if tokenizer is None else lambda token: tokenizer.decode([token])
+    """A token's label by its id (`token_text.label`), each made once."""
+    return functools.cache(functools.partial(label, own_tokenizer(model)))
 
 
 def most_probable(log_probs: Float[Tensor, "row vocab"]) -> Int[Tensor, "row top"]:

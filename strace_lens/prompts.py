@@ -1,12 +1,18 @@
-"""Text to tokens: exactly what the model's own tokenizer makes of it, with a BOS only if asked."""
+"""Text to tokens: what the model's own tokenizer makes of a text, ready to be gone on with.
+
+A tokenizer may put special tokens before a text and behind it. Those before are kept, never a
+second BOS; those behind are left out, since a prediction is read at the last token of the text.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +20,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from strace_lens.architecture import Architecture, Model
+from strace_lens.token_text import added_text, label, text_of
 
 
 class PromptError(ValueError):
@@ -25,9 +32,10 @@ class Prompt:
     """A tokenized prompt.
 
     Attributes:
-        text: what was given ("" where only tokens were).
+        text: what was given; where that was token ids, the text that they stand for.
         ids: token ids, BOS included if there is one.
-        strings: the tokens as text, for axes and tables.
+        strings: a label of each token, for axes and tables (`token_text.label`); joined, they need
+            not be the text.
     """
 
     text: str
@@ -43,10 +51,6 @@ class Prompt:
     def sha256(self) -> str:
         """Hash of the token ids, by which a saved result is tied to its prompt."""
         return hashlib.sha256(" ".join(map(str, self.ids)).encode()).hexdigest()
-
-    def prefix(self, length: int) -> Prompt:
-        """The prompt cut to its first tokens."""
-        return Prompt("".join(self.strings[:length]), self.ids[:length], self.strings[:length])
 
 
 def tokenize(
@@ -64,11 +68,14 @@ def tokenize(
         model: a model with a `tokenizer`, unless token ids are given.
         architecture: of the same model; sets the longest prompt and the vocabulary.
         prompt: text, or token ids.
-        bos: None leaves it to the tokenizer, True makes sure of one BOS, False of none.
+        bos: None leaves it to the tokenizer, whose BOS is left out where the text begins with one
+            (as a chat template makes it). True makes sure of exactly one BOS at the start, False of
+            none. Ids are left as they are by None.
 
     Raises:
         PromptError: an empty prompt, one of a single token (it has no computation between tokens),
-            one longer than the context, an id outside the vocabulary, or a BOS the tokenizer lacks.
+            one longer than the context, an id outside the vocabulary, a BOS the tokenizer lacks, or
+            a text that is not Unicode.
     """
     if isinstance(prompt, Prompt) and bos is None:
         _check(prompt.ids, architecture)
@@ -83,15 +90,76 @@ def tokenize(
             raise PromptError(
                 f"{architecture.name} has no tokenizer; give token ids instead of text"
             )
-        ids = [int(i) for i in tokenizer(prompt).input_ids]
-        text = prompt
+        ids, text = text_ids(tokenizer, prompt), prompt
     else:
-        ids, text = _whole_numbers(prompt), ""
+        ids, text = _whole_numbers(prompt), None
     if bos is not None:
         ids = _with_bos(ids, tokenizer) if bos else _without_bos(ids, tokenizer)
     _check(ids, architecture)
-    strings = [tokenizer.decode([i]) if tokenizer is not None else str(i) for i in ids]
-    return Prompt(text, tuple(ids), tuple(strings))
+    strings = tuple(label(tokenizer, i) for i in ids)
+    return Prompt(text_of(tokenizer, ids) if text is None else text, tuple(ids), strings)
+
+
+def cut(model: Model, prompt: Prompt, length: int) -> Prompt:
+    """A prompt cut to its first tokens; its text is what the tokenizer decodes from them."""
+    tokenizer = own_tokenizer(model)
+    first, whole = text_of(tokenizer, prompt.ids[:length]), text_of(tokenizer, prompt.ids)
+    # A BOS that the tokenizer added is no part of the text that was given, nor of its beginning.
+    added = whole.removesuffix(prompt.text) if whole.endswith(prompt.text or whole) else ""
+    return Prompt(first.removeprefix(added), prompt.ids[:length], prompt.strings[:length])
+
+
+def extended(model: Model, prompt: Prompt, added: Sequence[int]) -> Prompt:
+    """A prompt with some tokens behind it; its text goes on with what the tokens add to it."""
+    tokenizer = own_tokenizer(model)
+    return Prompt(
+        prompt.text + added_text(tokenizer, prompt.ids, added),
+        (*prompt.ids, *added),
+        (*prompt.strings, *(label(tokenizer, i) for i in added)),
+    )
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text with what the tokenizer puts before it, and never a second BOS.
+
+    Raises:
+        PromptError: the text is not Unicode.
+    """
+    before, own = _read(tokenizer, text)
+    bos = _bos_of(tokenizer)
+    if bos is not None and own[:1] == [bos]:
+        before = [i for i in before if i != bos]
+    return before + own
+
+
+def bare_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text without any that the tokenizer adds.
+
+    Raises:
+        PromptError: the text is not Unicode.
+    """
+    return _read(tokenizer, text)[1]
+
+
+def leading_ids(tokenizer: Any) -> list[int]:
+    """Token ids that a tokenizer puts before every text."""
+    return _read(tokenizer, "a")[0]
+
+
+def _read(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
+    """Token ids that a tokenizer puts before a text, and those of the text itself."""
+    half = next((i for i, sign in enumerate(text) if "\ud800" <= sign <= "\udfff"), None)
+    if half is not None:
+        raise PromptError(
+            f"the text is not Unicode: character {half} is half of a surrogate pair, "
+            f"{text[half]!r}; it was not UTF-8 where it was read"
+        )
+    whole = [int(i) for i in tokenizer(text).input_ids]
+    own = [int(i) for i in tokenizer(text, add_special_tokens=False).input_ids]
+    for before in range(len(whole) - len(own), -1, -1):
+        if whole[before : before + len(own)] == own:
+            return whole[:before], own
+    return [], whole
 
 
 def _whole_numbers(prompt: Sequence[int] | Tensor) -> list[int]:
@@ -115,11 +183,22 @@ def own_tokenizer(model: Model) -> Any:
     filled_in = tokenizer.bos_token_id == tokenizer.eos_token_id
     if not (reloaded or filled_in):
         return tokenizer
-    return _saved_tokenizer(str(tokenizer.name_or_path)) or tokenizer
+    where = str(tokenizer.name_or_path)
+    return _saved_tokenizer(where, _state_of(where)) or tokenizer
+
+
+def _state_of(where: str) -> tuple[tuple[str, int, int, int], ...]:
+    """What changes when a tokenizer is saved again in its folder; nothing where it is none."""
+    folder = Path(where)
+    if not folder.is_dir():
+        return ()
+    files = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
+    return tuple((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in files)
 
 
 @functools.lru_cache
-def _saved_tokenizer(where: str) -> Any:
+def _saved_tokenizer(where: str, state: object) -> Any:
+    """The tokenizer saved in a folder in some state, read once."""
     from transformers import AutoTokenizer
 
     try:
@@ -128,16 +207,20 @@ def _saved_tokenizer(where: str) -> Any:
         return None
 
 
+def _bos_of(tokenizer: Any) -> int | None:
+    return getattr(tokenizer, "bos_token_id", None)
+
+
 def _with_bos(ids: list[int], tokenizer: Any) -> list[int]:
-    bos = getattr(tokenizer, "bos_token_id", None)
+    bos = _bos_of(tokenizer)
     if bos is None:
         raise PromptError("a BOS was asked for, but the tokenizer has none; leave it out")
-    return ids if ids[:1] == [bos] else [bos, *ids]
+    return [bos, *_without_bos(ids, tokenizer)]
 
 
 def _without_bos(ids: list[int], tokenizer: Any) -> list[int]:
-    bos = getattr(tokenizer, "bos_token_id", None)
-    return ids[1:] if bos is not None and ids[:1] == [bos] else ids
+    bos = _bos_of(tokenizer)
+    return list(itertools.dropwhile(lambda i: i == bos, ids))
 
 
 def _check(ids: Sequence[int], architecture: Architecture) -> None:
@@ -184,7 +267,7 @@ def windows(
     tokenizer = own_tokenizer(model)
     if tokenizer is None:
         raise PromptError("the model has no tokenizer; mean ablation needs one for its references")
-    ids = [i for text in texts for i in _without_bos(list(tokenizer(text).input_ids), tokenizer)]
+    ids = [i for text in texts for i in _without_bos(bare_ids(tokenizer, text), tokenizer)]
     width = length - len(first)
     last = len(ids) - width
     if last < 0:

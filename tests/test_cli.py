@@ -121,6 +121,13 @@ def test_a_file_that_is_no_utf_8_is_named(folder, tmp_path, option):
     assert "latin.txt, line 1: not UTF-8 (byte 3 is 0xE9)" in result.stderr
 
 
+def test_a_prompt_of_broken_unicode_ends_in_one_line(folder, tmp_path):
+    result = run("the caf\udce9 of", "--model", folder, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "character 7 is half of a surrogate pair" in result.stderr
+
+
 def test_a_dry_run_prints_a_plan_and_writes_nothing(folder, tmp_path):
     out = tmp_path / "out"
     result = run(PROMPT, "--model", folder, "--dry-run", "--out", str(out))

@@ -86,7 +86,7 @@ def test_the_version_is_said_in_one_place_and_repeated_nowhere_wrongly() -> None
     assert sl.__version__ == VERSION
     assert CliRunner().invoke(app, ["--version"]).stdout == f"strace-lens {VERSION}\n"
     assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()
-    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[0] == VERSION
+    assert re.findall(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)[0] == VERSION
 
 
 @pytest.mark.parametrize("command", ["", *sorted(c.name or "" for c in app.registered_commands)])

@@ -38,7 +38,7 @@ from strace_lens.corpus.run_folder import Run
 from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
 from strace_lens.models import load_model
-from strace_lens.prompts import own_tokenizer
+from strace_lens.prompts import own_tokenizer, text_ids
 from strace_lens.sizes import SIZES
 from strace_lens.whole_files import results_folder
 
@@ -189,7 +189,7 @@ def _chosen(
         except ValueError:
             raise ValueError(f"--words takes LOW:HIGH in tokens, as 20:60; got {words!r}") from None
         tokenizer = own_tokenizer(model)
-        cut = cut_to_words(lambda text: len(tokenizer(text).input_ids), given, low, high, seed)
+        cut = cut_to_words(lambda text: len(text_ids(tokenizer, text)), given, low, high, seed)
         if cut.too_short:
             typer.echo(f"left out {cut.too_short} texts of fewer than {low} tokens", err=True)
         given = cut.prompts

@@ -10,8 +10,9 @@ from strace_lens.architecture import Architecture, Model
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.setting import Options
 from strace_lens.cost import most_rows
-from strace_lens.prompts import Prompt, own_tokenizer, pad_right, tokenize
+from strace_lens.prompts import Prompt, extended, own_tokenizer, pad_right, text_ids, tokenize
 from strace_lens.run import last_logits, rows_per_pass
+from strace_lens.token_text import added_text
 
 MOST_PROMPTS = 8
 """In a batch: as many are measured again after a power failure."""
@@ -83,8 +84,8 @@ def _next_id(model: Model, tokens: Prompt, one: CorpusPrompt) -> int | None:
     tokenizer = own_tokenizer(model)
     if not one.next or tokenizer is None:
         return None
-    plain = [int(i) for i in tokenizer(one.text).input_ids]
-    longer = [int(i) for i in tokenizer(one.text + one.next).input_ids]
+    plain = text_ids(tokenizer, one.text)
+    longer = text_ids(tokenizer, one.text + one.next)
     if longer[: len(plain)] == plain and len(longer) > len(plain):
         return longer[len(plain)]
     return None
@@ -94,32 +95,31 @@ def _grown(
     model: Model, architecture: Architecture, items: Sequence[Item], count: int
 ) -> list[Item]:
     """Every prompt, then itself with one to `count` tokens that the model added, greedily."""
-    texts = own_tokenizer(model)
+    tokenizer = own_tokenizer(model)
     grown: list[Item] = []
     for item in items:
         if item.prompt is None:
             grown.append(_numbered(item, len(grown), 0))
             continue
-        prompt, start = item.prompt, len(item.prompt.ids)
+        added: list[int] = []
         for step in range(count + 1):
+            prompt = extended(model, item.prompt, added)
             if len(prompt.ids) > architecture.context:
                 break
-            added = None
+            following = None
             if step < count:
                 logits = last_logits(model, architecture, pad_right([prompt.tensor]))[0]
-                added = int(logits.argmax())
-            string = None if added is None else (texts.decode([added]) if texts else str(added))
+                following = int(logits.argmax())
+                added.append(following)
             here = Item(
                 number=len(grown),
-                text=item.text + "".join(prompt.strings[start:]),
+                text=prompt.text,
                 prompt=prompt,
-                next=string,
-                next_id=added,
+                next=None if following is None else added_text(tokenizer, prompt.ids, [following]),
+                next_id=following,
                 labels={**item.labels, "of": item.number, "step": step},
             )
             grown.append(here)
-            if added is not None and string is not None:
-                prompt = Prompt(here.text + string, (*prompt.ids, added), (*prompt.strings, string))
     return grown
 
 

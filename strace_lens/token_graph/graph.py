@@ -27,7 +27,7 @@ from strace_lens.architecture import (
 from strace_lens.contract import architecture_of
 from strace_lens.html_repr import facts
 from strace_lens.precision import at_least_single
-from strace_lens.prompts import Prompt, PromptError, tokenize
+from strace_lens.prompts import Prompt, PromptError, cut, tokenize
 from strace_lens.run import Activations, read_activations
 from strace_lens.token_graph.edges import GraphShape
 
@@ -157,7 +157,7 @@ def token_graph(
         if not -count <= position < count:
             raise PromptError(f"position {position} lies outside the prompt of {count} tokens")
         length = range(1, count + 1)[position]
-        tokens = tokenize(model, architecture, tokens.prefix(length))
+        tokens = tokenize(model, architecture, cut(model, tokens, length))
     blocks = range(architecture.layers)
     return TokenGraph(
         shape=shape_of(architecture, len(tokens.ids)),

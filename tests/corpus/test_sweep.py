@@ -351,7 +351,8 @@ def test_generation_grows_every_prompt_by_the_model_s_own_tokens(tmp_path: Path)
     for step in range(2):
         logits = last_logits(model(), architecture_of(model()), torch.tensor([ids]))[0]
         ids = [*ids, int(logits.argmax())]
-        assert run.prompts["next"][step] == tiny.tokenizer().decode([ids[-1]])
+        assert run.prompts["next"][step] == f" {tiny.tokenizer().decode([ids[-1]])}"
+        assert run.prompts["text"][step + 1] == tiny.tokenizer().decode(ids)
         assert run.prompts["loss"][step] == pytest.approx(
             -float(logits.log_softmax(-1).max()), abs=1e-5
         )

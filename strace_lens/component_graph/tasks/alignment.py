@@ -14,7 +14,16 @@ from torch import Tensor
 
 from strace_lens.architecture import Architecture, Model
 from strace_lens.component_graph.task import Task
-from strace_lens.prompts import PromptError, own_tokenizer, pad_right, tokenize
+from strace_lens.prompts import (
+    PromptError,
+    bare_ids,
+    leading_ids,
+    own_tokenizer,
+    pad_right,
+    text_ids,
+    tokenize,
+)
+from strace_lens.token_text import text_of
 
 Text = str | tuple[int, ...]
 """A prompt as text or as token ids."""
@@ -74,11 +83,7 @@ class Vocabulary:
 
     def text(self, prompt: Text) -> str:
         """A prompt as text."""
-        if isinstance(prompt, str):
-            return prompt
-        if self.tokenizer is None:
-            return " ".join(map(str, prompt))
-        return self.tokenizer.decode(list(prompt))
+        return prompt if isinstance(prompt, str) else text_of(self.tokenizer, prompt)
 
     def answer(self, prompt: Text, continuation: str | int) -> int | None:
         """The one token with which a prompt goes on, or None if it takes several or is unknown.
@@ -91,10 +96,10 @@ class Vocabulary:
         if self.tokenizer is None:
             return None
         before = list(self.ids(prompt))
-        joined = self._read(self.text(prompt) + continuation)
+        joined = text_ids(self.tokenizer, self.text(prompt) + continuation)
         added = joined[len(before) :] if joined[: len(before)] == before else []
         if len(added) != 1:
-            added = self._read(continuation, add_special_tokens=False)
+            added = bare_ids(self.tokenizer, continuation)
         if len(added) != 1 or added[0] == self.unknown or added[0] >= self.architecture.d_vocab:
             return None
         return added[0]
@@ -121,7 +126,8 @@ class Vocabulary:
     def start(self) -> tuple[int, ...]:
         """The BOS where the tokenizer itself adds one, for prompts made of token ids."""
         bos = getattr(self.tokenizer, "bos_token_id", None)
-        return (bos,) if bos is not None and self._read("")[:1] == [bos] else ()
+        added = [] if bos is None else leading_ids(self.tokenizer)
+        return (bos,) if bos in added else ()
 
     @property
     def unknown(self) -> int | None:
@@ -134,10 +140,7 @@ class Vocabulary:
         if len(words) != 2 or not words[0].isalpha() or words[0] != words[0].lower():
             return False
         text = self.tokenizer.decode([token])
-        return self._read(text, add_special_tokens=False) == [token]
-
-    def _read(self, text: str, **options: Any) -> list[int]:
-        return [int(i) for i in self.tokenizer(text, **options).input_ids]
+        return bare_ids(self.tokenizer, text) == [token]
 
 
 def align(vocabulary: Vocabulary, example: Example) -> Pair | None:

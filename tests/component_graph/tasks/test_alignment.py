@@ -6,6 +6,7 @@ import dataclasses
 import random
 import types
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from strace_lens.component_graph.tasks.alignment import Example, Vocabulary, ali
 from strace_lens.component_graph.tasks.greater_than import greater_than
 from strace_lens.component_graph.tasks.words import EVENTS
 from strace_lens.prompts import PromptError
-from tests import tiny
+from tests import made_tokenizers, tiny
 from tests.cases import architecture
 
 PROMPT = "the capital of France is"
@@ -71,6 +72,17 @@ def test_an_answer_reads_its_space_and_only_the_tokenizers_own_bos(bos: bool) ->
     assert some.answer("a b", " a") == first + 2
     # "ab" is one token, so the prompt "a" would change: the answer is read on its own.
     assert some.answer("b a", "b") == first + 1
+
+
+@pytest.mark.parametrize("template", ["$A </s>", "<s> $A </s>"])
+def test_a_tokenizer_that_appends_an_eos_is_read_without_it(tmp_path: Path, template: str) -> None:
+    some = vocabulary(made_tokenizers.saved(tmp_path, template))
+    start = (1,) if template.startswith("<s>") else ()
+    assert some.start == start
+    assert some.ids(PROMPT) == (*start, *vocabulary().ids(PROMPT))
+    (paris,) = tiny.tokenizer()("Paris").input_ids
+    assert some.answer(PROMPT, " Paris") == paris
+    assert some.answer(some.ids(PROMPT), " Paris") == paris  # a BOS that is part of the text
 
 
 def test_words_are_whole_and_known() -> None:
