@@ -12,6 +12,7 @@ from torch import Tensor
 
 from strace_lens.architecture import Architecture, Model
 from strace_lens.contract import architecture_of
+from strace_lens.hold import verb
 from strace_lens.prompts import Prompt, PromptError, own_tokenizer, tokenize, windows
 from strace_lens.run import Activations, read_activations
 
@@ -49,6 +50,7 @@ class Replacement:
 ZERO = Replacement("zero")
 
 
+@verb
 def replacement(
     model: Model,
     prompt: Prompt,
@@ -95,6 +97,7 @@ def replacement(
     return resample(model, architecture, other.tensor)
 
 
+@verb
 def resample(
     model: Model, architecture: Architecture, corrupted: Int[Tensor, " pos"]
 ) -> Replacement:
@@ -102,6 +105,7 @@ def resample(
     return _from_references("resample", [read_activations(model, architecture, corrupted)])
 
 
+@verb
 def mean(
     model: Model, architecture: Architecture, references: Sequence[Int[Tensor, " _"]]
 ) -> Replacement:

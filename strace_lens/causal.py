@@ -16,6 +16,7 @@ from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
 from strace_lens.density import DensityCurve
+from strace_lens.hold import verb
 from strace_lens.phases import LayerPhase, find_phases
 from strace_lens.run import MEMORY_BUDGET, last_logits
 from strace_lens.token_graph.edges import EdgeTensors
@@ -26,6 +27,7 @@ from strace_lens.token_graph.trace import Trace
 _DRAWS = 5
 
 
+@verb
 def phase_ablation(
     model: Model,
     curve: DensityCurve,

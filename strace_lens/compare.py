@@ -27,6 +27,7 @@ from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.accuracy import accuracy
+from strace_lens.hold import verb
 from strace_lens.known.models import Known
 from strace_lens.peak_memory import Peak, peak_memory
 from strace_lens.progress import NamedSteps, named_bar
@@ -59,6 +60,7 @@ class _Setting:
     sample: int
 
 
+@verb
 def compare(
     model: Model,
     task: Task,

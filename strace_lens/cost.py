@@ -11,6 +11,7 @@ import torch
 
 from strace_lens.architecture import Model, device_of
 from strace_lens.contract import architecture_of
+from strace_lens.hold import verb
 from strace_lens.run import MEMORY_BUDGET, bytes_per_row, rows_per_pass
 from strace_lens.sizes import SIZES
 from strace_lens.token_graph.curve_rows import most_rows
@@ -27,6 +28,7 @@ class Plan:
     seconds: float
 
 
+@verb
 def plan(
     model: Model,
     tokens: int,

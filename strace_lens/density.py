@@ -16,6 +16,7 @@ from strace_lens import measures
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Architecture, Model
 from strace_lens.contract import architecture_of
+from strace_lens.hold import verb
 from strace_lens.html_repr import facts
 from strace_lens.predictions import beside, most_probable, token_texts, top_tokens
 from strace_lens.progress import Steps, steps_bar
@@ -116,6 +117,7 @@ class DensityCurve:
         return facts(line, table, self.trace.prompt.strings)
 
 
+@verb
 def density_curve(
     model: Model,
     trace: Trace,
@@ -159,6 +161,7 @@ def density_curve(
     return curve
 
 
+@verb
 def density_curves(
     model: Model,
     traces: Sequence[Trace],

@@ -17,10 +17,16 @@ def fixed_weights(model: Model) -> Iterator[None]:
     """Ask no gradient of the model's weights inside; afterwards all is as it was.
 
     Raises:
-        UnsupportedModelError: the weights are quantised: no gradient passes through them.
+        UnsupportedModelError: the weights are quantised, or were made under
+            `torch.inference_mode`: no gradient passes through them.
     """
     module = cast(torch.nn.Module, model)
     for name, held in _held_tensors(module):
+        if held.is_inference():
+            raise UnsupportedModelError(
+                f"gradients need weights made outside torch.inference_mode; {name} was made inside "
+                "it: load the model outside, or rank with an estimator without gradients"
+            )
         if held.is_quantized or held.dtype in (torch.int8, torch.uint8):
             raise UnsupportedModelError(
                 f"gradients need weights in floating point; {name} is quantised ({held.dtype}): "

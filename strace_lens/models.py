@@ -20,6 +20,7 @@ import torch
 
 from strace_lens.architecture import Model, UnsupportedModelError
 from strace_lens.contract import architecture_of
+from strace_lens.hold import verb
 from strace_lens.same_model import expect_same, reference_of
 
 DEFAULT = "smollm2"
@@ -33,6 +34,7 @@ class ModelNotFoundError(ValueError):
     """A model that is not there, with the way to bring it."""
 
 
+@verb
 def load_model(
     model: str | Path = DEFAULT,
     *,

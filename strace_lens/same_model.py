@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.architecture import Model, UnsupportedModelError, device_of
+from strace_lens.hold import verb
 from strace_lens.measures import total_variation
 
 PROBE_TOKENS = 32
@@ -33,6 +34,7 @@ class Reference:
     logits: Float[Tensor, "pos vocab"]
 
 
+@verb
 def check_model(model: Model, against: Any = None) -> float:
     """Check that a model gives the next-token distributions of its Hugging Face original.
 

@@ -21,6 +21,7 @@ from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.run_circuits import circuit_metric, stack
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
+from strace_lens.hold import verb
 from strace_lens.html_repr import facts
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.sizes import check_sizes
@@ -124,6 +125,7 @@ class Minimality:
         return table.sort_values("cost", ascending=False, kind="stable", ignore_index=True)
 
 
+@verb
 def faithfulness(
     model: Model,
     task: Task,
@@ -156,6 +158,7 @@ def faithfulness(
     return faithfulness_curve(problem, scores, fractions=fractions, absolute=absolute)
 
 
+@verb
 def faithfulness_curve(
     problem: Problem,
     scores: Scores,
@@ -222,6 +225,7 @@ def faithfulness_curve(
     )
 
 
+@verb
 def metric_range(problem: Problem) -> MetricRange:
     """Metrics of the full and the empty circuit; needed once a problem, whatever is measured.
 
@@ -253,6 +257,7 @@ def _largest_gap(
     return float((values - untouched).abs().max())
 
 
+@verb
 def completeness(
     problem: Problem, circuit: Circuit, *, between: MetricRange | None = None
 ) -> float:
@@ -269,6 +274,7 @@ def completeness(
     return between.faithfulness(circuit_metric(problem, masks))[0]
 
 
+@verb
 def minimality(
     problem: Problem,
     circuit: Circuit,

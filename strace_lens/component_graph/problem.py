@@ -17,6 +17,7 @@ from strace_lens.component_graph.metrics import METRICS, Metric, Reference
 from strace_lens.component_graph.outputs import ABLATIONS, Outputs, join_outputs, read_outputs
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.wiring import Wiring, wiring_of
+from strace_lens.hold import verb
 from strace_lens.run import MEMORY_BUDGET, bytes_per_row, even_chunks
 
 GRADIENT_FACTOR = 16
@@ -74,6 +75,7 @@ class Problem:
         return self._run(self.task.corrupted)
 
     @functools.cached_property
+    @verb
     def replaced(self) -> Outputs:
         """What ablated edges carry, pair by pair.
 
@@ -133,6 +135,7 @@ class Problem:
         """Bytes of one vector of the stream at every token."""
         return 4 * self.task.clean.shape[1] * self.wiring.architecture.d_model
 
+    @verb
     def _run(self, tokens: Int[Tensor, "pair pos"]) -> Run:
         parts, logits = [], []
         for rows in self.chunks(len(self.task)):
@@ -149,6 +152,7 @@ class Problem:
         return join_outputs(parts), torch.cat(logits)
 
 
+@verb
 def prepare(
     model: Model,
     task: Task,

@@ -15,12 +15,14 @@ from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.patching import patched_logits
 from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.task import Task
+from strace_lens.hold import verb
 from strace_lens.progress import Steps, no_progress
 from strace_lens.run import MEMORY_BUDGET
 
 Direction = Literal["noise", "denoise"]
 
 
+@verb
 def run_circuits(
     model: Model,
     task: Task,
@@ -94,6 +96,7 @@ def check_positions(task: Task) -> None:
         )
 
 
+@verb
 def circuit_metric(
     problem: Problem,
     keep: Shaped[Tensor, "circuit destination source *pos"],

@@ -19,6 +19,7 @@ from strace_lens.corpus.hidden import FullRun, Geometry, Watcher, full_run, path
 from strace_lens.corpus.rows import Row, merged
 from strace_lens.corpus.setting import Setting
 from strace_lens.density import TEXTS, DensityCurve, curve_of, curve_plans
+from strace_lens.hold import verb
 from strace_lens.predictions import token_texts
 from strace_lens.progress import no_progress
 from strace_lens.token_graph.curve_rows import CurveRows
@@ -28,6 +29,7 @@ from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.trace import Trace, edges_by_size
 
 
+@verb
 def measure_batch(model: Model, setting: Setting, batch: Batch) -> list[Row]:
     """The rows of a batch, a row a prompt and size, prompts in the order of the batch.
 

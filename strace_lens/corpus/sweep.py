@@ -23,6 +23,7 @@ from strace_lens.corpus.parts import is_whole, part_path, part_paths, write_part
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Options, setting_of
+from strace_lens.hold import verb
 from strace_lens.progress import Counted, count_bar
 from strace_lens.token_graph.graph import shape_of
 from strace_lens.versions import versions
@@ -30,6 +31,7 @@ from strace_lens.weights import weights_hash
 from strace_lens.whole_files import remove_strays, results_folder
 
 
+@verb
 def sweep(
     model: Model,
     prompts: Sequence[CorpusPrompt],

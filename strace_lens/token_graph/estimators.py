@@ -15,6 +15,7 @@ from torch import Tensor
 
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
+from strace_lens.hold import verb
 from strace_lens.progress import Steps, steps_bar
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.fisher import fisher
@@ -89,6 +90,7 @@ def steps(estimator: str, *, started: bool = False) -> int:
     return before + found.steps
 
 
+@verb
 def estimate(
     model: Model,
     graph: TokenGraph,

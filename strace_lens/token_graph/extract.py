@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from strace_lens.hold import verb
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.token_graph.best_first import best_first
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape, in_reach
@@ -20,6 +21,7 @@ ORDERS: dict[str, Callable[[EdgeTensors, GraphShape], EdgeTensors]] = {
 }
 
 
+@verb
 def extract(
     graph: TokenGraph,
     importance: str = "l1",

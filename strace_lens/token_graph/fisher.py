@@ -18,6 +18,7 @@ from torch import Tensor
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
 from strace_lens.fixed_weights import fixed_weights
+from strace_lens.hold import verb
 from strace_lens.token_graph.edges import EdgeTensors
 from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace
 from strace_lens.token_graph.gradients import (
@@ -74,6 +75,7 @@ def fisher_scores(
     return total.map(lambda x: (x / probes).sqrt())
 
 
+@verb
 def fisher(
     model: Model,
     graph: TokenGraph,

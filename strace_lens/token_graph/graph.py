@@ -25,6 +25,7 @@ from strace_lens.architecture import (
     per_query_head,
 )
 from strace_lens.contract import architecture_of
+from strace_lens.hold import verb
 from strace_lens.html_repr import facts
 from strace_lens.precision import at_least_single
 from strace_lens.prompts import Prompt, PromptError, cut, tokenize
@@ -129,6 +130,7 @@ class TokenGraph:
         return facts(repr(self), strings=self.prompt.strings)
 
 
+@verb
 def token_graph(
     model: Model,
     prompt: str | Sequence[int] | Int[Tensor, " pos"] | Prompt,

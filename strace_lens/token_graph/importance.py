@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from strace_lens.hold import verb
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.token_graph.edges import EdgeTensors
 from strace_lens.token_graph.graph import InEdges, TokenGraph
@@ -136,6 +137,7 @@ IMPORTANCES: dict[str, Callable[..., JoinImportance]] = {
 """Importances by name; `leverage` takes a number, as in "leverage(3)"."""
 
 
+@verb
 def edge_importance(
     graph: TokenGraph, name: str = "l1", *, seed: int = 0, memory_budget: int = MEMORY_BUDGET
 ) -> EdgeTensors:

@@ -26,6 +26,7 @@ from torch import Tensor
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
 from strace_lens.fixed_weights import fixed_weights
+from strace_lens.hold import verb
 from strace_lens.progress import Steps, steps_bar
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace
@@ -48,6 +49,7 @@ RESIDUAL_COST = 3.0
 """Edges that a link of a residual column costs: more than it holds, so that columns are reused."""
 
 
+@verb
 def learn(
     model: Model,
     graph: TokenGraph,

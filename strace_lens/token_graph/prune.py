@@ -16,6 +16,7 @@ from torch import Tensor
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
 from strace_lens.fixed_weights import fixed_weights
+from strace_lens.hold import verb
 from strace_lens.progress import Steps, steps_bar
 from strace_lens.token_graph.best_first import hanging
 from strace_lens.token_graph.edges import GraphShape, order_of, ranks_of
@@ -30,6 +31,7 @@ FACTOR = 0.7
 SMALLEST = 1e-4
 
 
+@verb
 def prune(
     model: Model,
     graph: TokenGraph,

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from strace_lens.architecture import Model
+from strace_lens.hold import verb
 from strace_lens.html_repr import facts
 from strace_lens.progress import NamedSteps, named_bar
 from strace_lens.run import MEMORY_BUDGET
@@ -68,6 +69,7 @@ class Trials:
         return facts(f"{self!r}: means over prompts and seeds", pd.DataFrame(means))
 
 
+@verb
 def run_trials(
     model: Model,
     prompts: Sequence[TrialPrompt],

@@ -134,6 +134,7 @@ def test_padding_is_refused_where_attention_would_read_it() -> None:
 
 def test_a_model_that_cannot_be_patched_is_refused_by_name() -> None:
     model = fresh_bridge("gpt2")
-    model.train()
+    with torch.no_grad():
+        next(model.blocks[1].attn.v.parameters())[3] = float("nan")
     with pytest.raises(UnsupportedModelError, match="tiny-gpt2"):
         prepare(model, TASK)

@@ -22,6 +22,7 @@ from strace_lens.component_graph.discover import (
 from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
+from strace_lens.hold import verb
 from strace_lens.run import MEMORY_BUDGET
 
 Method = Callable[..., Float[Tensor, "destination source *pos"]]
@@ -52,6 +53,7 @@ RANKINGS = frozenset(
 """Methods whose scores only rank: theirs estimate no effect that could be negative."""
 
 
+@verb
 def discover(
     model: Model,
     task: Task,
@@ -85,6 +87,7 @@ def discover(
     return discover_in(problem, method, seed=seed, **options)
 
 
+@verb
 def discover_in(problem: Problem, method: str, *, seed: int = 0, **options: Any) -> Scores:
     """Score every edge for a task made ready; passes count from here on."""
     if method not in METHODS:

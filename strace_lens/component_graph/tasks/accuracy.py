@@ -14,6 +14,7 @@ from strace_lens.architecture import Model, device_of
 from strace_lens.component_graph.metrics import METRICS, Reference, answers_win
 from strace_lens.component_graph.task import Task
 from strace_lens.contract import architecture_of
+from strace_lens.hold import verb
 from strace_lens.run import MEMORY_BUDGET, even_chunks, last_logits, rows_per_pass
 
 
@@ -39,6 +40,7 @@ class TaskAccuracy:
     corrupted: float
 
 
+@verb
 def accuracy(model: Model, task: Task, memory_budget: int = MEMORY_BUDGET) -> TaskAccuracy:
     """Run the model on both prompts of each pair and measure.
 

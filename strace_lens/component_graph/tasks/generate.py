@@ -15,6 +15,7 @@ from strace_lens.component_graph.tasks.greater_than import greater_than
 from strace_lens.component_graph.tasks.names import gendered_pronoun, indirect_object
 from strace_lens.component_graph.tasks.recall import country_capital, docstring, induction
 from strace_lens.contract import architecture_of
+from strace_lens.hold import verb
 
 TASKS: dict[str, Callable[[random.Random, Vocabulary], Example]] = {
     "ioi": indirect_object,
@@ -34,6 +35,7 @@ DEFAULT_METRIC: Mapping[str, str] = {"greater-than": "probability_difference"}
 _DRAWS_PER_PAIR = 50
 
 
+@verb
 def make_task(
     model: Model, name: str, pairs: int = 32, seed: int = 0, metric: str | None = None
 ) -> Task:

@@ -10,6 +10,7 @@ from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.task import Task, TaskError
 from strace_lens.component_graph.tasks.alignment import Pair, Vocabulary, task_of
 from strace_lens.contract import architecture_of
+from strace_lens.hold import verb
 from strace_lens.prompts import PromptError
 from strace_lens.strict_json import JsonError, parse_object
 from strace_lens.text_files import TextFileError, lines_of, read_text
@@ -18,6 +19,7 @@ KEYS = ("clean", "corrupted", "answers", "wrong_answers")
 """Keys of a line; others are ignored."""
 
 
+@verb
 def read_task(model: Model, path: str | Path, metric: str = "logit_difference") -> Task:
     """Read a task from a JSONL file with one object a line.
 
