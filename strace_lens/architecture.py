@@ -47,6 +47,10 @@ class Architecture:
         gated: the MLP has a third matrix, that of its gate.
         experts: MLPs that one token passes through in a block: 1, or the active experts of a
             mixture, each of width d_mlp.
+        position_switches: lengths beyond which a prompt's positions are encoded in another way
+            (LongRoPE), rising.
+        padding_is_exact: a prompt padded on the right, not beyond one of these lengths, gives the
+            logits that it gives alone.
     """
 
     name: str
@@ -67,6 +71,14 @@ class Architecture:
     pointwise_mlps: bool = False
     gated: bool = False
     experts: int = 1
+    position_switches: tuple[int, ...] = ()
+    padding_is_exact: bool = True
+
+    def padding_class(self, length: int) -> int:
+        """Prompts of two lengths may share a forward pass, padded, if their class is the same."""
+        if not self.padding_is_exact:
+            return length
+        return sum(length > switch for switch in self.position_switches)
 
 
 def describe(model: Model, *, causal_only: bool = True) -> Architecture:
@@ -110,6 +122,7 @@ def describe(model: Model, *, causal_only: bool = True) -> Architecture:
         unembed_input=unembed,
         gated=bool(getattr(cfg, "gated_mlp", False)),
         experts=int(getattr(cfg, "experts_per_token", None) or 1),
+        position_switches=_position_switches(model),
     )
     missing = [h for h in hook_points(found) if h not in hooks]
     if missing:
@@ -118,6 +131,22 @@ def describe(model: Model, *, causal_only: bool = True) -> Architecture:
             + (f" (nor {len(missing) - 1} others)" if len(missing) > 1 else "")
         )
     return found
+
+
+def _position_switches(model: Model) -> tuple[int, ...]:
+    """Lengths at which LongRoPE changes the frequencies of every position of a prompt.
+
+    Dynamic NTK scaling changes them beyond the length that the configuration gives as the longest,
+    which no prompt exceeds here.
+    """
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    if config is None:
+        return ()
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    # One for all layers, or one for each type of layer.
+    each = [rope] if "rope_type" in rope else [x for x in rope.values() if isinstance(x, dict)]
+    longest = [x["original_max_position_embeddings"] for x in each if x["rope_type"] == "longrope"]
+    return tuple(sorted({int(length) for length in longest}))
 
 
 def refuse_other_classes(model: object) -> None:

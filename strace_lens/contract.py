@@ -35,6 +35,7 @@ from strace_lens.sparse_mlp import mlps_are_pointwise
 from strace_lens.weights import Cache, remembered
 
 PROBE_TOKENS = 3
+_PADDED = 12
 _known: Cache[Architecture] = weakref.WeakKeyDictionary()
 
 
@@ -54,7 +55,7 @@ def architecture_of(model: Model) -> Architecture:
 def check(model: Model, architecture: Architecture) -> Architecture:
     """Prove the architecture on probe tokens; returns it with the facts that only a run can tell.
 
-    Costs three small forward passes, and two of (4 x layers) rows of three tokens.
+    Costs five small forward passes, and two of (4 x layers) rows of three tokens.
 
     Raises:
         UnsupportedModelError: the residual stream is not the sum of what the hook points carry, or
@@ -69,6 +70,7 @@ def check(model: Model, architecture: Architecture) -> Architecture:
         dead = _dead_writes(model, architecture, tokens)
         silent = _is_silent(model, architecture, tokens)
         pointwise = _mlps_are_pointwise(model, architecture, tokens)
+        padding = padding_is_exact(model, architecture, tokens)
     pattern = {point for point in dead if point.endswith("hook_pattern")}
     if pattern and (len(pattern) < architecture.layers or architecture.post_norm):
         raise UnsupportedModelError(f"{architecture.name} cannot be traced: {min(pattern)} is dead")
@@ -81,6 +83,7 @@ def check(model: Model, architecture: Architecture) -> Architecture:
         pattern_is_live=not pattern,
         silent_without_input=silent,
         pointwise_mlps=pointwise,
+        padding_is_exact=padding,
     )
 
 
@@ -207,6 +210,25 @@ def _mlps_are_pointwise(model: Model, arch: Architecture, tokens: Int[Tensor, " 
     return arch.mlp and mlps_are_pointwise(
         model, arch.layers, lambda: model.run_with_hooks(rows, padding_side="right")
     )
+
+
+def padding_is_exact(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> bool:
+    """Whether the probe tokens, padded on the right, give the logits that they give alone.
+
+    The row is kept on this side of the lengths at which positions are known to change.
+    """
+    width = min(_PADDED, arch.context, *arch.position_switches)
+    if width <= len(tokens):
+        return True
+    padded = torch.nn.functional.pad(tokens, (0, width - len(tokens)))
+    alone, beside = (
+        model.run_with_hooks(
+            row[None].to(device_of(model)), return_type="logits", padding_side="right"
+        )[0, : len(tokens)]
+        for row in (tokens, padded)
+    )
+    gap = (at_least_single(alone) - at_least_single(beside)).norm()
+    return bool(gap <= tolerance(alone.dtype) * at_least_single(alone).norm())
 
 
 def _writes(arch: Architecture) -> list[tuple[str, Callable[[Tensor], Tensor]]]:

@@ -244,7 +244,8 @@ def pad_right(prompts: Sequence[Int[Tensor, " _"]]) -> Int[Tensor, "row pos"]:
     """One batch of token rows of unequal length, padded on the right with token 0.
 
     A causal model reads nothing to the right of a token, so right padding needs no attention mask
-    and leaves every real position, its number included, as it is when the prompt runs alone.
+    and leaves every real position, its number included, as it is when the prompt runs alone. Rows
+    of another `Architecture.padding_class` are the exception: run them apart.
     """
     return torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)
 

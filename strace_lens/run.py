@@ -35,12 +35,14 @@ def last_logits(
         model: the model; its own hooks stay as they are, ours are gone afterwards, also on error.
         architecture: of the same model.
         tokens: rows padded on the right.
-        lengths: real tokens of each row; the whole row by default.
+        lengths: real tokens of each row, all of one `Architecture.padding_class`; the whole row by
+            default.
         hooks: pairs of hook point and function, run in order.
         gradient: keep what a backward pass needs.
 
     Raises:
         FloatingPointError: a logit is NaN or infinite.
+        ValueError: the lengths are not of one class, so that a row would change another.
     """
     rows, width = tokens.shape
     device = device_of(model)
@@ -50,8 +52,41 @@ def last_logits(
     def keep_last(value: Float[Tensor, "row pos d_model"], hook: Any) -> Tensor:
         return value[row_index, last].unsqueeze(1)
 
-    cut = (architecture.unembed_input, keep_last)
-    return all_logits(model, architecture, tokens, [*hooks, cut], gradient=gradient)[:, 0]
+    all_hooks = [*hooks, (architecture.unembed_input, keep_last)]
+    positions = None if lengths is None else _positions(architecture, width, lengths)
+    logits = all_logits(
+        model, architecture, tokens, all_hooks, gradient=gradient, positions=positions
+    )
+    return logits[:, 0]
+
+
+def expect_one_class(architecture: Architecture, lengths: Int[Tensor, " row"], what: str) -> None:
+    """Refuse to run prompts beside one another that would change each other.
+
+    Raises:
+        ValueError: the lengths are of several `Architecture.padding_class`.
+    """
+    if architecture.padding_is_exact and not architecture.position_switches:
+        return
+    first, *others = lengths.unique().tolist()
+    for other in others:
+        if architecture.padding_class(other) != architecture.padding_class(first):
+            switches = [n for n in architecture.position_switches if first <= n < other]
+            why = f"positions change beyond {switches[0]} tokens" if switches else "padding is read"
+            raise ValueError(
+                f"{what} has prompts of {first} and of {other} tokens, but in {architecture.name} "
+                f"{why}, so that they cannot share a forward pass; part them"
+            )
+
+
+def _positions(
+    architecture: Architecture, width: int, lengths: Int[Tensor, " row"]
+) -> Int[Tensor, "row pos"] | None:
+    """Positions that padding cannot raise beyond a switch; None where there is no switch."""
+    expect_one_class(architecture, lengths, "the batch")
+    if not architecture.position_switches:
+        return None
+    return torch.arange(width).minimum(lengths[:, None].cpu() - 1)
 
 
 def all_logits(
@@ -61,8 +96,13 @@ def all_logits(
     hooks: Sequence[Hook] = (),
     *,
     gradient: bool = False,
+    positions: Int[Tensor, "row pos"] | None = None,
 ) -> Float[Tensor, "row read vocab"]:
     """Logits of one forward pass at every position, or those that a hook has left.
+
+    Args:
+        model, architecture, tokens, hooks, gradient: as in `last_logits`.
+        positions: of the tokens, where they do not simply count up.
 
     Raises:
         FloatingPointError: a logit is NaN or infinite.
@@ -74,6 +114,7 @@ def all_logits(
             fwd_hooks=[(point, of_this_thread(model, function)) for point, function in hooks],
             return_type="logits",
             padding_side="right",
+            **({} if positions is None else {"position_ids": positions.to(device_of(model))}),
         )
     if not bool(torch.isfinite(logits).all()):
         raise FloatingPointError(

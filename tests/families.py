@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import transformers as tf
+from transformer_lens.model_bridge import TransformerBridge
 
+from tests.cases import bridge_of
 from tests.tiny import _BASE, _BIAS, _GROUPED, _LAYER_TYPES, SLIDING_WINDOW, Build, _maker
 
 _WINDOW = {"sliding_window": SLIDING_WINDOW}
@@ -110,3 +113,15 @@ FAMILIES: dict[str, Build] = {
     "deepseek_v2": _latent("DeepseekV2", v_head_dim=4, head_dim=8),
     "deepseek_v3": _latent("DeepseekV3", v_head_dim=8, n_group=1, topk_group=1),
 }
+
+
+@functools.cache
+def hf_family(name: str) -> tf.PreTrainedModel:
+    """The Hugging Face model of that family; no bridge has touched it."""
+    return FAMILIES[name]()
+
+
+@functools.cache
+def family(name: str) -> TransformerBridge:
+    """A TransformerBridge with the weights of `hf_family(name)`, in compatibility mode."""
+    return bridge_of(FAMILIES[name](), f"tiny-{name}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import transformers as tf
@@ -16,7 +18,7 @@ from strace_lens.architecture import (
 )
 from tests import cases, oracle, tiny
 from tests.cases import NAMES, POST_NORM, architecture, model_of, relative_error
-from tests.families import FAMILIES
+from tests.families import FAMILIES, family
 
 GROUPED = ("llama", "mistral", "mixtral", "qwen3", "olmo2", "gemma2", "gemma3", "no_positions")
 
@@ -121,6 +123,28 @@ def test_an_encoder_decoder_is_refused() -> None:
     model.config.architectures = ["T5ForConditionalGeneration"]
     with pytest.raises(UnsupportedModelError, match="it is an encoder-decoder"):
         describe(cases.bridge_of(model))
+
+
+def test_the_length_beyond_which_positions_change_is_read() -> None:
+    arch = describe(family("phi3_longrope"))
+    assert arch.position_switches == (8,)
+    assert [arch.padding_class(n) for n in (1, 8, 9, 64)] == [0, 0, 1, 1]
+    apart = dataclasses.replace(arch, padding_is_exact=False)
+    assert [apart.padding_class(n) for n in (1, 8, 9)] == [1, 8, 9]
+    for name in ("phi3", "llama_dynamic", "gpt_oss"):
+        assert describe(family(name)).position_switches == ()
+
+
+def test_dynamic_scaling_begins_beyond_the_longest_prompt() -> None:
+    """A fact of transformers that `position_switches` leans on."""
+    rotary, limit = FAMILIES["llama_dynamic"]().model.rotary_emb, 8
+    assert describe(family("llama_dynamic")).context == limit
+    frequencies = []
+    for length in (limit, limit + 1):
+        rotary(torch.zeros(1, length, 32), torch.arange(length)[None])
+        frequencies.append(rotary.inv_freq.clone())
+    assert torch.equal(frequencies[0], rotary.original_inv_freq)
+    assert not torch.equal(*frequencies)
 
 
 def test_query_heads_share_the_key_value_head_of_their_group() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from strace_lens.architecture import UnsupportedModelError, attention_output, de
 from strace_lens.contract import architecture_of, check
 from tests import cases, tiny
 from tests.cases import NAMES, architecture, fresh_bridge, model_of
+from tests.families import family
 
 TOKENS = torch.tensor([tiny.token_ids(6)])
 
@@ -323,3 +325,19 @@ def test_values_have_the_key_value_heads_and_w_o_the_query_heads(name: str) -> N
     assert cache["blocks.0.attn.hook_pattern"].shape == (1, arch.heads, 6, 6)
     weight = attention_output(model_of(name), arch, 0).weight
     assert weight.shape == (arch.heads, arch.d_head, arch.d_model)
+
+
+# Padding
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_right_padding_is_harmless_in_every_architecture(name: str) -> None:
+    assert architecture(name).padding_is_exact
+
+
+def test_a_model_that_padding_changes_is_found_by_running_it() -> None:
+    """LongRoPE, with the length at which its positions change left out of what is known."""
+    model = family("phi3_longrope")
+    assert architecture_of(model).padding_is_exact
+    unaware = dataclasses.replace(describe(model), position_switches=())
+    assert not check(model, unaware).padding_is_exact

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from strace_lens.contract import architecture_of
 from strace_lens.run import (
     all_logits,
     bytes_per_row,
@@ -21,6 +22,7 @@ from strace_lens.run import (
 )
 from tests import oracle, tiny
 from tests.cases import NAMES, architecture, as_tensor, model_of, relative_error
+from tests.families import family, hf_family
 
 TOKENS = tiny.token_ids(9)
 
@@ -34,6 +36,34 @@ def test_last_logits_are_the_models_at_the_last_token_of_each_row(name: str) -> 
     assert relative_error(last_logits(model, architecture(name), rows), full[:, -1]) < 1e-6
     ours = last_logits(model, architecture(name), rows, lengths)
     assert relative_error(ours, torch.stack([full[0, 8], full[1, 3]])) < 1e-6
+
+
+def test_padding_does_not_move_a_row_across_a_switch_of_its_positions() -> None:
+    """LongRoPE looks at the last position of a batch, which may be padding."""
+    model, hf = family("phi3_longrope"), hf_family("phi3_longrope")
+    arch = architecture_of(model)
+    rows, lengths = torch.tensor([TOKENS, tiny.token_ids(9, seed=1)]), torch.tensor([6, 4])
+    with torch.no_grad():
+        truth = torch.stack(
+            [hf(row[None, :n]).logits[0, -1] for row, n in zip(rows, lengths.tolist(), strict=True)]
+        )
+        shared = torch.stack([hf(rows).logits[0, 5], hf(rows).logits[1, 3]])
+    assert relative_error(last_logits(model, arch, rows, lengths), truth) < 1e-5
+    assert relative_error(shared, truth) > 1e-2
+    long = torch.tensor([9, 9])
+    with torch.no_grad():
+        beyond = hf(rows).logits[:, -1]
+    assert relative_error(last_logits(model, arch, rows, long), beyond) < 1e-5
+
+
+def test_rows_that_would_change_each_other_are_refused() -> None:
+    model = family("phi3_longrope")
+    rows, lengths = torch.tensor([TOKENS, TOKENS]), torch.tensor([9, 4])
+    with pytest.raises(ValueError, match=r"4 and of 9 tokens, but .*change beyond 8 tokens"):
+        last_logits(model, architecture_of(model), rows, lengths)
+    unaware = dataclasses.replace(architecture_of(model), padding_is_exact=False)
+    with pytest.raises(ValueError, match=r"of 3 and of 4 tokens, but .*padding is read"):
+        last_logits(model, unaware, rows[:, :4], torch.tensor([4, 3]))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,7 +18,7 @@ from strace_lens.component_graph.outputs import ABLATIONS, Outputs, join_outputs
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.wiring import Wiring, wiring_of
 from strace_lens.hold import verb
-from strace_lens.run import MEMORY_BUDGET, bytes_per_row, even_chunks
+from strace_lens.run import MEMORY_BUDGET, bytes_per_row, even_chunks, expect_one_class
 
 GRADIENT_FACTOR = 16
 """Budgets that a pass forward and backward may take, because it holds every layer's values."""
@@ -174,7 +174,7 @@ def prepare(
     Raises:
         ValueError: an unknown metric or ablation, a memory budget that is not positive, a token
             outside the vocabulary, a prompt longer than the context, or prompts of unequal length
-            under mean ablation or bidirectional attention.
+            under mean ablation or bidirectional attention, or where padding changes the model.
         UnsupportedModelError: the model cannot be patched.
     """
     if ablation not in ABLATIONS:
@@ -208,4 +208,5 @@ def prepare(
             f"task {task.name!r} has prompts of {task.clean.shape[1]} tokens, but {arch.name} "
             f"reads at most {arch.context}"
         )
+    expect_one_class(arch, task.lengths, f"task {task.name!r}")
     return Problem(model, wiring, task, metric, ablation, memory_budget)

@@ -8,6 +8,7 @@ behind their norm, or on a HookedTransformer at `hook_mlp_in`, before it. So one
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ from strace_lens.architecture import (
     refuse_other_classes,
 )
 from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.contract import check_sums, expect_equal_rows
+from strace_lens.contract import check_sums, expect_equal_rows, padding_is_exact
 from strace_lens.hold import verb
 from strace_lens.norms import Norm, read_norm
 from strace_lens.precision import at_least_single, tolerance
@@ -131,7 +132,11 @@ def _proven(model: Model) -> Wiring:
         _check_runs(model, wiring.architecture)
         _check_readers(model, wiring)
         _check_writes(model, wiring)
-    return wiring
+        arch = wiring.architecture
+        padding = padding_is_exact(model, arch, _probe(model, arch)[0])
+    return dataclasses.replace(
+        wiring, architecture=dataclasses.replace(arch, padding_is_exact=padding)
+    )
 
 
 def component_graph(model: Model) -> ComponentGraph:

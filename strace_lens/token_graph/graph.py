@@ -144,8 +144,9 @@ def token_graph(
         model: a HookedTransformer or TransformerBridge.
         prompt: text or token ids.
         bos: None leaves a BOS to the tokenizer, True makes sure of one, False of none.
-        position: whose next-token distribution the graph computes; the last token by default. A
-            causal model's graph at a position is the graph of the prompt cut after it.
+        position: whose next-token distribution the graph computes; the last token by default. The
+            graph is that of the prompt cut after it. A causal model computes the same there within
+            the longer prompt, unless this exceeds one of `Architecture.position_switches`.
 
     Raises:
         UnsupportedModelError: the model cannot be traced.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -36,7 +37,8 @@ def masked_logits(
     Args:
         model: the model.
         architecture: of the same model.
-        groups: rows to run; prompts may differ in length.
+        groups: rows to run; prompts may differ in length. Those that padding would change
+            (`Architecture.padding_class`) run in passes of their own.
         hooks: run before the masks, as one that adds noise to the embeddings.
         watch: gives the hooks of each pass that run after the masks, which read what these leave.
         memory_budget: bytes that one forward pass may take; sets the rows of a pass.
@@ -64,20 +66,17 @@ def masked_logits(
 def passes(
     architecture: Architecture, lengths: Sequence[int], memory_budget: int = MEMORY_BUDGET
 ) -> int:
-    """Number of forward passes that rows of these prompt lengths need."""
-    return len(
-        list(even_chunks(len(lengths), rows_per_pass(architecture, max(lengths), memory_budget)))
-    )
+    """Number of forward passes that rows of these prompt lengths need, in this order."""
+    return len(_chunks(architecture, lengths, memory_budget))
 
 
 def _passes(
     architecture: Architecture, groups: Sequence[MaskedRows], memory_budget: int
 ) -> list[list[MaskedRows]]:
     """Cut the groups into batches of rows that fit the budget, in order."""
-    longest = max(len(g.tokens) for g in groups)
-    total = sum(len(g) for g in groups)
+    lengths = [len(g.tokens) for g in groups for _ in range(len(g))]
     batches = []
-    for chunk in even_chunks(total, rows_per_pass(architecture, longest, memory_budget)):
+    for chunk in _chunks(architecture, lengths, memory_budget):
         batch, first = [], 0
         for group in groups:
             which = slice(max(chunk.start - first, 0), min(chunk.stop - first, len(group)))
@@ -86,3 +85,17 @@ def _passes(
             first += len(group)
         batches.append(batch)
     return batches
+
+
+def _chunks(architecture: Architecture, lengths: Sequence[int], memory_budget: int) -> list[slice]:
+    """Rows of each pass: neighbours whose lengths may share one, as many as fit the budget."""
+    chunks, first = [], 0
+    for _, same in itertools.groupby(lengths, architecture.padding_class):
+        there = list(same)
+        at_once = rows_per_pass(architecture, max(there), memory_budget)
+        chunks += [
+            slice(first + chunk.start, first + chunk.stop)
+            for chunk in even_chunks(len(there), at_once)
+        ]
+        first += len(there)
+    return chunks

@@ -17,6 +17,7 @@ from strace_lens.known.weights import model_of as model_of_weights
 from tests import tiny
 from tests.cases import fresh_bridge, model_of, relative_error
 from tests.component_graph.made import tiny_task, uneven_task
+from tests.families import family
 
 TASK = tiny_task(3)
 
@@ -138,3 +139,22 @@ def test_a_model_that_cannot_be_patched_is_refused_by_name() -> None:
         next(model.blocks[1].attn.v.parameters())[3] = float("nan")
     with pytest.raises(UnsupportedModelError, match="tiny-gpt2"):
         prepare(model, TASK)
+
+
+def test_pairs_that_padding_would_change_are_refused_and_a_wide_row_is_not_changed() -> None:
+    """LongRoPE, whose positions change beyond eight tokens."""
+    model = family("phi3_longrope")
+    task = tiny_task(2)
+    assert task.clean.shape[1] == 6
+    padded = dataclasses.replace(
+        task,
+        clean=torch.nn.functional.pad(task.clean, (0, 6)),
+        corrupted=torch.nn.functional.pad(task.corrupted, (0, 6)),
+    )
+    narrow, wide = prepare(model, task), prepare(model, padded)
+    assert relative_error(wide.clean[1], narrow.clean[1]) < 1e-5
+    assert relative_error(wide.corrupted[0].z[1][:, :6], narrow.corrupted[0].z[1]) < 1e-5
+    straddling = dataclasses.replace(padded, lengths=torch.tensor([6, 12]))
+    with pytest.raises(ValueError, match=r"prompts of 6 and of 12 tokens, .* beyond 8 tokens"):
+        prepare(model, straddling)
+    assert prepare(model_of("llama"), straddling).clean[1].shape[0] == 2

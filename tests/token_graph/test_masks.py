@@ -15,6 +15,7 @@ from strace_lens.token_graph.masked_run import masked_logits, passes
 from strace_lens.token_graph.rows import MaskedRows
 from tests import cases, oracle, tiny
 from tests.cases import NAMES, model_of, random_mask, relative_error, rows, run
+from tests.families import family, hf_family
 
 SHORT = tiny.token_ids(5)  # one more than the sliding window
 TOKENS = tiny.token_ids(9)
@@ -70,6 +71,31 @@ def test_a_row_of_a_batch_of_unequal_prompts_equals_that_row_alone(name: str) ->
     assert relative_error(together, alone) < 1e-5
     for i, tokens in enumerate(prompts):
         assert relative_error(together[2 * i + 1], cases.full_logits(name, tokens)) < 1e-5
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_rows_that_padding_would_change_run_apart_in_their_order(known: bool) -> None:
+    """LongRoPE, whose positions change beyond eight tokens; or by rows found to change."""
+    model, hf = family("phi3_longrope"), hf_family("phi3_longrope")
+    arch = cases.architecture_of(model)
+    if not known:
+        arch = dataclasses.replace(arch, position_switches=(), padding_is_exact=False)
+    prompts = [tiny.token_ids(n, seed=n) for n in (6, 12, 5, 4, 9)]
+    groups = []
+    for tokens in prompts:
+        shape = GraphShape(arch.layers, arch.heads, len(tokens))
+        masks = [everything(shape), random_mask(shape, 0.7, seed=0)]
+        groups += rows(tokens, shape, masks)
+    seen: list[int] = []
+    together = masked_logits(model, arch, groups, progress=seen.append)
+    alone = torch.cat([masked_logits(model, arch, [group]) for group in groups])
+    assert relative_error(together, alone) < 1e-5
+    with torch.no_grad():
+        truth = torch.stack([hf(torch.tensor([tokens])).logits[0, -1] for tokens in prompts])
+    assert relative_error(together[::2], truth) < 1e-5
+    assert seen == ([2, 2, 4, 2] if known else [2, 2, 2, 2, 2])
+    lengths = [len(tokens) for tokens in prompts for _ in range(2)]
+    assert passes(arch, lengths) == len(seen)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gptj", "opt", "olmo2", "bloom"])
