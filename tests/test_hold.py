@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import random
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -203,3 +205,158 @@ def test_a_model_made_in_inference_mode_runs_and_gives_no_gradient() -> None:
         sl.fisher(model, sl.token_graph(model, tiny.PROMPT))
     with pytest.raises(UnsupportedModelError, match="load the model outside"):
         sl.discover(model, tiny_task(), "eap")
+
+
+# One forward pass at a time
+
+
+def in_a_thread(function: Callable[[], Any]) -> BaseException | None:
+    """What a function raises in a thread of its own."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return raised[0] if raised else None
+
+
+def test_another_thread_is_told_that_the_model_is_in_use() -> None:
+    model = cases.fresh_bridge("mistral")
+    trace = sl.extract(sl.token_graph(model, tiny.PROMPT))
+    told: list[BaseException | None] = []
+    rows: list[int] = []
+
+    def progress(count: int) -> None:
+        rows.append(count)
+        told.append(in_a_thread(lambda: sl.density_curve(model, trace)))
+        told.append(in_a_thread(lambda: sl.discover(model, tiny_task(), "eap")))
+
+    curve = sl.density_curve(model, trace, progress=progress)
+    assert len(told) == 2 * len(rows) > 0
+    for error in told:
+        assert isinstance(error, RuntimeError)
+        assert "another thread is working on tiny-mistral" in str(error)
+    # And afterwards it is free again.
+    assert in_a_thread(lambda: sl.density_curve(model, trace)) is None
+    assert sl.density_curve(model, trace).table["tv"].equals(curve.table["tv"])
+
+
+def test_threads_with_a_model_each_do_not_meet() -> None:
+    first, second = cases.fresh_bridge("mistral"), cases.fresh_bridge("mistral")
+    with hold(first):
+        assert in_a_thread(lambda: sl.token_graph(second, tiny.PROMPT)) is None
+
+
+def test_a_forward_pass_of_another_thread_meets_no_hook_of_ours() -> None:
+    """It would hand our hooks its own values."""
+    model = cases.fresh_bridge("mistral")
+    other = torch.tensor([tiny.token_ids(5)])
+    told: list[BaseException | None] = []
+
+    def meanwhile(value: torch.Tensor, hook: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            told.append(in_a_thread(lambda: model(other)))
+
+    expected = sl.extract(sl.token_graph(model, tiny.PROMPT)).ranks.flat()
+    model.hook_dict["blocks.1.hook_resid_pre"].add_hook(meanwhile)
+    found = sl.extract(sl.token_graph(model, tiny.PROMPT)).ranks.flat()
+    assert torch.equal(found, expected)
+    errors = [error for error in told if error is not None]
+    assert errors
+    assert all("another thread is working on" in str(error) for error in errors)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_verb_inside_a_hook_is_refused(guarded: bool) -> None:
+    model = tiny.bridge("mistral")
+    trace = sl.extract(sl.token_graph(model, tiny.PROMPT))
+    tokens = torch.tensor([trace.prompt.ids])
+    entered: list[None] = []
+
+    def measure(value: torch.Tensor, hook: Any) -> None:
+        entered.append(None)
+        if not guarded or len(entered) == 1:
+            sl.density_curve(model, trace)
+
+    with pytest.raises(RuntimeError, match="tiny-mistral is in the middle of a forward pass"):
+        model.run_with_hooks(tokens, fwd_hooks=[("blocks.0.hook_resid_pre", measure)])
+    assert len(entered) == 1
+    sl.density_curve(model, trace)  # nothing is left behind
+
+
+def test_a_verb_inside_a_hook_of_our_own_run_is_refused() -> None:
+    model = cases.fresh_bridge("mistral")
+    trace = sl.extract(sl.token_graph(model, tiny.PROMPT))
+
+    def measure(value: torch.Tensor, hook: Any) -> None:
+        sl.density_curve(model, trace)
+
+    model.hook_dict["blocks.0.hook_resid_mid"].add_hook(measure)
+    with pytest.raises(RuntimeError, match="in the middle of a forward pass"):
+        sl.token_graph(model, tiny.PROMPT)
+    model.reset_hooks()
+    sl.token_graph(model, tiny.PROMPT)
+
+
+def test_the_hooks_of_a_trace_run_inside_a_run_of_the_user() -> None:
+    model = tiny.bridge("mistral")
+    trace = sl.extract(sl.token_graph(model, tiny.PROMPT))
+    hooks = trace.hooks(1.0, model)
+    tokens = torch.tensor([trace.prompt.ids])
+    with torch.no_grad():
+        full = model(tokens)
+        found = model.run_with_hooks(tokens, fwd_hooks=hooks)
+    torch.testing.assert_close(found[0, -1], full[0, -1], rtol=1e-4, atol=1e-4)
+
+
+# Generators
+
+
+def generators() -> tuple[Any, ...]:
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return torch.get_rng_state().tolist(), (name, tuple(keys), *rest)
+
+
+@pytest.fixture
+def no_global_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's own generator is refused outright, because beartype moves it at every check."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("drawn from Python's global generator")
+
+    for name, value in vars(random).items():
+        if isinstance(getattr(value, "__self__", None), random.Random):
+            monkeypatch.setattr(random, name, refuse)
+
+
+@pytest.mark.usefixtures("no_global_draws")
+def test_no_verb_moves_a_global_generator(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="global generator"):
+        random.shuffle([1, 2])
+    model, before = tiny.bridge("mistral"), generators()
+    trace_verbs(model)
+    assert generators() == before
+    circuit_verbs(model)
+    assert generators() == before
+    sl.plan(model, 12)
+    assert generators() == before
+    run = sl.sweep(model, made.prompts(4), tmp_path, made.options(estimator="fisher"))
+    sl.analyse([run])
+    assert generators() == before
+    sl.explorer([sl.density_curve(model, sl.extract(sl.token_graph(model, tiny.PROMPT)))])
+    assert generators() == before
+
+
+@pytest.mark.usefixtures("no_global_draws")
+def test_a_fresh_bridge_s_proof_moves_no_generator() -> None:
+    model = cases.fresh_bridge("gpt2")
+    before = generators()
+    sl.component_graph(model)
+    sl.token_graph(model, tiny.PROMPT)
+    assert generators() == before
