@@ -19,7 +19,8 @@ import networkx as nx
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.exchange import circuit_from_networkx
 from strace_lens.component_graph.graph import graph_from_facts
-from strace_lens.storage import ResultFileError, facts_text, prompt_from_facts
+from strace_lens.result_files import ResultFileError, facts_text
+from strace_lens.storage import prompt_from_facts
 from strace_lens.token_graph.edges import GraphShape
 from strace_lens.token_graph.exchange import subgraph_from_networkx
 from strace_lens.token_graph.trace import Subgraph

@@ -12,8 +12,8 @@ pickles, which are never written or read here.)
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -21,15 +21,17 @@ from typing import Any
 
 import torch
 
+from strace_lens import checks
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.graph import EMBED, LOGITS, ComponentGraph
 from strace_lens.component_graph.scores import Scores
-from strace_lens.storage import ResultFileError
+from strace_lens.result_files import ResultFileError
 from strace_lens.strict_json import JsonError, parse_json
 from strace_lens.text_files import TextFileError, read_text
 from strace_lens.whole_files import write_whole
 
 _INPUT = "input"
+_OURS = "strace_lens"  # a key that other programs pass over, which holds our checksum
 
 # Their scores are (corrupted - clean activation) times the gradient of a loss, which is the metric
 # negated: about metric(full) - metric(edge ablated), so signs are as ours.
@@ -77,7 +79,7 @@ def save_importances(
         "nodes": {theirs: {"in_graph": ours in nodes} for ours, theirs in names.items()},
         "edges": edges,
     }
-    write_whole(path, json.dumps(content).encode())
+    write_whole(path, json.dumps({**content, _OURS: {"sha256": _sha256(content)}}).encode())
 
 
 def load_importances(path: str | Path, graph: ComponentGraph, *, method: str = "") -> Scores:
@@ -103,10 +105,12 @@ def load_importances(path: str | Path, graph: ComponentGraph, *, method: str = "
         )
     values = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64)
     for name, cell in named.items():
-        score = edges[name].get("score")
-        if not isinstance(score, int | float) or not math.isfinite(score):
-            raise ResultFileError(f"{path}: {name} has the score {score!r}; a number is needed")
-        values[cell] += score
+        try:
+            values[cell] += checks.number(edges[name].get("score"), f"the score of {name}")
+        except ValueError as error:
+            raise ResultFileError(f"{path}: {error}") from error
+    if not bool(torch.isfinite(values).all()):
+        raise ResultFileError(f"{path}: the scores of a group of heads add up to infinity")
     return Scores(graph, values, method or Path(path).stem, made={"file": str(path)})
 
 
@@ -122,7 +126,10 @@ def load_importance_circuit(path: str | Path, graph: ComponentGraph) -> Circuit:
     _, edges = _read(path, graph, named)
     keep = torch.zeros(graph.destinations, graph.sources, dtype=torch.bool)
     for name, cell in named.items():
-        keep[cell] |= bool(edges[name].get("in_graph", False))
+        try:
+            keep[cell] |= checks.flag(edges[name].get("in_graph"), f"in_graph of {name}")
+        except ValueError as error:
+            raise ResultFileError(f"{path}: {error}") from error
     return Circuit(graph, keep, {"file": str(path)})
 
 
@@ -134,15 +141,21 @@ def _read(
         raise FileNotFoundError(f"there is no file {path}")
     try:
         content = parse_json(read_text(path), path, nan=True)
-        config, nodes, edges = content["cfg"], dict(content["nodes"]), content["edges"]
-        said = (config["n_layers"], config["n_heads"], bool(config["parallel_attn_mlp"]))
-        whole = all(isinstance(edge, dict) for edge in edges.values())
     except (TextFileError, JsonError) as error:
         raise ResultFileError(str(error)) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ResultFileError(f"{path} is no whole importance file: {error!r}") from error
-    if not whole:
-        raise ResultFileError(f"{path} is no importance file: an edge is no object")
+    try:
+        parts = [checks.mapping(content, "it").get(name) for name in ("cfg", "nodes", "edges")]
+        config, nodes, edges = map(checks.mapping, parts, ("cfg", "nodes", "edges"))
+        said = (
+            checks.whole(config.get("n_layers"), "n_layers"),
+            checks.whole(config.get("n_heads"), "n_heads"),
+            checks.flag(config.get("parallel_attn_mlp"), "parallel_attn_mlp"),
+        )
+        for name, edge in edges.items():
+            checks.mapping(edge, f"the edge {name}")
+        _check_sum(content)
+    except ValueError as error:
+        raise ResultFileError(f"{path} is no whole importance file: {error}") from error
     wanted = (graph.layers, graph.heads, graph.parallel)
     if said != wanted:
         raise ResultFileError(
@@ -157,9 +170,26 @@ def _read(
             raise ResultFileError(f"{path} has an edge {name}, which {graph.model} has not")
     for name, node in nodes.items():
         neurons = node.get("neurons") if isinstance(node, dict) else None
-        if isinstance(neurons, list) and not all(neurons):
+        if neurons is not None and not (
+            isinstance(neurons, list) and all(n is True for n in neurons)
+        ):
             raise ResultFileError(f"{path} keeps single neurons of {name}; we know whole nodes")
     return nodes, edges
+
+
+def _check_sum(content: Mapping[str, Any]) -> None:
+    """Refuse a file of ours that was changed after it was written; others have no checksum."""
+    if _OURS not in content:
+        return
+    rest = {name: part for name, part in content.items() if name != _OURS}
+    if checks.fields(content[_OURS], ["sha256"], _OURS)["sha256"] != _sha256(rest):
+        raise ValueError(
+            f"it is damaged, or was edited; to read what it says now, take its key {_OURS!r} out"
+        )
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _edges(graph: ComponentGraph) -> dict[str, tuple[int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.run_circuits import run_circuits
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.wiring import component_graph
-from strace_lens.storage import ResultFileError, write_result
+from strace_lens.result_files import ResultFileError, write_result
 from tests import cases
 from tests.component_graph.made import random_keep, tiny_task
 
@@ -53,7 +54,9 @@ def test_scores_come_back_as_they_were(tmp_path, positions):
     back = load_scores(tmp_path / "s")
     assert torch.equal(back.values, scores.values)
     for field in dataclasses.fields(Scores):
-        if field.name != "values":
+        if field.name == "seconds":  # how long it took is no part of what was found
+            assert math.isnan(back.seconds)
+        elif field.name != "values":
             assert getattr(back, field.name) == getattr(scores, field.name)
     assert back.top(9).edge_names() == scores.top(9).edge_names()
 
@@ -106,10 +109,12 @@ def test_foreign_files_are_refused(contents, tmp_path):
             with pytest.raises(ResultFileError):
                 load(path)
         save_file({"weight": torch.zeros(3)}, path)
-        with pytest.raises(ResultFileError, match="no format, no kind"):
+        with pytest.raises(ResultFileError, match="it has no format and no kind"):
             load(path)
         path.write_bytes(contents[other])
-        with pytest.raises(ResultFileError, match=r"is no (circuit|scores) of strace-lens/1"):
+        with pytest.raises(
+            ResultFileError, match=r"is no (circuit|scores) of strace-lens/2; it says"
+        ):
             load(path)
 
 
@@ -117,16 +122,17 @@ WHOLE_GRAPH = {
     **{"model": "made", "layers": 2, "heads": 4, "kv_heads": 2},
     **{"mlp": True, "parallel": False},
 }
-COSTS = {"forwards": 1.0, "backwards": 0.0, "seconds": 2.0}
+CIRCUIT_FACTS = {"graph": WHOLE_GRAPH, "made": {}}
 FACTS = {
-    **{"graph": WHOLE_GRAPH, "made": {}, "method": "eap", "task": "ioi", "effects": True},
-    **COSTS,
+    **{**CIRCUIT_FACTS, "method": "eap", "task": "ioi", "effects": True},
+    **{"forwards": 1.0, "backwards": 0.0},
 }
 CELLS = GRAPH.exists.shape
 
 
 def refused(path: Path, facts: dict, circuit: torch.Tensor, values: torch.Tensor) -> None:
-    write_result(path, "circuit", {"keep": circuit}, facts)
+    own = {name: fact for name, fact in facts.items() if name in CIRCUIT_FACTS}
+    write_result(path, "circuit", {"keep": circuit}, own)
     with pytest.raises(ResultFileError, match="no whole circuit"):
         load_circuit(path)
     write_result(path, "scores", {"values": values}, facts)
@@ -135,16 +141,19 @@ def refused(path: Path, facts: dict, circuit: torch.Tensor, values: torch.Tensor
 
 
 def test_these_facts_and_cells_are_whole(tmp_path):
-    write_result(tmp_path / "c", "circuit", {"keep": GRAPH.exists}, FACTS)
+    write_result(tmp_path / "c", "circuit", {"keep": GRAPH.exists}, CIRCUIT_FACTS)
     assert len(load_circuit(tmp_path / "c")) == GRAPH.edges
     write_result(tmp_path / "s", "scores", {"values": torch.zeros(CELLS)}, FACTS)
-    assert load_scores(tmp_path / "s").seconds == 2.0
+    assert load_scores(tmp_path / "s").forwards == 1.0
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"layers": 3},
+        {"layers": 2**31},
+        {"layers": True},
+        {"model": None},
         {"layers": 0},
         {"heads": 4.0},
         {"heads": "4"},
@@ -167,7 +176,17 @@ def test_facts_that_are_missing_are_refused(tmp_path, missing):
 
 @pytest.mark.parametrize(
     "change",
-    [{"seconds": "soon"}, {"forwards": None}, {"graph": None}, {"made": 3}, {"effects": "no"}],
+    [
+        {"forwards": None},
+        {"forwards": -1.0},
+        {"backwards": "2"},
+        {"graph": None},
+        {"made": 3},
+        {"effects": "no"},
+        {"method": 3},
+        {"task": None},
+        {"seconds": 2.0},
+    ],
 )
 def test_facts_of_another_type_are_refused(tmp_path, change):
     write_result(tmp_path / "f", "scores", {"values": torch.zeros(CELLS)}, {**FACTS, **change})
@@ -190,8 +209,8 @@ def test_values_that_are_no_edges_are_refused(tmp_path, circuit, values):
 
 
 def test_an_array_of_another_name_is_refused(tmp_path):
-    write_result(tmp_path / "c", "circuit", {"kept": GRAPH.exists}, FACTS)
-    with pytest.raises(ResultFileError, match="KeyError"):
+    write_result(tmp_path / "c", "circuit", {"kept": GRAPH.exists}, CIRCUIT_FACTS)
+    with pytest.raises(ResultFileError, match="no whole circuit: it has no 'keep'"):
         load_circuit(tmp_path / "c")
 
 

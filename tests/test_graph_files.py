@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import strace_lens as sl
 from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.storage import ResultFileError
+from strace_lens.result_files import ResultFileError
 from tests.component_graph.made import MASKS, graphs, random_keep
 from tests.plots import made
 

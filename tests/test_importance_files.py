@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import strace_lens as sl
 from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.storage import ResultFileError
+from strace_lens.result_files import ResultFileError
 from tests.component_graph.made import graphs
 
 ONE = ComponentGraph("one", layers=1, heads=2, kv_heads=2)
@@ -105,15 +105,18 @@ def test_scores_and_circuits_come_back(tmp_path_factory, graph, seed) -> None:
             json.dumps(by_hand(new=True, edges={e: {"score": 10**400} for e in EDGES})),
             "larger than any 64-bit number",
         ),
-        (json.dumps(by_hand(new=True, edges=dict.fromkeys(EDGES, 1.0))), "an edge is no object"),
+        (
+            json.dumps(by_hand(new=True, edges=dict.fromkeys(EDGES, 1.0))),
+            r"the edge input->a0\.h0<q> is 1\.0, not an object",
+        ),
         (json.dumps(by_hand(new=True, edges={})), "says nothing of the edge input->a0.h0<q>"),
         (
             json.dumps(by_hand(new=True, edges={e: {"score": None} for e in EDGES})),
-            "has the score None",
+            r"the score of input->a0\.h0<q> is None, not a number",
         ),
         (
             json.dumps(by_hand(new=True, edges={e: {"score": float("nan")} for e in EDGES})),
-            "has the score nan",
+            r"the score of input->a0\.h0<q> is nan, not a number",
         ),
         (
             json.dumps(by_hand(new=True, nodes={**NODE_FACTS, "m0": NEURONS})),
@@ -152,6 +155,65 @@ def test_a_file_of_another_encoding_is_read_or_refused_by_name(tmp_path) -> None
     path.write_bytes(said.encode("utf-16"))
     with pytest.raises(ResultFileError, match=r"file\.json.*UTF-16"):
         sl.load_importances(path, ONE)
+
+
+def with_edge(**said) -> dict:
+    content = by_hand(new=True)
+    content["edges"][EDGES[0]] |= said
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (with_edge(in_graph="false"), "in_graph of input->a0.h0<q> is 'false', not true or false"),
+        (with_edge(in_graph=0), "in_graph of input->a0.h0<q> is 0, not true or false"),
+        (with_edge(in_graph=None), "in_graph of input->a0.h0<q> is None, not true or false"),
+        (
+            by_hand(new=True, cfg={"n_layers": 1, "n_heads": 2, "parallel_attn_mlp": "false"}),
+            "parallel_attn_mlp is 'false', not true or false",
+        ),
+        (
+            by_hand(new=True, nodes={**NODE_FACTS, "m0": {"neurons": ["false", True]}}),
+            "keeps single neurons of m0",
+        ),
+    ],
+)
+def test_a_flag_that_is_none_is_refused(tmp_path, content, reason) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ResultFileError, match=rf"^{path}.*{reason}"):
+        sl.load_importance_circuit(path, ONE)
+
+
+@pytest.mark.parametrize(
+    ("score", "reason"),
+    [
+        (True, "is True, not a number"),
+        ("1.5", "is '1.5', not a number"),
+        (1e308, "the scores of a group of heads add up to infinity"),
+    ],
+)
+def test_a_score_that_is_none_is_refused(tmp_path, score, reason) -> None:
+    path = tmp_path / "file.json"
+    edges = {e: {"score": score, "in_graph": True} for e in EDGES}
+    path.write_text(json.dumps(by_hand(new=True, edges=edges)))
+    with pytest.raises(ResultFileError, match=rf"^{path}: .*{reason}"):
+        sl.load_importances(path, GROUPED)
+
+
+def test_a_file_of_ours_that_was_edited_says_so_and_how_to_read_it(tmp_path) -> None:
+    path = tmp_path / "file.json"
+    scores = sl.Scores(ONE, ONE.exists.double(), "ones")
+    sl.save_importances(scores, path)
+    content = json.loads(path.read_text())
+    content["edges"][EDGES[0]]["score"] = 2.0
+    path.write_text(json.dumps(content))
+    with pytest.raises(ResultFileError, match="edited; to read what it says now, take its key 'st"):
+        sl.load_importances(path, ONE)
+    del content["strace_lens"]
+    path.write_text(json.dumps(content))
+    assert float(sl.load_importances(path, ONE).values.max()) == 2.0
 
 
 def test_what_the_files_cannot_say_is_refused(tmp_path) -> None:

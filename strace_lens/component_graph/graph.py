@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from strace_lens import checks
+
 EMBED, LOGITS = "embed", "logits"
+
+_MOST = 2**31
+"""Layers or heads that a file may claim; what it holds of each edge says how many there are."""
 
 
 @dataclass(frozen=True)
@@ -186,18 +189,21 @@ class ComponentGraph:
             )
 
 
-def graph_from_facts(facts: Mapping[str, Any]) -> ComponentGraph:
+def graph_from_facts(facts: object) -> ComponentGraph:
     """A component graph from the fields that a file names.
 
     Raises:
-        TypeError: a field is missing, or one too many is there.
-        ValueError: no model has such a graph.
+        ValueError: a field is missing, unknown or of another kind, or no model has such a graph.
     """
-    graph = ComponentGraph(**facts)
-    counts, flags = (graph.layers, graph.heads, graph.kv_heads), (graph.mlp, graph.parallel)
-    whole = all(type(n) is int and n > 0 for n in counts) and all(type(f) is bool for f in flags)
-    if not whole or graph.heads % graph.kv_heads:
-        raise ValueError(f"there is no graph like {graph}")
+    given = checks.fields(facts, [field.name for field in fields(ComponentGraph)], "graph")
+    checks.text(given["model"], "model")
+    for name in ("layers", "heads", "kv_heads"):
+        checks.whole(given[name], name, 1, _MOST)
+    for name in ("mlp", "parallel"):
+        checks.flag(given[name], name)
+    graph = ComponentGraph(**given)
+    if graph.heads % graph.kv_heads:
+        raise ValueError(f"{graph.kv_heads} key-value heads do not divide {graph.heads} heads")
     return graph
 
 

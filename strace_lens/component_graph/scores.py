@@ -30,7 +30,7 @@ class Scores:
         forwards: passes over all pairs of the task that the method took; one over half of the rows
             counts a half.
         backwards: likewise, backward.
-        seconds: wall time.
+        seconds: wall time; NaN for scores read from a file, which does not hold it.
         effects: values estimate what an edge is worth to the metric, so an edge that hurts it has a
             negative one of large magnitude. False where only their order means something.
         made: options, ablation, seed.

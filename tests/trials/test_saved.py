@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import strace_lens as sl
-from strace_lens.storage import ResultFileError
+from strace_lens.result_files import ResultFileError
 from strace_lens.trials.saved import OtherTrialError
 from tests import tiny
 from tests.trials.made import ESTIMATORS, PROMPTS, SIZES, trials
