@@ -24,6 +24,9 @@ CANNOT_DO = 0.9
 
 _ROUNDING = 1e-6
 
+TIMINGS = ("seconds", "peak_mb")
+"""Columns of a comparison's table that differ from run to run."""
+
 COLUMNS = (
     *("method", "forwards", "backwards", "seconds", "peak_mb", "cpr", "cmd", "edges_at_85"),
     *("completeness", "minimality", "auroc", "precision", "beats_random"),

@@ -84,7 +84,7 @@ def _method(result: MethodResult) -> dict[str, Any]:
         "minimality": result.minimality,
         "forwards": scores.forwards,
         "backwards": scores.backwards,
-        "seconds": scores.seconds,
+        "seconds": finite(scores.seconds),
         "peak_mb": finite(result.peak_mb),
         "faithfulness": [list(pair) for pair in zip(curve.fractions, curve.values, strict=True)],
     }

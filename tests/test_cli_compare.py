@@ -106,9 +106,14 @@ def test_pairs_are_divided_and_the_files_hold_what_the_verbs_give(folder, pairs,
 def test_page_and_tables_are_written(as_json):
     found, out, _ = as_json
     written = {p.name for p in out.iterdir()}
-    assert written == {"compare.html", "compare.csv", "projection.csv", "circuits", "scores"}
+    tables = {"compare.csv", "timings.csv", "projection.csv"}
+    assert written == {"compare.html", "circuits", "scores"} | tables
     table = pd.read_csv(out / "compare.csv")
     assert table["method"].tolist() == ["eap-ig", "random"]
+    assert not {"seconds", "peak_mb"} & set(table)  # they differ from run to run
+    timings = pd.read_csv(out / "timings.csv")
+    assert list(timings) == ["method", "seconds", "peak_mb"]
+    assert timings["seconds"].tolist() == [row["seconds"] for row in found["methods"]]
     assert table["cpr"].tolist() == pytest.approx([row["cpr"] for row in found["methods"]])
     assert set(pd.read_csv(out / "projection.csv")["circuit"]) == {"eap-ig", "random"}
     page = (out / "compare.html").read_text("utf-8")

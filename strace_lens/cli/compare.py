@@ -27,7 +27,7 @@ from strace_lens.cli.common import (
     step,
 )
 from strace_lens.compare import check_methods, compare, comparison_steps, halves
-from strace_lens.comparison import Comparison
+from strace_lens.comparison import COLUMNS, TIMINGS, Comparison
 from strace_lens.component_graph.discover.methods import METHODS
 from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.outputs import ABLATIONS
@@ -41,6 +41,7 @@ from strace_lens.tables_compare import print_comparison
 from strace_lens.whole_files import results_folder, write_whole
 
 PAGE, TABLE, PROJECTION = "compare.html", "compare.csv", "projection.csv"
+TIMES = "timings.csv"  # of its own, so that the same results are the same files
 FOLDERS = CIRCUITS, SCORES = "circuits", "scores"
 PAIRS = 16
 
@@ -126,7 +127,7 @@ def compare_command(
 
     Example: strace-lens compare --task ioi --methods eap,eap-ig,random
     """
-    folder = results_folder(out, (PAGE, TABLE, PROJECTION), FOLDERS)
+    folder = results_folder(out, (PAGE, TABLE, TIMES, PROJECTION), FOLDERS)
     with one_line_errors(), folder, progress_bar() as progress:
         names = check_methods(METHODS if methods == "all" else _parted(methods))
         options = _options(option or [])
@@ -234,7 +235,11 @@ def _write(found: Comparison, out: Path) -> None:
     for result in found.results:
         save_circuit(result.circuit, out / CIRCUITS / f"{result.method}.safetensors")
         save_scores(result.scores, out / SCORES / f"{result.method}.safetensors")
-    write_whole(out / TABLE, found.table.to_csv(index=False).encode())
+    for name, columns in (
+        (TABLE, [column for column in COLUMNS if column not in TIMINGS]),
+        (TIMES, ["method", *TIMINGS]),
+    ):
+        write_whole(out / name, found.table[columns].to_csv(index=False).encode())
     if found.projection is not None:
         write_whole(out / PROJECTION, found.projection.to_csv(index=False).encode())
     comparison_report(found, out / PAGE)
