@@ -35,6 +35,7 @@ def phase_ablation(
     replacement: Replacement = ZERO,
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
+    allow_other_model: bool = False,
 ) -> pd.DataFrame:
     """Do early layers build the head and late layers refine the tail? Ablate each part and see.
 
@@ -42,11 +43,24 @@ def phase_ablation(
     the refinement added, then those of the late half, then the early and late halves of the head
     subgraph. Beside each stands the mean of five draws of as many edges of the same trace.
 
+    Args:
+        model: the model that the trace was extracted from.
+        curve: of the trace.
+        replacement: what an ablated edge carries.
+        seed: of the draws.
+        memory_budget: bytes that one forward pass may take.
+        allow_other_model: accept a trace that was made with other weights, as of another
+            checkpoint; its graph must still have the shape of this model's.
+
     Returns:
         One row an ablation: `ablated`, `edges`, `tv`, `head_error`, `tail_error`,
         `random_head_error`, `random_tail_error`; the first row ablates nothing. Empty where the
         curve has no head subgraph or tail refinement.
+
+    Raises:
+        ValueError: a trace of another model or of other weights.
     """
+    curve.trace.expect_model(model, allow_other_model=allow_other_model)
     phases = find_phases(curve)
     columns = ["ablated", "edges", "tv", "head_error", "tail_error"]
     columns += ["random_head_error", "random_tail_error"]

@@ -24,7 +24,6 @@ from strace_lens.run import MEMORY_BUDGET, last_logits
 from strace_lens.sizes import SIZES, check_sizes, density
 from strace_lens.token_graph.curve_rows import CurveRows, curve_rows
 from strace_lens.token_graph.edges import KINDS
-from strace_lens.token_graph.graph import shape_of
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.trace import Trace
 
@@ -129,6 +128,7 @@ def density_curve(
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
     progress: Steps | None = None,
+    allow_other_model: bool = False,
 ) -> DensityCurve:
     """Run a trace at every size, with its controls, and measure each output.
 
@@ -142,10 +142,13 @@ def density_curve(
         seed: of the random control.
         memory_budget: bytes that one forward pass may take.
         progress: called with the number of rows done after each pass; a bar if not given.
+        allow_other_model: measure a trace that was made with other weights, as of another
+            checkpoint; its graph must still have the shape of this model's.
 
     Raises:
-        ValueError: sizes outside (0, 1] or not rising, a trace of another model, or a replacement
-            of another length than the prompt.
+        ValueError: sizes outside (0, 1] or not rising, a trace of another model or of other
+            weights, or a replacement of another length than the prompt. A trace that does not say
+            which weights it was made with is held to the shape of its graph alone.
     """
     (curve,) = density_curves(
         model,
@@ -157,6 +160,7 @@ def density_curve(
         seed=seed,
         memory_budget=memory_budget,
         progress=progress,
+        allow_other_model=allow_other_model,
     )
     return curve
 
@@ -173,9 +177,12 @@ def density_curves(
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
     progress: Steps | None = None,
+    allow_other_model: bool = False,
 ) -> list[DensityCurve]:
     """`density_curve` of several traces, of any length, whose rows share forward passes."""
     architecture = architecture_of(model)
+    for trace in traces:
+        trace.expect_model(model, allow_other_model=allow_other_model)
     plans = curve_plans(
         architecture, traces, sizes, controls=controls, replacements=replacements, seed=seed
     )
@@ -208,15 +215,12 @@ def curve_plans(
     replacements: Sequence[Replacement] | None,
     seed: int,
 ) -> list[CurveRows]:
-    """The rows that the curves of some traces need, one plan a trace.
+    """The rows that the curves of some traces of one model need, one plan a trace.
 
     Raises:
-        ValueError: sizes outside (0, 1] or not rising, or a trace of another model.
+        ValueError: sizes outside (0, 1] or not rising.
     """
     check_sizes(torch.tensor(sizes, dtype=torch.float64))
-    for trace in traces:
-        if trace.shape != shape_of(architecture, len(trace.prompt.ids)):
-            raise ValueError(f"{trace!r} is not a trace of {architecture.name}: its graph differs")
     return [
         curve_rows(
             architecture, trace, sizes, controls=controls, replacement=replacement, seed=seed

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -93,6 +93,27 @@ def remembered(cache: Cache[T], model: Model, make: Callable[[], T]) -> T:
 def remembered_hash(model: Model) -> str:
     """`weights_hash`, worked out again only where `fingerprint` says that the weights changed."""
     return remembered(_hashes, model, lambda: weights_hash(model))
+
+
+def expect_same_weights(what: object, made: Mapping[str, Any], model: Model) -> None:
+    """Refuse what was made with other weights than a model holds now.
+
+    Args:
+        what: was made, for the message.
+        made: how, with the hash of the weights under "weights". What names none, as a file of
+            version 0.1 or a trace made by hand, is accepted.
+        model: a HookedTransformer or a TransformerBridge.
+
+    Raises:
+        ValueError: the hashes differ.
+    """
+    theirs, ours = made.get("weights"), noted(remembered_hash, model)
+    if theirs is not None and theirs != ours:
+        raise ValueError(
+            f"{what} was made with other weights ({str(theirs)[:12]}) than the model holds now "
+            f"({ours[:12]}; the dtype counts too): make it anew with this model, or, to compare "
+            "checkpoints, pass allow_other_model=True"
+        )
 
 
 def _tensors(model: Model, *, buffers: bool) -> Iterator[Tensor]:

@@ -122,7 +122,7 @@ def test_bad_sizes_are_refused(sizes):
 
 
 def test_a_trace_of_another_model_is_refused():
-    with pytest.raises(ValueError, match="not a trace of"):
+    with pytest.raises(ValueError, match="does not fit tiny-gptj"):
         sl.density_curve(tiny.bridge("gptj"), trace_of("llama"), sizes=SIZES)
 
 

@@ -102,6 +102,7 @@ def estimate(
     start: Trace | None = None,
     memory_budget: int = GRADIENT_BUDGET,
     progress: Steps | None = None,
+    allow_other_model: bool = False,
 ) -> Trace:
     """Rank the edges of a token graph by an estimator, with the options of the published table.
 
@@ -118,10 +119,11 @@ def estimate(
         memory_budget: bytes of a forward and backward pass.
         progress: called with 1 after each step of fitting, of which there are at most `steps`; a
             bar if not given.
+        allow_other_model: accept a start made with other weights, as from another checkpoint.
 
     Raises:
-        ValueError: an unknown estimator, a graph of one token to fit, a target that is no
-            distribution, or a start of another graph.
+        ValueError: an unknown estimator, a graph to fit of one token or of other weights, a target
+            that is no distribution, or a start of another graph.
         UnsupportedModelError: gradients through quantised weights.
     """
     found = estimator_of(estimator)
@@ -135,5 +137,6 @@ def estimate(
         }
         if found.start is not None:
             options["start"] = start or estimate(model, graph, found.start, **options)
+            options["allow_other_model"] = allow_other_model
         trace = found.rank(model, graph, **options)
     return replace(trace, made={"estimator": estimator, **trace.made})

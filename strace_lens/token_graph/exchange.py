@@ -45,7 +45,7 @@ def trace_from_pandas(table: pd.DataFrame, like: Trace | TokenGraph) -> Trace:
     if isinstance(like, Trace):
         made: dict[str, Any] = dict(like.made)
     else:
-        made = {"model": like.architecture.name}
+        made = {"model": like.architecture.name, "weights": like.weights}
     return Trace(
         shape=like.shape,
         prompt=like.prompt,

@@ -52,6 +52,7 @@ def extract(
         ranks=ORDERS[order](scores, graph.shape),
         made={
             "model": graph.architecture.name,
+            "weights": graph.weights,
             "importance": importance,
             "order": order,
             "seed": seed,

@@ -98,7 +98,8 @@ def fisher(
         memory_budget: bytes of a forward and backward pass.
 
     Raises:
-        ValueError: a graph of one token, a target that is no distribution, or no probes.
+        ValueError: a graph of one token or of other weights, a target that is no distribution, or
+            no probes.
         UnsupportedModelError: quantised weights.
     """
     fit = fit_to(model, graph, target, replacement, memory_budget)

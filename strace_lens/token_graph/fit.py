@@ -12,6 +12,7 @@ from torch import Tensor
 
 from strace_lens.ablation import Replacement
 from strace_lens.architecture import Architecture, Model
+from strace_lens.hold import noted
 from strace_lens.run import even_chunks
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape, in_reach
 from strace_lens.token_graph.gradients import bytes_per_gradient_row
@@ -19,6 +20,7 @@ from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.rows import WeightedRows, weighted_rows
 from strace_lens.token_graph.trace import Trace
 from strace_lens.versions import versions
+from strace_lens.weights import remembered_hash
 
 MASS_TOLERANCE = 1e-3
 
@@ -73,15 +75,25 @@ def fit_to(
     replacement: Replacement,
     memory_budget: int,
     start: Trace | None = None,
+    *,
+    allow_other_model: bool = False,
 ) -> Fit:
     """Put a graph and what to reproduce together; by default the model's own output.
 
     Raises:
-        ValueError: a graph of one token, a target that is no distribution over the vocabulary, or
-            a ranking to start from that belongs to another prompt.
+        ValueError: a graph of one token or of other weights, a target that is no distribution over
+            the vocabulary, or a ranking to start from that belongs to another prompt or, unless
+            `allow_other_model`, to other weights.
     """
+    if graph.weights not in (None, noted(remembered_hash, model)):
+        raise ValueError(
+            f"the weights of {graph.architecture.name} have changed since {graph!r} was read: "
+            "read it anew with token_graph"
+        )
     if start is not None and (start.shape, start.prompt.ids) != (graph.shape, graph.prompt.ids):
         raise ValueError(f"the start {start!r} is of another prompt or model than {graph!r}")
+    if start is not None:
+        start.expect_model(model, allow_other_model=allow_other_model)
     if graph.shape.tokens < 2:
         raise ValueError(
             "a graph of one token has no token to read from, and nothing to fit; "
@@ -146,6 +158,7 @@ def fitted_trace(
         ranks=ranks,
         made={
             "model": fit.architecture.name,
+            "weights": graph.weights,
             **made,
             "target": "own" if fit.own else "given",
             "ablation": fit.replacement.kind,

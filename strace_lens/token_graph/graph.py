@@ -25,12 +25,13 @@ from strace_lens.architecture import (
     per_query_head,
 )
 from strace_lens.contract import architecture_of
-from strace_lens.hold import verb
+from strace_lens.hold import noted, verb
 from strace_lens.html_repr import facts
 from strace_lens.precision import at_least_single
 from strace_lens.prompts import Prompt, PromptError, cut, tokenize
 from strace_lens.run import Activations, read_activations
 from strace_lens.token_graph.edges import GraphShape
+from strace_lens.weights import remembered_hash
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +73,7 @@ class TokenGraph:
         activations: what the run left at the hook points.
         outputs: how each block's heads write to the stream.
         mlp_constants: what stays of each block's MLP without its edge.
+        weights: `weights_hash` of the model that ran; None if it is not known.
     """
 
     shape: GraphShape
@@ -80,6 +82,7 @@ class TokenGraph:
     activations: Activations
     outputs: tuple[AttentionOutput, ...]
     mlp_constants: tuple[Float[Tensor, " d_model"], ...]
+    weights: str | None = None
 
     def in_edges(self) -> Iterator[InEdges]:
         """The in-edges of all nodes above the embeddings, layer by layer, join by join."""
@@ -171,6 +174,7 @@ def token_graph(
         mlp_constants=tuple(
             mlp_constant(model, architecture, n) for n in blocks if architecture.mlp
         ),
+        weights=noted(remembered_hash, model),
     )
 
 

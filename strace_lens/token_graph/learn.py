@@ -65,6 +65,7 @@ def learn(
     seed: int = 0,
     memory_budget: int = GRADIENT_BUDGET,
     progress: Steps | None = None,
+    allow_other_model: bool = False,
 ) -> Trace:
     """Rank edges by parameters fitted to the output at many sizes at once, from another ranking on.
 
@@ -83,16 +84,25 @@ def learn(
         seed: of the sizes.
         memory_budget: bytes of a forward and backward pass.
         progress: called with 1 after each step; a bar if not given.
+        allow_other_model: accept a start made with other weights, as from another checkpoint.
 
     Raises:
-        ValueError: a graph of one token, a target that is no distribution, a start of another
-            graph, or an option out of its range.
+        ValueError: a graph of one token or of other weights, a target that is no distribution, a
+            start of another graph, or an option out of its range.
         UnsupportedModelError: quantised weights.
     """
     _check_options(steps, reach, company)
     shape = graph.shape
     low, high = _edge_range(sizes, shape)
-    fit = fit_to(model, graph, target, replacement, memory_budget, start)
+    fit = fit_to(
+        model,
+        graph,
+        target,
+        replacement,
+        memory_budget,
+        start,
+        allow_other_model=allow_other_model,
+    )
     rate = 0.2 * math.sqrt(STEPS / steps) if rate is None else rate
     candidates = shape.reachable()
     candidates = candidates._replace(residual=torch.zeros_like(candidates.residual)).flat()

@@ -47,6 +47,7 @@ def prune(
     seed: int = 0,
     memory_budget: int = GRADIENT_BUDGET,
     progress: Steps | None = None,
+    allow_other_model: bool = False,
 ) -> Trace:
     """Rank edges by pruning the graph step by step, scores estimated anew at each.
 
@@ -65,16 +66,25 @@ def prune(
         seed: of the probes.
         memory_budget: bytes of a forward and backward pass.
         progress: called with 1 after each of at most `prune_steps` steps; a bar if not given.
+        allow_other_model: accept a start made with other weights, as from another checkpoint.
 
     Raises:
-        ValueError: a graph of one token, a target that is no distribution, a start of another
-            graph, or an option out of its range.
+        ValueError: a graph of one token or of other weights, a target that is no distribution, a
+            start of another graph, or an option out of its range.
         UnsupportedModelError: quantised weights.
     """
     _check_options(factor, decay)
     if start is None and largest != 1:
         raise ValueError(f"largest={largest} is a size of the start's trace; pass start= too")
-    fit = fit_to(model, graph, target, replacement, memory_budget, start)
+    fit = fit_to(
+        model,
+        graph,
+        target,
+        replacement,
+        memory_budget,
+        start,
+        allow_other_model=allow_other_model,
+    )
     shape = graph.shape
     residual = _is_residual(shape)
     order = shape.reachable().flat().nonzero()[:, 0] if start is None else order_of(start.ranks)

@@ -31,6 +31,7 @@ from strace_lens.token_graph.edges import (
 from strace_lens.token_graph.graph import shape_of
 from strace_lens.token_graph.hooks import run_hooks
 from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.weights import expect_same_weights
 
 
 def check_size(size: float) -> float:
@@ -131,7 +132,7 @@ class Trace:
         prompt: its tokens.
         ranks: position of each edge in the order of extraction; `UNREACHABLE` where an edge cannot
             reach the output.
-        made: how it was made: model, importance, order, seed, versions.
+        made: how it was made: model, the hash of its weights, importance, order, seed, versions.
         importance: what each edge was ranked by, float32, 0 where it cannot reach the output; None
             where ranks follow from more than one number an edge (pruned, learned).
     """
@@ -188,7 +189,14 @@ class Trace:
             table["importance"] = self.importance.flat()[order_of(self.ranks)[: len(table)]].numpy()
         return table
 
-    def hooks(self, size: float, model: Model, *, replacement: Replacement = ZERO) -> list[Hook]:
+    def hooks(
+        self,
+        size: float,
+        model: Model,
+        *,
+        replacement: Replacement = ZERO,
+        allow_other_model: bool = False,
+    ) -> list[Hook]:
         """Hooks that ablate all but the trace of a relative size, for runs of your own.
 
         They are the masks that `density_curve` runs. A batch may hold any prompts of the trace's
@@ -204,6 +212,8 @@ class Trace:
             size: in (0, 1].
             model: that the trace was made with.
             replacement: what an ablated edge carries instead.
+            allow_other_model: accept a model of another name or with other weights, as another
+                checkpoint, if its graph has the shape of the trace's.
 
         Returns:
             Pairs of hook point and function. A run of another number of tokens raises ValueError.
@@ -212,15 +222,7 @@ class Trace:
             ValueError: a size out of range, a model other than the trace's, or a replacement of
                 another length than its prompt.
         """
-        architecture = architecture_of(model)
-        made_with = self.made.get("model", architecture.name)
-        if made_with != architecture.name or self.shape != shape_of(
-            architecture, self.shape.tokens
-        ):
-            raise ValueError(
-                f"a trace of {made_with} ({self.shape}) does not fit {architecture.name}; extract "
-                "one with this model"
-            )
+        self.expect_model(model, allow_other_model=allow_other_model)
         row = MaskedRows(
             tokens=self.prompt.tensor,
             shape=self.shape,
@@ -230,6 +232,33 @@ class Trace:
             replacement=replacement,
         )
         return run_hooks(model, row)
+
+    def expect_model(self, model: Model, *, allow_other_model: bool = False) -> None:
+        """Refuse a model that the trace was not made with.
+
+        A model is known by the hash of its weights. A trace that names none, made by hand or read
+        from a file of version 0.1, is held to the model's name, if it has one, and to the shape of
+        the graph.
+
+        Args:
+            model: a HookedTransformer or a TransformerBridge.
+            allow_other_model: ask for the shape of the graph alone.
+
+        Raises:
+            ValueError: the model's graph has another shape, or it is another model, by its name or
+                by its weights.
+        """
+        architecture = architecture_of(model)
+        made_with = self.made.get("model", architecture.name)
+        fits = self.shape == shape_of(architecture, self.shape.tokens)
+        other_name = made_with != architecture.name and self.made.get("weights") is None
+        if not fits or (other_name and not allow_other_model):
+            raise ValueError(
+                f"a trace of {made_with} ({self.shape}) does not fit {architecture.name}; extract "
+                f"one with this model{', or pass allow_other_model=True' if fits else ''}"
+            )
+        if not allow_other_model:
+            expect_same_weights(f"{self!r}", self.made, model)
 
     def __repr__(self) -> str:
         made = self.made
