@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from strace_lens.corpus.memory import PromptMemoryError
 from strace_lens.corpus.ray_engine import LostWorkersError, MissingRayError
 from strace_lens.known.tracr import MissingTracrError
 from strace_lens.models import DEFAULT, DTYPES
@@ -120,7 +121,7 @@ def parse_sizes(text: str | None) -> tuple[float, ...] | None:
 
 _MENDED = (
     *(ValueError, OSError, FloatingPointError),
-    *(MissingTracrError, MissingRayError, LostWorkersError),
+    *(MissingTracrError, MissingRayError, LostWorkersError, PromptMemoryError),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,7 @@ from strace_lens.architecture import Model
 from strace_lens.contract import architecture_of
 from strace_lens.corpus.batches import Batch, Item
 from strace_lens.corpus.hidden import FullRun, Geometry, Watcher, full_run, path
+from strace_lens.corpus.memory import PromptMemoryError, free_memory, is_memory_error
 from strace_lens.corpus.rows import Row, merged
 from strace_lens.corpus.setting import Setting
 from strace_lens.density import TEXTS, DensityCurve, curve_of, curve_plans
@@ -28,28 +30,73 @@ from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.trace import Trace, edges_by_size
 
+HALVINGS = 4
+"""How often the memory budget is halved for a prompt that does not fit on its own."""
+
 
 @verb
 def measure_batch(model: Model, setting: Setting, batch: Batch) -> list[Row]:
     """The rows of a batch, a row a prompt and size, prompts in the order of the batch.
 
-    Where the batch fails its prompts are measured one by one, and one that fails alone is a row
-    with the reason.
+    Where memory runs out, the halves of the batch are measured one after the other, and a prompt on
+    its own in passes of fewer rows. Where the batch fails otherwise, its prompts are measured one
+    by one, and one that fails alone is a row with the reason.
+
+    Raises:
+        PromptMemoryError: a prompt does not fit in memory on its own.
     """
     items = [item for item in batch.items if item.error is None]
-    rows = [_failed(item, str(item.error)) for item in batch.items if item.error is not None]
+    refused = [_failed(item, str(item.error)) for item in batch.items if item.error is not None]
+    return [*refused, *_tried(model, setting, items, HALVINGS)]
+
+
+def _tried(model: Model, setting: Setting, items: Sequence[Item], halvings: int) -> list[Row]:
     if not items:
+        return []
+    rows, failure = _attempt(model, setting, items)
+    if failure is None:
         return rows
+    free_memory()  # the error is gone by now, and with it the frames that hold tensors
+    if len(items) > 1:
+        size = len(items) // 2 if failure.memory else 1
+        parts = [items[i : i + size] for i in range(0, len(items), size)]
+        return [row for part in parts for row in _tried(model, setting, part, halvings)]
+    (item,) = items
+    if not failure.memory:
+        return [_failed(item, failure.reason)]
+    if halvings == 0:
+        tokens = 0 if item.prompt is None else len(item.prompt.ids)
+        raise PromptMemoryError(
+            f"prompt {item.number} ({tokens} tokens) does not fit in memory ({failure.reason}); "
+            "what is done is kept: run the sweep again where there is more, or leave it out"
+        )
+    return _tried(model, _smaller(setting), items, halvings - 1)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why an attempt failed, without the error itself, which would keep its tensors alive."""
+
+    reason: str
+    memory: bool
+
+
+def _attempt(
+    model: Model, setting: Setting, items: Sequence[Item]
+) -> tuple[list[Row], _Failure | None]:
     try:
-        return [*rows, *_measured(model, setting, items)]
+        return _measured(model, setting, items), None
     except Exception as error:  # whatever it is, the other prompts of the run go on
-        if len(items) == 1:
-            return [*rows, _failed(items[0], f"{type(error).__name__}: {error}")]
-    return [*rows, *(row for item in items for row in _alone(model, setting, item))]
+        return [], _Failure(f"{type(error).__name__}: {error}", is_memory_error(error))
 
 
-def _alone(model: Model, setting: Setting, item: Item) -> list[Row]:
-    return measure_batch(model, setting, Batch(-1, (item,)))
+def _smaller(setting: Setting) -> Setting:
+    """The same setting with half the memory for each pass: fewer rows, the same results."""
+    options = setting.options
+    half = {
+        name: max(1, getattr(options, name) // 2) for name in ("memory_budget", "gradient_budget")
+    }
+    return replace(setting, options=replace(options, **half))
 
 
 def _failed(item: Item, reason: str) -> Row:

@@ -144,8 +144,10 @@ def read_part(
     return frame
 
 
-def is_whole(path: Path, manifest: Mapping[str, Any], prompts: Sequence[int]) -> bool:
-    """Whether a part is there, undamaged, and holds just these prompts of the run.
+def whole_part(
+    path: Path, manifest: Mapping[str, Any], prompts: Sequence[int]
+) -> pd.DataFrame | None:
+    """A part that is there, undamaged, and holds just these prompts of the run; None otherwise.
 
     The whole part is read: damage in any column is found here, not when the run is analysed.
 
@@ -153,12 +155,11 @@ def is_whole(path: Path, manifest: Mapping[str, Any], prompts: Sequence[int]) ->
         PartError: it is a part of another run.
     """
     if not path.is_file():
-        return False
+        return None
     try:
-        read_part(path, manifest, prompts)
+        return read_part(path, manifest, prompts)
     except DamagedPartError:
-        return False
-    return True
+        return None
 
 
 def _damaged(path: Path, reason: str) -> DamagedPartError:

@@ -15,6 +15,7 @@ from strace_lens.corpus.engine import Engine
 from strace_lens.corpus.measure import measure_batch
 from strace_lens.corpus.rows import Row
 from strace_lens.corpus.setting import Setting
+from strace_lens.weights import weights_hash
 
 RETRIES = 3
 """How often a worker may die over one batch."""
@@ -48,7 +49,7 @@ def ray_engine(
 
     Raises:
         MissingRayError: Ray is not installed.
-        ValueError: fewer than one worker.
+        ValueError: fewer than one worker, or, when it runs, a worker that loads other weights.
     """
     if importlib.util.find_spec("ray") is None:
         raise MissingRayError("the Ray engine needs ray: pip install 'strace-lens[ray]'")
@@ -105,12 +106,14 @@ def _measured(
         worker, batch, lost = running.pop(done)
         try:
             rows = ray.get(done)
-        except ray.exceptions.RayActorError as error:
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             if lost == RETRIES:
                 raise LostWorkersError(_lost(batch, error)) from error
             waiting.append((batch, lost + 1))
             start(make(load, shared))
             continue
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause or error) from None  # without the worker's own traceback
         start(worker)
         yield batch, rows
 
@@ -131,7 +134,16 @@ class Worker:
         torch.set_num_threads(setting.options.threads)
         self.setting = setting
         self.model = load()
+        self.same = weights_hash(self.model) == setting.weights
 
     def measure(self, batch: Batch) -> list[Row]:
-        """The rows of a batch."""
+        """The rows of a batch.
+
+        Raises:
+            ValueError: the model that was loaded here has other weights than the run's.
+        """
+        if not self.same:
+            raise ValueError(
+                "a worker loads a model of other weights than the sweep was given; load the same"
+            )
         return measure_batch(self.model, self.setting, batch)

@@ -75,17 +75,23 @@ class Setting:
         options: of the sweep.
         unigram: share of each token among all tokens of the prompts.
         no_context: probabilities that the model gives after a BOS alone; None without a BOS.
+        weights: hash of the model's (`weights.weights_hash`).
     """
 
     options: Options
     unigram: Float[Tensor, " vocab"]
     no_context: Float[Tensor, " vocab"] | None
+    weights: str
 
 
 def setting_of(
-    model: Model, architecture: Architecture, prompts: Sequence[Prompt], options: Options
+    model: Model,
+    architecture: Architecture,
+    prompts: Sequence[Prompt],
+    options: Options,
+    weights: str,
 ) -> Setting:
-    """The setting of a sweep over some prompts."""
+    """The setting of a sweep over some prompts, by a model whose weights have a hash."""
     counts = torch.zeros(architecture.d_vocab, dtype=torch.float64)
     bos = getattr(own_tokenizer(model), "bos_token_id", None)
     for prompt in prompts:
@@ -94,4 +100,4 @@ def setting_of(
     no_context = None
     if bos is not None:
         no_context = last_logits(model, architecture, torch.tensor([[bos]]))[0].double().softmax(-1)
-    return Setting(options, counts / counts.sum().clamp_min(1), no_context)
+    return Setting(options, counts / counts.sum().clamp_min(1), no_context, weights)

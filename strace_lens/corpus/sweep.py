@@ -7,19 +7,19 @@ that another sweep is writing into.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from strace_lens.architecture import Architecture, Model
 from strace_lens.contract import architecture_of
-from strace_lens.corpus.batches import Item, batches_of, items_of
+from strace_lens.corpus.batches import Batch, Item, batches_of, items_of
 from strace_lens.corpus.engine import Engine, this_process
 from strace_lens.corpus.identity import in_order_of, prompt_key, tokens_hash
 from strace_lens.corpus.lock import only_writer
 from strace_lens.corpus.manifest import NAME, OtherRunError, open_run, read_manifest
-from strace_lens.corpus.parts import is_whole, part_path, part_paths, write_part
+from strace_lens.corpus.parts import part_path, part_paths, whole_part, write_part
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Options, setting_of
@@ -39,11 +39,14 @@ def sweep(
     options: Options | None = None,
     *,
     engine: Engine | None = None,
+    retry_failed: bool = False,
     progress: Counted | None = None,
 ) -> Run:
     """Trace and measure prompts into a folder, going on where an earlier sweep of it stopped.
 
     A prompt that cannot be traced or fails is recorded with its reason and does not end the sweep.
+    That memory runs out is no reason: the batch is halved, down to single prompts and smaller
+    passes.
 
     Args:
         model: the model; with another engine it only reads the prompts.
@@ -51,6 +54,8 @@ def sweep(
         out: folder, made if it is not there.
         options: what results depend on.
         engine: where batches are measured; in this process by default.
+        retry_failed: measure prompts again that failed in an earlier sweep, their batches with
+            them; a prompt that cannot be traced at all stays as it is.
         progress: told how many prompts are done and how many there are, at the start and after each
             batch; a bar if not given.
 
@@ -60,6 +65,7 @@ def sweep(
             options or versions. The order of the prompts is no difference: they keep the numbers
             that they had when the run was begun.
         LockedRunError: another sweep is writing into the folder.
+        PromptMemoryError: a prompt does not fit in memory on its own; what is done is kept.
         PartError: no prompt could be measured; the reasons are in the parts.
     """
     if not prompts:
@@ -68,7 +74,9 @@ def sweep(
     options, folder = options or Options(), Path(out)
     with results_folder(folder), only_writer(folder):
         remove_strays(folder / "parts")
-        _write_missing(model, architecture, prompts, folder, options, engine, progress)
+        _write_missing(
+            model, architecture, prompts, folder, options, engine, retry_failed, progress
+        )
     return read_run(folder)
 
 
@@ -79,6 +87,7 @@ def _write_missing(
     folder: Path,
     options: Options,
     engine: Engine | None,
+    retry_failed: bool,
     progress: Counted | None,
 ) -> None:
     """Measure every batch whose part is not there as it should be."""
@@ -86,13 +95,12 @@ def _write_missing(
     items = items_of(model, architecture, prompts, options)
     batches = batches_of(architecture, items, options)
     labels = sorted({name for item in items for name in item.labels})
-    weights = weights_hash(model)
     manifest = open_run(
         folder,
         {
             "model": architecture.name,
             "dtype": str(next(cast(Any, model).parameters()).dtype),
-            "weights": weights,
+            "weights": weights_hash(model),
             "prompts": [prompt_key(prompt) for prompt in prompts],
             "tokens": tokens_hash(items),
             "options": asdict(options),
@@ -106,19 +114,28 @@ def _write_missing(
     missing = [
         batch
         for batch in batches
-        if not is_whole(part_path(folder, batch.number), manifest, numbers[batch.number])
+        if not _is_done(part_path(folder, batch.number), manifest, batch, retry_failed)
     ]
     total, left = len(items), sum(len(batch.items) for batch in missing)
     with count_bar(progress, "prompts") as told:
         told(total - left, total)
         if missing:
             traceable = [item.prompt for item in items if item.prompt]
-            setting = setting_of(model, architecture, traceable, options)
+            setting = setting_of(model, architecture, traceable, options, manifest["weights"])
             for batch, rows in (engine or this_process(model))(setting, missing):
                 path = part_path(folder, batch.number)
                 write_part(path, rows, labels, manifest["id"], numbers[batch.number])
                 left -= len(batch.items)
                 told(total - left, total)
+
+
+def _is_done(path: Path, manifest: Mapping[str, Any], batch: Batch, retry_failed: bool) -> bool:
+    """Whether the part of a batch is there as it should be, and holds nothing to try again."""
+    frame = whole_part(path, manifest, [item.number for item in batch.items])
+    if frame is None or not retry_failed:
+        return frame is not None
+    traceable = {item.number for item in batch.items if item.prompt is not None}
+    return traceable.isdisjoint(frame.loc[frame["error"].notna(), "prompt"])
 
 
 def _as_begun(folder: Path, prompts: Sequence[CorpusPrompt]) -> Sequence[CorpusPrompt]:

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from strace_lens.corpus.memory import PromptMemoryError
 from strace_lens.corpus.parts import part_paths
 from strace_lens.corpus.ray_engine import LostWorkersError, MissingRayError, ray_engine
 from strace_lens.corpus.sweep import sweep
+from tests import cases
 from tests.corpus.made import model, options, prompts
 
 ray = pytest.importorskip("ray")
@@ -87,6 +89,37 @@ def test_a_worker_that_always_dies_ends_the_sweep_with_a_reason(
         LostWorkersError, match=r"2 workers died over prompts 0, 1 .*what is done is kept"
     ):
         sweep(model(), prompts(2), tmp_path / "run", options(), engine=ray_engine(dies_always, 1))
+
+
+def other_weights() -> Any:
+    loaded = cases.fresh_bridge("llama")
+    next(loaded.parameters()).data.mul_(0.5)
+    return loaded
+
+
+def without_memory() -> Any:
+    """Loads the model, which never finds the memory to run."""
+    loaded = model()
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        raise MemoryError("no room")
+
+    loaded.run_with_hooks = run
+    return loaded
+
+
+def test_a_worker_with_other_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a worker loads a model of other weights") as raised:
+        sweep(model(), prompts(2), tmp_path, options(), engine=ray_engine(other_weights, 1))
+    assert "Traceback" not in str(raised.value)
+    assert not part_paths(tmp_path)
+
+
+def test_a_prompt_without_memory_ends_the_sweep_and_is_not_recorded(tmp_path: Path) -> None:
+    with pytest.raises(PromptMemoryError, match=r"prompt 0 \(\d tokens\) does not fit"):
+        sweep(model(), prompts(2), tmp_path, options(), engine=ray_engine(without_memory, 1))
+    assert not part_paths(tmp_path)
+    assert len(sweep(model(), prompts(2), tmp_path, options()).prompts) == 2
 
 
 def test_no_workers_and_no_ray_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ def rows() -> list[Row]:
     items = items_of(model(), architecture, prompts(1), options())
     (batch,) = batches_of(architecture, items, options())
     tokens = [item.prompt for item in items if item.prompt is not None]
-    return measure_batch(model(), setting_of(model(), architecture, tokens, options()), batch)
+    return measure_batch(model(), setting_of(model(), architecture, tokens, options(), ""), batch)
 
 
 @pytest.mark.parametrize(
