@@ -18,7 +18,15 @@ def read_text(path: str | Path) -> str:
         OSError: the file cannot be read.
         TextFileError: its bytes are not UTF-8, or it is a binary file.
     """
-    data = Path(path).read_bytes()
+    return decoded(Path(path).read_bytes(), path)
+
+
+def decoded(data: bytes, path: str | Path) -> str:
+    """The text that the bytes of a file stand for, as `read_text` gives it.
+
+    Raises:
+        TextFileError: as `read_text`.
+    """
     if data.startswith(_UTF_16):
         raise TextFileError(
             f"{path}, line 1: not UTF-8 (it begins with the byte order mark of UTF-16); convert "

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from strace_lens.cli import app
+from strace_lens.corpus import measure as measure_module
 from strace_lens.corpus import sweep as sweep_module
 from strace_lens.corpus.parts import part_paths
 from strace_lens.corpus.run_folder import read_run
@@ -88,6 +89,31 @@ def test_failed_prompts_are_told_and_do_not_end_it(model: str, tmp_path: Path) -
     assert "prompt 1 failed: the prompt has 1 token" in result.stderr
 
 
+def test_a_prompt_without_memory_is_one_line_and_others_are_tried_again_if_asked(
+    file: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(error: Exception) -> Any:
+        def measured(*_: Any) -> Any:
+            raise error
+
+        return measured
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(measure_module, "_measured", fails(MemoryError("no room")))
+        result = run(file, "--model", model, "--out", out)
+        assert result.exit_code == 2
+        assert "does not fit in memory (MemoryError: no room)" in result.stderr
+        assert result.stderr.count("\n") == 1
+        patch.setattr(measure_module, "_measured", fails(FloatingPointError("passing")))
+        assert (
+            "the first says FloatingPointError" in run(file, "--model", model, "--out", out).stderr
+        )
+    assert run(file, "--model", model, "--out", out).exit_code == 2
+    assert run(file, "--model", model, "--out", out, "--retry-failed").exit_code == 0
+    assert len(read_run(out).prompts) == 5
+
+
 def test_texts_are_cut_drawn_and_repeats_left_out(model: str, tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     lines = [words(20, start=i) for i in range(6)]
@@ -102,6 +128,20 @@ def test_texts_are_cut_drawn_and_repeats_left_out(model: str, tmp_path: Path) ->
     assert found["tokens"].between(4, 8).all()
     assert all(any(line.startswith(text) for line in lines) for text in found["text"])
     assert "left out 1 texts of fewer than 4 tokens" in result.stderr
+    assert "left out 1 repeated texts" in result.stderr
+
+
+def test_texts_that_cannot_be_cut_are_counted_and_none_left_is_an_error(
+    model: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"{words(20).replace(' ', '-')}\n{words(2)}\n")
+    result = run(file, "--model", model, "--out", tmp_path / "run", "--words", "4:8")
+    assert result.exit_code == 2
+    assert "left out 1 texts of fewer than 4 tokens" in result.stderr
+    assert "left out 1 texts that end no word within 4 to 8 tokens" in result.stderr
+    assert "--words 4:8 leaves none of 2 texts; widen the range" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from strace_lens.cli.common import (
     progress_bar,
     step,
 )
-from strace_lens.corpus.cut import cut_to_words, deduplicate, sample
+from strace_lens.corpus.cut import cut_to_words, deduplicate, ends_of_tokens, sample
 from strace_lens.corpus.engine import Engine, this_process
 from strace_lens.corpus.parts import part_path
 from strace_lens.corpus.prompts import CorpusPrompt
@@ -50,7 +50,7 @@ def sweep_command(
     prompts: Annotated[
         str,
         typer.Argument(
-            help="A file (.txt, .jsonl, .csv, .tsv, .parquet), a datasets folder or name, "
+            help="A file (.txt, .jsonl, .json, .csv, .tsv, .parquet), a datasets folder or name, "
             f"or {CARRIED}: the 104 prompts of the package."
         ),
     ],
@@ -82,12 +82,19 @@ def sweep_command(
     text_column: Annotated[
         str, typer.Option(help="Column that holds the text, in CSV, TSV, Parquet and datasets.")
     ] = "text",
-    split: Annotated[str, typer.Option(help="Which split of a datasets folder or name.")] = "train",
+    split: Annotated[
+        str | None,
+        typer.Option(help="Which split of a datasets folder or name; train if unsaid."),
+    ] = None,
     engine: Annotated[str, typer.Option(help="local, or ray for several workers.")] = "local",
     workers: Annotated[int, typer.Option(help="How many workers of the Ray engine.")] = 2,
     address: Annotated[
         str | None, typer.Option(help="Where a Ray cluster runs; one is started here if unsaid.")
     ] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Measure prompts again that failed the last time."),
+    ] = False,
     threads: Annotated[
         int | None,
         typer.Option(help="Threads of each worker; the last bits of results depend on it."),
@@ -127,7 +134,10 @@ def sweep_command(
             threads=threads or torch.get_num_threads(),
         )
         given = read_corpus(prompts, text_column=text_column, split=split, limit=limit)
-        given = deduplicate(given) if dedupe else given
+        if dedupe:
+            every, given = given, deduplicate(given)
+            if len(given) < len(every):
+                typer.echo(f"left out {len(every) - len(given)} repeated texts", err=True)
         step(progress, f"loading {model}", rate="")
         load = functools.partial(
             load_model, model, device=device, dtype=dtype, allow_pickle=allow_pickle
@@ -148,6 +158,7 @@ def sweep_command(
                 out,
                 options,
                 engine=_engine(engine, loaded, load, workers, address),
+                retry_failed=retry_failed,
                 progress=tell,
             )
         except KeyboardInterrupt:
@@ -189,9 +200,23 @@ def _chosen(
         except ValueError:
             raise ValueError(f"--words takes LOW:HIGH in tokens, as 20:60; got {words!r}") from None
         tokenizer = own_tokenizer(model)
-        cut = cut_to_words(lambda text: len(text_ids(tokenizer, text)), given, low, high, seed)
-        if cut.too_short:
-            typer.echo(f"left out {cut.too_short} texts of fewer than {low} tokens", err=True)
+        cut = cut_to_words(
+            lambda text: len(text_ids(tokenizer, text)),
+            given,
+            low,
+            high,
+            seed,
+            functools.partial(ends_of_tokens, tokenizer),
+        )
+        left_out = {
+            f"of fewer than {low} tokens": cut.too_short,
+            f"that end no word within {low} to {high} tokens": cut.no_boundary,
+        }
+        for why, number in left_out.items():
+            if number:
+                typer.echo(f"left out {number} texts {why}", err=True)
+        if not cut.prompts:
+            raise ValueError(f"--words {words} leaves none of {len(given)} texts; widen the range")
         given = cut.prompts
     return given if count is None else sample(given, count, seed)
 

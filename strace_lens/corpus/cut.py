@@ -8,10 +8,18 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from strace_lens.corpus.prompts import CorpusPrompt
+
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""A character of a script that puts no spaces between words."""
 
 SLACK = 4
 """By so many tokens at most may a longer prefix have fewer than a shorter one."""
@@ -24,7 +32,7 @@ class Cut:
     Attributes:
         prompts: within the range, in the order given.
         too_short: texts with fewer tokens than the range begins at.
-        no_boundary: texts with no end of a word in the range, as one very long word.
+        no_boundary: texts with no place to be cut in the range, as one very long word.
     """
 
     prompts: tuple[CorpusPrompt, ...]
@@ -58,8 +66,12 @@ def cut_to_words(
     low: int,
     high: int,
     seed: int = 0,
+    token_ends: Callable[[str], Sequence[int]] | None = None,
 ) -> Cut:
     """Cut each text behind a word, so that its tokens lie in a range.
+
+    Words end where spaces are. In scripts that write no spaces between words (Chinese, Japanese,
+    Thai, Lao, Khmer, Burmese) a text may be cut behind a token as well, if `token_ends` is given.
 
     The end is drawn evenly from all ends of words whose prefix lies in the range, by seed and text
     alone: neither the order nor the other prompts matter. The text keeps its spacing. `next`
@@ -71,6 +83,7 @@ def cut_to_words(
         low: fewest tokens.
         high: most tokens.
         seed: of the draw.
+        token_ends: places in a text at which its tokens end, as `ends_of_tokens` of a tokenizer.
 
     Raises:
         ValueError: a range that is empty or begins below 1.
@@ -80,7 +93,7 @@ def cut_to_words(
     kept: list[CorpusPrompt] = []
     too_short = no_boundary = 0
     for prompt in prompts:
-        ends = [word.end() for word in re.finditer(r"\S+", prompt.text)]
+        ends = _ends(prompt.text, token_ends)
         tokens = functools.cache(lambda end, text=prompt.text: count(text[:end]))
         inside = _inside(tokens, ends, low, high)
         if inside:
@@ -91,6 +104,35 @@ def cut_to_words(
         else:
             no_boundary += 1
     return Cut(tuple(kept), too_short, no_boundary)
+
+
+def ends_of_tokens(tokenizer: Any, text: str) -> list[int]:
+    """Places in a text at which one of its tokens ends, and a character with it.
+
+    A tokenizer that does not say where its tokens lie (a slow one of transformers) gives the end of
+    every character.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        return list(range(1, len(text) + 1))
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    spans = [*found["offset_mapping"], (len(text), len(text))]
+    # A character of several tokens is the span of each of them.
+    return [end for (_, end), (following, _) in pairwise(spans) if following >= end]
+
+
+def _ends(text: str, token_ends: Callable[[str], Sequence[int]] | None) -> list[int]:
+    """Ends of words, and of tokens beside a character of a script without spaces."""
+    words = [word.end() for word in re.finditer(r"\S+", text)]
+    if token_ends is None or not _UNSPACED.search(text):
+        return words
+    tokens = [
+        end
+        for end in token_ends(text)
+        if 0 < end < len(text)
+        and not re.search(r"\s", text[end - 1 : end + 1])
+        and _UNSPACED.search(text[end - 1 : end + 1])
+    ]
+    return sorted({*words, *tokens})
 
 
 def _inside(tokens: Callable[[int], int], ends: Sequence[int], low: int, high: int) -> list[int]:

@@ -47,11 +47,18 @@ def prompt_of(
         raise CorpusError(f"{where}: no {text_column!r}; there are {listed(values)}")
     text, following = values[text_column], values.get(next_column)
     if not isinstance(text, str):
-        raise CorpusError(f"{where}: {text_column!r} must be text; got {_shown(text)}")
+        raise CorpusError(
+            f"{where}: {text_column!r} must be text; got {_shown(text)}; fill it in or drop the row"
+        )
     if not text.strip():
         raise CorpusError(f"{where}: {text_column!r} is empty")
     if not (following is None or isinstance(following, str)):
         raise CorpusError(f"{where}: {next_column!r} must be text; got {_shown(following)}")
+    for name in values:
+        if name not in (text_column, next_column) and name.strip() in (text_column, next_column):
+            raise CorpusError(
+                f"{where}: the name {name!r} has a space at its ends; write {name.strip()!r}"
+            )
     labels = {
         name: _label(name, value, where)
         for name, value in values.items()
@@ -71,7 +78,8 @@ def listed(names: Mapping[str, Any] | list[str]) -> str:
 def _label(name: str, value: Any, where: str) -> Label:
     if not isinstance(value, Label):
         raise CorpusError(
-            f"{where}: label {name!r} must be text, a number or a truth value; got {_shown(value)}"
+            f"{where}: label {name!r} must be text, a number or a truth value; got "
+            f"{_shown(value)}; drop the column or write it as text"
         )
     return value
 

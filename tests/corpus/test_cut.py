@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 
 import pytest
+import transformers as tf
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from strace_lens.corpus.cut import cut_to_words, deduplicate, sample
+from strace_lens.corpus.cut import cut_to_words, deduplicate, ends_of_tokens, sample
 from strace_lens.corpus.prompts import CorpusPrompt
 
 WORD = st.text(st.characters(categories=["Ll"]), min_size=1, max_size=6)
@@ -85,3 +88,60 @@ def test_repeats_and_samples() -> None:
         sample(many, 51)
     with pytest.raises(ValueError, match="1 <= low <= high; got 5 to 4"):
         cut_to_words(len, many, 5, 4)
+
+
+def by_character(vocabulary: dict[str, int]) -> tf.PreTrainedTokenizerFast:
+    """A fast tokenizer of words and characters that its vocabulary lists, byte by byte."""
+    made = Tokenizer(models.BPE(vocabulary, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tf.PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+@pytest.fixture(scope="module")
+def bytes_tokenizer() -> tf.PreTrainedTokenizerFast:
+    """One token a byte: three for each Chinese character or kana."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    return by_character({letter: place for place, letter in enumerate(letters)})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u6771\u4eac\u306f\u65e5\u672c\u306e\u9996\u90fd\u3067\u3059",
+        "\u0e01\u0e23\u0e38\u0e07\u0e40\u0e17\u0e1e",
+    ],
+)
+def test_scripts_without_spaces_are_cut_behind_tokens(
+    text: str, bytes_tokenizer: tf.PreTrainedTokenizerFast
+) -> None:
+    count = lambda part: len(bytes_tokenizer(part).input_ids)  # noqa: E731
+    prompts = [CorpusPrompt(text)]
+    assert cut_to_words(count, prompts, 6, 9).no_boundary == 1
+    for seed in range(8):
+        (cut,) = cut_to_words(
+            count, prompts, 6, 9, seed, functools.partial(ends_of_tokens, bytes_tokenizer)
+        ).prompts
+        assert 6 <= count(cut.text) <= 9
+        assert len(cut.text) in (2, 3)
+        assert text.startswith(cut.text + (cut.next or ""))
+        assert len(cut.next or "") == 1
+
+
+def test_tokens_part_no_word_of_a_script_with_spaces(
+    bytes_tokenizer: tf.PreTrainedTokenizerFast,
+) -> None:
+    ends = functools.partial(ends_of_tokens, bytes_tokenizer)
+    count = lambda part: len(bytes_tokenizer(part).input_ids)  # noqa: E731
+    text = "ein langes Wort, dann \u65e5\u672cAB\u306e und mehr"
+    found = {
+        cut_to_words(count, [CorpusPrompt(text)], 1, 40, seed, ends).prompts[0].text
+        for seed in range(200)
+    }
+    japanese = text.index("\u65e5")
+    inner = {text[:end] for end in (japanese + 1, japanese + 2, japanese + 4)}
+    assert found <= inner | {text[:end] for end in range(len(text) + 1) if text[end:][:1] in " "}
+    assert inner <= found
+
+
+def test_a_slow_tokenizer_is_cut_behind_characters() -> None:
+    assert ends_of_tokens(object(), "abc") == [1, 2, 3]

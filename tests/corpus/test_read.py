@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from strace_lens.corpus.prompts import CorpusError, CorpusPrompt
@@ -71,6 +74,82 @@ def test_the_tsv_of_the_paper_s_authors(header: bool, tmp_path: Path) -> None:
     assert read_corpus(path) == [CorpusPrompt('He said "no', " way", labels)]
 
 
+def test_the_authors_own_files_are_named_txt(tmp_path: Path) -> None:
+    line = "The sea\tsea\tNN\tis\tVBZ\t\u0120is"
+    labels = {"last_word": "sea", "last_pos": "NN", "next_word": "is", "next_pos": "VBZ"}
+    path = tmp_path / "x.txt"
+    path.write_text(f"{line}\n{line}\n")
+    assert read_corpus(path) == [CorpusPrompt("The sea", " is", labels)] * 2
+    path.write_text("\tif x:\n\t\treturn y\n")
+    assert [p.text for p in read_corpus(path)] == ["\tif x:", "\t\treturn y"]
+    path.write_text(f"{line}\na line of text\n")
+    assert [p.text for p in read_corpus(path)] == [line, "a line of text"]
+
+
+@pytest.mark.parametrize("header", ["", "context\tnext token\n"])
+def test_a_context_and_its_next_token(header: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.tsv"
+    path.write_text(f"{header}The sea\t\u0120is\nun\tlike\n")
+    assert read_corpus(path) == [CorpusPrompt("The sea", " is"), CorpusPrompt("un", "like")]
+
+
+def test_a_header_with_spaces_behind_its_commas(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("text, next, year\nThe sea is, blue,3\n")
+    assert read_corpus(path) == [CorpusPrompt("The sea is", " blue", {"year": 3})]
+
+
+@pytest.mark.parametrize("packing", ["gz", "bz2", "zst", "lz4"])
+def test_packed_files(packing: str, tmp_path: Path) -> None:
+    for suffix in ("jsonl", "csv"):
+        plain = written(tmp_path, suffix)
+        path = tmp_path / f"{plain.name}.{packing}"
+        codec = {"gz": "gzip", "zst": "zstd"}.get(packing, packing)
+        with pa.output_stream(str(path), compression=codec) as stream:
+            stream.write(plain.read_bytes())
+        assert read_corpus(path) == PROMPTS
+
+
+def test_json_is_a_list_of_objects_or_an_object_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(ROWS, indent=1))
+    assert read_corpus(path) == PROMPTS
+    path.write_text("\n".join(map(json.dumps, ROWS)))
+    assert read_corpus(path) == PROMPTS
+
+
+def test_no_source_is_not_the_folder_that_one_is_in() -> None:
+    for source in ("", "  "):
+        with pytest.raises(ValueError, match="the source is empty; name a file, a folder"):
+            read_corpus(source)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("day", datetime.date(2020, 1, 1)), ("list", [1, 2]), ("text", None)]
+)
+def test_values_that_are_no_label_are_refused_by_their_row(
+    column: str, value: object, tmp_path: Path
+) -> None:
+    rows = [{"text": "a b", column: None}, {"text": "c d", column: value}]
+    rows[0] |= {"text": "a b"}
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(CorpusError, match=rf"x\.parquet, row 2: .*{column}.*; (drop|fill)"):
+        read_corpus(path)
+
+
+def test_a_null_text_and_another_encoding_in_a_folder_are_named(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [{"text": "a b"}, {"text": None}]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "null")
+    with pytest.raises(CorpusError, match="null, row 2: 'text' must be text; got None; fill it in"):
+        read_corpus(tmp_path / "null")
+    (tmp_path / "latin").mkdir()
+    (tmp_path / "latin" / "x.txt").write_bytes("caf\xe9 noir\n".encode("latin1"))
+    with pytest.raises(CorpusError, match=r"x\.txt, line 1: not UTF-8 \(byte 3 is 0xE9\)"):
+        read_corpus(tmp_path / "latin")
+
+
 def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = [*ROWS, {"text": "  ", "next": None, "kind": "c", "year": 5}]
@@ -79,8 +158,25 @@ def test_a_folder_that_datasets_saved(tmp_path: Path) -> None:
     parts = datasets.DatasetDict({"test": datasets.Dataset.from_list(ROWS)})
     parts.save_to_disk(tmp_path / "parts")
     assert read_corpus(tmp_path / "parts", split="test") == PROMPTS
+    assert read_corpus(tmp_path / "parts") == PROMPTS
     with pytest.raises(CorpusError, match="no split 'train'; there are 'test'"):
-        read_corpus(tmp_path / "parts")
+        read_corpus(tmp_path / "parts", split="train")
+
+
+def test_the_split_of_a_single_saved_data_set_is_no_other(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "none")
+    datasets.Dataset.from_list(ROWS, split="validation").save_to_disk(tmp_path / "one")
+    for name, split in (("none", None), ("one", None), ("one", "validation")):
+        assert read_corpus(tmp_path / name, split=split) == PROMPTS
+    with pytest.raises(CorpusError, match=r"one is the split 'validation' alone, and 'test' was"):
+        read_corpus(tmp_path / "one", split="test")
+    with pytest.raises(CorpusError, match=r"none is one data set without splits, and 'train' was"):
+        read_corpus(tmp_path / "none", split="train")
+    with pytest.raises(ValueError, match="carried has no splits, and 'test' was asked for"):
+        read_corpus(CARRIED, split="test")
+    with pytest.raises(ValueError, match=r"x\.jsonl has no splits, and 'test' was asked for"):
+        read_corpus(written(tmp_path, "jsonl").rename(tmp_path / "x.jsonl"), split="test")
 
 
 def test_a_name_of_the_hub_without_a_network_is_one_line() -> None:
@@ -105,7 +201,17 @@ def test_a_name_of_the_hub_without_a_network_is_one_line() -> None:
         ("x.jsonl", b'{"text": "a b", "tags": ["x"]}', "label 'tags' must be text, a number"),
         ("x.csv", b"body\na b", "no column 'text'; there are 'body'"),
         ("x.csv", b"text\na,b\n", "2 cells under a header of 1"),
-        ("x.tsv", b"a\tb\n", "a TSV has 6 columns"),
+        ("x.tsv", b"a\tb\tc\n", "a TSV has 6 columns"),
+        ("x.tsv", b"a\tb\na b\tc\td\n", "line 2: a TSV has 6 columns"),
+        ("x.txt", b"a b\tc\nd e\tf\n", "is a table: each line has 2 columns parted by tabs"),
+        ("x.json", b'{"text":\n "a b"}', "line 1: not JSON"),
+        ("x.json", b"[1]", "object 1: not a JSON object but a int"),
+        ("x.jsonl", b'{"text": "a b", " next": " c"}', "' next' has a space at its ends"),
+        ("x.jsonl", b'{"text": "a b", "n": 1e400}', "line 1: not JSON"),
+        ("x.csv", b"text\ncaf\xe9 noir\n", "line 2: not UTF-8"),
+        ("x.jsonl.gz", b"\x1f\x8b\x08 no more", "cannot be unpacked as gzip"),
+        ("x.parquet.gz", b"a", "prompts are read from .txt"),
+        ("x.zst", b"a", "prompts are read from .txt"),
         ("x.parquet", b"PAR1 but no more", "cannot be read as Parquet"),
         ("x.docx", b"a", "prompts are read from .txt"),
     ],
