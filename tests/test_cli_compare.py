@@ -170,6 +170,18 @@ def test_a_known_task_brings_its_model_and_its_truth(tmp_path):
             ["--task", "linear", "--methods", "eap-ig", "--option", "eap-ig.steps=0"],
             "steps must be at least 1",
         ),
+        (
+            ["--task", "linear", "--methods", "eap-ig", "--option", "eap-ig.steps=NaN"],
+            "--option eap-ig.steps: not JSON (NaN is no JSON number)",
+        ),
+        (
+            ["--task", "linear", "--methods", "eap-ig", "--option", f"eap-ig.steps={'[' * 5000}"],
+            "--option eap-ig.steps: not JSON (",
+        ),
+        (
+            ["--task", "linear", "--methods", "eap-ig", "--option", "eap-ig.steps=1e400"],
+            "1e400 is larger than any 64-bit number",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_status_2(tmp_path, arguments, words):

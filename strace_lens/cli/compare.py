@@ -36,6 +36,7 @@ from strace_lens.component_graph.tasks.generate import TASKS, make_task
 from strace_lens.component_graph.tasks.read import read_task
 from strace_lens.known.models import KNOWN, Known, known
 from strace_lens.models import DEFAULT, load_model
+from strace_lens.strict_json import JsonError, parse_json
 from strace_lens.summary import summarize_comparison
 from strace_lens.tables_compare import print_comparison
 from strace_lens.whole_files import results_folder, write_whole
@@ -182,8 +183,10 @@ def _options(given: list[str]) -> dict[str, dict[str, Any]]:
         check_methods([method])
         own = options.setdefault(method, {})
         try:
-            own[name] = json.loads(value)
-        except json.JSONDecodeError:
+            own[name] = parse_json(value, f"--option {method}.{name}")
+        except JsonError:
+            if not re.fullmatch(r"[a-z][\w-]*", value):  # a bare name is a text
+                raise
             own[name] = value
     return options
 
