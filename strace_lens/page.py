@@ -10,6 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from strace_lens.density import DensityCurve
+from strace_lens.html_repr import isolated, short
+
 NUMBER: Callable[[float], str] = "{:.3g}".format
 _EDGES: Callable[[float], str] = "{:,.0f}".format
 
@@ -22,6 +25,18 @@ def page(title: str, body: str) -> str:
         body: HTML.
     """
     return _PAGE.substitute(title=html.escape(title), plotlyjs=get_plotlyjs(), body=body)
+
+
+def model_name(curve: DensityCurve) -> str:
+    """The name of the model that a curve was measured on."""
+    return str(curve.trace.made.get("model", "a model without a name"))
+
+
+def trace_title(curve: DensityCurve) -> str:
+    """Model and prompt of a curve as the title of a page, on one line, as text."""
+    prompt = curve.trace.prompt
+    words = (prompt.text or " ".join(prompt.strings)).split()
+    return f"Trace of {model_name(curve)}: {isolated(short(' '.join(words), 60))}"
 
 
 def figure_html(fig: go.Figure, name: str, caption: str) -> str:

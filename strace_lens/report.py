@@ -10,8 +10,16 @@ import numpy as np
 import pandas as pd
 
 from strace_lens.density import DensityCurve
-from strace_lens.html_repr import short
-from strace_lens.page import facts_html, figure_html, page, sentence, table_html, versions_text
+from strace_lens.page import (
+    facts_html,
+    figure_html,
+    model_name,
+    page,
+    sentence,
+    table_html,
+    trace_title,
+    versions_text,
+)
 from strace_lens.phases import Phases
 from strace_lens.plots.composition import plot_kinds, plot_layers
 from strace_lens.plots.density import plot_density
@@ -34,9 +42,8 @@ def trace_report(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | N
     Returns:
         HTML with plotly.js inside it (about 5 MB).
     """
-    title = f"Trace of {_model(curve)}: {short(''.join(curve.trace.prompt.strings), 60)}"
     body = _BODY.substitute(
-        model=html.escape(_model(curve)),
+        model=html.escape(model_name(curve)),
         tokens=" ".join(f"<span>{visible(t, 40)}</span>" for t in curve.trace.prompt.strings),
         facts=_facts(curve),
         phases=html.escape(sentence(phases.describe())),
@@ -52,11 +59,7 @@ def trace_report(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | N
         trace=figure_html(plot_trace(curve.trace, 1000), "trace", _TRACE),
         sizes=_sizes(curve),
     )
-    return page(title, body)
-
-
-def _model(curve: DensityCurve) -> str:
-    return str(curve.trace.made.get("model", "a model without a name"))
+    return page(trace_title(curve), body)
 
 
 def _facts(curve: DensityCurve) -> str:

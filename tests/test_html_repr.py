@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pandas as pd
+import pytest
 
 import strace_lens as sl
-from strace_lens.html_repr import ROWS, facts
+from strace_lens.html_repr import ROWS, facts, isolated, short
 from tests import tiny
 from tests.corpus import made as corpus
 from tests.plots import made, made_comparison, made_trials
@@ -55,3 +58,23 @@ def test_every_result_says_what_it_holds_in_less_than_20_kb(tmp_path) -> None:
         text = shown._repr_html_()
         assert all(word in text for word in words), (shown, words)
         assert len(text) < 20_000
+
+
+FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f467"  # one emoji of five code points
+ACCENTED = "e\u0301"
+
+
+@pytest.mark.parametrize("sign", ["a", "\u65e5", FAMILY, ACCENTED, "\U0001f1eb\U0001f1f7"])
+def test_a_text_is_cut_between_what_a_reader_sees_as_characters(sign) -> None:
+    assert short(9 * sign, 9) == 9 * sign
+    assert short(10 * sign, 9) == 8 * sign + "\u2026"
+    assert short(sign, 1) == sign
+
+
+def test_only_right_to_left_scripts_are_isolated() -> None:
+    for text in ("Rome", "\u65e5\u672c", FAMILY, "<0xE6>", ""):
+        assert isolated(text) == text
+    for text in ("\u05e9\u05dc\u05d5\u05dd", " \u0633\u0644\u0627\u0645", "a \u05d0 b"):
+        shown = isolated(text)
+        assert shown[1:-1] == text
+        assert [unicodedata.bidirectional(sign) for sign in (shown[0], shown[-1])] == ["FSI", "PDI"]

@@ -11,6 +11,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from strace_lens.causal import phase_ablation
+from strace_lens.page import trace_title
 from strace_lens.report import trace_report
 from tests import tiny
 from tests.plots import made
@@ -148,3 +149,18 @@ def test_few_sizes_without_controls_or_phases_make_a_page(rows: int) -> None:
     assert "No head subgraph" in text
     assert ("needs two sizes" in text) == (rows == 1)
     assert tables(page)[-1]["random tv"].tolist() == ["–"] * rows
+
+
+def test_the_title_is_the_text_of_the_prompt_cut_between_characters() -> None:
+    curve = made.other_scripts()
+    page = trace_report(curve, curve.phases())
+    assert "<title>Trace of tiny-llama: \u2068日本 שלום 👩‍👩‍👧 e\u0301 is\u2069</title>" in page
+    assert "<span>&lt;0xE6&gt;</span>" in page
+    assert '<code>\u2068" שלום"\u2069</code>' in page
+
+    prompt = dataclasses.replace(curve.trace.prompt, text=70 * "👩‍👩‍👧", strings=70 * ("<0xF0>",))
+    long = dataclasses.replace(curve, trace=dataclasses.replace(curve.trace, prompt=prompt))
+    assert trace_title(long) == f"Trace of tiny-llama: {59 * '👩‍👩‍👧'}…"
+    nameless = dataclasses.replace(prompt, text="", strings=("a", "b"))
+    bare = dataclasses.replace(curve, trace=dataclasses.replace(curve.trace, prompt=nameless))
+    assert trace_title(bare) == "Trace of tiny-llama: a b"

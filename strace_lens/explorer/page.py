@@ -10,7 +10,7 @@ from string import Template
 
 from strace_lens.density import DensityCurve
 from strace_lens.explorer.pack import pack
-from strace_lens.html_repr import short
+from strace_lens.page import model_name, trace_title
 
 MOST_EDGES = 2_000_000
 """Edges on one page; about three and a half bytes each, so that it stays under 8 MB."""
@@ -57,8 +57,7 @@ def _asset(name: str) -> str:
 
 
 def _title(curves: Sequence[DensityCurve]) -> str:
-    models = sorted({str(c.trace.made.get("model", "a model without a name")) for c in curves})
     if len(curves) == 1:
-        text = "".join(curves[0].trace.prompt.strings).strip()
-        return f"Trace of {models[0]}: {short(text, 60)}"
+        return trace_title(curves[0])
+    models = sorted({model_name(curve) for curve in curves})
     return f"{len(curves)} traces of {', '.join(models)}"

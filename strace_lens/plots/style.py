@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from strace_lens.html_repr import short
+from strace_lens.html_repr import isolated, short
 
 INK = "#222222"
 LINE = 16  # pixels from one row of small text to the next
@@ -107,12 +107,12 @@ _SPACES = {" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥"}
 def visible(token: str, longest: int = 14) -> str:
     """A token as an axis label: white space as signs, cut to a length, safe as HTML."""
     shown = "".join(_SPACES.get(c, c) for c in token)
-    return html.escape(short(shown, longest), quote=False)
+    return html.escape(isolated(short(shown, longest)), quote=False)
 
 
 def quoted(token: str) -> str:
     """A token between quotation marks, as hover text and tables show it, safe as HTML."""
-    return html.escape(json.dumps(token, ensure_ascii=False), quote=False)
+    return html.escape(isolated(json.dumps(token, ensure_ascii=False)), quote=False)
 
 
 def percent(share: float | int) -> str:

@@ -260,3 +260,17 @@ def test_a_page_whose_data_is_torn_says_so(browser, one, tmp_path) -> None:
     page.wait_for_selector("#notice:not([hidden])")
     assert "could not be shown" in page.locator("#notice").inner_text()
     page.close()
+
+
+def test_tokens_of_other_scripts_are_cut_and_isolated(browser, tmp_path) -> None:
+    family, hebrew = "\U0001f469\u200d\U0001f469\u200d\U0001f467", "\u05e9\u05dc\u05d5\u05dd"
+    for token, shown in (
+        (50 * family, 39 * family + "\u2026"),
+        (40 * family, 40 * family),
+        (hebrew, f"\u2068{hebrew}\u2069"),
+    ):
+        path = tmp_path / "page.html"
+        path.write_text(sl.explorer([made.with_token(token)]), encoding="utf-8")
+        with opened(browser, path) as page:
+            assert page.locator(".tokens span").last.text_content() == shown
+            assert ("\u2068" in status(page)) == (token == hebrew)

@@ -49,6 +49,13 @@ def test_text_of_a_prompt_cannot_leave_the_data() -> None:
     assert results(page)[0]["tokens"][-1] == hostile
 
 
+def test_the_title_is_the_text_of_the_prompt() -> None:
+    page = sl.explorer([made.other_scripts()])
+    title = "Trace of tiny-llama: \u2068日本 שלום 👩‍👩‍👧 e\u0301 is\u2069"
+    assert f"<title>{title}</title>" in page
+    assert f"<h1>{title}</h1>" in page
+
+
 def test_nothing_to_explore_is_refused() -> None:
     with pytest.raises(ValueError, match="give at least one"):
         sl.explorer([])

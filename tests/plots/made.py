@@ -36,6 +36,32 @@ def with_token(text: str) -> DensityCurve:
     return dataclasses.replace(made, trace=trace, table=table, top=((text, 0.5),))
 
 
+def other_scripts() -> DensityCurve:
+    """The curve on a prompt of scripts that tokens cut within characters, right to left too."""
+    strings = (
+        "日",
+        "<0xE6>",
+        "<0x9C>",
+        "<0xAC>",
+        " ",
+        "ש",
+        "לו",
+        "ם",
+        " 👩‍👩‍👧",
+        " e\u0301",
+        " is",
+        "\n",
+    )
+    made = curve()
+    prompt = dataclasses.replace(
+        made.trace.prompt, text="日本 שלום 👩‍👩‍👧 e\u0301 is\n", strings=strings
+    )
+    (_, first), *others = made.top
+    table = made.table.assign(top=[((" שלום", p), *rest) for (_, p), *rest in made.table["top"]])
+    trace = dataclasses.replace(made.trace, prompt=prompt)
+    return dataclasses.replace(made, trace=trace, table=table, top=((" שלום", first), *others))
+
+
 def bare(rows: int) -> DensityCurve:
     """The first sizes of the curve, without controls."""
     table = curve().table.head(rows).assign(random_tv=math.nan, inverse_tv=math.nan)
