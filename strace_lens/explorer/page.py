@@ -42,7 +42,11 @@ def explorer(curves: Sequence[DensityCurve], *, most_edges: int = MOST_EDGES) ->
     share = most_edges // len(curves)
     if share < 1:
         raise ValueError(f"most_edges must be at least one a curve; got {most_edges}")
-    packed = json.dumps([pack(curve, share) for curve in curves], allow_nan=False)
+    packed = json.dumps(
+        [pack(curve, share) for curve in curves],
+        allow_nan=False,
+        sort_keys=True,  # a curve read back from a file has its facts in this order
+    )
     return Template(_asset("page.html")).substitute(
         title=html.escape(_title(curves)),
         style=_asset("style.css"),

@@ -82,7 +82,7 @@ def test_the_command_reads_files_and_folders(tmp_path) -> None:
         (lambda path: path.mkdir(), "holds no trace.safetensors"),
         (lambda path: (path / "parts").mkdir(parents=True), "strace-lens phases"),
         (lambda path: path.write_bytes(b"{}"), "truncated or foreign"),
-        (lambda path: sl.save_trace(made.curve().trace, path), "no curve of strace-lens/1"),
+        (lambda path: sl.save_trace(made.curve().trace, path), "no curve of strace-lens/2"),
     ],
 )
 def test_the_command_refuses_what_is_no_curve(tmp_path, make, reason) -> None:
