@@ -9,7 +9,7 @@ TL3 := 3.9.0
 READY4 := .venv/.ready-tl-$(TL4)
 READY3 := .venv-tl3/.ready-tl-$(TL3)
 
-.PHONY: demo test test-tl3 notebooks docs package bench estimators study lint format venv venv-tl3 clean
+.PHONY: demo test test-tl3 test-families notebooks docs package bench estimators study lint format venv venv-tl3 clean
 .NOTPARALLEL:
 
 demo: $(READY4)
@@ -21,6 +21,11 @@ test: $(READY4)
 
 test-tl3: $(READY3)
 	.venv-tl3/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+# Every family of models against its own Hugging Face modules, with both versions.
+test-families: $(READY4) $(READY3)
+	.venv/bin/python -m pytest -m families tests/test_families.py $(PYTEST_ARGS)
+	.venv-tl3/bin/python -m pytest -m families tests/test_families.py $(PYTEST_ARGS)
 
 # Every notebook from top to bottom, as it stands; `python notebooks/run.py` writes outputs anew.
 notebooks: $(READY4)

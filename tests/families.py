@@ -8,6 +8,7 @@ from typing import Any
 import transformers as tf
 from transformer_lens.model_bridge import TransformerBridge
 
+from tests import tiny
 from tests.cases import bridge_of
 from tests.tiny import _BASE, _BIAS, _GROUPED, _LAYER_TYPES, SLIDING_WINDOW, Build, _maker
 
@@ -99,7 +100,7 @@ FAMILIES: dict[str, Build] = {
         logits_scaling=2.0,
         attention_multiplier=0.3,
     ),
-    "granite_moe": _family("GraniteMoe", **_LOCAL_EXPERTS, residual_multiplier=0.5),
+    "granite_moe": _family("GraniteMoe", **_LOCAL_EXPERTS),
     "minimax_m2": _family("MiniMaxM2", **_LOCAL_EXPERTS, **_HEADS, rotary_dim=4),
     "modern_bert_decoder": _maker(
         tf.ModernBertDecoderForCausalLM,
@@ -117,8 +118,8 @@ FAMILIES: dict[str, Build] = {
 
 @functools.cache
 def hf_family(name: str) -> tf.PreTrainedModel:
-    """The Hugging Face model of that family; no bridge has touched it."""
-    return FAMILIES[name]()
+    """The Hugging Face model of that name, of `tiny` too; no bridge has touched it."""
+    return tiny.hf_model(name) if name in tiny.BRIDGES else FAMILIES[name]()
 
 
 @functools.cache
