@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from string import Template
 
-from strace_lens.comparison import Comparison
+from strace_lens.comparison import LEAST_FOR_LEVEL, Comparison, rankings_drawn
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.scores import Scores
 from strace_lens.page import facts_html, figure_html, page, sentence, table_html, versions_text
@@ -59,7 +59,7 @@ def comparison_page(comparison: Comparison) -> str:
         faithfulness=_faithfulness(comparison),
         truth=_truth(comparison),
         circuits=_circuits(comparison),
-        quality=figure_html(plot_quality(comparison), "quality", _QUALITY),
+        quality=figure_html(plot_quality(comparison), "quality", _quality(comparison)),
         overlap=figure_html(plot_overlap(comparison), "overlap", _OVERLAP),
         agreement=figure_html(plot_agreement(comparison), "agreement", _AGREEMENT),
         projection=_projection(comparison),
@@ -116,9 +116,9 @@ def _faithfulness(comparison: Comparison) -> str:
         f"Mean {html.escape(comparison.metric)} over {pairs} pair{'s' * (pairs != 1)} when each "
         "method's best edges are kept and all others ablated "
         f"({html.escape(ablation)}), on a scale where the model with every edge ablated is 0 and "
-        "the full model 1 (solid line). CPR is the area under a curve over the fraction itself, so "
-        "most of it lies in the right-hand decade; CMD is the area between a curve and 1. Dashed: "
-        f"0.85, from which edges are counted. Edges are ranked by {_ranked(comparison)}. Full "
+        "the full model 1 (solid line). CMD is the area between a curve and 1 over the fraction "
+        "itself, so most of it lies in the right-hand decade. Dashed: 0.85, from which edges are "
+        f"counted. Edges are ranked by {_ranked(comparison)}. {_SIGNED * _by_sign(comparison)}Full "
         f"circuit and untouched model differ by at most {gap:.1e} on any pair."
     )
     return figure_html(fig, "faithfulness", caption)
@@ -127,6 +127,11 @@ def _faithfulness(comparison: Comparison) -> str:
 def _ranked(comparison: Comparison) -> str:
     absolute = {bool(r.circuit.made.get("absolute")) for r in comparison.results}
     return " or ".join("magnitude of score" if a else "signed score" for a in sorted(absolute))
+
+
+def _by_sign(comparison: Comparison) -> bool:
+    """Whether CPR has a curve of its own for some method."""
+    return any(r.faithfulness.cpr_values != r.faithfulness.values for r in comparison.results)
 
 
 def _truth(comparison: Comparison) -> str:
@@ -140,11 +145,36 @@ def _truth(comparison: Comparison) -> str:
     ]
     return (
         "<h2>Against the true circuit</h2>"
-        + figure_html(plot_auroc(comparison), "auroc", _AUROC)
+        + figure_html(plot_auroc(comparison), "auroc", _auroc(comparison))
         + figure_html(plot_found(comparison), "found", _FOUND)
         + "<p>True edges that a method misses:</p>"
         + f"<ul>{''.join(missed)}</ul>"
     )
+
+
+def _auroc(comparison: Comparison) -> str:
+    return (
+        "Bars: the chance that a true edge scores above another one; 0.5 is chance, and the dotted "
+        f"line {_chance(len(comparison.random_auroc))}. Diamonds: share of true edges among as "
+        "many of the best as there are true ones."
+    )
+
+
+def _quality(comparison: Comparison) -> str:
+    return (
+        "CMD, on the evaluation pairs, against the wall time that a method took to score all "
+        f"edges; less is better. Dotted: {_chance(len(comparison.random_cmd))}; a method above it "
+        "is no better than chance. Hover over a dot for its passes and its CPR."
+    )
+
+
+def _chance(drawn: int) -> str:
+    """What the dotted line is, by how many random rankings it is drawn from."""
+    if drawn < 2:
+        return "the value of the one random ranking drawn"
+    if drawn < LEAST_FOR_LEVEL:
+        return f"the best value of the {rankings_drawn(drawn)} drawn"
+    return f"the value that at most one in twenty of the {rankings_drawn(drawn)} drawn exceed"
 
 
 def _named(edges: tuple[str, ...]) -> str:
@@ -209,10 +239,9 @@ _TRUTHS = {
     "mean": "those whose mean-ablation alone changes what the model does",
     "resample": "those whose resampling alone changes what the model does",
 }
-_QUALITY = (
-    "CPR, on the evaluation pairs, against the wall time that a method took to score all edges. "
-    "Dotted: what one in twenty random rankings reaches; a method below it is no better than "
-    "chance. Hover over a dot for its passes."
+_SIGNED = (
+    "Thin lines with open dots rank them by signed score, as the MIB benchmark does for CPR, the "
+    "area under a curve. "
 )
 _OVERLAP = (
     "Edges that the circuits of two methods share, over the edges of either. The circuits of 85 % "
@@ -223,11 +252,6 @@ _AGREEMENT = (
     "Spearman's correlation weighs all edges alike, rank-biased overlap (menu) the best edges "
     "most. Methods that say nothing of most edges tie them, which lowers both. Blank: a method "
     "that scores all edges the same, or by token position where the other does not."
-)
-_AUROC = (
-    "Bars: the chance that a true edge scores above another one; 0.5 is chance, and the dotted "
-    "line what one in twenty random rankings reaches. Diamonds: share of true edges among as many "
-    "of the best as there are true ones."
 )
 _FOUND = (
     "Dark: a true edge that is among as many of a method's best edges as there are true ones. "

@@ -22,6 +22,7 @@ from strace_lens.component_graph.evaluate import (
     faithfulness_curve,
     metric_range,
     minimality,
+    ranks_by_magnitude,
 )
 from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.scores import Scores
@@ -56,8 +57,13 @@ class _Setting:
     between: MetricRange
     truth: Circuit | None
     seed: int
-    absolute: bool
+    ranking: str
     sample: int
+
+    @property
+    def absolute(self) -> bool:
+        """Whether circuits are taken by magnitude of score."""
+        return ranks_by_magnitude(self.ranking)
 
 
 @verb
@@ -71,7 +77,7 @@ def compare(
     ablation: str = "resample",
     metric: str | None = None,
     seed: int = 0,
-    absolute: bool = True,
+    ranking: str = "mib",
     sample: int = 16,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     memory_budget: int = MEMORY_BUDGET,
@@ -91,7 +97,8 @@ def compare(
         ablation: what an edge outside a circuit carries: "resample", "mean" or "zero".
         metric: key of `METRICS`; the task's own by default.
         seed: of every method that draws.
-        absolute: rank edges by magnitude, so that those which hurt the metric are kept too.
+        ranking: how edges are ranked, as for `faithfulness`: "mib" takes CPR by sign, and
+            circuits, CMD and all else by magnitude, which keeps the edges that hurt the metric.
         sample: edges of a circuit that are dropped, each alone, to see whether it is minimal.
         options: of single methods, by name; on larger graphs `LARGE_OPTIONS` unless given.
         memory_budget: bytes that one pass may take.
@@ -104,6 +111,7 @@ def compare(
         FloatingPointError: a logit is NaN or infinite.
     """
     names = check_methods(methods)
+    ranks_by_magnitude(ranking)  # an unknown one is refused before anything runs
     problem = prepare(
         model,
         task if evaluation is None else evaluation,
@@ -117,7 +125,7 @@ def compare(
         between=metric_range(problem),
         truth=None if known is None else known.truth(ablation),
         seed=seed,
-        absolute=absolute,
+        ranking=ranking,
         sample=sample,
     )
     chosen = _options(problem, options or {})
@@ -145,7 +153,7 @@ def compare(
         truth_name=None if known is None else known.ablation_truth[ablation],
         projection=projection,
         made={
-            **{"seed": seed, "absolute": absolute, "sample": sample, "versions": versions()},
+            **{"seed": seed, "ranking": ranking, "sample": sample, "versions": versions()},
             "options": {name: chosen[name] for name in names if name in chosen},
         },
         **ran,
@@ -216,12 +224,12 @@ def _run(
         raise ValueError(f"no method ran beside random; {name}: {reason}")
     progress("random control", 0)
     drawn = next(result for result in results if result.method == RANDOM)
-    cprs, aurocs = _random_control(setting, drawn)
+    cmds, aurocs = _random_control(setting, drawn)
     progress("random control", 1)
     return {
         "results": tuple(results),
         "skipped": skipped,
-        "random_cpr": cprs,
+        "random_cmd": cmds,
         "random_auroc": aurocs,
         "memory": how,
     }
@@ -272,7 +280,7 @@ def _curve(setting: _Setting, scores: Scores, resolution: float = 0.01) -> Faith
     return faithfulness_curve(
         setting.problem,
         scores,
-        absolute=setting.absolute,
+        ranking=setting.ranking,
         resolution=resolution,
         between=setting.between,
     )
@@ -281,16 +289,16 @@ def _curve(setting: _Setting, scores: Scores, resolution: float = 0.01) -> Faith
 def _random_control(
     setting: _Setting, drawn: MethodResult
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """CPR and AUROC of the random ranking measured, and of more of them on a small graph."""
-    cprs = [drawn.faithfulness.cpr]
+    """CMD and AUROC of the random ranking measured, and of more of them on a small graph."""
+    cmds = [drawn.faithfulness.cmd]
     aurocs = [] if drawn.auroc is None else [drawn.auroc]
     draws = _DRAWS if setting.problem.graph.edges <= SMALL_GRAPH else 1
     for seed in range(setting.seed + 1, setting.seed + draws):
         scores = discover_in(setting.problem, RANDOM, seed=seed)
-        cprs.append(_curve(setting, scores, resolution=1.0).cpr)
+        cmds.append(_curve(setting, scores, resolution=1.0).cmd)
         if setting.truth is not None:
             aurocs.append(auroc(scores, setting.truth, absolute=setting.absolute))
-    return tuple(cprs), tuple(aurocs)
+    return tuple(cmds), tuple(aurocs)
 
 
 def _projection(setting: _Setting, results: Sequence[MethodResult]) -> pd.DataFrame | None:

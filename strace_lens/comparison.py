@@ -19,6 +19,9 @@ RANDOM = "random"
 SIGNIFICANT = 0.05
 """Share of random rankings that may do as well as a method that beats random."""
 
+LEAST_FOR_LEVEL = 39
+"""Random rankings of which one may do as well at that share; of fewer none may."""
+
 CANNOT_DO = 0.9
 """Accuracy below which circuits explain little: the model does not do the task."""
 
@@ -40,8 +43,9 @@ class MethodResult:
     Attributes:
         method: key of `METHODS`.
         scores: what it says of every edge, with its passes and seconds.
-        faithfulness: the curve over sizes, CPR and CMD, on the evaluation pairs.
-        circuit: its highest edges, as many as 85 % faithfulness needs.
+        faithfulness: the curves over sizes, CPR and CMD, on the evaluation pairs.
+        circuit: its highest edges, as many as 85 % faithfulness needs, by magnitude unless the
+            comparison ranks by sign.
         completeness: faithfulness of the circuit's complement; low is complete.
         minimality: share of the circuit's edges whose loss costs at least 1 % of faithfulness.
         auroc: of the scores against the true circuit; None where none is known.
@@ -86,7 +90,7 @@ class Comparison:
             does not beat random.
         truth: the true circuit under the ablation used, where it is known.
         truth_name: its name among the truths of the model (`Known.truths`).
-        random_cpr: of every random ranking drawn as a control.
+        random_cmd: of every random ranking drawn as a control.
         random_auroc: likewise; empty where no truth is known.
         memory: how `peak_mb` was measured, as a phrase after that word.
         projection: of `projection.project` for the first clean prompt, and the truth's circuit
@@ -111,37 +115,38 @@ class Comparison:
     warnings: tuple[str, ...]
     truth: Circuit | None
     truth_name: str | None
-    random_cpr: tuple[float, ...]
+    random_cmd: tuple[float, ...]
     random_auroc: tuple[float, ...]
     memory: str
     projection: pd.DataFrame | None
     made: Mapping[str, Any]
 
     def beats_random(self, result: MethodResult) -> bool | None:
-        """Whether a method does better than chance: by AUROC where the truth is known, else by CPR.
+        """Whether a method does better than chance: by AUROC where the truth is known, else by CMD.
 
-        The areas of CPR are coarse on graphs of a few edges. None for random itself.
+        CMD, of which less is better, is measured on the ranking that circuits are taken from. Its
+        areas are coarse on graphs of a few edges. None for random itself.
         """
         if result.method == RANDOM:
             return None
-        _, value, random = self._against_random(result)
-        return value > chance_level(random)
+        if result.auroc is not None:
+            return result.auroc > chance_level(self.random_auroc)
+        return -result.faithfulness.cmd > chance_level([-cmd for cmd in self.random_cmd])
 
     def why_not_better(self, result: MethodResult) -> str:
-        """How many random rankings a method is above, and why not more where its making says so."""
-        what, value, random = self._against_random(result)
-        beaten = sum(value > other + _ROUNDING for other in random)
-        reason = _REASONS.get(result.method)
-        return (
-            f"{result.method} does not beat random: its {what} of {value:.3f} is above {beaten} of "
-            f"{len(random)} random ranking{'s' * (len(random) != 1)}"
-            + ("" if reason is None else f"; {reason}")
-        )
-
-    def _against_random(self, result: MethodResult) -> tuple[str, float, tuple[float, ...]]:
+        """How many random rankings a method beats, and why not more where its making says so."""
         if result.auroc is None:
-            return "CPR", result.faithfulness.cpr, self.random_cpr
-        return "AUROC", result.auroc, self.random_auroc
+            cmd, drawn = result.faithfulness.cmd, len(self.random_cmd)
+            beaten = sum(cmd < other - _ROUNDING for other in self.random_cmd)
+            found = f"its CMD of {cmd:.3f} is below {beaten} of"
+        else:
+            drawn = len(self.random_auroc)
+            beaten = sum(result.auroc > other + _ROUNDING for other in self.random_auroc)
+            found = f"its AUROC of {result.auroc:.3f} is above {beaten} of"
+        reason = _REASONS.get(result.method)
+        return f"{result.method} does not beat random: {found} {rankings_drawn(drawn)}" + (
+            "" if reason is None else f"; {reason}"
+        )
 
     def __repr__(self) -> str:
         methods = ", ".join(result.scores.method for result in self.results)
@@ -196,7 +201,7 @@ def chance_level(random: Sequence[float]) -> float:
     """What a method must exceed to do better than random rankings at one in twenty.
 
     The (k + 1)-th highest value, where (k + 1) / (rankings + 1) is at most 0.05: a permutation
-    test. Of fewer than 39 rankings the highest. Rounding is added.
+    test. Of fewer than `LEAST_FOR_LEVEL` rankings the highest. Rounding is added.
 
     Raises:
         ValueError: no value.
@@ -205,6 +210,11 @@ def chance_level(random: Sequence[float]) -> float:
         raise ValueError("no random ranking was drawn; there is nothing to beat")
     reach = max(0, int(SIGNIFICANT * (len(random) + 1) + 1e-9) - 1)
     return sorted(random, reverse=True)[reach] + _ROUNDING
+
+
+def rankings_drawn(count: int) -> str:
+    """So many random rankings, as a phrase."""
+    return f"{count} random ranking{'s' * (count != 1)}"
 
 
 _REASONS = {

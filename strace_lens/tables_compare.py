@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pandas as pd
 from rich.console import Console
 
-from strace_lens.comparison import Comparison
+from strace_lens.comparison import LEAST_FOR_LEVEL, Comparison, rankings_drawn
 from strace_lens.tables import frame_table, wide_console
 
 _NAMED = 8
@@ -19,7 +19,7 @@ def print_comparison(comparison: Comparison) -> None:
     console = wide_console()
     _say(console, comparison_facts(comparison))
     console.print(frame_table("", comparison_cells(comparison)))
-    _say(console, _LEGEND)
+    _say(console, [_AREAS[comparison.made.get("ranking", "mib")], *_LEGEND])
     if comparison.truth is not None:
         _say(console, truth_lines(comparison))
 
@@ -32,15 +32,15 @@ def comparison_facts(comparison: Comparison) -> list[str]:
     pairs += f"{c.evaluated_pairs} others" if c.held_out else "the same"
     dropped = f", {c.dropped} dropped as misaligned" if c.dropped else ""
     gap = max(result.faithfulness.full_gap for result in c.results)
-    draws = len(c.random_cpr)
-    control = "" if draws == 1 else "; a method beats random if at most 1 in 20 does as well"
+    draws = len(c.random_cmd)
+    level = "at most 1 in 20 does" if draws >= LEAST_FOR_LEVEL else "none does"
+    control = "" if draws == 1 else f"; a method beats random if {level} as well"
     return [
         f"{c.model} on {c.task}: {c.metric} {c.metric_clean:.3g} clean, "
         f"{c.metric_corrupted:.3g} corrupted{right}",
         f"{pairs}{dropped}; {c.ablation} ablation; {c.graph.edges:,} edges; largest gap of the "
         f"full circuit to the untouched model {gap:.1e}",
-        f"{draws} random ranking{'s' * (draws != 1)}{control}; memory above what was held before, "
-        f"measured {c.memory}",
+        f"{rankings_drawn(draws)}{control}; memory above what was held before, measured {c.memory}",
     ]
 
 
@@ -98,9 +98,18 @@ _COLUMNS: dict[str, tuple[str, Callable[..., str]]] = {
 }
 """Heading and form of each column."""
 
+_AREAS = {
+    "mib": "CPR: area under faithfulness over sizes, edges ranked by sign; CMD: area between "
+    "faithfulness and 1, edges ranked by magnitude, as for all that follows.",
+    "signed": "CPR: area under faithfulness over sizes; CMD: area between it and 1; edges are "
+    "ranked by sign.",
+    "absolute": "CPR: area under faithfulness over sizes; CMD: area between it and 1; edges are "
+    "ranked by magnitude.",
+}
+"""What the areas are, by ranking."""
+
 _LEGEND = [
-    "fwd, bwd: forward and backward passes over all pairs seen; s: seconds; MB: peak memory. "
-    "CPR: area under faithfulness over sizes; CMD: area between it and 1.",
+    "fwd, bwd: forward and backward passes over all pairs seen; s: seconds; MB: peak memory.",
     "edges: fewest with 85 % faithfulness, the method's circuit. complement: faithfulness of all "
     "other edges (completeness; near 0 is complete).",
     "minimal: share of the circuit's edges, of a sample, whose loss costs 1 % of faithfulness.",

@@ -133,33 +133,33 @@ def test_the_steps_told_of_are_those_announced(found, told):
 def test_random_is_drawn_again_and_again_on_a_small_graph(found):
     model = cases.model_of("gpt2")
     by_hand = [
-        faithfulness(model, others(), discover(model, seen(), "random", seed=seed)).cpr
+        faithfulness(model, others(), discover(model, seen(), "random", seed=seed)).cmd
         for seed in range(DRAWS)
     ]
-    assert found.random_cpr == pytest.approx(tuple(by_hand))
+    assert found.random_cmd == pytest.approx(tuple(by_hand))
     assert found.random_auroc == ()
-    assert found.results[-1].faithfulness.cpr == found.random_cpr[0]
+    assert found.results[-1].faithfulness.cmd == found.random_cmd[0]
 
 
 def test_a_method_beats_random_above_the_level_of_chance(found):
     eap, other, random = found.results
-    cpr = eap.faithfulness.cpr
+    cmd = eap.faithfulness.cmd
     assert found.beats_random(random) is None
-    worse = dataclasses.replace(found, random_cpr=(cpr - 0.2, cpr - 0.1))
+    worse = dataclasses.replace(found, random_cmd=(cmd + 0.2, cmd + 0.1))
     assert worse.beats_random(eap) is True
-    equal = dataclasses.replace(found, random_cpr=(cpr - 0.2, cpr))
+    equal = dataclasses.replace(found, random_cmd=(cmd + 0.2, cmd))
     assert equal.beats_random(eap) is False
     assert equal.why_not_better(eap) == (
-        f"eap does not beat random: its CPR of {cpr:.3f} is above 1 of 2 random rankings"
+        f"eap does not beat random: its CMD of {cmd:.3f} is below 1 of 2 random rankings"
     )
     assert equal.why_not_better(other).endswith("; it reads weights alone, so it knows no task")
 
 
 def test_where_the_truth_is_known_it_decides_what_beats_random(found):
     eap = dataclasses.replace(found.results[0], auroc=0.7)
-    for cpr in (-1e9, 1e9):
+    for cmd in (-1e9, 1e9):
         for best, beats in ((0.6, True), (0.7, False)):
-            made = dataclasses.replace(found, random_cpr=(cpr,), random_auroc=(0.5, best))
+            made = dataclasses.replace(found, random_cmd=(cmd,), random_auroc=(0.5, best))
             assert made.beats_random(eap) is beats
     assert "its AUROC of 0.700 is above 1 of 2" in made.why_not_better(eap)
 
@@ -238,19 +238,19 @@ def test_a_trace_is_laid_against_every_circuit(found):
 def test_another_seed_draws_other_rankings(found):
     other = compare(cases.model_of("gpt2"), seen(), ["random"], evaluation=others(), seed=2)
     assert not torch.equal(other.results[0].scores.values, found.results[2].scores.values)
-    assert other.random_cpr[0] == pytest.approx(found.random_cpr[2])
+    assert other.random_cmd[0] == pytest.approx(found.random_cmd[2])
 
 
 def test_signed_scores_rank_effects_and_leave_rankings(found):
     model = cases.model_of("gpt2")
-    again = compare(model, seen(), ["eap"], evaluation=others(), absolute=False, sample=1)
+    again = compare(model, seen(), ["eap"], evaluation=others(), ranking="signed", sample=1)
     scores = discover(model, seen(), "eap")
-    assert again.results[0].faithfulness == faithfulness(model, others(), scores, absolute=False)
+    assert again.results[0].faithfulness == faithfulness(model, others(), scores, ranking="signed")
     assert torch.equal(
         again.results[0].circuit.keep,
         scores.top(len(again.results[0].circuit), absolute=False).keep,
     )
-    assert again.results[1].faithfulness == found.results[2].faithfulness
+    assert again.results[1].faithfulness.values == found.results[2].faithfulness.values
 
 
 def test_a_large_graph_has_options_of_its_own_and_one_random_ranking(monkeypatch):
@@ -261,7 +261,7 @@ def test_a_large_graph_has_options_of_its_own_and_one_random_ranking(monkeypatch
     assert made.made["options"] == {"acdc": {"screen": screen, "tau": 0.5}}
     by_hand = discover(cases.model_of("gpt2"), seen(), "acdc", screen=screen, tau=0.5)
     assert torch.equal(made.results[0].scores.values, by_hand.values)
-    assert len(made.random_cpr) == 1
+    assert len(made.random_cmd) == 1
 
 
 # ------------------------------------------------------------------ models whose circuit is known
@@ -283,7 +283,7 @@ def test_the_truth_is_held_against_every_ranking(linear, of_linear):
     truth = linear.truth("resample")
     assert of_linear.truth is truth
     assert of_linear.truth_name == linear.ablation_truth["resample"]
-    assert len(of_linear.random_auroc) == len(of_linear.random_cpr) == DRAWS
+    assert len(of_linear.random_auroc) == len(of_linear.random_cmd) == DRAWS
     for result in of_linear.results:
         assert result.auroc == auroc(result.scores, truth)
         assert result.missed == missed_edges(result.scores, truth)
@@ -367,6 +367,7 @@ def test_random_is_always_among_the_methods():
         (["eap"], {"ablation": "half"}, "unknown ablation 'half'"),
         (["eap"], {"metric": "charm"}, "unknown metric 'charm'"),
         (["eap"], {"sample": 0}, "sample must be at least 1"),
+        (["eap"], {"ranking": "sign"}, "unknown ranking 'sign'; choose from mib, signed, absolute"),
     ],
 )
 def test_what_a_caller_can_mend_is_a_clear_error(methods, options, words):

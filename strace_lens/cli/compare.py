@@ -29,6 +29,7 @@ from strace_lens.cli.common import (
 from strace_lens.compare import check_methods, compare, comparison_steps, halves
 from strace_lens.comparison import COLUMNS, TIMINGS, Comparison
 from strace_lens.component_graph.discover.methods import METHODS
+from strace_lens.component_graph.evaluate import RANKED_BY, ranks_by_magnitude
 from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.outputs import ABLATIONS
 from strace_lens.component_graph.task import Task
@@ -93,14 +94,15 @@ def compare_command(
     metric: Annotated[
         str | None, typer.Option(help=f"{', '.join(METRICS)}; the task's own if unsaid.")
     ] = None,
-    signed: Annotated[
-        bool,
+    ranking: Annotated[
+        str,
         typer.Option(
-            "--signed",
-            help="Rank estimated effects by sign, so that edges which hurt the metric come last; "
-            "by magnitude if unsaid.",
+            help="How estimated effects are ranked. mib: by sign for CPR, by magnitude for CMD, "
+            "circuits and all else. signed: by sign, so that edges which hurt the metric come "
+            "last. absolute: by magnitude.",
+            autocompletion=completing(RANKED_BY),
         ),
-    ] = False,
+    ] = "mib",
     option: Annotated[
         list[str] | None,
         typer.Option(help="Of one method, as acdc.screen=2000 or eap-ig.steps=10; may come again."),
@@ -131,6 +133,7 @@ def compare_command(
     folder = results_folder(out, (PAGE, TABLE, TIMES, PROJECTION), FOLDERS)
     with one_line_errors(), folder, progress_bar() as progress:
         names = check_methods(METHODS if methods == "all" else _parted(methods))
+        ranks_by_magnitude(ranking)
         options = _options(option or [])
         forward, _ = budgets(memory)
         subject = _subject(task, model, pairs, seed, metric, device, dtype, allow_pickle, progress)
@@ -145,7 +148,7 @@ def compare_command(
             ablation=ablation,
             metric=metric,
             seed=seed,
-            absolute=not signed,
+            ranking=ranking,
             options=options,
             memory_budget=forward,
             progress=lambda what, n: progress.update(bar, description=what, advance=n),

@@ -6,6 +6,7 @@ empty circuit (every edge ablated) is 0 and the full one is 1. Means are taken b
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.run_circuits import circuit_metric, stack
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
+from strace_lens.component_graph.tasks.accuracy import failure, standing_of
 from strace_lens.hold import verb
 from strace_lens.html_repr import facts
 from strace_lens.run import MEMORY_BUDGET
@@ -34,6 +36,9 @@ FAITHFUL = 0.85
 
 COSTLY = 0.01
 """Loss of faithfulness from which an edge counts as needed, for `Minimality.share`."""
+
+RANKED_BY = ("mib", "signed", "absolute")
+"""By what edges are ranked: sign for CPR and magnitude for the rest, or one of them for all."""
 
 _MASKS_AT_ONCE = 64
 
@@ -63,21 +68,27 @@ class Faithfulness:
     """Faithfulness of a ranking's best edges, by how many are kept.
 
     Attributes:
+        ranking: one of `RANKED_BY`.
         fractions: of all edges.
         edges: kept at each, int(fraction * all edges) as in MIB; may be 0 on a tiny graph.
-        values: faithfulness at each.
-        cpr: area under the values (MIB's circuit performance ratio; higher is better).
-        cmd: area of |1 - value| (MIB's circuit-model distance; lower is better).
+        values: faithfulness at each, of the edges ranked by magnitude, or by sign where `ranking`
+            is "signed".
+        cpr_values: faithfulness at each of the edges that CPR ranks: by sign where `ranking` is
+            "mib", otherwise the same as `values`. Scores that are not effects have one order only.
+        cpr: area under `cpr_values` (MIB's circuit performance ratio; higher is better).
+        cmd: area of |1 - value| over `values` (MIB's circuit-model distance; lower is better).
         full: metric of the full circuit, the mean over pairs.
         empty: metric of the empty one; under resample that of the corrupted run.
         full_gap: largest difference, over pairs, between the full circuit and the untouched model.
-        edges_at_85: fewest edges from which faithfulness is at least 0.85 at every larger size
-            that was measured, those of the bisection included.
+        edges_at_85: fewest edges from which `values` are at least 0.85 at every larger size that
+            was measured, those of the bisection included.
     """
 
+    ranking: str
     fractions: tuple[float, ...]
     edges: tuple[int, ...]
     values: tuple[float, ...]
+    cpr_values: tuple[float, ...]
     cpr: float
     cmd: float
     full: float
@@ -86,8 +97,13 @@ class Faithfulness:
     edges_at_85: int
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a size: `fraction` of all edges, `edges`, `faithfulness`."""
+        """One row a size: `fraction` of all edges, `edges`, `faithfulness`.
+
+        A fourth column, `faithfulness_by_sign`, is there where CPR has a curve of its own.
+        """
         columns = {"fraction": self.fractions, "edges": self.edges, "faithfulness": self.values}
+        if self.cpr_values != self.values:
+            columns["faithfulness_by_sign"] = self.cpr_values
         return pd.DataFrame(columns)
 
     def _repr_html_(self) -> str:
@@ -134,10 +150,14 @@ def faithfulness(
     fractions: Sequence[float] = FRACTIONS,
     ablation: str = "resample",
     metric: str | None = None,
-    absolute: bool = True,
+    ranking: str = "mib",
     memory_budget: int = MEMORY_BUDGET,
 ) -> Faithfulness:
     """Faithfulness by size of the circuits that a ranking gives: see `faithfulness_curve`.
+
+    A UserWarning says so where the model fails the task, since faithfulness to an output that is
+    wrong explains little: where the clean prompts do not have the higher mean metric, or where the
+    model is right no more often than by chance.
 
     Args:
         model: the model that was scored.
@@ -146,16 +166,21 @@ def faithfulness(
         fractions: of all edges, in (0, 1], strictly rising, at least two.
         ablation: what an edge outside the circuit carries: "resample", "mean" or "zero".
         metric: key of `METRICS`; the task's own by default.
-        absolute: rank effects by magnitude, as MIB does for CMD. By sign a large model's circuits
-            are left with what helps alone: see `Scores.top`.
+        ranking: "mib" ranks effects by sign for CPR and by magnitude for all else; "signed" and
+            "absolute" rank them in one way for both. By sign a large model's circuits are left
+            with what helps alone: see `Scores.top`.
         memory_budget: bytes that one pass may take.
 
     Raises:
-        ValueError: scores of another model, bad fractions, or a task on which the full and the
-            empty circuit do not differ.
+        ValueError: scores of another model, bad fractions, an unknown ranking, or a task on which
+            the full and the empty circuit do not differ.
     """
     problem = prepare(model, task, metric=metric, ablation=ablation, memory_budget=memory_budget)
-    return faithfulness_curve(problem, scores, fractions=fractions, absolute=absolute)
+    curve = faithfulness_curve(problem, scores, fractions=fractions, ranking=ranking)
+    failed = failure(standing_of(problem))
+    if failed:
+        warnings.warn(failed, UserWarning, stacklevel=2)
+    return curve
 
 
 @verb
@@ -164,7 +189,7 @@ def faithfulness_curve(
     scores: Scores,
     *,
     fractions: Sequence[float] = FRACTIONS,
-    absolute: bool = True,
+    ranking: str = "mib",
     resolution: float = 0.01,
     between: MetricRange | None = None,
 ) -> Faithfulness:
@@ -176,9 +201,9 @@ def faithfulness_curve(
     (m(full) - m(empty)) of the mean metrics m. CPR is the area under it and CMD that of
     |1 - faithfulness|, by the trapezoid rule on the fractions as they are (no logarithm). Nothing
     is added below 0.001 and nothing divided by the range: a perfect CPR is 0.999. Other fractions
-    give areas over their own range. MIB prints CPR of the ranking by signed scores and CMD of the
-    ranking by magnitude, from two evaluations; here both are of the one ranking asked for, so its
-    CMD is that of `absolute=True`. MIB also drops edges on no path from input to output; under
+    give areas over their own range. As MIB's results table does, the ranking "mib" takes CPR from
+    the edges ranked by signed score and CMD from those ranked by magnitude; circuits that are the
+    same in both are run once. MIB also drops edges on no path from input to output; under
     resample, its default ablation, they carry what they would if ablated, so they are left.
 
     `edges_at_85` bisects the number of edges between the largest size measured below 0.85 and the
@@ -186,7 +211,7 @@ def faithfulness_curve(
 
     Args:
         problem: a task made ready on the scored model.
-        scores, fractions, absolute: as for `faithfulness`.
+        scores, fractions, ranking: as for `faithfulness`.
         resolution: of `edges_at_85`, relative; 0 for the exact edge, 1 to run no further circuits.
         between: of the same problem, where it is known already.
 
@@ -199,30 +224,52 @@ def faithfulness_curve(
         raise ValueError(f"an area needs at least two fractions; got {given}")
     if not 0 <= resolution <= 1:
         raise ValueError(f"resolution must lie in [0, 1]; got {resolution}")
+    absolute = ranks_by_magnitude(ranking)
     between = between or metric_range(problem)
     edges = [int(fraction * scores.edges) for fraction in given]
 
-    def measure(sizes: Sequence[int]) -> list[float]:
+    def measure(sizes: Sequence[int], absolute: bool) -> list[float]:
         circuits = [scores.top(size, absolute=absolute) for size in sizes]
         return between.faithfulness(circuit_metric(problem, stack(problem, circuits)))
 
-    measured = {0: 0.0, scores.edges: 1.0}
-    new = sorted(set(edges) - measured.keys())
-    if new:
-        measured |= dict(zip(new, measure(new), strict=True))
-    values = [measured[size] for size in edges]
-    cpr, cmd = areas(given, values)
+    def curve(absolute: bool, known: Mapping[int, float]) -> dict[int, float]:
+        new = sorted(set(edges) - known.keys())
+        return {**known, **dict(zip(new, measure(new, absolute) if new else (), strict=True))}
+
+    measured = curve(absolute, {0: 0.0, scores.edges: 1.0})
+    by_sign = measured
+    if ranking == "mib":
+        by_sign = curve(False, {n: v for n, v in measured.items() if _same_circuit(scores, n)})
+    values, cpr_values = ([of[size] for size in edges] for of in (measured, by_sign))
     return Faithfulness(
+        ranking=ranking,
         fractions=tuple(given),
         edges=tuple(edges),
         values=tuple(values),
-        cpr=cpr,
-        cmd=cmd,
+        cpr_values=tuple(cpr_values),
+        cpr=areas(given, cpr_values)[0],
+        cmd=areas(given, values)[1],
         full=between.full,
         empty=between.empty,
         full_gap=between.full_gap,
-        edges_at_85=_smallest_faithful(measured, lambda n: measure([n])[0], resolution),
+        edges_at_85=_smallest_faithful(measured, lambda n: measure([n], absolute)[0], resolution),
     )
+
+
+def ranks_by_magnitude(ranking: str) -> bool:
+    """Whether a ranking takes circuits, CMD and the edges for 85 % by magnitude; else by sign.
+
+    Raises:
+        ValueError: an unknown ranking.
+    """
+    if ranking not in RANKED_BY:
+        raise ValueError(f"unknown ranking {ranking!r}; choose from {', '.join(RANKED_BY)}")
+    return ranking != "signed"
+
+
+def _same_circuit(scores: Scores, size: int) -> bool:
+    """Whether the best edges by sign are the best by magnitude."""
+    return torch.equal(scores.top(size).keep, scores.top(size, absolute=False).keep)
 
 
 @verb

@@ -74,6 +74,13 @@ class Task:
         """Whether all pairs have the same number of tokens."""
         return bool((self.lengths == self.clean.shape[1]).all())
 
+    @property
+    def unchanged(self) -> tuple[int, ...]:
+        """Pairs whose clean and corrupted prompts are the same tokens, counted from 0."""
+        clean, corrupted = self.clean.tolist(), self.corrupted.tolist()
+        lengths = enumerate(self.lengths.tolist())
+        return tuple(i for i, n in lengths if clean[i][:n] == corrupted[i][:n])
+
     def take(self, rows: slice | Sequence[int]) -> Task:
         """Some of the pairs, in the order given; the width stays, so that positions do too.
 

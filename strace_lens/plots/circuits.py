@@ -30,9 +30,10 @@ _DIVERGING = [[0.0, "#D55E00"], [0.5, "#f7f7f7"], [1.0, "#0072B2"]]
 
 
 def plot_faithfulness(comparison: Comparison) -> go.Figure:
-    """Faithfulness by fraction of edges, a line a method; the legend ranks them by CPR.
+    """Faithfulness by fraction of edges, a line a method; the legend ranks them by CMD.
 
-    1 is the full model, 0 the model with every edge ablated, the dashed line 0.85.
+    1 is the full model, 0 the model with every edge ablated, the dashed line 0.85. Where CPR is
+    taken from edges ranked by sign, that curve is a thin line with open dots.
 
     Raises:
         ValueError: no method ran.
@@ -41,29 +42,17 @@ def plot_faithfulness(comparison: Comparison) -> go.Figure:
     fig = figure(
         f"Faithfulness by size of the circuit ({comparison.ablation})",
         height=560,
-        legend={"title": {"text": "method, CPR"}, "y": 1, "yanchor": "top"},
+        legend={"title": {"text": "method, CMD"}, "y": 1, "yanchor": "top"},
     )
-    for result in sorted(results, key=lambda r: -r.faithfulness.cpr):
+    for result in sorted(results, key=lambda r: r.faithfulness.cmd):
         curve = result.faithfulness
-        fig.add_scatter(
-            x=curve.fractions,
-            y=curve.values,
-            name=f"{text_of(result.method)}  {curve.cpr:.3f}",
-            mode="lines+markers",
-            line=line_of(result.method),
-            marker=marker_of(result.method, 6),
-            hoverinfo="text",
-            hovertext=[
-                f"<b>{text_of(result.method)}</b>, {percent(fraction)}: {edges:,} edges"
-                f"<br>faithfulness {value:.4g}"
-                for fraction, edges, value in zip(
-                    curve.fractions, curve.edges, curve.values, strict=True
-                )
-            ],
-        )
+        _add_curve(fig, result, curve.values, f"{text_of(result.method)}  {curve.cmd:.3f}")
+        if curve.cpr_values != curve.values:
+            _add_curve(fig, result, curve.cpr_values, None)
     fig.add_hline(y=1, line={"color": INK, "width": 1})
     fig.add_hline(y=FAITHFUL, line={"color": INK, "width": 1, "dash": "dash"})
-    values = np.concatenate([r.faithfulness.values for r in results])
+    curves = [r.faithfulness for r in results]
+    values = np.concatenate([y for c in curves for y in {c.values, c.cpr_values}])
     low, high = max(_LOWEST, values.min()), min(_HIGHEST, max(1.0, values.max()))
     fig.update_yaxes(range=[min(0.0, low) - 0.05, high + 0.05], title_text="faithfulness")
     beyond = int(((values < _LOWEST) | (values > _HIGHEST)).sum())
@@ -85,8 +74,35 @@ def plot_faithfulness(comparison: Comparison) -> go.Figure:
     return fig
 
 
+def _add_curve(
+    fig: go.Figure, result: MethodResult, values: tuple[float, ...], name: str | None
+) -> None:
+    """A curve under a name of the legend; without one it is that of the ranking by sign."""
+    curve, method = result.faithfulness, text_of(result.method)
+    line, marker = line_of(result.method), marker_of(result.method, 6)
+    by_sign = name is None
+    if by_sign:
+        line, marker = line | {"width": 1}, marker | {"symbol": f"{marker['symbol']}-open"}
+    fig.add_scatter(
+        x=curve.fractions,
+        y=values,
+        name=name or f"{method} by sign",
+        showlegend=not by_sign,
+        legendgroup=method,
+        mode="lines+markers",
+        line=line,
+        marker=marker,
+        hoverinfo="text",
+        hovertext=[
+            f"<b>{method}</b>{', by sign' * by_sign}, {percent(fraction)}: {edges:,} edges"
+            f"<br>faithfulness {value:.4g}"
+            for fraction, edges, value in zip(curve.fractions, curve.edges, values, strict=True)
+        ],
+    )
+
+
 def plot_quality(comparison: Comparison) -> go.Figure:
-    """CPR against seconds of discovery; the grey line is what a method must exceed to beat random.
+    """CMD against seconds of discovery; a method beats random below the grey line.
 
     Raises:
         ValueError: no method ran.
@@ -95,10 +111,10 @@ def plot_quality(comparison: Comparison) -> go.Figure:
     fig = figure("Quality against cost", height=480)
     # A logarithm has no zero: what took no measurable time stands at a tenth of a millisecond.
     seconds = np.maximum([r.scores.seconds for r in results], 1e-4)
-    cpr = np.array([r.faithfulness.cpr for r in results])
+    cmd = np.array([r.faithfulness.cmd for r in results])
     fig.add_scatter(
         x=seconds,
-        y=cpr,
+        y=cmd,
         name="methods",
         showlegend=False,
         mode="markers",
@@ -115,15 +131,15 @@ def plot_quality(comparison: Comparison) -> go.Figure:
             for r in results
         ],
     )
-    if comparison.random_cpr:
-        level = chance_level(comparison.random_cpr)
+    if comparison.random_cmd:
+        level = -chance_level([-drawn for drawn in comparison.random_cmd])
         fig.add_hline(y=level, line={"color": "#808080", "width": 1.5, "dash": "dot"})
     x = np.log10(seconds)
-    across, up = _range(x, 1.0), _range(cpr, 0.05)
-    add_labels(fig, x, cpr, [text_of(r.method) for r in results], across, up)
+    across, up = _range(x, 1.0), _range(cmd, 0.05)
+    add_labels(fig, x, cmd, [text_of(r.method) for r in results], across, up)
     fig.update_xaxes(type="log", range=across, title_text="seconds of discovery (log)")
     fig.update_xaxes(dtick=1 if across[1] - across[0] > 2.5 else "D2")
-    fig.update_yaxes(range=up, title_text="CPR: area under faithfulness")
+    fig.update_yaxes(range=up, title_text="CMD: area between faithfulness and 1 (less is better)")
     return fig
 
 

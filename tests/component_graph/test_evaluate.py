@@ -23,7 +23,6 @@ from strace_lens.component_graph.evaluate import (
     _smallest_faithful,
     areas,
     completeness,
-    faithfulness,
     faithfulness_curve,
     metric_range,
     minimality,
@@ -115,27 +114,65 @@ def slow_mean(problem: Problem, circuit: Circuit) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "ablation", "absolute"),
-    [("gpt2", "resample", False), ("llama", "mean", False), ("llama", "zero", True)],
+    ("name", "ablation", "ranking"),
+    [
+        ("gpt2", "resample", "signed"),
+        ("llama", "mean", "signed"),
+        ("llama", "zero", "absolute"),
+        ("gpt2", "resample", "mib"),
+    ],
 )
-def test_every_point_of_the_curve_is_one_run_alone(name, ablation, absolute):
+def test_every_point_of_the_curve_is_one_run_alone(name, ablation, ranking):
     problem = problem_of(name, ablation)
     scores = random_scores(problem, 3)
     fractions = (0.004, 0.1, 0.35, 0.8, 1.0)
-    curve = faithfulness(
-        problem.model,
-        problem.task,
-        scores,
-        fractions=fractions,
-        ablation=ablation,
-        absolute=absolute,
-    )
+    curve = faithfulness_curve(problem, scores, fractions=fractions, ranking=ranking)
     assert curve.fractions == fractions
     assert curve.edges == tuple(int(f * problem.graph.edges) for f in fractions)
-    slow = [slow_value(problem, scores, n, absolute=absolute) for n in curve.edges]
-    assert curve.values == pytest.approx(slow, abs=1e-4)
-    assert (curve.cpr, curve.cmd) == pytest.approx(areas(fractions, slow), abs=1e-4)
+    by_sign, by_magnitude = (
+        [slow_value(problem, scores, n, absolute=absolute) for n in curve.edges]
+        for absolute in (False, True)
+    )
+    assert max(abs(a - b) for a, b in zip(by_sign, by_magnitude, strict=True)) > 1e-2
+    for_cpr = by_magnitude if ranking == "absolute" else by_sign
+    for_cmd = by_sign if ranking == "signed" else by_magnitude
+    assert curve.values == pytest.approx(for_cmd, abs=1e-4)
+    assert curve.cpr_values == pytest.approx(for_cpr, abs=1e-4)
+    assert curve.cpr == pytest.approx(areas(fractions, for_cpr)[0], abs=1e-4)
+    assert curve.cmd == pytest.approx(areas(fractions, for_cmd)[1], abs=1e-4)
     assert curve.full_gap < 1e-4
+
+
+def test_both_rankings_of_the_benchmark_are_the_single_ones_put_together():
+    problem = problem_of("gpt2")
+    scores = random_scores(problem, 3)
+    both, signed, absolute = (
+        faithfulness_curve(problem, scores, ranking=ranking)
+        for ranking in ("mib", "signed", "absolute")
+    )
+    assert both.cpr == pytest.approx(signed.cpr, abs=1e-6)
+    assert (both.cmd, both.edges_at_85) == (absolute.cmd, absolute.edges_at_85)
+    assert abs(signed.cpr - absolute.cpr) > 1e-3
+    assert list(both.to_pandas()) == ["fraction", "edges", "faithfulness", "faithfulness_by_sign"]
+    assert list(signed.to_pandas()) == ["fraction", "edges", "faithfulness"]
+
+
+@pytest.mark.parametrize("negative", [0, 1])
+def test_circuits_that_are_the_same_by_sign_and_by_magnitude_run_once(negative):
+    problem = problem_of("gpt2")
+    between = metric_range(problem)
+    made = random_scores(problem, 3)
+    values = made.values.abs()
+    if negative:  # the weakest of all: only the circuits of half the edges and more hold it
+        cells = problem.graph.exists.nonzero()
+        values[tuple(cells[values[tuple(cells.T)].argmin()])] *= -1
+    scores = dataclasses.replace(made, values=values)
+    rows = []
+    for ranking in ("absolute", "mib"):
+        before = problem.passes.forward_rows
+        faithfulness_curve(problem, scores, ranking=ranking, resolution=1.0, between=between)
+        rows.append(problem.passes.forward_rows - before)
+    assert rows[0] == rows[1]
 
 
 def test_the_default_grid_on_a_graph_too_small_for_it_keeps_no_edge_at_first():
@@ -281,7 +318,7 @@ def test_ranking_a_linear_model_by_exact_effects_beats_the_reverse():
     problem = linear_problem()
     best = Scores(problem.graph, effects().float(), "exact")
     worst = Scores(problem.graph, -effects().float(), "reverse")
-    good, bad = (faithfulness_curve(problem, s, absolute=False) for s in (best, worst))
+    good, bad = (faithfulness_curve(problem, s, ranking="signed") for s in (best, worst))
     assert good.cpr > bad.cpr
     assert good.edges_at_85 < bad.edges_at_85
 
@@ -381,6 +418,7 @@ def _curve(**options) -> Callable[[], Faithfulness]:
         (_curve(fractions=(0.5, 0.1)), "rise strictly; got 0.1 after 0.5"),
         (_curve(fractions=(0.5,)), "at least two fractions"),
         (_curve(resolution=-1.0), "resolution must lie"),
+        (_curve(ranking="sign"), "unknown ranking 'sign'; choose from mib, signed, absolute"),
         (
             lambda: faithfulness_curve(problem_of("gpt2"), random_scores(problem_of("llama"), 0)),
             "belongs to tiny-llama",

@@ -67,7 +67,7 @@ def comparison(name: str = "gpt2", known: bool = True) -> Comparison:
         warnings=("the model does the task on half of the pairs only",),
         truth=truth,
         truth_name="resample" if known else None,
-        random_cpr=(random.faithfulness.cpr,),
+        random_cmd=(random.faithfulness.cmd,),
         random_auroc=() if random.auroc is None else (random.auroc,),
         memory="by hand",
         projection=project(trace_of_task(problem.model, problem.task), circuits),

@@ -41,7 +41,7 @@ def matrix(fig: go.Figure, label: str) -> np.ndarray:
 def with_curve(values: tuple[float, ...]):
     """The comparison, its first method with another curve."""
     whole = made.comparison()
-    curve = dataclasses.replace(whole.results[0].faithfulness, values=values)
+    curve = dataclasses.replace(whole.results[0].faithfulness, values=values, cpr_values=values)
     first = dataclasses.replace(whole.results[0], faithfulness=curve)
     return dataclasses.replace(whole, results=(first, *whole.results[1:]))
 
@@ -55,19 +55,33 @@ def test_every_method_has_a_look_of_its_own() -> None:
 
 def test_faithfulness_is_each_curve_best_first() -> None:
     whole = made.comparison()
-    lines = plot_faithfulness(whole).data
+    lines = [line for line in plot_faithfulness(whole).data if line.showlegend]
     names = [line.name.split()[0] for line in lines]
-    cpr = [made.of(whole, name).faithfulness.cpr for name in names]
+    cmd = [made.of(whole, name).faithfulness.cmd for name in names]
     assert sorted(names) == sorted(made.METHODS)
-    assert cpr == sorted(cpr, reverse=True)
+    assert cmd == sorted(cmd)
     for line, name in zip(lines, names, strict=True):
         curve = made.of(whole, name).faithfulness
         assert list(line.x) == list(curve.fractions)
         assert list(line.y) == list(curve.values)
-        assert line.name.endswith(f"{curve.cpr:.3f}")
+        assert line.name.endswith(f"{curve.cmd:.3f}")
         assert line.line.color == look_of(name).colour
         for edges, text in zip(curve.edges, line.hovertext, strict=True):
             assert f"{edges:,} edges" in text
+
+
+def test_the_curve_of_cpr_is_drawn_where_it_is_another() -> None:
+    whole = made.comparison()
+    others = [line for line in plot_faithfulness(whole).data if not line.showlegend]
+    own = [r for r in whole.results if r.faithfulness.cpr_values != r.faithfulness.values]
+    assert {r.method for r in own} <= {"eap", "edge-patching"}
+    assert own
+    assert {line.name for line in others} == {f"{r.method} by sign" for r in own}
+    for line in others:
+        result = made.of(whole, line.legendgroup)
+        assert list(line.y) == list(result.faithfulness.cpr_values)
+        assert line.line.color == look_of(result.method).colour
+        assert line.marker.symbol.endswith("-open")
 
 
 def test_faithfulness_has_its_two_lines_and_says_what_is_cut_off() -> None:
@@ -78,7 +92,8 @@ def test_faithfulness_has_its_two_lines_and_says_what_is_cut_off() -> None:
     low, high = beyond.layout.yaxis.range
     assert -1 < low < 0
     assert 1 < high < 3
-    others = [v for r in made.comparison().results[1:] for v in r.faithfulness.values]
+    curves = [r.faithfulness for r in made.comparison().results[1:]]
+    others = [v for c in curves for drawn in {c.values, c.cpr_values} for v in drawn]
     cut = 2 + sum(not -0.5 <= v <= 2 for v in others)
     assert texts(beyond) == [f"{cut} values lie beyond -0.5 to 2.0 and are cut off"]
     assert inside.layout.xaxis.type == "log"
@@ -92,6 +107,7 @@ def test_ticks_say_how_many_edges_a_fraction_is_in_short() -> None:
         fractions=(0.001, 0.01, 0.1, 0.5, 1.0),
         edges=tuple(counts),
         values=(0.0, 0.0, 0.5, 0.9, 1.0),
+        cpr_values=(0.0, 0.0, 0.5, 0.9, 1.0),
     )
     alone = dataclasses.replace(whole.results[0], faithfulness=curve)
     fig = plot_faithfulness(dataclasses.replace(whole, results=(alone,)))
@@ -99,13 +115,13 @@ def test_ticks_say_how_many_edges_a_fraction_is_in_short() -> None:
 
 
 def test_quality_has_a_named_dot_a_method_and_the_best_of_chance() -> None:
-    whole = dataclasses.replace(made.comparison(), random_cpr=(0.1, 0.9, 0.3))
+    whole = dataclasses.replace(made.comparison(), random_cmd=(0.1, 0.9, 0.3))
     fig = plot_quality(whole)
     (dots,) = fig.data
     assert list(dots.x) == [r.scores.seconds for r in whole.results]
-    assert list(dots.y) == [r.faithfulness.cpr for r in whole.results]
+    assert list(dots.y) == [r.faithfulness.cmd for r in whole.results]
     assert sorted(texts(fig)) == sorted(made.METHODS)
-    assert [shape.y0 for shape in fig.layout.shapes] == [pytest.approx(0.9, abs=1e-5)]
+    assert [shape.y0 for shape in fig.layout.shapes] == [pytest.approx(0.1, abs=1e-5)]
 
 
 def test_no_time_at_all_has_a_place_on_the_logarithm() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from strace_lens.component_graph.discover import (
 from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
+from strace_lens.component_graph.tasks.accuracy import task_logits
 from strace_lens.hold import verb
 from strace_lens.run import MEMORY_BUDGET
 
@@ -79,11 +81,16 @@ def discover(
 
     Raises:
         ValueError: an unknown method or option, a task that does not fit the model, a method that
-            would take too many passes.
+            would take too many passes, or a task on which clean and corrupted do not differ: under
+            resample ablation nothing can then be found. Where only some pairs do not differ, a
+            UserWarning names them.
         UnsupportedModelError: the model cannot be patched, or gives no gradients.
         FloatingPointError: NaN or infinite logits, or gradients.
     """
     problem = prepare(model, task, metric=metric, ablation=ablation, memory_budget=memory_budget)
+    said = unchanged_pairs(problem)
+    if said:
+        warnings.warn(said, UserWarning, stacklevel=2)
     return discover_in(problem, method, seed=seed, **options)
 
 
@@ -99,18 +106,24 @@ def discover_in(problem: Problem, method: str, *, seed: int = 0, **options: Any)
             f"{method} has no option {unknown[0]!r}; "
             + (f"it has {', '.join(known)}" if known else "it has none")
         )
+    _check_changes(problem)
     before = problem.passes.forward_rows, problem.passes.backward_rows
     began = time.perf_counter()
     values = METHODS[method](problem, seed=seed, **options)
     seconds = time.perf_counter() - began
+    passes = (
+        problem.passes.forward_rows - before[0],
+        problem.passes.backward_rows - before[1],
+    )
+    _check_ranks(problem, method, values)
     pairs = len(problem.task)
     return Scores(
         graph=problem.graph,
         values=values.float(),
         method=method,
         task=problem.task.name,
-        forwards=(problem.passes.forward_rows - before[0]) / pairs,
-        backwards=(problem.passes.backward_rows - before[1]) / pairs,
+        forwards=passes[0] / pairs,
+        backwards=passes[1] / pairs,
         seconds=seconds,
         effects=method not in RANKINGS,
         made={
@@ -123,4 +136,60 @@ def discover_in(problem: Problem, method: str, *, seed: int = 0, **options: Any)
     )
 
 
+def unchanged_pairs(problem: Problem) -> str | None:
+    """A sentence that names the pairs, if some, in which a resampled edge changes nothing."""
+    task, same = problem.task, problem.task.unchanged
+    if problem.ablation != "resample" or not 0 < len(same) < len(task):
+        return None
+    more = len(same) - _NAMED
+    named = ", ".join(map(str, same[:_NAMED])) + (f" and {more} more" if more > 0 else "")
+    return (
+        f"clean and corrupted are the same tokens in {len(same)} of {len(task)} pairs of task "
+        f"{task.name!r} ({named}, counted from 0); they say nothing of any edge"
+    )
+
+
+def _check_ranks(
+    problem: Problem, method: str, values: Float[Tensor, "destination source *pos"]
+) -> None:
+    """Refuse scores that are zero, or zero but for rounding where they are effects."""
+    largest, least = float(values.abs().max()), 0.0
+    if method not in RANKINGS and largest < _SUSPICIOUS:  # the runs of the reference are not free
+        ends = (problem.clean[1], problem.corrupted[1])
+        metrics = [problem.score(logits, problem.reference).abs().max() for logits in ends]
+        least = _ROUNDING * float(max(metrics))
+    if not largest > least:
+        raise ValueError(
+            f"{method} scores every edge of task {problem.task.name!r} zero, so there is no "
+            f"ranking: to it, {problem.ablation} ablation changes nothing that {problem.metric} "
+            "measures; choose another metric, ablation or method, or other prompts"
+        )
+
+
+def _check_changes(problem: Problem) -> None:
+    """Refuse a task on which a resampled edge carries what it carries anyway.
+
+    Pairs are run until one puts out something else, which is the first one of any sound task; the
+    passes are not counted as those of a method.
+    """
+    task = problem.task
+    if problem.ablation != "resample":
+        return
+    for pair in set(range(len(task))).difference(task.unchanged):
+        one = task.take([pair])
+        clean, corrupted = (
+            task_logits(problem.model, one, tokens) for tokens in (one.clean, one.corrupted)
+        )
+        if float((clean - corrupted).abs().max()) > _ROUNDING * float(clean.abs().max()):
+            return
+    what = "tokens" if len(task.unchanged) == len(task) else "tokens or output"
+    raise ValueError(
+        f"clean and corrupted do not differ in the {what} of any pair of task {task.name!r}; a "
+        "resampled edge would carry what it carries anyway: give corrupted prompts of their own, "
+        "or another ablation"
+    )
+
+
+_NAMED = 8
+_ROUNDING, _SUSPICIOUS = 1e-6, 1e-3
 _SHARED = ("problem", "seed")

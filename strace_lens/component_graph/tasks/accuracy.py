@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from strace_lens.architecture import Model, device_of
 from strace_lens.component_graph.metrics import METRICS, Reference, answers_win
+from strace_lens.component_graph.problem import Problem
 from strace_lens.component_graph.task import Task
 from strace_lens.contract import architecture_of
 from strace_lens.hold import verb
@@ -30,6 +31,8 @@ class TaskAccuracy:
             (above all others', where no wrong ones are named). None for a task without answers.
         metric: key of `METRICS`.
         clean, corrupted: mean metric on the clean and on the corrupted prompts.
+        chance: the accuracy that guessing among the tokens compared would have: a half for a
+            probability difference. None for a task without answers.
     """
 
     task: str
@@ -38,6 +41,7 @@ class TaskAccuracy:
     metric: str
     clean: float
     corrupted: float
+    chance: float | None = None
 
 
 @verb
@@ -48,31 +52,82 @@ def accuracy(model: Model, task: Task, memory_budget: int = MEMORY_BUDGET) -> Ta
         FloatingPointError: a logit is NaN or infinite.
         ValueError: the task's metric is not defined for one of its pairs.
     """
-    clean, corrupted, right = [], [], []
+    runs = []
     for rows in _chunks(model, task, memory_budget):
         some = task.take(rows)
-        reference = Reference(
-            clean=task_logits(model, some, some.clean),
-            corrupted=task_logits(model, some, some.corrupted),
-            answers=some.answers,
-            wrong=some.wrong,
+        runs.append(
+            Reference(
+                clean=task_logits(model, some, some.clean),
+                corrupted=task_logits(model, some, some.corrupted),
+                answers=some.answers,
+                wrong=some.wrong,
+            )
         )
-        metric = METRICS[task.metric]
-        clean.append(metric(reference.clean, reference))
-        corrupted.append(metric(reference.corrupted, reference))
-        if task.metric == "probability_difference":
+    return _standing(task, task.metric, runs)
+
+
+def standing_of(problem: Problem) -> TaskAccuracy:
+    """The same of a task made ready, by its own metric, from the runs that it keeps.
+
+    Raises:
+        ValueError: the metric is not defined for one of its pairs.
+    """
+    return _standing(problem.task, problem.metric, [problem.reference])
+
+
+def failure(standing: TaskAccuracy) -> str | None:
+    """A sentence that says how a model fails a task; None where it does it better than by chance.
+
+    A model fails where the mean metric of the clean prompts is not above that of the corrupted
+    ones, or where its accuracy is at or below chance.
+    """
+    means = f"{standing.clean:.3g} on clean prompts and {standing.corrupted:.3g} on corrupted ones"
+    if not standing.clean > standing.corrupted:
+        return (
+            f"the mean {standing.metric} of task {standing.task!r} is {means}; the model does not "
+            "do the task, so there is nothing to restore"
+        )
+    right, chance = standing.accuracy, standing.chance
+    if right is not None and chance is not None and right <= chance:
+        return (
+            f"the model is right on {right:.0%} of the pairs of task {standing.task!r}, where "
+            f"chance is {chance:.0%} (mean {standing.metric}: {means}); circuits of a task that "
+            "the model cannot do explain little"
+        )
+    return None
+
+
+def _standing(task: Task, name: str, runs: Sequence[Reference]) -> TaskAccuracy:
+    """What the runs of all pairs of a task make of a metric."""
+    metric = METRICS[name]
+    clean, corrupted, right, chance = [], [], [], []
+    for run in runs:
+        clean.append(metric(run.clean, run))
+        corrupted.append(metric(run.corrupted, run))
+        if name == "probability_difference":
             right.append(clean[-1] > 0)
-        elif bool((some.answers >= 0).any(-1).all()):
-            right.append(answers_win(reference.clean, reference))
+            chance.append(torch.full(clean[-1].shape, 0.5))
+        elif bool((run.answers >= 0).any(-1).all()):
+            right.append(answers_win(run.clean, run))
+            chance.append(_chance(run))
     known = len(right) == len(clean)
     return TaskAccuracy(
         task=task.name,
         pairs=len(task),
         accuracy=float(torch.cat(right).float().mean()) if known else None,
-        metric=task.metric,
+        metric=name,
         clean=float(torch.cat(clean).mean()),
         corrupted=float(torch.cat(corrupted).mean()),
+        chance=float(torch.cat(chance).mean()) if known else None,
     )
+
+
+def _chance(run: Reference) -> Float[Tensor, " row"]:
+    """How often a guess would win each row: among the tokens named, or among all of them."""
+    right = (run.answers >= 0).sum(-1).cpu()
+    wrong = (run.wrong >= 0).sum(-1).cpu()
+    others = torch.where(wrong > 0, right + wrong, run.clean.shape[-1])
+    return right / others
 
 
 def task_logits(
