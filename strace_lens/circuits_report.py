@@ -55,7 +55,7 @@ def comparison_page(comparison: Comparison) -> str:
         model=html.escape(comparison.model),
         facts=facts_html(_facts(comparison)),
         warnings=_warnings(comparison),
-        table=_table(comparison),
+        table=_table(comparison) + _notes(comparison),
         faithfulness=_faithfulness(comparison),
         truth=_truth(comparison),
         circuits=_circuits(comparison),
@@ -106,6 +106,11 @@ def _table(comparison: Comparison) -> str:
         table = table.drop(columns=["auroc", "precision"])
     table = table.rename(columns=_HEADINGS).rename(columns=lambda c: c.replace("_", " "))
     return table_html(table, (_HEADINGS["edges_at_85"],))
+
+
+def _notes(comparison: Comparison) -> str:
+    lines = [sentence(note) for note in comparison.notes]
+    return _list(lines) if lines else ""
 
 
 def _faithfulness(comparison: Comparison) -> str:

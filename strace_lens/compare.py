@@ -14,7 +14,7 @@ from strace_lens.comparison import RANDOM, Comparison, MethodResult, warnings_of
 from strace_lens.component_graph.agreement import auroc, missed_edges, precision_at_true_size
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.discover.activation import TooManyRowsError
-from strace_lens.component_graph.discover.methods import METHODS, discover, discover_in
+from strace_lens.component_graph.discover.methods import METHODS, discover_in, unchanged_pairs
 from strace_lens.component_graph.evaluate import (
     Faithfulness,
     MetricRange,
@@ -135,6 +135,7 @@ def compare(
         standing = accuracy(model, dataclasses.replace(problem.task, metric=problem.metric))
         projection = _projection(setting, ran["results"])
         told("projecting an s-Trace", 1)
+    unchanged = [unchanged_pairs(some, ablation) for some in dict.fromkeys((task, problem.task))]
     comparison = Comparison(
         task=task.name,
         model=problem.graph.model,
@@ -148,7 +149,7 @@ def compare(
         accuracy=standing.accuracy,
         metric_clean=standing.clean,
         metric_corrupted=standing.corrupted,
-        warnings=(),
+        warnings=tuple(said for said in unchanged if said is not None),
         truth=setting.truth,
         truth_name=None if known is None else known.ablation_truth[ablation],
         projection=projection,
@@ -158,7 +159,8 @@ def compare(
         },
         **ran,
     )
-    return dataclasses.replace(comparison, warnings=warnings_of(comparison))
+    said = (*comparison.warnings, *warnings_of(comparison))
+    return dataclasses.replace(comparison, warnings=said)
 
 
 def check_methods(methods: Iterable[str]) -> list[str]:
@@ -182,7 +184,11 @@ def comparison_steps(methods: Iterable[str]) -> int:
 
 
 def halves(task: Task) -> tuple[Task, Task | None]:
-    """Pairs to discover on, and others to evaluate on; too few pairs are not divided."""
+    """Pairs to discover on, and others to evaluate on; too few pairs are not divided.
+
+    The first half and the second: `Task.sample` first puts pairs in a random order that may be
+    sorted, as those of a file.
+    """
     if len(task) < 4:
         return task, None
     half = (len(task) + 1) // 2
@@ -239,16 +245,14 @@ def _discover(setting: _Setting, name: str, options: Mapping[str, Any]) -> tuple
     """Scores on the pairs that methods see; what they prepare counts, so it is not shared."""
     problem = setting.problem
     with peak_memory(device_of(problem.model)) as peak:
-        scores = discover(
+        own = prepare(
             problem.model,
             setting.task,
-            name,
             metric=problem.metric,
             ablation=problem.ablation,
-            seed=setting.seed,
             memory_budget=problem.memory_budget,
-            **options,
         )
+        scores = discover_in(own, name, seed=setting.seed, **options)
     return scores, peak
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.discover.acdc import REST, TESTED
 from strace_lens.component_graph.evaluate import Faithfulness
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.scores import Scores
@@ -147,6 +148,20 @@ class Comparison:
         return f"{result.method} does not beat random: {found} {rankings_drawn(drawn)}" + (
             "" if reason is None else f"; {reason}"
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of single methods: where a ranking is another method's."""
+        found = []
+        for result in self.results:
+            made = result.scores.made
+            if REST in made:
+                found.append(
+                    f"{result.method} tested {made[TESTED]:,} of {self.graph.edges:,} edges; those "
+                    f"that it did not keep stand in the order of {made[REST]}, so beyond the edges "
+                    f"that it kept its curve is that of {made[REST]}"
+                )
+        return tuple(found)
 
     def __repr__(self) -> str:
         methods = ", ".join(result.scores.method for result in self.results)

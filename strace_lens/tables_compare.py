@@ -18,8 +18,9 @@ def print_comparison(comparison: Comparison) -> None:
     """Print the table of methods, what it stands on, and the edges that each method misses."""
     console = wide_console()
     _say(console, comparison_facts(comparison))
+    _say(console, [f"warning: {line}" for line in comparison.warnings])
     console.print(frame_table("", comparison_cells(comparison)))
-    _say(console, [_AREAS[comparison.made.get("ranking", "mib")], *_LEGEND])
+    _say(console, [_AREAS[comparison.made.get("ranking", "mib")], *_LEGEND, *comparison.notes])
     if comparison.truth is not None:
         _say(console, truth_lines(comparison))
 

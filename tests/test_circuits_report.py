@@ -81,6 +81,23 @@ def test_the_table_has_every_method_and_number(page: str) -> None:
     assert shown["beats random"].tolist() == [beats[whole.beats_random(r)] for r in whole.results]
 
 
+@pytest.mark.parametrize(
+    ("drawn", "said"),
+    [
+        (1, "the value of the one random ranking drawn"),
+        (3, "the best value of the 3 random rankings drawn"),
+        (99, "the value that at most one in twenty of the 99 random rankings drawn exceed"),
+    ],
+)
+def test_it_says_how_many_random_rankings_were_drawn(drawn: int, said: str) -> None:
+    whole = made.comparison()
+    level = whole.random_cmd[0]
+    more = dataclasses.replace(whole, random_cmd=(level,) * drawn, random_auroc=(0.5,) * drawn)
+    text = Page(comparison_page(more)).text
+    assert text.count(said) == 2
+    assert ("one in twenty" in text) == (drawn == 99)
+
+
 def test_missed_edges_are_named(page: str) -> None:
     text = Page(page).text
     for result in made.comparison().results:

@@ -191,6 +191,27 @@ def test_a_task_that_the_model_cannot_do_is_warned_of(found):
     assert swapped.held_out is False
 
 
+def test_pairs_on_which_nothing_changes_are_warned_of_once(found, recwarn):
+    task = seen()
+    task.corrupted[1] = task.clean[1]
+    made = compare(cases.model_of("gpt2"), task, ["eap"], evaluation=others(), sample=1)
+    said = [w for w in made.warnings if "are the same tokens in 1 of 3 pairs" in w]
+    assert len(said) == 1
+    assert not [w for w in recwarn if "same tokens" in str(w.message)]
+
+
+def test_what_acdc_did_not_test_is_noted():
+    options = {"acdc": {"screen": 5}}
+    made = compare(cases.model_of("gpt2"), seen(), ["acdc"], options=options, sample=1)
+    (note,) = made.notes
+    assert note.startswith(f"acdc tested 5 of {made.graph.edges:,} edges; those that it did not")
+    assert "order of eap" in note
+    from strace_lens.circuits_report import comparison_page
+    from tests.test_report import Page
+
+    assert note[5:] in Page(comparison_page(made)).text
+
+
 def test_the_table_has_a_row_a_method(found):
     table = found.table
     assert tuple(table) == COLUMNS

@@ -84,7 +84,7 @@ def compare_command(
         int | None,
         typer.Option(
             help=f"Pairs that methods see, and as many others that circuits are evaluated on; "
-            f"{PAIRS} if unsaid, all of a file."
+            f"{PAIRS} if unsaid, all of a file. Those of a file are drawn by the seed."
         ),
     ] = None,
     ablation: Annotated[
@@ -156,8 +156,9 @@ def compare_command(
         step(progress, "drawing")
         _write(found, out)
         progress.stop()
-        for line in found.warnings:
-            print(f"strace-lens: warning: {line}", file=sys.stderr)
+        if as_json:  # the table has them in its head
+            for line in found.warnings:
+                print(f"strace-lens: warning: {line}", file=sys.stderr)
         for name, reason in found.skipped.items():
             print(f"strace-lens: skipped {name}: {reason}", file=sys.stderr)
         if as_json:
@@ -233,7 +234,7 @@ def _subject(
     if task in TASKS:
         return Subject(loaded, make_task(loaded, task, wanted, seed, metric), None)
     read = read_task(loaded, task, metric or "logit_difference")
-    return Subject(loaded, read if pairs is None else read.take(slice(0, wanted)), None)
+    return Subject(loaded, read.sample(None if pairs is None else wanted, seed), None)
 
 
 def _write(found: Comparison, out: Path) -> None:

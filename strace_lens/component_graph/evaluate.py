@@ -6,7 +6,6 @@ empty circuit (every edge ablated) is 0 and the full one is 1. Means are taken b
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +26,7 @@ from strace_lens.hold import verb
 from strace_lens.html_repr import facts
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.sizes import check_sizes
+from strace_lens.warn import warn
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Fractions of all edges at which the MIB benchmark measures; 0 is not among them."""
@@ -179,7 +179,7 @@ def faithfulness(
     curve = faithfulness_curve(problem, scores, fractions=fractions, ranking=ranking)
     failed = failure(standing_of(problem))
     if failed:
-        warnings.warn(failed, UserWarning, stacklevel=2)
+        warn(failed)
     return curve
 
 

@@ -100,6 +100,19 @@ class Task:
             texts=tuple(self.texts[i] for i in keep) if self.texts else (),
         )
 
+    def sample(self, pairs: int | None = None, seed: int = 0) -> Task:
+        """So many pairs drawn at random without repeats, in the order drawn.
+
+        Args:
+            pairs: how many; all of them, in a random order, if there are no more or if None.
+            seed: the same seed gives the same pairs in the same order.
+
+        Raises:
+            TaskError: no pair asked for.
+        """
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
+        return self.take(order[:pairs])
+
     def _check_prompts(self) -> None:
         if self.clean.ndim != 2 or self.clean.shape != self.corrupted.shape:
             raise TaskError(

@@ -13,14 +13,18 @@ from strace_lens.prompts import Prompt
 from strace_lens.token_graph.edge_table import ENDS, edge_ids
 from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape
 from strace_lens.token_graph.graph import TokenGraph
-from strace_lens.token_graph.trace import Subgraph, Trace
+from strace_lens.token_graph.trace import GIVEN, Subgraph, Trace
+
+_OF_THE_MODEL = ("model", "weights", "versions")
+"""What `made` says of the model and not of the ranking."""
 
 
 def trace_from_pandas(table: pd.DataFrame, like: Trace | TokenGraph) -> Trace:
     """The trace whose edges, one row each, are ranked by a table.
 
     Rows may stand in any order, and ranks may be of your own making: a ranking of every edge is a
-    trace. Texts of tokens are not read, positions are.
+    trace. Texts of tokens are not read, positions are. The `made` of the new trace says "given in
+    the table" of an order or importance that is not that of `like`.
 
     Args:
         table: columns as `Trace.to_pandas` writes them, `importance` if there is one.
@@ -42,17 +46,29 @@ def trace_from_pandas(table: pd.DataFrame, like: Trace | TokenGraph) -> Trace:
     if "importance" in table.columns:
         values = torch.from_numpy(numbers_of(table, "importance")).float()
         importance = _placed(like.shape, 0.0, torch.float32, ids, values)
-    if isinstance(like, Trace):
-        made: dict[str, Any] = dict(like.made)
-    else:
-        made = {"model": like.architecture.name, "weights": like.weights}
+    placed = _placed(like.shape, UNREACHABLE, torch.int32, ids, ranks)
     return Trace(
         shape=like.shape,
         prompt=like.prompt,
-        ranks=_placed(like.shape, UNREACHABLE, torch.int32, ids, ranks),
-        made=made,
+        ranks=placed,
+        made=_made(like, placed, importance),
         importance=importance,
     )
+
+
+def _made(like: Trace | TokenGraph, ranks: EdgeTensors, importance: EdgeTensors | None) -> Any:
+    """How a trace from a table was made: as `like`, so far as order and importance are its own."""
+    if not isinstance(like, Trace):
+        of_the_model = {"model": like.architecture.name, "weights": like.weights}
+        return {**of_the_model, "order": GIVEN, "importance": GIVEN}
+    made = dict(like.made)
+    if not torch.equal(ranks.flat(), like.ranks.flat()):
+        made = {name: made[name] for name in _OF_THE_MODEL if name in made}
+        made |= {"order": GIVEN, "importance": GIVEN}
+    own, new = like.importance, importance
+    if new is not None and (own is None or not torch.allclose(new.flat(), own.flat())):
+        made["importance"] = GIVEN
+    return made
 
 
 def subgraph_from_networkx(graph: nx.MultiDiGraph) -> Subgraph:

@@ -33,6 +33,9 @@ from strace_lens.token_graph.hooks import run_hooks
 from strace_lens.token_graph.rows import MaskedRows
 from strace_lens.weights import expect_same_weights
 
+GIVEN = "given in the table"
+"""What `made` says of an order or importance that came from a user's table."""
+
 
 def check_size(size: float) -> float:
     """A relative size as it is.
@@ -262,9 +265,12 @@ class Trace:
 
     def __repr__(self) -> str:
         made = self.made
+        how = made.get("order", "order unknown")
+        if made.get("importance", GIVEN) != GIVEN:
+            how += f" by {made['importance']}"
         return (
             f"Trace({made.get('model', 'model')}: {self.edges:,} edges over {self.shape.tokens} "
-            f"tokens, {made.get('order', 'best-first')} by {made.get('importance', '?')})"
+            f"tokens, {how})"
         )
 
     def _repr_html_(self) -> str:

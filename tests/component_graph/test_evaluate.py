@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -23,6 +24,7 @@ from strace_lens.component_graph.evaluate import (
     _smallest_faithful,
     areas,
     completeness,
+    faithfulness,
     faithfulness_curve,
     metric_range,
     minimality,
@@ -141,6 +143,29 @@ def test_every_point_of_the_curve_is_one_run_alone(name, ablation, ranking):
     assert curve.cpr == pytest.approx(areas(fractions, for_cpr)[0], abs=1e-4)
     assert curve.cmd == pytest.approx(areas(fractions, for_cmd)[1], abs=1e-4)
     assert curve.full_gap < 1e-4
+
+
+def test_faithfulness_warns_of_a_task_that_the_model_fails():
+    problem = problem_of("gpt2")
+    task, scores = problem.task, random_scores(problem, 3)
+    ends = metric_range(problem)
+    if ends.full > ends.empty:
+        task = dataclasses.replace(task, answers=task.wrong, wrong=task.answers)
+    low, high = sorted((ends.full, ends.empty))
+    said = f"is {-high:.3g} on clean" if ends.full > ends.empty else f"is {low:.3g} on clean"
+    with pytest.warns(UserWarning, match=said) as told:
+        faithfulness(problem.model, task, scores, fractions=(0.5, 1.0))
+    assert len(told) == 1
+
+
+def test_faithfulness_is_silent_where_the_model_does_the_task():
+    problem = problem_of("gpt2")
+    logits = problem.clean[1][:, -1]
+    best, worst = logits.argmax(-1, keepdim=True), logits.argmin(-1, keepdim=True)
+    task = dataclasses.replace(problem.task, answers=best.cpu(), wrong=worst.cpu())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        faithfulness(problem.model, task, random_scores(problem, 3), fractions=(0.5, 1.0))
 
 
 def test_both_rankings_of_the_benchmark_are_the_single_ones_put_together():

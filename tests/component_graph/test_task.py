@@ -51,6 +51,29 @@ def test_some_pairs_of_a_task() -> None:
         whole.take([3])
 
 
+def test_a_sample_is_drawn_by_its_seed() -> None:
+    whole = Task(
+        name="long",
+        clean=torch.arange(40)[:, None],
+        corrupted=torch.arange(40)[:, None] + 50,
+        lengths=torch.ones(40, dtype=torch.int64),
+        answers=torch.full((40, 1), 3),
+        wrong=torch.full((40, 1), 4),
+        metric="logit_difference",
+    )
+    drawn, again, other = (whole.sample(12, seed) for seed in (0, 0, 1))
+    rows = drawn.clean[:, 0].tolist()
+    assert len(set(rows)) == 12
+    assert rows == again.clean[:, 0].tolist() != other.clean[:, 0].tolist()
+    assert max(rows) >= 12  # not the first twelve
+    assert torch.equal(drawn.corrupted, drawn.clean + 50)
+    everything = whole.sample(seed=3).clean[:, 0].tolist()
+    assert sorted(everything) == list(range(40)) != everything
+    assert len(whole.sample(99)) == 40
+    with pytest.raises(TaskError, match="no pairs"):
+        whole.sample(0)
+
+
 def test_a_metric_that_reads_no_answers_needs_none() -> None:
     none = torch.full((3, 1), -1)
     for metric in ("kl_divergence", "recovered"):

@@ -39,6 +39,20 @@ def test_a_trace_comes_back_from_its_frame_in_any_order_of_rows(shape, seed) -> 
     assert (back.prompt, back.shape, dict(back.made)) == (trace.prompt, shape, {"model": "any"})
 
 
+def test_a_ranking_of_ones_own_is_not_said_to_be_the_searches() -> None:
+    trace = made.curve().trace
+    table = trace.to_pandas()
+    assert trace.made["order"] == "best-first"
+    assert sl.trace_from_pandas(table, like=trace).made == trace.made
+    reverse = sl.trace_from_pandas(table.assign(rank=table["rank"].iloc[::-1].to_numpy()), trace)
+    given = {"order": "given in the table", "importance": "given in the table"}
+    assert reverse.made == {n: trace.made[n] for n in ("model", "weights", "versions")} | given
+    assert repr(reverse).endswith("tokens, given in the table)")
+    other = sl.trace_from_pandas(table.assign(importance=2 * table["importance"]), like=trace)
+    assert other.made == {**trace.made, "importance": "given in the table"}
+    assert repr(other).endswith("tokens, best-first)")
+
+
 def test_a_trace_comes_back_from_a_csv_file(tmp_path) -> None:
     trace = made.curve().trace
     trace.to_pandas().to_csv(tmp_path / "trace.csv", index=False)
@@ -69,6 +83,7 @@ def test_a_graph_of_another_trace_is_ranked_by_a_frame() -> None:
     back = sl.trace_from_pandas(table, like=graph)
     assert torch.equal(back.ranks.flat(), made.curve().trace.ranks.flat())
     assert back.importance is None
+    assert back.made["order"] == "given in the table"
 
 
 @pytest.mark.parametrize(
@@ -156,6 +171,6 @@ def test_a_graph_of_other_origin_is_refused() -> None:
     with pytest.raises(ValueError, match="edge input -> output: nodes are pairs"):
         sl.subgraph_from_networkx(graph)
     graph = IN_ORDER.first(4).to_networkx()
-    graph.graph["prompt"] = graph.graph["prompt"].prefix(2)
+    graph.graph["prompt"] = sl.Prompt("ab", (0, 1), tuple("ab"))
     with pytest.raises(ValueError, match="the prompt has 2 tokens, its graph 3"):
         sl.subgraph_from_networkx(graph)

@@ -8,7 +8,9 @@ algorithm 1. On large graphs only the edges that attribution ranks highest are t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -22,6 +24,9 @@ from strace_lens.component_graph.run_circuits import circuit_metric
 
 TAU = 0.01
 """Loss of the objective below which an edge is removed unless told otherwise; nats for the KL."""
+
+TESTED, REST = "edges tested", "order of the edges not kept"
+"""Keys of `Scores.made`; the second is there where not all edges were tested."""
 
 ALL, SCREEN = 2_000, 200
 """Edges of a graph that are all tested unless told otherwise, and how many are of a larger one."""
@@ -80,6 +85,19 @@ def acdc(
     return losses if bool(candidates[graph.exists].all()) else _screened_out(losses, estimate, tau)
 
 
+def tested_edges(problem: Problem, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Scores.made` says of a search: the edges that it tests, and how the others rank."""
+    edges = problem.graph.edges
+    tested = min(edges, _screen(problem, options.get("screen")))
+    return {TESTED: tested, **({} if tested == edges else {REST: "eap"})}
+
+
+def _screen(problem: Problem, screen: int | None) -> int:
+    if screen is None:
+        return ALL if problem.graph.edges <= ALL else SCREEN
+    return screen
+
+
 def _screened(
     problem: Problem, screen: int | None
 ) -> tuple[Bool[Tensor, "destination source"], Float[Tensor, "destination source"]]:
@@ -87,8 +105,7 @@ def _screened(
     exists = problem.graph.exists
     if screen is not None and screen < 1:
         raise ValueError(f"screen must be at least 1 edge; got {screen}")
-    if screen is None:
-        screen = ALL if problem.graph.edges <= ALL else SCREEN
+    screen = _screen(problem, screen)
     if problem.graph.edges <= screen:
         return exists.clone(), torch.zeros(exists.shape)
     estimate = eap(problem).cpu()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxtyping import Float
@@ -26,6 +25,7 @@ from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.accuracy import task_logits
 from strace_lens.hold import verb
 from strace_lens.run import MEMORY_BUDGET
+from strace_lens.warn import warn
 
 Method = Callable[..., Float[Tensor, "destination source *pos"]]
 """From a `Problem`, a seed and options of its own to one score an edge."""
@@ -88,9 +88,9 @@ def discover(
         FloatingPointError: NaN or infinite logits, or gradients.
     """
     problem = prepare(model, task, metric=metric, ablation=ablation, memory_budget=memory_budget)
-    said = unchanged_pairs(problem)
+    said = unchanged_pairs(task, ablation)
     if said:
-        warnings.warn(said, UserWarning, stacklevel=2)
+        warn(said)
     return discover_in(problem, method, seed=seed, **options)
 
 
@@ -132,14 +132,15 @@ def discover_in(problem: Problem, method: str, *, seed: int = 0, **options: Any)
             "pairs": pairs,
             "seed": seed,
             **options,
+            **(_FACTS[method](problem, options) if method in _FACTS else {}),
         },
     )
 
 
-def unchanged_pairs(problem: Problem) -> str | None:
+def unchanged_pairs(task: Task, ablation: str) -> str | None:
     """A sentence that names the pairs, if some, in which a resampled edge changes nothing."""
-    task, same = problem.task, problem.task.unchanged
-    if problem.ablation != "resample" or not 0 < len(same) < len(task):
+    same = task.unchanged
+    if ablation != "resample" or not 0 < len(same) < len(task):
         return None
     more = len(same) - _NAMED
     named = ", ".join(map(str, same[:_NAMED])) + (f" and {more} more" if more > 0 else "")
@@ -189,6 +190,11 @@ def _check_changes(problem: Problem) -> None:
         "or another ablation"
     )
 
+
+_FACTS: dict[str, Callable[[Problem, Mapping[str, Any]], dict[str, Any]]] = {
+    "acdc": acdc.tested_edges,
+}
+"""What `Scores.made` says beside the options, of methods whose scores are not all of one kind."""
 
 _NAMED = 8
 _ROUNDING, _SUSPICIOUS = 1e-6, 1e-3

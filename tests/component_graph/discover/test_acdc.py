@@ -12,6 +12,7 @@ from torch import Tensor
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.discover.acdc import acdc
 from strace_lens.component_graph.discover.attribution import eap
+from strace_lens.component_graph.discover.methods import discover
 from strace_lens.component_graph.problem import prepare
 from strace_lens.component_graph.run_circuits import run_circuits
 from strace_lens.component_graph.task import Task
@@ -112,6 +113,23 @@ def test_only_the_edges_on_the_screen_are_tested() -> None:
     ratio = (ours / estimate.abs())[exists & ~kept & (estimate != 0)]
     torch.testing.assert_close(ratio, ratio[:1].expand(ratio.shape))
     assert float(ratio[0]) > 0
+
+
+def test_scores_say_how_many_edges_were_tested_and_whose_order_the_others_have() -> None:
+    model, task = small_model(), small_task()
+    screened = discover(model, task, "acdc", screen=12, tau=0.02)
+    assert screened.made["edges tested"] == 12
+    assert screened.made["order of the edges not kept"] == "eap"
+    kept = int((screened.values >= 0.02).sum())
+    theirs = [i for i in eap_order(model, task) if i in set(screened.order()[kept:].tolist())]
+    assert screened.order()[kept:].tolist() == theirs
+    whole = discover(model, task, "acdc", tau=0.02)
+    assert whole.made["edges tested"] == whole.graph.edges
+    assert "order of the edges not kept" not in whole.made
+
+
+def eap_order(model: Any, task: Task) -> list[int]:
+    return discover(model, task, "eap").order().tolist()
 
 
 def test_a_screen_as_large_as_the_graph_tests_all() -> None:

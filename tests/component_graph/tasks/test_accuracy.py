@@ -8,8 +8,15 @@ import pytest
 import torch
 
 from strace_lens.component_graph.metrics import METRICS, Reference
+from strace_lens.component_graph.problem import prepare
 from strace_lens.component_graph.task import Task
-from strace_lens.component_graph.tasks.accuracy import accuracy, task_logits
+from strace_lens.component_graph.tasks.accuracy import (
+    TaskAccuracy,
+    accuracy,
+    failure,
+    standing_of,
+    task_logits,
+)
 from strace_lens.contract import architecture_of
 from tests import cases, tiny
 
@@ -71,6 +78,43 @@ def test_the_means_are_over_pairs_and_the_share_over_right_ones(metric: str, bud
             right += bool(last[answers].max() > last[task.wrong[pair]].max())
     assert found.accuracy == pytest.approx(right / PAIRS)
     assert (found.task, found.pairs, found.metric) == ("random", PAIRS, metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_task_made_ready_stands_as_the_task_does(metric: str) -> None:
+    model, task = cases.model_of("llama"), random_task(metric=metric)
+    found, ready = accuracy(model, task), standing_of(prepare(model, task))
+    assert (ready.accuracy, ready.chance, ready.metric) == (found.accuracy, found.chance, metric)
+    assert ready.clean == pytest.approx(found.clean, abs=1e-4)
+    assert ready.corrupted == pytest.approx(found.corrupted, abs=1e-4)
+    if metric == "probability_difference":
+        assert found.chance == 0.5
+    else:  # one of three tokens is the wrong one in three pairs, one of two in the others
+        assert found.chance == pytest.approx((3 * 2 / 3 + 2 / 2) / PAIRS)
+
+
+def test_without_wrong_answers_chance_is_one_of_the_vocabulary() -> None:
+    model = cases.model_of("llama")
+    task = random_task(metric="answer_rank")
+    task = dataclasses.replace(task, wrong=torch.full((PAIRS, 1), -1))
+    vocabulary = architecture_of(model).d_vocab
+    assert accuracy(model, task).chance == pytest.approx(8 / PAIRS / vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("clean", "corrupted", "right", "words"),
+    [
+        (-14.0, 14.0, 0.9, "is -14 on clean prompts and 14 on corrupted ones; the model does not"),
+        (1.0, 1.0, 1.0, "is 1 on clean prompts and 1 on corrupted ones"),
+        (2.0, 1.0, 0.5, "right on 50% of the pairs of task 'any', where chance is 50%"),
+        (2.0, 1.0, 0.6, None),
+        (2.0, 1.0, None, None),
+    ],
+)
+def test_a_task_that_the_model_fails_is_said_to_be_so(clean, corrupted, right, words) -> None:
+    chance = None if right is None else 0.5
+    said = failure(TaskAccuracy("any", 10, right, "logit_difference", clean, corrupted, chance))
+    assert said is None if words is None else words in str(said)
 
 
 def test_a_task_without_answers_has_no_accuracy() -> None:
