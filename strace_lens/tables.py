@@ -24,11 +24,10 @@ def print_curve(curve: DensityCurve, phases: Phases, ablated: pd.DataFrame) -> N
     trace, (token, probability) = curve.trace, curve.top[0]
     console.print(
         f"{trace.made['model']}: {len(trace.prompt.ids)} tokens, {trace.edges:,} edges; "
-        f"next token {token!r} ({probability:.2f}), entropy {curve.entropy:.2f} nats",
-        markup=False,
+        f"next token {token!r} ({probability:.2f}), entropy {curve.entropy:.2f} nats"
     )
     console.print(size_table(curve))
-    console.print(f"density {curve.density:.3f}; {phases.describe()}", markup=False)
+    console.print(f"density {curve.density:.3f}; {phases.describe()}")
     console.print(
         f"largest logit difference, full mask to untouched model: {curve.logit_gap:.1e}\n"
     )
@@ -237,9 +236,12 @@ def frame_table(title: str, frame: pd.DataFrame) -> Table:
 
 
 def wide_console(least: int = WIDTH) -> Console:
-    """A console that never folds a table, however narrow the terminal says it is."""
-    console = Console(highlight=False)
-    return console if console.width >= least else Console(highlight=False, width=least)
+    """A console that shows texts as they are and never folds a table, however narrow it is.
+
+    Labels, names and prompts may hold square brackets and colons, which mean nothing here.
+    """
+    width = max(least, Console().width)
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def _cell(value: object) -> str:

@@ -71,7 +71,7 @@ def truth_lines(comparison: Comparison) -> list[str]:
 
 def _say(console: Console, lines: list[str]) -> None:
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _number(form: str) -> Callable[[float | None], str]:

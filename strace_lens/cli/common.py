@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
-    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -135,15 +134,19 @@ def one_line_errors() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def progress_bar(*more: ProgressColumn) -> Progress:
-    """A bar on standard error, gone at the end; none where that is no terminal."""
+def progress_bar(*more: str) -> Progress:
+    """A bar on standard error, gone at the end; none where that is no terminal.
+
+    Args:
+        more: what to show behind the times, as "{task.fields[rate]}".
+    """
     console = Console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # it names models and files
         BarColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        *more,
+        *(TextColumn(form, markup=False) for form in more),
         console=console,
         transient=True,
         disable=not console.is_terminal,  # a log has no use for a bar

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from strace_lens.cli.common import one_line_errors
@@ -35,8 +34,7 @@ def doctor_command(
             table.add_column("detail", overflow="fold")
             table.add_column("to bring it", overflow="fold")
             for f in findings:
-                cells = (f.kind, f.name, "yes" if f.found else "no", f.detail, f.remedy)
-                table.add_row(*map(escape, cells))  # an extra in brackets is no markup
+                table.add_row(f.kind, f.name, "yes" if f.found else "no", f.detail, f.remedy)
             wide_console().print(table)
             print(summary_line(findings))
         if any(f.needed and not f.found for f in findings):

@@ -11,7 +11,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from rich.progress import TextColumn
 
 from strace_lens.architecture import Model
 from strace_lens.cli.common import (
@@ -117,7 +116,7 @@ def sweep_command(
     """
     parts = part_path(out, 0).parent
     folder = results_folder(parts if parts.exists() else out)
-    with one_line_errors(), folder, progress_bar(TextColumn("{task.fields[rate]}")) as progress:
+    with one_line_errors(), folder, progress_bar("{task.fields[rate]}") as progress:
         _check_engine(engine, workers)
         forward, backward = budgets(memory)
         options = Options(
