@@ -12,6 +12,7 @@ import torch
 from strace_lens.architecture import Model, device_of
 from strace_lens.contract import architecture_of
 from strace_lens.hold import verb
+from strace_lens.refinement import REFINE
 from strace_lens.run import MEMORY_BUDGET, bytes_per_row, rows_per_pass
 from strace_lens.sizes import SIZES
 from strace_lens.token_graph.curve_rows import most_rows
@@ -34,6 +35,7 @@ def plan(
     tokens: int,
     *,
     sizes: Sequence[float] = SIZES,
+    refine: int = REFINE,
     controls: bool = True,
     memory_budget: int = MEMORY_BUDGET,
 ) -> Plan:
@@ -43,14 +45,15 @@ def plan(
     (a fifth of a second); half of that speed is what a whole forward pass reaches.
     """
     architecture = architecture_of(model)
-    rows = most_rows(sizes, controls)
+    rows = most_rows(sizes, controls, refine)
     at_once = min(rows, rows_per_pass(architecture, tokens, memory_budget))
     weights = sum(p.numel() for p in cast(Any, model).parameters())
     embedding = architecture.d_vocab * architecture.d_model
     flops = 2 * rows * (tokens * max(weights - embedding, embedding) + embedding)
     return Plan(
         rows=rows,
-        passes=passes(architecture, [tokens] * rows, memory_budget),
+        # Every size that is added may be a round of its own.
+        passes=passes(architecture, [tokens] * (rows - refine), memory_budget) + refine,
         bytes=at_once * bytes_per_row(architecture, tokens),
         seconds=2 * flops / _matmul_flops_per_second(device_of(model)),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens import measures
@@ -20,11 +20,12 @@ from strace_lens.hold import verb
 from strace_lens.html_repr import facts
 from strace_lens.predictions import beside, most_probable, token_texts, top_tokens
 from strace_lens.progress import Steps, steps_bar
+from strace_lens.refinement import REFINE
 from strace_lens.run import MEMORY_BUDGET, last_logits
 from strace_lens.sizes import SIZES, check_sizes, density
 from strace_lens.token_graph.curve_rows import CurveRows, curve_rows
 from strace_lens.token_graph.edges import KINDS
-from strace_lens.token_graph.masked_run import masked_logits
+from strace_lens.token_graph.refine import run_plans
 from strace_lens.token_graph.trace import Trace
 
 if TYPE_CHECKING:
@@ -45,13 +46,14 @@ class DensityCurve:
 
     Attributes:
         trace: what was measured.
-        table: one row a size. Columns: `size` (relative), `edges`; `tv`, `kl` (nats, full to
+        table: one row a size. Columns: `size` (relative), `edges`; `refined`, whether the size was
+            added to the grid where the curve moves (`refinement`); `tv`, `kl` (nats, full to
             trace), `js` (nats), `head_error` and `tail_error` (which add up to `tv`), `top1`,
             `nucleus` (largest shared); `random_tv`, `inverse_tv` (NaN where controls were left
-            out); shares `residual`, `attention`, `mlp` of its edges; `mean_layer`, from 0;
-            `trace_head_mass`, the probability that the trace gives the head; `top`, the most
-            probable tokens as pairs of text and probability; `beside`, these and the model's own
-            (`predictions.Beside`).
+            out, and at refined sizes); shares `residual`, `attention`, `mlp` of its edges;
+            `mean_layer`, from 0; `trace_head_mass`, the probability that the trace gives the head;
+            `top`, the most probable tokens as pairs of text and probability; `beside`, these and
+            the model's own (`predictions.Beside`).
         top: the full model's most probable tokens.
         entropy: of the full model's distribution, in nats.
         head: p of the head, the full model's top-p nucleus.
@@ -122,6 +124,7 @@ def density_curve(
     trace: Trace,
     *,
     sizes: Sequence[float] = SIZES,
+    refine: int = REFINE,
     controls: bool = True,
     replacement: Replacement = ZERO,
     head: float = HEAD,
@@ -135,8 +138,11 @@ def density_curve(
     Args:
         model: the model that the trace was extracted from.
         trace: ranks of every edge.
-        sizes: relative sizes, rising.
-        controls: also run a random subgraph and the inverse of the trace at every size.
+        sizes: relative sizes, rising: the grid.
+        refine: how many sizes are added to the grid at the most, where total variation moves by
+            more than a tenth from one size to the next and where head and tail are restored
+            (`refinement`); 0 for the grid alone.
+        controls: also run a random subgraph and the inverse of the trace at every size of the grid.
         replacement: what an ablated edge carries (`ablation.ZERO`, `mean`, `resample`).
         head: p of the head of the distribution.
         seed: of the random control.
@@ -146,14 +152,16 @@ def density_curve(
             checkpoint; its graph must still have the shape of this model's.
 
     Raises:
-        ValueError: sizes outside (0, 1] or not rising, a trace of another model or of other
-            weights, or a replacement of another length than the prompt. A trace that does not say
-            which weights it was made with is held to the shape of its graph alone.
+        ValueError: sizes outside (0, 1] or not rising, a negative `refine`, a trace of another
+            model or of other weights, or a replacement of another length than the prompt. A trace
+            that does not say which weights it was made with is held to the shape of its graph
+            alone.
     """
     (curve,) = density_curves(
         model,
         [trace],
         sizes=sizes,
+        refine=refine,
         controls=controls,
         replacements=[replacement],
         head=head,
@@ -171,6 +179,7 @@ def density_curves(
     traces: Sequence[Trace],
     *,
     sizes: Sequence[float] = SIZES,
+    refine: int = REFINE,
     controls: bool = True,
     replacements: Sequence[Replacement] | None = None,
     head: float = HEAD,
@@ -186,23 +195,32 @@ def density_curves(
     plans = curve_plans(
         architecture, traces, sizes, controls=controls, replacements=replacements, seed=seed
     )
-    groups = [group for rows in plans for group in rows.groups]
-    with steps_bar(progress, "running masks", sum(len(group) for group in groups)) as told:
-        logits = masked_logits(
-            model, architecture, groups, memory_budget=memory_budget, progress=told
+    untouched = [
+        last_logits(model, architecture, trace.prompt.tensor[None])[0].cpu() for trace in traces
+    ]
+    most = sum(len(rows) for rows in plans) + refine * len(plans)
+    with steps_bar(progress, "running masks", most) as told:
+        plans, logits = run_plans(
+            model,
+            architecture,
+            traces,
+            plans,
+            untouched,
+            head=head,
+            refine=refine,
+            memory_budget=memory_budget,
+            progress=told,
         )
-    per_trace = logits.split([len(rows) for rows in plans])
     return [
         curve_of(
             trace=trace,
-            untouched=last_logits(model, architecture, trace.prompt.tensor[None])[0].cpu(),
+            untouched=full,
             logits=outputs,
             rows=rows,
-            sizes=sizes,
             token_text=token_texts(model),
             facts={"head": head, "ablation": rows.ablation, "seed": seed},
         )
-        for trace, rows, outputs in zip(traces, plans, per_trace, strict=True)
+        for trace, full, rows, outputs in zip(traces, untouched, plans, logits, strict=True)
     ]
 
 
@@ -234,7 +252,6 @@ def curve_of(
     untouched: Float[Tensor, " vocab"],
     logits: Float[Tensor, "row vocab"],
     rows: CurveRows,
-    sizes: Sequence[float],
     token_text: Callable[[int], str],
     facts: Mapping[str, Any],
 ) -> DensityCurve:
@@ -245,7 +262,6 @@ def curve_of(
         untouched: logits of the model without masks.
         logits: of the rows, in their order.
         rows: which output belongs to which size.
-        sizes: relative sizes.
         token_text: of `token_texts`.
         facts: `head`, `ablation` and `seed` as in `DensityCurve`.
     """
@@ -256,12 +272,12 @@ def curve_of(
     tv = measures.total_variation(full, log_probs)
     (in_head,) = measures.in_nucleus(full, facts["head"])
     favourites = most_probable(ours)
-    no_control = torch.full((len(sizes),), math.nan)
-    edges = [trace.edge_count(s) for s in sizes]
+    edges = [trace.edge_count(s) for s in rows.sizes]
     table = pd.DataFrame(
         {
-            "size": [float(s) for s in sizes],
+            "size": list(rows.sizes),
             "edges": edges,
+            "refined": rows.refined.tolist(),
             "tv": tv[rows.trace].tolist(),
             "kl": measures.kl_divergence(full, ours).tolist(),
             "js": measures.jensen_shannon(full, ours).tolist(),
@@ -269,8 +285,8 @@ def curve_of(
             "tail_error": tail_error.tolist(),
             "top1": measures.top1_agreement(full, ours).tolist(),
             "nucleus": measures.shared_nucleus(full, ours).tolist(),
-            "random_tv": (no_control if rows.random is None else tv[rows.random]).tolist(),
-            "inverse_tv": (no_control if rows.inverse is None else tv[rows.inverse]).tolist(),
+            "random_tv": _of_control(tv, rows.random, len(edges)),
+            "inverse_tv": _of_control(tv, rows.inverse, len(edges)),
             **_composition(trace, edges),
             "trace_head_mass": ours.exp().masked_fill(~in_head, 0.0).sum(-1).tolist(),
             "top": top_tokens(ours, favourites, token_text),
@@ -286,6 +302,15 @@ def curve_of(
         logit_gap=float((logits[rows.full] - untouched).abs().max()),
         **facts,
     )
+
+
+def _of_control(
+    tv: Float[Tensor, " row"], rows: Int[Tensor, " size"] | None, sizes: int
+) -> list[float]:
+    """TV of a control at each size; NaN where it has no row."""
+    if rows is None:
+        return [math.nan] * sizes
+    return tv[rows].masked_fill(rows < 0, math.nan).tolist()
 
 
 def _composition(trace: Trace, edges: Sequence[int]) -> dict[str, list[float]]:

@@ -83,14 +83,16 @@ def _facts(curve: DensityCurve) -> str:
 def _density_caption(curve: DensityCurve, phases: Phases) -> str:
     random = curve.table["random_tv"].to_numpy()
     controls = " The controls were left out." if np.isnan(random).all() else _CONTROLS
-    return _DENSITY + controls + (_BANDS if phases.along_sizes else "")
+    refined = _REFINED if curve.table["refined"].to_numpy().any() else ""
+    return _DENSITY + controls + refined + (_BANDS if phases.along_sizes else "")
 
 
 def _sizes(curve: DensityCurve) -> str:
     """Every measure at every size."""
     table = curve.to_pandas().drop(columns="beside")
     table["size"] = [f"{s:.10g}" for s in table["size"]]
-    table["top1"] = ["yes" if t else "no" for t in table["top1"]]
+    for name in ("refined", "top1"):
+        table[name] = ["yes" if holds else "no" for holds in table[name]]
     # pandas escapes the text: it must not be escaped twice.
     table["top"] = [f"{html.unescape(quoted(t[0][0]))} {t[0][1]:.3g}" for t in table["top"]]
     return table_html(table.rename(columns=lambda c: c.replace("_", " ")))
@@ -124,9 +126,16 @@ _DENSITY = (
 )
 _CONTROLS = (
     " The controls hold as many random edges (dashed), or all edges but the trace's (dotted); both "
-    "keep every residual edge."
+    "keep every residual edge. They are run at the sizes of the grid alone."
 )
-_BANDS = " The vertical bands are the phases found in the curve."
+_REFINED = (
+    " Sizes were added to the grid where total variation moves by more than a tenth from one size "
+    "to the next, and where head and tail are restored."
+)
+_BANDS = (
+    " The vertical bands are the phases found in the curve; the sizes between which each boundary "
+    "lies are told above."
+)
 _KINDS = (
     "Share of residual, attention and MLP edges among the edges of the trace of each size. Sizes "
     "too small to hold an edge are left out."
@@ -139,7 +148,7 @@ _LAYER_PHASES = (
     "Above: which share of a layer's edges the trace of each size holds, in logarithmic colours; "
     "blank cells hold none. Below: by how much the head error and the tail error fall over each "
     "step from one measured size to the next. Lines mark where head subgraph and tail refinement "
-    "end."
+    "end: at the smallest measured size from which on the error stays under a tenth of its mass."
 )
 _PROFILES = (
     "Where the edges of the head subgraph and those that the tail refinement adds lie. Above: "

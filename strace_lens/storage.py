@@ -111,6 +111,7 @@ _FLAG = _Column(dtype="bool")
 _COLUMNS = {
     "size": _Column(),
     "edges": _Column(dtype="int64", high=math.inf),
+    "refined": _FLAG,
     "tv": _PART,
     "kl": _NATS,
     "js": _NATS._replace(high=math.log(2) + _ROUNDING),
@@ -125,9 +126,6 @@ _COLUMNS = {
     "trace_head_mass": _PART,
 }
 """Every column of a curve's table that holds numbers."""
-
-_OPTIONAL = {"refined": _FLAG}
-"""Columns that a table may have or not."""
 
 _TABLE = "table."
 """What stands before the name of a column in the names of a file's arrays."""
@@ -173,12 +171,12 @@ def _curve_facts(stored: object) -> dict[str, Any]:
 
 def _check_table(curve: DensityCurve) -> None:
     """Refuse a table that nothing measured can be, by ValueError."""
-    table, known = curve.table, {**_COLUMNS, **_OPTIONAL}
-    wrong = ({*table.columns} ^ {*_COLUMNS, *TEXTS}) - {*_OPTIONAL}
+    table = curve.table
+    wrong = {*table.columns} ^ {*_COLUMNS, *TEXTS}
     if wrong:
         raise ValueError(f"the column {sorted(wrong)[0]!r} is missing or not known")
     for name in table.columns.drop(TEXTS):
-        values, may = table[name].to_numpy(), known[name]
+        values, may = table[name].to_numpy(), _COLUMNS[name]
         if values.dtype != may.dtype:
             raise ValueError(f"the column {name!r} holds {values.dtype}, not {may.dtype}")
         checks.column(values, name, may.low, may.high, nan=may.nan)

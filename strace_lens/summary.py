@@ -9,7 +9,7 @@ import pandas as pd
 
 from strace_lens.comparison import Comparison, MethodResult
 from strace_lens.density import DensityCurve
-from strace_lens.phases import LayerPhase, Phases
+from strace_lens.phases import LayerPhase, Phase, Phases
 from strace_lens.token_graph.edges import KINDS
 
 _COLUMNS = ("tv", "kl", "js", "head_error", "tail_error", "nucleus", "random_tv", "inverse_tv")
@@ -37,7 +37,7 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
         "ablation": curve.ablation,
         "seed": curve.seed,
         "versions": dict(made["versions"]),
-        "phases": [{"name": p.name, "from": p.start, "to": p.stop} for p in phases.along_sizes],
+        "phases": [_phase(p) for p in phases.along_sizes],
         "sizes": [_size(row) for row in curve.table.to_dict("records")],
         "density": finite(curve.density),
         "entropy": curve.entropy,
@@ -94,6 +94,7 @@ def _size(row: dict[Any, Any]) -> dict[str, Any]:
     return {
         "size": row["size"],
         "edges": row["edges"],
+        "refined": bool(row["refined"]),
         **{name: finite(row[name]) for name in _COLUMNS},
         "top1": bool(row["top1"]),
         "share": {kind: row[kind] for kind in KINDS},
@@ -102,11 +103,22 @@ def _size(row: dict[Any, Any]) -> dict[str, Any]:
     }
 
 
+def _phase(phase: Phase) -> dict[str, Any]:
+    return {
+        "name": phase.name,
+        "from": phase.start,
+        "from_between": phase.start_between and list(phase.start_between),
+        "to": phase.stop,
+        "to_between": phase.stop_between and list(phase.stop_between),
+    }
+
+
 def _layer_phase(phase: LayerPhase) -> dict[str, Any]:
     return {
         "name": phase.name,
         "from": phase.start,
         "to": phase.stop,
+        "to_between": list(phase.stop_between),
         "edges": phase.edges,
         "kinds": phase.kinds,
         "mean_layer": finite(phase.mean_layer),

@@ -98,7 +98,7 @@ def _estimator_cells(table: pd.DataFrame, column: str) -> list[str]:
     plain = {"forward": "{:,.0f}", "backward": "{:,.0f}", "seconds": "{:.2f}", "seeds": "{}"}
     shown = plain.get(column, "{:.3f}")
     if f"{column}_low" not in table:
-        return ["-" if math.isnan(x) else shown.format(x) for x in table[column]]
+        return [_or_dash(x, shown) for x in table[column]]
     return [row_text(row, column, shown) for row in table.to_dict("records")]
 
 
@@ -219,8 +219,8 @@ def size_table(curve: DensityCurve) -> Table:
             "yes" if row["top1"] else "no",
             f"{row['nucleus']:.0%}",
             *(f"{row[c]:.0%}" for c in ("residual", "attention", "mlp")),
-            "-" if math.isnan(row["mean_layer"]) else f"{row['mean_layer']:.1f}",
-            *(f"{row[c]:.3f}" for c in ("random_tv", "inverse_tv")),
+            _or_dash(row["mean_layer"], "{:.1f}"),
+            *(_or_dash(row[c], "{:.3f}") for c in ("random_tv", "inverse_tv")),
         )
     return table
 
@@ -244,7 +244,12 @@ def wide_console(least: int = WIDTH) -> Console:
     return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
+def _or_dash(value: float, shown: str) -> str:
+    """A number in a format, or a dash where there is none."""
+    return "-" if math.isnan(value) else shown.format(value)
+
+
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.4g}"
+        return _or_dash(value, "{:.4g}")
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -59,14 +59,34 @@ def test_every_size_and_control_equals_its_mask_run_alone(name):
         assert row["top1"] == bool(full.argmax() == ours.argmax())
         assert row["top"][0][1] == pytest.approx(float(ours.max()), abs=2e-6)
         assert row["trace_head_mass"] == pytest.approx(float(ours[head].sum()), abs=2e-6)
+        if row["refined"]:
+            assert math.isnan(row["random_tv"])
+            assert math.isnan(row["inverse_tv"])
+            continue
         grown = random.map(lambda r, k=k: r < k)._replace(residual=every)
         control = probabilities(name, trace, grown)
         assert row["random_tv"] == pytest.approx(float((full - control).abs().sum() / 2), abs=2e-6)
         rest = trace.ranks.map(lambda r, k=k: r >= k)._replace(residual=every)
         control = probabilities(name, trace, rest)
         assert row["inverse_tv"] == pytest.approx(float((full - control).abs().sum() / 2), abs=2e-6)
+    assert curve.table["refined"].any()
+    assert curve.table["size"].tolist() == sorted(curve.table["size"])
     assert curve.table["tv"].iloc[-1] < 1e-5
     assert curve.logit_gap < 1e-4
+
+
+@pytest.mark.parametrize("refine", [0, 1, 4])
+def test_no_more_sizes_are_added_than_asked_for(refine):
+    model, trace = tiny.bridge("llama"), trace_of("llama")
+    curve = sl.density_curve(model, trace, sizes=SIZES, refine=refine)
+    table = curve.table
+    assert table["refined"].sum() == refine
+    assert table[~table["refined"]]["size"].tolist() == list(SIZES)
+    fixed = sl.density_curve(model, trace, sizes=SIZES, refine=0).table
+    same = table[~table["refined"]].drop(columns="refined").reset_index(drop=True)
+    assert same.equals(fixed.drop(columns="refined"))
+    with pytest.raises(ValueError, match="refine must be at least 0; got -1"):
+        sl.density_curve(model, trace, sizes=SIZES, refine=-1)
 
 
 def test_composition_columns_count_the_edges_of_the_trace():
@@ -89,9 +109,10 @@ def test_prompts_of_unequal_length_share_passes_and_stay_themselves():
     together = sl.density_curves(model, traces, sizes=SIZES)
     for trace, curve in zip(traces, together, strict=True):
         alone = sl.density_curve(model, trace, sizes=SIZES, memory_budget=1)  # one row a pass
-        for column in ("tv", "kl", "random_tv", "inverse_tv", "nucleus"):
+        assert curve.table["refined"].any()
+        for column in ("size", "refined", "tv", "kl", "random_tv", "inverse_tv", "nucleus"):
             assert curve.table[column].to_numpy() == pytest.approx(
-                alone.table[column].to_numpy(), abs=5e-6
+                alone.table[column].to_numpy(), abs=5e-6, nan_ok=True
             )
 
 
@@ -107,9 +128,10 @@ def test_the_same_seed_gives_the_same_table_and_another_seed_another_control():
 
 def test_density_is_the_area_under_the_table():
     curve = sl.density_curve(tiny.bridge("llama"), trace_of("llama"), sizes=SIZES)
-    logs = [math.log10(s) for s in SIZES]
+    logs = [math.log10(s) for s in curve.table["size"]]
     tv = curve.table["tv"].tolist()
-    area = sum((tv[i] + tv[i + 1]) / 2 * (logs[i + 1] - logs[i]) for i in range(len(SIZES) - 1))
+    area = sum((tv[i] + tv[i + 1]) / 2 * (logs[i + 1] - logs[i]) for i in range(len(tv) - 1))
+    assert len(tv) > len(SIZES)  # the refined sizes count too
     assert curve.density == pytest.approx(area / (logs[-1] - logs[0]))
     single = sl.density_curve(tiny.bridge("llama"), trace_of("llama"), sizes=[1.0])
     assert math.isnan(single.density)
@@ -134,7 +156,9 @@ def test_the_plan_counts_the_rows_that_are_run():
     # The plan knows the sizes but not which of them come to one mask.
     assert sum(seen) <= plan.rows
     assert 1 < len(seen) <= plan.passes
-    assert plan.passes > 1
+    fixed = sl.plan(model, 7, sizes=SIZES, refine=0, memory_budget=200_000)
+    assert plan.rows == fixed.rows + 12
+    assert 1 < fixed.passes < plan.passes
     assert plan.bytes <= 200_000
     assert plan.seconds > 0
 

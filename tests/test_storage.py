@@ -110,7 +110,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tens
         (lambda f: f.pop("curve"), "it has a 'columns', which is not known"),
         (lambda f: f["columns"].append("missing"), "it names the columns"),
         (lambda f: f["columns"].remove("tv"), "it names the columns"),
-        (lambda f: f["texts"]["beside"].pop(), "beside is a list of 4, not a list of 5"),
+        (lambda f: f["texts"]["beside"].pop(), r"beside is a list of \d+, not a list of \d+"),
         (lambda f: f["texts"]["top"][0][0].pop(), "top is a list of 1, not a list of 2"),
         (lambda f: f["texts"]["beside"][0][0].__setitem__(3, "false"), "head is 'false', not true"),
         (lambda f: f["texts"]["top"][0][0].__setitem__(1, 1.5), "a probability is 1.5, not a n"),

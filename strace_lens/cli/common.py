@@ -77,6 +77,14 @@ AllowPickleOption = Annotated[
         help="Also read weights saved as a pickle (.bin), which can run code when they are read.",
     ),
 ]
+RefineOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Add at most so many sizes where the curve moves fast and where head and tail are "
+        "restored; 0 for the grid alone.",
+    ),
+]
 MemoryOption = Annotated[
     float | None,
     typer.Option(

@@ -21,6 +21,7 @@ from strace_lens.cli.common import (
     EstimatorOption,
     MemoryOption,
     ModelOption,
+    RefineOption,
     budgets,
     one_line_errors,
     parse_sizes,
@@ -38,6 +39,7 @@ from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
 from strace_lens.models import load_model
 from strace_lens.prompts import own_tokenizer, text_ids
+from strace_lens.refinement import REFINE
 from strace_lens.sizes import SIZES
 from strace_lens.whole_files import results_folder
 
@@ -59,6 +61,7 @@ def sweep_command(
     sizes: Annotated[
         str | None, typer.Option(help="Relative sizes; the paper's 27 if unsaid.")
     ] = None,
+    refine: RefineOption = REFINE,
     controls: Annotated[
         bool, typer.Option(help="Run the random subgraph and the inverse of the trace too.")
     ] = True,
@@ -122,6 +125,7 @@ def sweep_command(
         options = Options(
             estimator=estimator,
             sizes=parse_sizes(sizes) or SIZES,
+            refine=refine,
             controls=controls,
             ablation=ablation,
             seed=seed,

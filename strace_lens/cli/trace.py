@@ -21,6 +21,7 @@ from strace_lens.cli.common import (
     EstimatorOption,
     MemoryOption,
     ModelOption,
+    RefineOption,
     budgets,
     completing,
     one_line_errors,
@@ -34,6 +35,7 @@ from strace_lens.density import DensityCurve, density_curve
 from strace_lens.explorer.page import explorer
 from strace_lens.models import load_model
 from strace_lens.prompts import tokenize
+from strace_lens.refinement import REFINE
 from strace_lens.report import trace_report
 from strace_lens.sizes import SIZES
 from strace_lens.summary import summarize
@@ -63,6 +65,7 @@ def trace(
         str | None,
         typer.Option(help="Relative sizes, as in 0.001,0.01,0.1; the paper's 27 if unsaid."),
     ] = None,
+    refine: RefineOption = REFINE,
     estimator: EstimatorOption = "greedy",
     importance: Annotated[
         str,
@@ -121,7 +124,7 @@ def trace(
         step(progress, f"loading {model}")
         loaded = load_model(model, device=device, dtype=dtype, allow_pickle=allow_pickle)
         tokens = tokenize(loaded, architecture_of(loaded), text, bos)
-        cost = plan(loaded, len(tokens.ids), sizes=grid, memory_budget=forward)
+        cost = plan(loaded, len(tokens.ids), sizes=grid, refine=refine, memory_budget=forward)
         if dry_run:
             progress.stop()
             _print_plan(cost, steps(estimator), as_json)
@@ -145,7 +148,12 @@ def trace(
             )
         bar = step(progress, "running masks", total=cost.rows)
         curve = density_curve(
-            loaded, ranked, sizes=grid, progress=lambda n: progress.advance(bar, n), **same
+            loaded,
+            ranked,
+            sizes=grid,
+            refine=refine,
+            progress=lambda n: progress.advance(bar, n),
+            **same,
         )
         _finish(loaded, curve, same, out, as_json, progress)
 

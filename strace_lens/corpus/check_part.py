@@ -49,14 +49,23 @@ def wrong_values(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None
 
 
 def _wrong_grid(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
-    """Each prompt has a row for each size of the run, and says the same of itself in all."""
-    sizes = list(manifest["sizes"])
+    """Each prompt has a row for each size of the run, no more sizes added to these than the run may
+    add, and says the same of itself in all rows.
+    """
+    sizes, most = list(manifest["sizes"]), manifest["options"]["refine"]
     constant = ["text", "sha256", "next", "tokens", "graph_edges", "entropy", "head_mass"]
     constant += ["density", "logit_gap", "loss", "full_unigram_tv", "full_no_context_tv"]
     constant += [column for column in rows if str(column).startswith("label_")]
     for prompt, own in rows.groupby("prompt"):
-        if own["size"].tolist() != sizes:
+        if own["refined"].isna().any():
+            return "'refined' is missing"
+        added = own["refined"].to_numpy(dtype=bool)
+        every = own["size"].to_numpy()
+        rising = (np.diff(every) > 0).all() and every.min() > 0 and every.max() <= 1
+        if every[~added].tolist() != sizes or not rising:
             return f"prompt {prompt} has other sizes than the run"
+        if added.sum() > most:
+            return f"prompt {prompt} has {added.sum()} sizes added, of {most} at the most"
         for column in constant:
             if own[column].nunique(dropna=False) != 1:
                 return f"prompt {prompt} has several values of {column!r}"

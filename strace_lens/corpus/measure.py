@@ -27,7 +27,7 @@ from strace_lens.progress import no_progress
 from strace_lens.token_graph.curve_rows import CurveRows
 from strace_lens.token_graph.estimators import estimate
 from strace_lens.token_graph.graph import token_graph
-from strace_lens.token_graph.masked_run import masked_logits
+from strace_lens.token_graph.refine import run_plans
 from strace_lens.token_graph.trace import Trace, edges_by_size
 
 HALVINGS = 4
@@ -130,17 +130,21 @@ def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row
         seed=options.seed,
     )
     watcher = Watcher(architecture, fulls, _watched(plans)) if options.hidden else None
-    logits = masked_logits(
+    grown, logits = run_plans(
         model,
         architecture,
-        [group for rows in plans for group in rows.groups],
+        traces,
+        plans,
+        [full.logits for full in fulls],
+        head=options.head,
+        refine=options.refine,
         watch=None if watcher is None else watcher.hooks,
         memory_budget=options.memory_budget,
     )
     seen = [None] * len(items) if watcher is None else _per_trace(watcher.geometry(), plans)
     found: list[Row] = []
     for item, full, trace, plan, outputs, geometry in zip(
-        items, fulls, traces, plans, logits.split([len(p) for p in plans]), seen, strict=True
+        items, fulls, traces, grown, logits, seen, strict=True
     ):
         found += _rows(model, setting, item, full, trace, plan, outputs, geometry)
     return found
@@ -156,7 +160,7 @@ def _watched(plans: Sequence[CurveRows]) -> list[int]:
 
 
 def _per_trace(geometry: Geometry, plans: Sequence[CurveRows]) -> list[Geometry]:
-    """The geometry of each trace at each of its sizes."""
+    """The geometry of each trace at each size of the grid."""
     own = [len(plan.groups[0]) for plan in plans]
     parts = [value.split(own) for value in vars(geometry).values()]
     return [
@@ -181,7 +185,6 @@ def _rows(
         untouched=full.logits,
         logits=logits,
         rows=plan,
-        sizes=options.sizes,
         token_text=token_texts(model),
         facts={"head": options.head, "ablation": plan.ablation, "seed": options.seed},
     )
@@ -196,6 +199,7 @@ def _rows(
         {"reachable": counts[-1]},
     )
     layers = {} if geometry is None else vars(geometry)
+    on_grid = (~plan.refined).cumsum(0) - 1
     if geometry is not None:
         velocity, curvature = path(full.states[None, :, -1].float().cpu())
         walked = {"full_velocity": velocity[0].tolist(), "full_curvature": curvature[0].tolist()}
@@ -207,7 +211,9 @@ def _rows(
             {"top": _pairs(top)},
             {name: values[i + 1] for name, values in shallow.items()},
             {"usage": counts[i]},
-            {name: values[i].tolist() for name, values in layers.items()},
+            {}
+            if row["refined"]
+            else {name: values[on_grid[i]].tolist() for name, values in layers.items()},
         )
         for i, (row, top) in enumerate(zip(table, curve.table["top"], strict=True))
     ]

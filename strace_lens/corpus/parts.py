@@ -57,7 +57,7 @@ def schema(labels: Sequence[str]) -> pa.Schema:
         dict.fromkeys(("full_unigram_tv", "full_no_context_tv"), number),
         {"full_top": top, "reachable": counts},
         dict.fromkeys((f"full_{name}" for name in PATH), by_layer),
-        {"size": number, "edges": pa.int64()},
+        {"size": number, "edges": pa.int64(), "refined": pa.bool_()},
         dict.fromkeys(("tv", "kl", "js", "head_error", "tail_error"), number),
         {"top1": pa.bool_()},
         dict.fromkeys(("nucleus", "random_tv", "inverse_tv"), number),

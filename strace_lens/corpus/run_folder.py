@@ -50,9 +50,11 @@ class Run:
             and `no_context_tv` (of the full model's output; NaN where unknown), and a column
             `label_*` for each label.
         failures: one row a prompt that was not: `prompt`, `text`, `error`.
-        sizes: one row a prompt and size, as `DensityCurve.table`, with `prompt`, `unigram_tv` and
-            `no_context_tv` (of the trace's output).
-        usage: edges of each component in the trace of each size.
+        sizes: one row a prompt and size of the grid, as `DensityCurve.table`, with `prompt`,
+            `unigram_tv` and `no_context_tv` (of the trace's output).
+        refined: the same for the sizes that were added to the grid of a prompt, with `usage`: edges
+            of each component.
+        usage: edges of each component in the trace of each size of the grid.
         reachable: edges of each component in each prompt's graph.
         components: `component` (its place in `usage`), `kind`, `layer`, `index` (head, or join of
             the residual stream), `name`.
@@ -67,6 +69,7 @@ class Run:
     prompts: pd.DataFrame
     failures: pd.DataFrame
     sizes: pd.DataFrame
+    refined: pd.DataFrame
     usage: Int[np.ndarray, "prompt size component"]
     reachable: Int[np.ndarray, "prompt component"]
     components: pd.DataFrame
@@ -112,6 +115,9 @@ def read_run(folder: str | Path) -> Run:
         raise PartError(f"{folder} holds no prompt that was measured{why}")
     whole = rows[~failed].sort_values(["prompt", "size"], kind="stable", ignore_index=True)
     firsts = whole.drop_duplicates("prompt")
+    added = whole["refined"].astype(bool)
+    grid = whole[~added]
+    types = {"top1": bool, "edges": "int64"}
     labels = [column for column in whole if str(column).startswith("label_")]
     names = {name: name.removeprefix("full_") for name in PROMPT_COLUMNS}
     prompts = firsts[[*PROMPT_COLUMNS, *labels]].rename(columns={**names, "graph_edges": "edges"})
@@ -123,11 +129,12 @@ def read_run(folder: str | Path) -> Run:
         failures=rows.loc[failed, ["prompt", "text", "error"]]
         .sort_values("prompt")
         .reset_index(drop=True),
-        sizes=whole[list(SIZE_COLUMNS)].astype({"top1": bool, "edges": "int64"}),
-        usage=np.stack(whole["usage"].tolist()).reshape(len(firsts), len(manifest["sizes"]), -1),
+        sizes=grid[list(SIZE_COLUMNS)].astype(types).reset_index(drop=True),
+        refined=whole.loc[added, [*SIZE_COLUMNS, "usage"]].astype(types).reset_index(drop=True),
+        usage=np.stack(grid["usage"].tolist()).reshape(len(firsts), len(manifest["sizes"]), -1),
         reachable=np.stack(firsts["reachable"].tolist()),
         components=components_frame(**manifest["shape"]),
-        geometry=_long(whole, ["prompt", "size"], {name: name for name in GEOMETRY}),
+        geometry=_long(grid, ["prompt", "size"], {name: name for name in GEOMETRY}),
         path=_long(firsts, ["prompt"], {f"full_{name}": name for name in PATH}),
     )
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from strace_lens.architecture import Architecture, Model
 from strace_lens.density import HEAD
 from strace_lens.prompts import Prompt, own_tokenizer
+from strace_lens.refinement import REFINE
 from strace_lens.run import MEMORY_BUDGET, last_logits
 from strace_lens.sizes import SIZES, check_sizes
 from strace_lens.token_graph.estimators import estimator_of
@@ -28,13 +29,15 @@ class Options:
 
     Attributes:
         estimator: how edges are ranked, a key of `ESTIMATORS`.
-        sizes: relative sizes, rising.
-        controls: run the random subgraph and the inverse of the trace too.
+        sizes: relative sizes, rising: the grid that all prompts share.
+        refine: how many sizes are added to the grid for each prompt at the most, where its curve
+            moves and where head and tail are restored (`refinement`).
+        controls: run the random subgraph and the inverse of the trace too, at sizes of the grid.
         ablation: what replaces ablated edges: zero, or their mean over the carried page of prose.
         head: p of the head of the distribution.
         seed: of estimators that draw, and of the random control.
         bos: True makes sure of a BOS, False of none, None leaves it to the tokenizer.
-        hidden: keep the geometry of the hidden states.
+        hidden: keep the geometry of the hidden states, at sizes of the grid.
         generate: tokens that the model adds to each prompt, each a prompt of its own.
         memory_budget: bytes that one forward pass may take; sets the batches too.
         gradient_budget: bytes of a forward and backward pass.
@@ -43,6 +46,7 @@ class Options:
 
     estimator: str = "greedy"
     sizes: tuple[float, ...] = SIZES
+    refine: int = REFINE
     controls: bool = True
     ablation: str = "zero"
     head: float = HEAD
@@ -61,7 +65,7 @@ class Options:
             raise ValueError(f"sweeps ablate to {' or '.join(ABLATIONS)}; got {self.ablation!r}")
         if not 0 < self.head < 1:
             raise ValueError(f"head must lie in (0, 1); got {self.head}")
-        least = {"generate": 0, "memory_budget": 1, "gradient_budget": 1, "threads": 1}
+        least = {"refine": 0, "generate": 0, "memory_budget": 1, "gradient_budget": 1, "threads": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} must be at least {value}; got {getattr(self, name)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -98,10 +97,11 @@ def _add_errors(fig: go.Figure, table: pd.DataFrame) -> None:
 def _add_controls(fig: go.Figure, table: pd.DataFrame) -> None:
     controls = {"random": ("random subgraph", "dash"), "inverse": ("inverse of the trace", "dot")}
     for control, (name, dash) in controls.items():
-        values = table[f"{control}_tv"]
-        if not np.isnan(values.to_numpy()).all():
+        run = table[table[f"{control}_tv"].notna()]  # refined sizes have no controls
+        values = run[f"{control}_tv"]
+        if len(run):
             fig.add_scatter(
-                x=table["size"],
+                x=run["size"],
                 y=values,
                 name=name,
                 mode="lines",
@@ -109,7 +109,7 @@ def _add_controls(fig: go.Figure, table: pd.DataFrame) -> None:
                 hoverinfo="text",
                 hovertext=[
                     f"{text}<br>{name}: TV {tv:.4g}"
-                    for text, tv in zip(size_texts(table), values, strict=True)
+                    for text, tv in zip(size_texts(run), values, strict=True)
                 ],
             )
 

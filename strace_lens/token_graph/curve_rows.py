@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from strace_lens.ablation import Replacement
@@ -31,12 +31,19 @@ class CurveRows:
     Attributes:
         groups: the masks.
         full: row of the full mask.
+        sizes: relative sizes, rising.
+        refined: which of them a refinement added.
+        stop: how many edges the mask of the trace keeps at each size.
         trace: row of the trace at each size.
-        inverse, random: rows of the controls at each size; None without controls.
+        inverse, random: rows of the controls at each size, -1 where there is none; None without
+            controls.
     """
 
     groups: tuple[MaskedRows, ...]
     full: int
+    sizes: tuple[float, ...]
+    refined: Bool[Tensor, " size"]
+    stop: Int[Tensor, " size"]
     trace: Int[Tensor, " size"]
     inverse: Int[Tensor, " size"] | None = None
     random: Int[Tensor, " size"] | None = None
@@ -50,10 +57,13 @@ class CurveRows:
         return sum(len(group) for group in self.groups)
 
 
-def most_rows(sizes: Sequence[float], controls: bool) -> int:
-    """Rows that a curve runs at the most: every size, its two controls, and the full mask once."""
+def most_rows(sizes: Sequence[float], controls: bool, refine: int = 0) -> int:
+    """Rows that a curve runs at the most: every size, its two controls, and the full mask once.
+
+    Sizes that a refinement adds have no controls.
+    """
     below = sum(s < 1 for s in sizes)
-    return below + 1 + (below + len(sizes)) * controls
+    return below + 1 + (below + len(sizes)) * controls + refine
 
 
 def curve_rows(
@@ -66,12 +76,10 @@ def curve_rows(
     seed: int,
 ) -> CurveRows:
     """Distinct masks of a trace at every size, of its inverse and of a random control."""
-    counts = torch.tensor([trace.edge_count(s) for s in sizes], dtype=torch.int32)
-    stop = counts.clone()
-    if architecture.silent_without_input and not replacement.references:
-        stop[stop <= _first_embedding(trace)] = 0
+    counts = _counts(trace, sizes)
+    stops = _stops(architecture, trace, counts, replacement)
     stop, rows = torch.unique(
-        torch.cat([stop, torch.tensor([trace.edges], dtype=torch.int32)]), return_inverse=True
+        torch.cat([stops, torch.tensor([trace.edges], dtype=torch.int32)]), return_inverse=True
     )
     own = MaskedRows(
         tokens=trace.prompt.tensor,
@@ -82,8 +90,16 @@ def curve_rows(
         replacement=replacement,
     )
     full = len(stop) - 1
+    plan = CurveRows(
+        groups=(own,),
+        full=full,
+        sizes=tuple(float(s) for s in sizes),
+        refined=torch.zeros(len(sizes), dtype=torch.bool),
+        stop=stops,
+        trace=rows[:-1],
+    )
     if not controls:
-        return CurveRows((own,), full, rows[:-1])
+        return plan
 
     removed, inverse = _distinct(trace, counts, full_mask=0, full=full, first=len(own))
     inverses = dataclasses.replace(
@@ -98,7 +114,60 @@ def curve_rows(
         own, ranks=grown.ranks, start=torch.zeros_like(kept), stop=kept, keep_residual=True
     )
     groups = tuple(group for group in (own, inverses, randoms) if len(group))
-    return CurveRows(groups, full, rows[:-1], inverse, random)
+    return dataclasses.replace(plan, groups=groups, inverse=inverse, random=random)
+
+
+def with_sizes(
+    rows: CurveRows, architecture: Architecture, trace: Trace, sizes: Sequence[float]
+) -> CurveRows:
+    """The rows of a curve and those of the trace at more sizes, which are marked as refined.
+
+    Masks that no row has yet form one more group, behind the others; there may be none. The new
+    sizes have no controls.
+    """
+    own = rows.groups[0]
+    stops = _stops(architecture, trace, _counts(trace, sizes), own.replacement)
+    row_of = {
+        trace.edges: rows.full,
+        **dict(zip(rows.stop.tolist(), rows.trace.tolist(), strict=True)),
+    }
+    fresh = sorted(set(stops.tolist()) - set(row_of))
+    row_of.update((stop, len(rows) + i) for i, stop in enumerate(fresh))
+    groups = rows.groups
+    if fresh:
+        stop = torch.tensor(fresh, dtype=torch.int32)
+        groups = (*groups, dataclasses.replace(own, start=torch.zeros_like(stop), stop=stop))
+    every = torch.tensor([*rows.sizes, *sizes], dtype=torch.float64)
+    order = every.argsort()
+    found = torch.tensor([row_of[stop] for stop in stops.tolist()])
+
+    def merged(old: Tensor, new: Tensor) -> Tensor:
+        return torch.cat([old, new])[order]
+
+    none = torch.full_like(found, -1)
+    return CurveRows(
+        groups=groups,
+        full=rows.full,
+        sizes=tuple(every[order].tolist()),
+        refined=merged(rows.refined, torch.ones(len(sizes), dtype=torch.bool)),
+        stop=merged(rows.stop, stops),
+        trace=merged(rows.trace, found),
+        inverse=None if rows.inverse is None else merged(rows.inverse, none),
+        random=None if rows.random is None else merged(rows.random, none),
+    )
+
+
+def _counts(trace: Trace, sizes: Sequence[float]) -> Int[Tensor, " size"]:
+    return torch.tensor([trace.edge_count(s) for s in sizes], dtype=torch.int32)
+
+
+def _stops(
+    architecture: Architecture, trace: Trace, counts: Int[Tensor, " size"], replacement: Replacement
+) -> Int[Tensor, " size"]:
+    """How many edges are kept for traces of some counts: none by one that puts out as the empty."""
+    if not architecture.silent_without_input or replacement.references:
+        return counts.clone()
+    return counts.where(counts > _first_embedding(trace), 0)
 
 
 def _first_embedding(trace: Trace) -> int:

@@ -47,6 +47,7 @@ class Measuring:
             self.model,
             traces,
             sizes=self.sizes,
+            refine=0,
             controls=False,
             replacements=[self.replacement] * len(traces),
             memory_budget=self.memory_budget,

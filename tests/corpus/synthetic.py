@@ -23,10 +23,15 @@ def synthetic_run(
     name: str = "made-up",
     geometry: bool = True,
     texts: Sequence[str] | None = None,
+    added: Sequence[float] = (),
 ) -> Run:
-    """A run whose curves are falling sigmoids in log10 s, whose parts add up as a sweep's do."""
+    """A run whose curves are falling sigmoids in log10 s, whose parts add up as a sweep's do.
+
+    `added` are sizes that each prompt has besides those of the grid.
+    """
     draw = np.random.default_rng(seed)
-    grid = np.asarray(sizes)
+    grid = np.sort([*sizes, *added])
+    refined = ~np.isin(grid, sizes)
     components = components_frame(layers, heads, 2, True)
     kinds = components["kind"].to_numpy()
     order = draw.random((prompts, len(components)))
@@ -97,7 +102,7 @@ def synthetic_run(
         usage.append(used)
         reachable.append(whole)
         if geometry:
-            for size, far in zip(grid, tv, strict=True):
+            for size, far in zip(grid[~refined], tv[~refined], strict=True):
                 layer = np.arange(layers)
                 hidden.append(
                     pd.DataFrame(
@@ -123,6 +128,9 @@ def synthetic_run(
                     }
                 )
             )
+    every, counts = pd.concat(rows, ignore_index=True), np.stack(usage)
+    of_grid = np.tile(~refined, prompts)
+    rest = every[~of_grid].assign(usage=list(counts[:, refined].reshape(-1, len(components))))
     empty = {"prompt": [], "size": [], "layer": []}
     return Run(
         name=name,
@@ -130,8 +138,9 @@ def synthetic_run(
         manifest={"sizes": list(sizes), "head": 0.5, "options": {"seed": seed}, "versions": {}},
         prompts=pd.DataFrame(about),
         failures=pd.DataFrame({"prompt": [], "text": [], "error": []}),
-        sizes=pd.concat(rows, ignore_index=True),
-        usage=np.stack(usage),
+        sizes=every[of_grid].reset_index(drop=True),
+        refined=rest.reset_index(drop=True),
+        usage=counts[:, ~refined],
         reachable=np.stack(reachable),
         components=components,
         geometry=pd.concat(hidden, ignore_index=True)

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from strace_lens.corpus.check_part import wrong_values
 from strace_lens.corpus.manifest import read_manifest
 from strace_lens.corpus.parts import PartError, part_paths, read_part, schema
 from strace_lens.corpus.run_folder import read_run
@@ -24,7 +25,7 @@ MUTANTS = 400
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    sweep(model(), prompts(2), folder, options())
+    sweep(model(), prompts(2), folder, options(refine=2))
     return folder
 
 
@@ -101,6 +102,8 @@ def test_a_part_with_another_type_or_one_column_more_is_refused(part: Path) -> N
         ("head_mass", 1, 0.0, "prompt 0 has several values of 'head_mass'"),
         ("text", None, "something else", "prompt 0 has a 'sha256' that is not its text's"),
         ("size", 1, 0.02, "prompt 0 has other sizes than the run"),
+        ("refined", 1, None, "'refined' is missing"),
+        ("refined", 0, True, "prompt 0 has other sizes than the run"),
         ("edges", 2, 1, "'usage' does not add up to 'edges'"),
         ("usage", 2, [1], "'usage' does not have a count for each of"),
         ("prompt", None, 7, "it has a prompt outside 0 to 1"),
@@ -122,10 +125,18 @@ def test_values_that_no_sweep_writes_are_refused(
         read_run(part.parents[1])
 
 
+def test_no_prompt_has_more_sizes_added_than_the_run_may_add(part: Path) -> None:
+    manifest = read_manifest(part.parents[1])
+    frame = read_part(part, manifest)
+    assert wrong_values(frame, manifest) is None
+    fewer = {**manifest, "options": {**manifest["options"], "refine": 1}}
+    assert wrong_values(frame, fewer) == "prompt 0 has 2 sizes added, of 1 at the most"
+
+
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
 def test_a_damaged_column_is_measured_again(place: float, part: Path) -> None:
     whole = part.read_bytes()
     at = int(place * len(whole))
     part.write_bytes(whole[:at] + bytes(40) + whole[at + 40 :])
-    sweep(model(), prompts(2), part.parents[1], options())
+    sweep(model(), prompts(2), part.parents[1], options(refine=2))
     assert part.read_bytes() == whole

@@ -21,6 +21,7 @@ import torch
 import strace_lens as sl
 from strace_lens.contract import architecture_of
 from strace_lens.corpus import batches as batches_module
+from strace_lens.corpus.analyses.arrays import every_size
 from strace_lens.corpus.analyses.layer_phases import head_and_tail
 from strace_lens.corpus.batches import Batch
 from strace_lens.corpus.engine import this_process
@@ -77,11 +78,15 @@ def stopping_after(count: int) -> Any:
 def test_every_prompt_is_as_its_own_density_curve(whole: tuple[Path, Run]) -> None:
     _, run = whole
     assert run.prompts["prompt"].tolist() == list(range(6))
+    assert run.sizes["size"].tolist() == [*run.grid] * 6
+    assert len(run.refined) > 6
     for number, one in enumerate(prompts()):
         curve = sl.density_curve(
             model(), sl.extract(sl.token_graph(model(), one.text)), sizes=SIZES
         )
         same_as_curve(run, number, curve)
+        counts = every_size(run)[number]["usage"]
+        assert [int(used.sum()) for used in counts] == curve.table["edges"].tolist()
         about = run.prompts.iloc[number]
         assert about["text"] == one.text
         assert about["label_kind"] == one.labels["kind"]
@@ -89,7 +94,7 @@ def test_every_prompt_is_as_its_own_density_curve(whole: tuple[Path, Run]) -> No
 
 def same_as_curve(run: Run, prompt: int, curve: sl.DensityCurve) -> None:
     """Every number of a curve, and of its table, is what the run holds of the prompt."""
-    rows = run.sizes[run.sizes["prompt"] == prompt]
+    rows = dict(zip(run.prompts["prompt"], every_size(run), strict=True))[prompt]
     numbers = [column for column in curve.table if column not in TEXTS]
     np.testing.assert_allclose(
         rows[numbers].to_numpy(float), curve.table[numbers].to_numpy(float), atol=1e-5
@@ -365,8 +370,10 @@ def test_other_estimators_and_ablations(tmp_path: Path) -> None:
     trace = sl.estimate(model(), sl.token_graph(model(), prompts()[0].text), "scheduled")
     swap = sl.replacement(model(), trace.prompt, "mean")
     curve = sl.density_curve(model(), trace, sizes=SIZES, replacement=swap, controls=False)
-    np.testing.assert_allclose(run.sizes["tv"], curve.table["tv"], atol=1e-5)
-    assert run.sizes["random_tv"].isna().all()
+    (every,) = every_size(run)
+    np.testing.assert_allclose(every["tv"], curve.table["tv"], atol=1e-5)
+    assert every["refined"].tolist() == curve.table["refined"].tolist()
+    assert every["random_tv"].isna().all()
     assert len(run.geometry) == len(run.path) == 0
 
 

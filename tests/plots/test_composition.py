@@ -8,6 +8,8 @@ import pytest
 from strace_lens.plots.composition import plot_kinds, plot_layers
 from tests.plots import made
 
+SIZES = made.curve().table["size"].tolist()
+
 
 @pytest.mark.parametrize(
     ("name", "kind"), [("residual", "residual"), ("attention", "attention"), ("MLP", "mlp")]
@@ -26,7 +28,7 @@ def shares_of_layers() -> np.ndarray:
     trace = made.curve().trace
     layer_of = trace.shape.layer_of().flat()
     columns = []
-    for size in made.SIZES:
+    for size in SIZES:
         kept = layer_of[trace.subgraph(size).kept.flat()]
         counts = np.array([int((kept == layer).sum()) for layer in range(trace.shape.layers)])
         columns.append(counts / max(1, counts.sum()))
@@ -39,7 +41,7 @@ def test_layers_are_shares_of_each_subgraph() -> None:
     expected[expected == 0] = np.nan  # blank, not pale
     np.testing.assert_allclose(np.array(heat.z, dtype=float), expected)
     assert list(heat.y) == [0, 1, 2]
-    assert len(heat.x) == len(made.SIZES) + 1  # the borders of the columns
+    assert len(heat.x) == len(SIZES) + 1  # the borders of the columns
 
 
 def test_colours_never_hide_a_larger_share_unsaid() -> None:
@@ -74,4 +76,4 @@ def test_a_curve_without_an_edge_says_so(plot) -> None:
 
 def test_an_attention_only_or_parallel_model_is_drawn() -> None:
     curve = made.curve("gpt_neox")
-    assert np.array(plot_layers(curve).data[0].z).shape == (2, len(made.SIZES))
+    assert np.array(plot_layers(curve).data[0].z).shape == (2, len(curve.table))

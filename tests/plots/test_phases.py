@@ -12,6 +12,7 @@ from strace_lens.plots.phases import missing, plot_layer_phases, plot_layer_prof
 from tests.plots import made
 
 CURVE = made.curve()
+SIZES = CURVE.table["size"].tolist()
 PHASES = find_phases(CURVE, threshold=0.4)  # one under which both parts have edges
 
 
@@ -26,7 +27,7 @@ def test_colours_are_log_shares_of_each_layer_present() -> None:
     layer_of, reachable = trace.shape.layer_of().flat(), trace.shape.reachable().flat()
     heat = plot_layer_phases(CURVE, PHASES).data[0]
     z = np.array(heat.z, dtype=float)
-    for i, size in enumerate(made.SIZES):
+    for i, size in enumerate(SIZES):
         kept = trace.subgraph(size).kept.flat()
         for layer in range(trace.shape.layers):
             here = layer_of == layer
@@ -46,8 +47,8 @@ def test_gains_add_up_to_the_fall_of_the_error(part: str) -> None:
     assert steps.y[0] == 0
     for i in range(1, len(error)):
         assert steps.y[i] == pytest.approx(error[i - 1] - error[i])
-        assert f"s = {made.SIZES[i]:.10g}" in steps.hovertext[i]
-        assert steps.hovertext[i].endswith(f"since s = {made.SIZES[i - 1]:.10g}")
+        assert f"s = {SIZES[i]:.10g}" in steps.hovertext[i]
+        assert steps.hovertext[i].endswith(f"since s = {SIZES[i - 1]:.10g}")
 
 
 def test_lines_stand_at_the_ends_of_both_phases() -> None:

@@ -53,7 +53,7 @@ def found(made, request) -> tuple[float, TrialPhases]:
 
 def curve_of(out: Path, prompt: int, name: str) -> sl.DensityCurve:
     trace = sl.load_trace(Job(name, 0, "own").path(out, prompt))
-    return sl.density_curve(tiny.bridge("llama"), trace, sizes=SIZES, controls=False)
+    return sl.density_curve(tiny.bridge("llama"), trace, sizes=SIZES, refine=0, controls=False)
 
 
 def row_of(found: TrialPhases, prompt: int, name: str) -> dict:

@@ -80,7 +80,7 @@ def found(prompt: int, name: str, seed: int, role: str) -> pd.DataFrame:
 def test_the_own_role_is_the_density_curve_with_paths_and_compute(prompt, name, seed) -> None:
     trace = trace_of(prompt, name, seed)
     rows = found(prompt, name, seed, "own").reset_index(drop=True)
-    curve = sl.density_curve(MODEL(), trace, sizes=SIZES, controls=False)
+    curve = sl.density_curve(MODEL(), trace, sizes=SIZES, refine=0, controls=False)
     columns = ["size", "tv", "kl", "js", "head_error", "tail_error", "top1", "nucleus"]
     columns += ["residual", "attention", "mlp", "mean_layer"]
     # Rows that share a pass with others differ in the last digits.
@@ -216,7 +216,9 @@ def test_mean_ablation_is_fitted_and_measured(tmp_path) -> None:
     graph = graph_of(PROMPTS[0].prompt)
     mean = sl.replacement(MODEL(), graph.prompt, "mean")
     trace = sl.fisher(MODEL(), graph, replacement=mean)
-    curve = sl.density_curve(MODEL(), trace, sizes=SIZES, controls=False, replacement=mean)
+    curve = sl.density_curve(
+        MODEL(), trace, sizes=SIZES, refine=0, controls=False, replacement=mean
+    )
     own = one.runs.query("role == 'own'")["tv"]
     assert own.tolist() == pytest.approx(curve.table["tv"].tolist(), abs=1e-5)
 

@@ -17,6 +17,21 @@ def at_sizes(run: Run, column: str) -> Float[np.ndarray, "prompt size"]:
     return run.sizes[column].to_numpy(dtype=np.float64).reshape(len(run.prompts), -1)
 
 
+def every_size(run: Run) -> list[pd.DataFrame]:
+    """All sizes at which each prompt was measured, rising: those of the grid and those added to it.
+
+    Returns:
+        One frame a prompt, in the order of `Run.prompts`, with the columns of `Run.refined` and
+        `refined`, whether a size was added.
+    """
+    components = run.usage.shape[-1]
+    rows = run.sizes.assign(refined=False, usage=list(run.usage.reshape(-1, components)))
+    if len(run.refined):
+        rows = pd.concat([rows, run.refined.assign(refined=True)], ignore_index=True)
+    of_prompt = dict(list(rows.sort_values("size", kind="stable").groupby("prompt")))
+    return [of_prompt[prompt].reset_index(drop=True) for prompt in run.prompts["prompt"]]
+
+
 def edges_by(
     run: Run, group: Int64[np.ndarray, " component"], groups: int
 ) -> tuple[Int64[np.ndarray, "prompt size group"], Int64[np.ndarray, "prompt group"]]:

@@ -120,6 +120,7 @@ def _only(run: Run, texts: list[str]) -> Run:
         run,
         prompts=run.prompts.iloc[places].reset_index(drop=True),
         sizes=_rows(run.sizes, numbers),
+        refined=_rows(run.refined, numbers),
         usage=run.usage[places],
         reachable=run.reachable[places],
         geometry=_rows(run.geometry, numbers),

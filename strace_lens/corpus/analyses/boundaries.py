@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from strace_lens.corpus.analyses.arrays import at_sizes
+from strace_lens.corpus.analyses.arrays import at_sizes, every_size
 from strace_lens.corpus.analyses.fast_fit import fast_change_points
 from strace_lens.corpus.analyses.resample import percentiles
 from strace_lens.corpus.analyses.resample import resamples as draws_of
@@ -45,6 +45,7 @@ def corpus_boundaries(run: Run, *, seed: int = 0, resamples: int = 200) -> pd.Da
 
     Returns:
         One row for each of `QUANTITIES`. Columns `quantity`, `value` (NaN without such a phase),
+        `below` and `above` (the sizes of the grid around a boundary; NaN for what is none),
         `low` and `high` (95 % percentile bootstrap over prompts, of the resamples that have such a
         phase; NaN without a value), `found` (the share of resamples that have it; for `phases`,
         that have two phases or more), `prompts`. Intervals and `found` are NaN for a single prompt.
@@ -55,12 +56,17 @@ def corpus_boundaries(run: Run, *, seed: int = 0, resamples: int = 200) -> pd.Da
     draws = draws_of(prompts, resamples if prompts > 1 else 0, seed)
     found = _table([_row(run.grid, curves[draw].mean(0)) for draw in draws])
     low, high = _interval(value, found)
+    around = [
+        _around(run.grid, v if name in _BOUNDARIES else math.nan)
+        for name, v in zip(QUANTITIES, value, strict=True)
+    ]
     there = ~np.isnan(found)
     there[:, 0] = found[:, 0] > 1
     return pd.DataFrame(
         {
             "quantity": QUANTITIES,
             "value": value,
+            **dict(zip(("below", "above"), np.array(around).T, strict=True)),
             "low": low,
             "high": high,
             "found": there.mean(0) if len(draws) else np.full(len(value), np.nan),
@@ -83,20 +89,23 @@ def prompt_boundaries(run: Run, *, seed: int = 0, resamples: int = 100) -> pd.Da
     Returns:
         One row a prompt. Columns `prompt`; `phases`, their number, 0 where TV never falls by a
         tenth at one pace, NaN for fewer than four sizes; `construction_start` and
-        `construction_stop`, each with `_low` and `_high` (95 %, of the resamples that have such a
-        boundary) and `_found` (the share that has it). NaN without such a phase, and intervals
-        where no phase was fitted.
+        `construction_stop`, each with `_below` and `_above` (the measured sizes around it), `_low`
+        and `_high` (95 %, of the resamples that have such a boundary) and `_found` (the share that
+        has it). NaN without such a phase, and intervals where no phase was fitted.
     """
     rows = []
-    draws = draws_of(len(run.grid), resamples, seed)
-    for prompt, tv in zip(run.prompts["prompt"], at_sizes(run, "tv"), strict=True):
-        phases = fast_change_points(run.grid, tv)
+    for prompt, table in zip(run.prompts["prompt"], every_size(run), strict=True):
+        sizes, tv = table["size"].to_numpy(), table["tv"].to_numpy()
+        added = int(np.count_nonzero(table["refined"].to_numpy()))
+        phases = fast_change_points(sizes, tv, added)
         value = _quantities(phases, len(tv))
-        again = _refitted(run.grid, tv, phases, draws) if phases else _table([])
+        draws = draws_of(len(sizes), resamples, seed)
+        again = _refitted(sizes, tv, added, phases, draws) if phases else _table([])
         low, high = _interval(value, again)
         row = {"prompt": prompt, "phases": value[0]}
         for name in _BOUNDARIES:
             at = QUANTITIES.index(name)
+            row[f"{name}_below"], row[f"{name}_above"] = _around(sizes, value[at])
             row[name], row[f"{name}_low"], row[f"{name}_high"] = value[at], low[at], high[at]
             missing = np.isnan(again[:, at])
             row[f"{name}_found"] = 1 - float(missing.mean()) if len(missing) else math.nan
@@ -107,6 +116,7 @@ def prompt_boundaries(run: Run, *, seed: int = 0, resamples: int = 100) -> pd.Da
 def _refitted(
     sizes: Float[np.ndarray, " size"],
     tv: Float[np.ndarray, " size"],
+    added: int,
     phases: tuple[Phase, ...],
     draws: np.ndarray,
 ) -> Float[np.ndarray, "resample quantity"]:
@@ -116,7 +126,7 @@ def _refitted(
     line = np.interp(np.log10(sizes), np.log10(ends), heights)
     misses = tv - line
     misses -= misses.mean()
-    return _table([_row(sizes, line + misses[draw]) for draw in draws])
+    return _table([_row(sizes, line + misses[draw], added) for draw in draws])
 
 
 def _interval(
@@ -128,8 +138,19 @@ def _interval(
     return np.where(none, np.nan, low), np.where(none, np.nan, high)
 
 
-def _row(sizes: Float[np.ndarray, " size"], tv: Float[np.ndarray, " size"]) -> list[float]:
-    return _quantities(fast_change_points(sizes, tv), len(sizes))
+def _around(sizes: Float[np.ndarray, " size"], boundary: float) -> tuple[float, float]:
+    """The measured sizes next below and next above a boundary; NaN where there is none."""
+    below, above = sizes[sizes < boundary], sizes[sizes > boundary]
+    return (
+        float(below[-1]) if len(below) else math.nan,
+        float(above[0]) if len(above) else math.nan,
+    )
+
+
+def _row(
+    sizes: Float[np.ndarray, " size"], tv: Float[np.ndarray, " size"], added: int = 0
+) -> list[float]:
+    return _quantities(fast_change_points(sizes, tv, added), len(sizes))
 
 
 def _quantities(phases: tuple[Phase, ...], sizes: int) -> list[float]:

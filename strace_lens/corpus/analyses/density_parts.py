@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from strace_lens.corpus.analyses.arrays import at_sizes
+from strace_lens.corpus.analyses.arrays import every_size
 from strace_lens.corpus.analyses.correlations import CORRELATES, correlation
 from strace_lens.corpus.run_folder import Run
 
@@ -26,10 +26,10 @@ def density_parts(run: Run) -> pd.DataFrame:
         size at which TV falls for good below half of that, interpolated in log s (NaN if it never
         does, or is below from the start); and the prompt's `density` and `CORRELATES`.
     """
-    tv, log_sizes = at_sizes(run, "tv"), np.log10(run.grid)
-    half = np.asarray([_falls_below(log_sizes, curve, curve[0] / 2) for curve in tv])
+    curves = [(np.log10(t["size"].to_numpy()), t["tv"].to_numpy()) for t in every_size(run)]
+    half = np.asarray([_falls_below(logs, tv, tv[0] / 2) for logs, tv in curves])
     frame = run.prompts[["prompt", "density", *CORRELATES]]
-    return frame.assign(plateau=tv[:, 0], half_size=10.0**half)
+    return frame.assign(plateau=[tv[0] for _, tv in curves], half_size=10.0**half)
 
 
 def part_correlations(run: Run, *, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:

@@ -13,25 +13,25 @@ import numpy as np
 from jaxtyping import Float
 from numba import njit
 
-from strace_lens.phases import LEAST_SIZES, Phase, on_phase_grid, phases_of_fits
+from strace_lens.phases import LEAST_POINTS, LEAST_SIZES, Phase, on_phase_grid, phases_of_fits
 
-_LEAST_POINTS = 3  # of a piece: the least that continuous linear pieces take in ruptures
 _BLOCK = 128  # numpy halves what is longer before it sums it
 
 
 def fast_change_points(
-    sizes: Float[np.ndarray, " size"], tv: Float[np.ndarray, " size"]
+    sizes: Float[np.ndarray, " size"], tv: Float[np.ndarray, " size"], refined: int = 0
 ) -> tuple[Phase, ...]:
     """Split a curve into plateau, construction and refinement: the result of `change_points`.
 
     Args:
         sizes: relative sizes, rising.
         tv: total variation at each.
+        refined: how many of the sizes a refinement added.
     """
     if len(sizes) < LEAST_SIZES:
         return ()
-    grid, values = on_phase_grid(sizes, tv)
-    return phases_of_fits(grid, values, break_points(values), len(sizes))
+    values = on_phase_grid(sizes, tv)[1]
+    return phases_of_fits(sizes, tv, break_points(values), refined)
 
 
 def break_points(values: Float[np.ndarray, " point"]) -> list[list[int]]:
@@ -57,10 +57,10 @@ def _chord_costs(values):
     points = len(values)
     costs = np.full((points + 1, points + 1), np.inf)
     errors, sums = np.empty(points), np.empty(8)
-    for start in range(points - _LEAST_POINTS + 1):
+    for start in range(points - LEAST_POINTS + 1):
         first = max(start, 1)
         origin = values[first - 1]
-        for end in range(start + _LEAST_POINTS, points + 1):
+        for end in range(start + LEAST_POINTS, points + 1):
             length = end - first
             slope = (values[end - 1] - origin) / length
             for k in range(length):
@@ -107,12 +107,12 @@ def _best_breaks(costs):
     points = len(costs) - 1
     one, first, second = 0, 0, 0
     lowest_one, lowest_two = np.inf, np.inf
-    for last in range(_LEAST_POINTS, points - _LEAST_POINTS + 1):
+    for last in range(LEAST_POINTS, points - LEAST_POINTS + 1):
         total = costs[0, last] + costs[last, points]
         if total < lowest_one:
             lowest_one, one = total, last
         before, left = 0, np.inf
-        for middle in range(_LEAST_POINTS, last - _LEAST_POINTS + 1):
+        for middle in range(LEAST_POINTS, last - LEAST_POINTS + 1):
             both = costs[0, middle] + costs[middle, last]
             if both < left:
                 left, before = both, middle

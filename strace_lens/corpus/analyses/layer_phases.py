@@ -8,13 +8,22 @@ attention and MLP edges, those of the blocks, is told beside that of all edges.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 
-from strace_lens.corpus.analyses.arrays import added, at_sizes, divide, edges_by, frame_of, shares
+from strace_lens.corpus.analyses.arrays import (
+    added,
+    at_sizes,
+    divide,
+    edges_by,
+    every_size,
+    frame_of,
+    shares,
+)
 from strace_lens.corpus.analyses.composition import layer_of
 from strace_lens.corpus.analyses.means import means
 from strace_lens.corpus.run_folder import Run
@@ -73,6 +82,8 @@ def head_and_tail(run: Run, threshold: float = THRESHOLD) -> pd.DataFrame:
 
     Returns:
         A row a prompt: `prompt`; `head_size`, `tail_size`, the relative sizes at which they end;
+        `head_not_yet_at`, `tail_not_yet_at`, the sizes measured before these, at which the error is
+        still too large (0 if none was);
         `head_edges`, `tail_edges`; `head_depth`, `tail_depth`, and `head_block_depth`,
         `tail_block_depth` of attention and MLP edges alone; `head_attention`, `tail_attention`,
         shares of the edges; `depth_gap`, `block_depth_gap`, the head's less the tail's;
@@ -82,28 +93,30 @@ def head_and_tail(run: Run, threshold: float = THRESHOLD) -> pd.DataFrame:
     Raises:
         ValueError: a threshold outside (0, 1).
     """
-    counts, graph = _by_kind_and_layer(run)
+    by_kind_and_layer = _groups(run)
     masses = run.prompts["head_mass"]
-    tables = (rows for _, rows in run.sizes.groupby("prompt"))
     rows = []
-    for i, (prompt, mass, table) in enumerate(
-        zip(run.prompts["prompt"], masses, tables, strict=True)
+    for prompt, mass, table, reachable in zip(
+        run.prompts["prompt"], masses, every_size(run), run.reachable, strict=True
     ):
         head_size, tail_size = restored_from(table, float(mass), threshold)
         # NaN if either is: the refinement of the tail starts where the head is restored.
         tail_size = float(np.maximum(head_size, tail_size))
-        sizes = table["size"].tolist()
-        head = None if math.isnan(head_size) else counts[i, sizes.index(head_size)]
-        end = None if math.isnan(tail_size) else counts[i, sizes.index(tail_size)]
+        graph = by_kind_and_layer(reachable)
+        usage = dict(zip(table["size"], table["usage"], strict=True))
+        head = None if math.isnan(head_size) else by_kind_and_layer(usage[head_size])
+        end = None if math.isnan(tail_size) else by_kind_and_layer(usage[tail_size])
         tail = None if head is None or end is None else end - head
         found = {
             "prompt": int(prompt),
             "head_size": head_size,
             "tail_size": tail_size,
+            "head_not_yet_at": _before(table, head_size),
+            "tail_not_yet_at": _before(table, tail_size),
             **_about("head", head),
             **_about("tail", tail),
-            "graph_depth": relative_depth(graph[i]),
-            "graph_block_depth": relative_depth(graph[i, _BLOCK]),
+            "graph_depth": relative_depth(graph),
+            "graph_block_depth": relative_depth(graph[_BLOCK]),
         }
         for name in ("depth", "block_depth"):
             found[f"{name}_gap"] = found[f"head_{name}"] - found[f"tail_{name}"]
@@ -118,7 +131,8 @@ def head_and_tail_means(run: Run, threshold: float = THRESHOLD, *, seed: int = 0
         Columns `quantity`, `mean` (geometric for `head_size` and `tail_size`), `low`, `high`,
         `prompts`: those that have the quantity, the only ones in the mean.
     """
-    table = head_and_tail(run, threshold).drop(columns="prompt")
+    around = ["head_not_yet_at", "tail_not_yet_at"]
+    table = head_and_tail(run, threshold).drop(columns=["prompt", *around])
     values = table.to_numpy(dtype=np.float64, copy=True)
     logarithmic = table.columns.isin(SIZES_OF)
     values[:, logarithmic] = np.log(values[:, logarithmic])
@@ -129,14 +143,28 @@ def head_and_tail_means(run: Run, threshold: float = THRESHOLD, *, seed: int = 0
     return pd.DataFrame({"quantity": list(table), **columns, "prompts": found.prompts})
 
 
-def _by_kind_and_layer(
+def _groups(
     run: Run,
-) -> tuple[Int64[np.ndarray, "prompt size kind layer"], Int64[np.ndarray, "prompt kind layer"]]:
+) -> Callable[[Int[np.ndarray, " component"]], Int64[np.ndarray, "kind layer"]]:
+    """Adds up edges of components by kind and layer."""
     kind = run.components["kind"].map(KINDS.index).to_numpy(dtype=np.int64)
     layers = layer_of(run)
     shape = len(KINDS), int(layers.max()) + 1
-    counts, graph = edges_by(run, kind * shape[1] + layers, shape[0] * shape[1])
-    return counts.reshape(*counts.shape[:2], *shape), graph.reshape(len(graph), *shape)
+
+    def grouped(edges: Int[np.ndarray, " component"]) -> Int64[np.ndarray, "kind layer"]:
+        counts = np.zeros(shape, dtype=np.int64)
+        np.add.at(counts, (kind, layers), edges)
+        return counts
+
+    return grouped
+
+
+def _before(table: pd.DataFrame, size: float) -> float:
+    """The size measured before one; 0 if none was, NaN for NaN."""
+    if math.isnan(size):
+        return math.nan
+    sizes = table["size"].to_numpy(dtype=np.float64)
+    return float(sizes[sizes < size].max(initial=0.0))
 
 
 def _about(name: str, counts: Int64[np.ndarray, "kind layer"] | None) -> dict[str, Any]:

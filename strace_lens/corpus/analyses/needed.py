@@ -6,13 +6,13 @@ Source: s-Trace (arXiv 2605.27033), section "measures".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from strace_lens.corpus.analyses.arrays import at_sizes
+from strace_lens.corpus.analyses.arrays import every_size
 from strace_lens.corpus.run_folder import Run
 from strace_lens.measures import NUCLEI
 from strace_lens.phases import THRESHOLD, restored_from
@@ -57,22 +57,25 @@ def size_needed(run: Run) -> pd.DataFrame:
 
 def needed_by_prompt(run: Run) -> Iterator[tuple[str, float, Float[np.ndarray, " prompt"]]]:
     """What is asked for, at which level, and the size that each prompt needs (NaN: none)."""
-    grid, nuclei = run.grid, at_sizes(run, "nucleus")
+    tables = every_size(run)
+
+    def from_which(
+        column: str, holds: Callable[[np.ndarray], np.ndarray]
+    ) -> Float[np.ndarray, " prompt"]:
+        curves = ((t["size"].to_numpy(), holds(t[column].to_numpy())) for t in tables)
+        return np.array([smallest_size_from_which(*curve) for curve in curves])
+
     for p in NUCLEI:
-        yield "nucleus", p, np.array([size_for_nucleus(grid, one, p) for one in nuclei])
-    yield "top1", math.nan, _from_which(run, at_sizes(run, "top1") > 0)
+        curves = ((t["size"].to_numpy(), t["nucleus"].to_numpy()) for t in tables)
+        yield "nucleus", p, np.array([size_for_nucleus(*curve, p) for curve in curves])
+    yield "top1", math.nan, from_which("top1", lambda same: same.astype(bool))
     masses = run.prompts["head_mass"].to_numpy(dtype=np.float64)
-    tables = [rows for _, rows in run.sizes.groupby("prompt", sort=True)]
     shares = [restored_from(t, float(mass)) for t, mass in zip(tables, masses, strict=True)]
     for part, sizes in zip(("head", "tail"), np.array(shares, dtype=np.float64).T, strict=True):
         yield f"{part}_share", THRESHOLD, sizes
     for part in ("head_error", "tail_error"):
         for error in ERRORS:
-            yield part, error, _from_which(run, at_sizes(run, part) < error)
-
-
-def _from_which(run: Run, holds: np.ndarray) -> Float[np.ndarray, " prompt"]:
-    return np.array([smallest_size_from_which(run.grid, one) for one in holds])
+            yield part, error, from_which(part, lambda errors, most=error: errors < most)
 
 
 def _reached_by(sizes: Float[np.ndarray, " prompt"], share: float) -> float:

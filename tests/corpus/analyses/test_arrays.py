@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
+import pytest
 
-from strace_lens.corpus.analyses.arrays import added, at_sizes, divide, edges_by, frame_of, shares
+from strace_lens.corpus.analyses.arrays import (
+    added,
+    at_sizes,
+    divide,
+    edges_by,
+    every_size,
+    frame_of,
+    shares,
+)
+from strace_lens.corpus.analyses.between import on_shared_prompts
+from strace_lens.corpus.analyses.boundaries import prompt_boundaries
+from strace_lens.corpus.analyses.density_parts import density_parts
+from strace_lens.corpus.analyses.layer_phases import head_and_tail
+from strace_lens.corpus.analyses.needed import size_needed
+from strace_lens.corpus.analyses.per_prompt import per_prompt
+from strace_lens.corpus.run_folder import Run
+from strace_lens.sizes import SIZES
 from tests.corpus.synthetic import synthetic_run
 
 RUN = synthetic_run(prompts=3)
@@ -14,6 +32,49 @@ def test_a_column_is_laid_out_by_prompt_and_size() -> None:
     found = at_sizes(RUN, "tv")
     for row in RUN.sizes.to_dict("records"):
         assert found[row["prompt"], RUN.grid.tolist().index(row["size"])] == row["tv"]
+
+
+FINE = tuple(float(s) for s in np.geomspace(0.011, 0.39, 12))
+
+
+def test_every_size_of_a_prompt_is_there_in_order() -> None:
+    run = synthetic_run(prompts=3, added=FINE)
+    assert run.grid.tolist() == list(SIZES)
+    for prompt, table in enumerate(every_size(run)):
+        assert table["size"].tolist() == sorted([*SIZES, *FINE])
+        assert table["prompt"].eq(prompt).all()
+        assert table["size"][table["refined"]].tolist() == list(FINE)
+        assert [int(used.sum()) for used in table["usage"]] == table["edges"].tolist()
+
+
+@pytest.mark.parametrize(
+    "analysis",
+    [
+        size_needed,
+        head_and_tail,
+        density_parts,
+        per_prompt,
+        lambda run: prompt_boundaries(run, resamples=0),
+    ],
+)
+def test_what_is_told_of_a_prompt_uses_the_sizes_added_as_those_of_the_grid(analysis) -> None:
+    refined = analysis(synthetic_run(prompts=6, added=FINE))
+    whole = analysis(synthetic_run(prompts=6, sizes=sorted([*SIZES, *FINE])))
+    pd.testing.assert_frame_equal(refined, whole)
+    assert not refined.equals(analysis(synthetic_run(prompts=6)))
+
+
+def test_shared_prompts_keep_the_sizes_added() -> None:
+    texts = ["c", "a", "b"]
+    one = synthetic_run(prompts=3, added=FINE, texts=texts, name="one")
+    two = synthetic_run(prompts=3, texts=["a", "b", "d"], name="two", seed=1)
+    first, _ = on_shared_prompts([one, two])
+
+    def of(run: Run, text: str) -> pd.DataFrame:
+        return every_size(run)[run.prompts["text"].tolist().index(text)]
+
+    for text in ("a", "b"):
+        pd.testing.assert_frame_equal(of(first, text), of(one, text))
 
 
 def test_groups_add_up_their_components() -> None:

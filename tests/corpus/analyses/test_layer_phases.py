@@ -108,6 +108,8 @@ def test_head_and_tail_edge_by_edge(threshold: float) -> None:
         head_size = smallest_from_which(RUN, p, "head", threshold)
         tail_size = max(head_size, smallest_from_which(RUN, p, "tail", threshold))
         assert (row["head_size"], row["tail_size"]) == (head_size, tail_size)
+        for part, size in (("head", head_size), ("tail", tail_size)):
+            assert row[f"{part}_not_yet_at"] == max(s for s in (0.0, *SIZES) if s < size)
         parts = {
             "head": edges_between(RUN, p, 0, head_size),
             "tail": edges_between(RUN, p, head_size, tail_size) if tail_size > head_size else [],
@@ -164,7 +166,8 @@ def test_a_restored_tail_without_a_head_is_none() -> None:
 def test_means_are_of_the_prompts_that_have_the_quantity() -> None:
     run = unrestored()
     table, found = head_and_tail(run), head_and_tail_means(run).set_index("quantity")
-    assert found.index.tolist() == list(table.columns[1:])
+    around = ["prompt", "head_not_yet_at", "tail_not_yet_at"]
+    assert found.index.tolist() == list(table.columns.drop(around))
     for quantity, row in found.iterrows():
         values = table[quantity].dropna().to_numpy()
         assert row["prompts"] == len(values)

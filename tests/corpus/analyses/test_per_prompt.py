@@ -50,7 +50,8 @@ def test_a_row_is_what_the_run_holds_of_its_prompt() -> None:
 def rerun(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Four prompts of the study swept again, one after another as it did."""
     prompts = read_corpus(CARRIED)
-    options = Options(controls=False, hidden=False)
+    # The study that is published was swept at the sizes of the grid alone.
+    options = Options(controls=False, hidden=False, refine=0)
     folder = tmp_path_factory.mktemp("runs") / "greedy"
     return sweep(smollm2(), [prompts[number] for number in RERUN], folder, options)
 
