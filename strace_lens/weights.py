@@ -107,8 +107,8 @@ def expect_same_weights(what: object, made: Mapping[str, Any], model: Model) -> 
     Raises:
         ValueError: the hashes differ.
     """
-    theirs, ours = made.get("weights"), noted(remembered_hash, model)
-    if theirs is not None and theirs != ours:
+    theirs = made.get("weights")
+    if theirs is not None and theirs != (ours := noted(remembered_hash, model)):
         raise ValueError(
             f"{what} was made with other weights ({str(theirs)[:12]}) than the model holds now "
             f"({ours[:12]}; the dtype counts too): make it anew with this model, or, to compare "

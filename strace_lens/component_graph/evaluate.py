@@ -152,6 +152,7 @@ def faithfulness(
     metric: str | None = None,
     ranking: str = "mib",
     memory_budget: int = MEMORY_BUDGET,
+    allow_other_model: bool = False,
 ) -> Faithfulness:
     """Faithfulness by size of the circuits that a ranking gives: see `faithfulness_curve`.
 
@@ -170,12 +171,21 @@ def faithfulness(
             "absolute" rank them in one way for both. By sign a large model's circuits are left
             with what helps alone: see `Scores.top`.
         memory_budget: bytes that one pass may take.
+        allow_other_model: take scores that were made with other weights, as on another checkpoint,
+            or on a model of another name; the graphs must still have one shape.
 
     Raises:
-        ValueError: scores of another model, bad fractions, an unknown ranking, or a task on which
-            the full and the empty circuit do not differ.
+        ValueError: scores of another model or of other weights, bad fractions, an unknown ranking,
+            or a task on which the full and the empty circuit do not differ.
     """
-    problem = prepare(model, task, metric=metric, ablation=ablation, memory_budget=memory_budget)
+    problem = prepare(
+        model,
+        task,
+        metric=metric,
+        ablation=ablation,
+        memory_budget=memory_budget,
+        allow_other_model=allow_other_model,
+    )
     curve = faithfulness_curve(problem, scores, fractions=fractions, ranking=ranking)
     failed = failure(standing_of(problem))
     if failed:
@@ -218,7 +228,7 @@ def faithfulness_curve(
     Raises:
         ValueError: as `faithfulness`, or a resolution outside [0, 1].
     """
-    problem.graph.check_same(scores.graph)
+    problem.expect_own(scores)
     given = check_sizes(np.asarray(fractions, dtype=np.float64)).tolist()
     if len(given) < 2:
         raise ValueError(f"an area needs at least two fractions; got {given}")

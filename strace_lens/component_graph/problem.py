@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,13 +12,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.architecture import Model, device_of
+from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.metrics import METRICS, Metric, Reference
 from strace_lens.component_graph.outputs import ABLATIONS, Outputs, join_outputs, read_outputs
+from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.wiring import Wiring, wiring_of
 from strace_lens.hold import verb
 from strace_lens.run import MEMORY_BUDGET, bytes_per_row, even_chunks, expect_one_class
+from strace_lens.weights import expect_same_weights
 
 GRADIENT_FACTOR = 16
 """Budgets that a pass forward and backward may take, because it holds every layer's values."""
@@ -44,6 +47,8 @@ class Problem:
         ablation: one of `ABLATIONS`.
         memory_budget: bytes that one pass may take.
         passes: counted as they are made.
+        allow_other_model: take circuits and scores of other weights, or of a model of another name,
+            if their graph has the same shape.
     """
 
     model: Model
@@ -53,6 +58,7 @@ class Problem:
     ablation: str = "resample"
     memory_budget: int = MEMORY_BUDGET
     passes: Passes = field(default_factory=Passes)
+    allow_other_model: bool = False
 
     @property
     def graph(self) -> ComponentGraph:
@@ -107,6 +113,33 @@ class Problem:
             whole.clean[pairs], whole.corrupted[pairs], whole.answers[pairs], whole.wrong[pairs]
         )
 
+    def expect_own(self, made: Circuit | Scores) -> None:
+        """Refuse a circuit or scores of another model, unless `allow_other_model`.
+
+        A model is known by its name, the shape of its graph and the hash of its weights. What
+        names no weights, made by hand or read from a file of version 0.1, is held to the others.
+
+        Raises:
+            ValueError: the graphs differ, or the weights.
+        """
+        if self.allow_other_model:
+            self.graph.check_same(replace(made.graph, model=self.graph.model))
+        else:
+            self.graph.check_same(made.graph)
+            expect_same_weights(f"{made!r}", made.made, self.model)
+
+    def expect_unchanged(self) -> None:
+        """Refuse to go on after the model's weights have changed.
+
+        Raises:
+            ValueError: they have; the runs that are kept are not the model's any more.
+        """
+        if wiring_of(self.model) is not self.wiring:
+            raise ValueError(
+                f"the weights of {self.graph.model} have changed since task {self.task.name!r} was "
+                "made ready: call prepare again"
+            )
+
     def chunks(self, rows: int) -> Iterator[slice]:
         """Cut rows into patched passes that fit the budget."""
         graph = self.graph
@@ -160,6 +193,7 @@ def prepare(
     metric: str | None = None,
     ablation: str = "resample",
     memory_budget: int = MEMORY_BUDGET,
+    allow_other_model: bool = False,
 ) -> Problem:
     """Make a task ready on a model.
 
@@ -170,6 +204,7 @@ def prepare(
         ablation: what an ablated edge carries: its value on the corrupted prompt ("resample"), the
             position-wise mean over all prompts of the task ("mean"), or zero.
         memory_budget: bytes that one pass may take.
+        allow_other_model: take circuits and scores of other weights, as of another checkpoint.
 
     Raises:
         ValueError: an unknown metric or ablation, a memory budget that is not positive, a token
@@ -209,4 +244,12 @@ def prepare(
             f"reads at most {arch.context}"
         )
     expect_one_class(arch, task.lengths, f"task {task.name!r}")
-    return Problem(model, wiring, task, metric, ablation, memory_budget)
+    return Problem(
+        model,
+        wiring,
+        task,
+        metric,
+        ablation,
+        memory_budget,
+        allow_other_model=allow_other_model,
+    )

@@ -32,6 +32,7 @@ def run_circuits(
     direction: Direction = "noise",
     metric: str | None = None,
     memory_budget: int = MEMORY_BUDGET,
+    allow_other_model: bool = False,
 ) -> Float[Tensor, "circuit pair"]:
     """The metric of every circuit on every pair of a task.
 
@@ -45,13 +46,22 @@ def run_circuits(
             (patching clean into corrupted), which only "resample" defines.
         metric: key of `METRICS`; the task's own by default.
         memory_budget: bytes that one pass may take.
+        allow_other_model: run circuits that were found with other weights, as on another
+            checkpoint, or on a model of another name; the graphs must still have one shape.
 
     Raises:
-        ValueError: no circuit, a circuit of another model, token positions that do not fit the
-            task, an unknown option.
+        ValueError: no circuit, a circuit of another model or of other weights, token positions that
+            do not fit the task, an unknown option.
         FloatingPointError: a logit is NaN or infinite.
     """
-    problem = prepare(model, task, metric=metric, ablation=ablation, memory_budget=memory_budget)
+    problem = prepare(
+        model,
+        task,
+        metric=metric,
+        ablation=ablation,
+        memory_budget=memory_budget,
+        allow_other_model=allow_other_model,
+    )
     return circuit_metric(problem, stack(problem, circuits), direction=direction)
 
 
@@ -67,7 +77,7 @@ def stack(
         raise ValueError("no circuits to run; give at least one")
     width = problem.task.clean.shape[1]
     for circuit in circuits:
-        problem.graph.check_same(circuit.graph)
+        problem.expect_own(circuit)
         if circuit.keep.ndim == 3:
             check_positions(problem.task)
             if circuit.keep.shape[2] != width:
@@ -114,6 +124,7 @@ def circuit_metric(
         metric: key of `METRICS`; the problem's own by default.
         progress: told the rows of each pass.
     """
+    problem.expect_unchanged()
     score = METRICS[metric or problem.metric]
     found = []
     for logits, pairs in _rows(problem, keep, direction):

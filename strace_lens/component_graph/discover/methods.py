@@ -23,9 +23,10 @@ from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.accuracy import task_logits
-from strace_lens.hold import verb
+from strace_lens.hold import noted, verb
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.warn import warn
+from strace_lens.weights import remembered_hash
 
 Method = Callable[..., Float[Tensor, "destination source *pos"]]
 """From a `Problem`, a seed and options of its own to one score an edge."""
@@ -106,6 +107,7 @@ def discover_in(problem: Problem, method: str, *, seed: int = 0, **options: Any)
             f"{method} has no option {unknown[0]!r}; "
             + (f"it has {', '.join(known)}" if known else "it has none")
         )
+    problem.expect_unchanged()
     _check_changes(problem)
     before = problem.passes.forward_rows, problem.passes.backward_rows
     began = time.perf_counter()
@@ -127,6 +129,7 @@ def discover_in(problem: Problem, method: str, *, seed: int = 0, **options: Any)
         seconds=seconds,
         effects=method not in RANKINGS,
         made={
+            "weights": noted(remembered_hash, problem.model),
             "metric": problem.metric,
             "ablation": problem.ablation,
             "pairs": pairs,
