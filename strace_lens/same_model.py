@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.architecture import Model, UnsupportedModelError, device_of
-from strace_lens.hold import verb
+from strace_lens.hold import hold, verb
 from strace_lens.measures import total_variation
 
 PROBE_TOKENS = 32
@@ -34,6 +34,7 @@ class Reference:
     logits: Float[Tensor, "pos vocab"]
 
 
+@verb
 @verb
 def check_model(model: Model, against: Any = None) -> float:
     """Check that a model gives the next-token distributions of its Hugging Face original.
@@ -71,7 +72,7 @@ def reference_of(hugging_face: Any) -> Reference:
     length = min(PROBE_TOKENS, context)
     tokens = torch.randint(config.vocab_size, (length,), generator=generator)
     device = next(hugging_face.parameters()).device
-    with torch.no_grad():
+    with hold(hugging_face), torch.no_grad():
         logits = hugging_face(tokens[None].to(device)).logits[0]
     return Reference(tokens, logits.cpu())
 
@@ -86,7 +87,7 @@ def expect_same(model: Model, reference: Reference) -> float:
         UnsupportedModelError: the distributions differ by more than rounding.
         FloatingPointError: a logit of either is NaN or infinite.
     """
-    with torch.no_grad():
+    with hold(model), torch.no_grad():
         logits = model.run_with_hooks(
             reference.tokens[None].to(device_of(model)), return_type="logits", padding_side="right"
         )[0].cpu()

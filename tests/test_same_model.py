@@ -117,3 +117,16 @@ def test_logits_that_are_no_numbers_are_no_agreement() -> None:
     for model, against in ((cases.bridge_of(broken), None), (tiny.bridge("llama"), broken)):
         with pytest.raises(FloatingPointError, match="NaN or infinite logits"):
             check_model(model, against)
+
+
+def test_the_modes_of_the_caller_change_nothing() -> None:
+    """GPT-2 has dropout, which training mode switches on."""
+    model, other = cases.fresh_bridge("gpt2"), tiny.BRIDGES["gpt2"]()
+    plain = check_model(model), check_model(model, other)
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(False):
+        assert (check_model(model), check_model(model, other)) == plain
+    model.train()
+    other.train()
+    assert (check_model(model), check_model(model, other)) == plain
+    assert model.training
+    assert other.training
