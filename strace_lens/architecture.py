@@ -51,6 +51,11 @@ class Architecture:
             (LongRoPE), rising.
         padding_is_exact: a prompt padded on the right, not beyond one of these lengths, gives the
             logits that it gives alone.
+        value_clip: values are clipped to this magnitude between `attn.hook_v` and the pattern; None
+            where they are not.
+        attention_scales, mlp_scales: what each layer's attention and MLP are multiplied by before
+            they reach the stream, as in Granite; `hook_attn_out` and `hook_mlp_out` carry the
+            product. They are empty until a run has told them, which stands for 1 throughout.
     """
 
     name: str
@@ -73,6 +78,9 @@ class Architecture:
     experts: int = 1
     position_switches: tuple[int, ...] = ()
     padding_is_exact: bool = True
+    value_clip: float | None = None
+    attention_scales: tuple[float, ...] = ()
+    mlp_scales: tuple[float, ...] = ()
 
     def padding_class(self, length: int) -> int:
         """Prompts of two lengths may share a forward pass, padded, if their class is the same."""
@@ -123,6 +131,7 @@ def describe(model: Model, *, causal_only: bool = True) -> Architecture:
         gated=bool(getattr(cfg, "gated_mlp", False)),
         experts=int(getattr(cfg, "experts_per_token", None) or 1),
         position_switches=_position_switches(model),
+        value_clip=_value_clip(model),
     )
     missing = [h for h in hook_points(found) if h not in hooks]
     if missing:
@@ -168,6 +177,20 @@ def _mlp_width(model: Model, cfg: Any) -> int:
     if weight is not None and weight.ndim == 2 and weight.shape[1] == cfg.d_model:
         return int(weight.shape[0])
     return int(getattr(cfg, "d_mlp", None) or 0)
+
+
+def _value_clip(model: Model) -> float | None:
+    """The magnitude that OLMo, OLMoE and MPT clip queries, keys and values to, behind their hooks.
+
+    A module that names none and clips all the same is found out by the sums that are checked on
+    every prompt.
+    """
+    module = getattr(block_of(model, 0).attn, "original_component", None)
+    for holder in (module, getattr(module, "config", None)):
+        clip = getattr(holder, "clip_qkv", None)
+        if isinstance(clip, int | float):
+            return float(clip)
+    return None
 
 
 def _refuse_other_kinds(name: str, cfg: Any, model: Model, causal_only: bool) -> None:
@@ -219,10 +242,12 @@ class AttentionOutput:
     """How the heads of one block write to the stream: `norm(sum_h z[h] @ weight[h] + bias)`.
 
     Attributes:
-        weight: W_O of every query head.
-        bias: b_O; it belongs to no edge and is always present.
-        value_bias: b_V of every query head; it too belongs to no edge. A pattern's row sums to
-            one, so it adds the constant b_V W_O to the node.
+        weight: W_O of every query head, times what the model multiplies attention by (Granite).
+        bias: b_O, times the same; it belongs to no edge and is always present.
+        value_bias: b_V of every query head; it too belongs to no edge, and adds b_V W_O to a node
+            times the sum of the pattern's row. That sum is 1 unless the model has attention sinks
+            (GPT-OSS). Zeros where values are clipped, which leaves no part of a value to the bias:
+            there b_V belongs to the edges.
         gain: weight of the norm after attention, ones where there is none.
         norm_bias: bias of that norm.
         centred: that norm subtracts the mean (LayerNorm, not RMSNorm).
@@ -241,29 +266,40 @@ class AttentionOutput:
             x = x - x.mean(-1, keepdim=True)
         return x * self.gain
 
-    def constant(self, scale: Float[Tensor, " pos"]) -> Float[Tensor, "pos d_model"]:
-        """What biases alone add to the stream, given the scale of the norm after attention."""
-        summed = torch.einsum("he,hed->d", self.value_bias, self.weight) + self.bias
+    def constant(
+        self, scale: Float[Tensor, " pos"], row_sums: Float[Tensor, "head pos"]
+    ) -> Float[Tensor, "pos d_model"]:
+        """What biases alone add to the stream.
+
+        Args:
+            scale: of the norm after attention.
+            row_sums: of the pattern.
+        """
+        carried = torch.einsum("he,hed->hd", self.value_bias, self.weight)
+        # Patterns are in single precision in some models whose weights are in half or in double.
+        wide = torch.promote_types(carried.dtype, row_sums.dtype)
+        summed = torch.einsum("hq,hd->qd", row_sums.to(wide), carried.to(wide)) + self.bias
         return self.linear_norm(summed) / scale[:, None] + self.norm_bias
 
 
 def attention_output(model: Model, architecture: Architecture, layer: int) -> AttentionOutput:
     """Weights with which the heads of one block write to the residual stream, detached."""
     attn = block_of(model, layer).attn
-    weight = attn.W_O.detach()
+    scale = architecture.attention_scales[layer] if architecture.attention_scales else 1.0
+    weight = attn.W_O.detach() if scale == 1 else attn.W_O.detach() * scale
     heads, d_head, d_model = architecture.heads, architecture.d_head, architecture.d_model
     weight = weight.reshape(heads, d_head, d_model)
     zeros = weight.new_zeros(d_model)
     bias = getattr(attn, "b_O", None)
     value_bias = getattr(attn, "b_V", None)
-    if value_bias is None:
+    if value_bias is None or architecture.value_clip is not None:
         value_bias = weight.new_zeros(heads, d_head)
     gain, norm_bias, centred = torch.ones_like(zeros), zeros, False
     if architecture.post_norm:
         gain, norm_bias, centred = norm_weights(block_of(model, layer).ln1_post, zeros)
     return AttentionOutput(
         weight=weight,
-        bias=zeros if bias is None else bias.detach(),
+        bias=zeros if bias is None else bias.detach() * scale,
         value_bias=per_query_head(value_bias.detach(), heads, dim=0),
         gain=gain,
         norm_bias=norm_bias,
@@ -274,13 +310,15 @@ def attention_output(model: Model, architecture: Architecture, layer: int) -> At
 def mlp_constant(model: Model, architecture: Architecture, layer: int) -> Float[Tensor, " d_model"]:
     """What stays of `hook_mlp_out` when the MLP's edge is ablated: its output bias.
 
-    Normed where a norm follows the MLP. Zeros for an MLP without a bias, and for a mixture of
-    experts, whose experts' biases (if any) are part of the edge.
+    Normed where a norm follows the MLP, and multiplied as the model multiplies it. Zeros for an MLP
+    without a bias, and for a mixture of experts, whose experts' biases (if any) are part of the
+    edge.
     """
     block = block_of(model, layer)
     bias = getattr(block.mlp, "b_out", None)
     zeros = block.attn.W_O.detach().new_zeros(architecture.d_model)
-    constant = zeros if bias is None else bias.detach()
+    scale = architecture.mlp_scales[layer] if architecture.mlp_scales else 1.0
+    constant = zeros if bias is None else bias.detach() * scale
     if architecture.post_norm:
         with torch.no_grad(), hooks_aside(block.ln2_post):
             constant = block.ln2_post(constant.view(1, 1, -1)).view(-1)
@@ -295,6 +333,12 @@ def block_of(model: Model, layer: int) -> Any:
 def device_of(model: Model) -> torch.device:
     """The device that the model's weights lie on."""
     return next(cast(Any, model).parameters()).device
+
+
+def clipped(architecture: Architecture, value: Tensor) -> Tensor:
+    """What heads read of `attn.hook_v`, whose entries some models clip behind that hook point."""
+    clip = architecture.value_clip
+    return value if clip is None else value.clamp(-clip, clip)
 
 
 def per_query_head(x: Tensor, heads: int, dim: int) -> Tensor:

@@ -9,10 +9,11 @@ by name.
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +24,7 @@ from strace_lens.architecture import (
     Model,
     UnsupportedModelError,
     attention_output,
+    clipped,
     describe,
     device_of,
     hook_points,
@@ -36,6 +38,9 @@ from strace_lens.weights import Cache, remembered
 
 PROBE_TOKENS = 3
 _PADDED = 12
+_MLP_MODULE = "mlp.hook_out"
+"""Hook point that carries what the MLP's module answers, where a model has it."""
+
 _known: Cache[Architecture] = weakref.WeakKeyDictionary()
 
 
@@ -66,7 +71,7 @@ def check(model: Model, architecture: Architecture) -> Architecture:
     with torch.no_grad(), warnings.catch_warnings():
         # TransformerLens warns of a write that it discards; to find those is what this is for.
         warnings.simplefilter("ignore")
-        check_sums(model, architecture, tokens)
+        architecture = check_sums(model, architecture, tokens)
         dead = _dead_writes(model, architecture, tokens)
         silent = _is_silent(model, architecture, tokens)
         pointwise = _mlps_are_pointwise(model, architecture, tokens)
@@ -87,19 +92,25 @@ def check(model: Model, architecture: Architecture) -> Architecture:
     )
 
 
-def check_sums(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> None:
+def check_sums(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> Architecture:
     """Each node must be the sum of what its in-edges carry, to the precision of the model.
 
+    Returns:
+        The architecture with what attention and MLPs are multiplied by before they are added.
+
     Raises:
-        UnsupportedModelError: it is not; the message names the block.
+        UnsupportedModelError: a node is not that sum; the message names the block.
     """
-    wanted = set(hook_points(arch))
+    outputs = {f"blocks.{layer}.{_MLP_MODULE}" for layer in range(arch.layers)}
+    wanted = outputs & set(cast(Any, model).hook_dict) | set(hook_points(arch))
     _, cache = model.run_with_cache(
         tokens[None].to(device_of(model)),
         names_filter=lambda name: name in wanted,
         padding_side="right",
     )
     dtype = cache["blocks.0.hook_resid_pre"].dtype
+    scales: list[float] = []
+    mlp_scales: list[float] = []
     for layer in range(arch.layers):
 
         def at(name: str, layer: int = layer) -> Tensor:
@@ -109,23 +120,30 @@ def check_sums(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) ->
             _expect_sum(arch, layer, name, node, parts, dtype)
 
         attention = _attention_by_hand(model, arch, layer, at)
-        expect("hook_attn_out", at("hook_attn_out"), [attention])
+        # Behind a norm no multiple can be told from the norm's gain.
+        scales.append(1.0 if arch.post_norm else _multiple(at("hook_attn_out"), attention, dtype))
+        expect("hook_attn_out", at("hook_attn_out"), [scales[-1] * attention])
         stream = [at("hook_resid_pre"), at("hook_attn_out")]
         if arch.mlp and not arch.parallel:
             expect("hook_resid_mid", at("hook_resid_mid"), stream)
         if arch.mlp:
             stream.append(at("hook_mlp_out"))
+            known = f"blocks.{layer}.{_MLP_MODULE}" in cache and not arch.post_norm
+            answer = at(_MLP_MODULE) if known else at("hook_mlp_out")
+            mlp_scales.append(_multiple(at("hook_mlp_out"), answer, dtype))
         expect("hook_resid_post", at("hook_resid_post"), stream)
         if layer + 1 < arch.layers:
             following = at_least_single(cache[f"blocks.{layer + 1}.hook_resid_pre"][0])
             expect("the next hook_resid_pre", following, [at("hook_resid_post")])
+    return dataclasses.replace(arch, attention_scales=tuple(scales), mlp_scales=tuple(mlp_scales))
 
 
 def _attention_by_hand(
     model: Model, arch: Architecture, layer: int, at: Callable[[str], Tensor]
 ) -> Float[Tensor, "pos d_model"]:
+    """What the heads of a block add up to, before the model multiplies it by anything."""
     out = attention_output(model, arch, layer)
-    value = per_query_head(at("attn.hook_v"), arch.heads, dim=1)
+    value = per_query_head(clipped(arch, at("attn.hook_v")), arch.heads, dim=1)
     # A model may keep its pattern in single precision and its values in double.
     z = torch.einsum("hqk,khe->qhe", at("attn.hook_pattern").to(value.dtype), value)
     weight = at_least_single(out.weight)
@@ -133,6 +151,19 @@ def _attention_by_hand(
     if arch.post_norm:
         result = out.linear_norm(result) / at("ln1_post.hook_scale") + out.norm_bias
     return result
+
+
+def _multiple(whole: Tensor, part: Tensor, dtype: torch.dtype) -> float:
+    """The number by which the part is to be multiplied to give the whole, 1 where there is none.
+
+    Whether the product is the whole is for the caller to check.
+    """
+    whole, part = whole.double().flatten(), part.reshape(whole.shape).double().flatten()
+    scale = float(whole @ part / (part @ part).clamp_min(1e-300))
+    if scale <= 0 or not math.isfinite(scale) or abs(scale - 1) < tolerance(dtype):
+        return 1.0
+    exact = (whole - scale * part).norm() < tolerance(dtype) * whole.norm()
+    return scale if exact else 1.0
 
 
 def _expect_sum(

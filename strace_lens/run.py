@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.architecture import Architecture, Model, device_of, mlp_constant
+from strace_lens.architecture import Architecture, Model, clipped, device_of, mlp_constant
 from strace_lens.hold import hold, of_this_thread
 
 Hook = tuple[str, Callable[..., Tensor | None]]
@@ -130,7 +130,7 @@ class Activations:
     Attributes:
         nodes: the residual stream at every node, by level: the first is the embedding.
         pattern: `attn.hook_pattern`.
-        value: `attn.hook_v`, of the key-value heads.
+        value: `attn.hook_v`, of the key-value heads, clipped where the model clips it.
         mlp: the MLP edges: `hook_mlp_out` less its output bias (no rows if attention-only).
         attention_scale: scale of the norm after attention, ones where there is none.
         logits: at the last position.
@@ -181,7 +181,7 @@ def read_activations(
     return Activations(
         nodes=torch.stack(read["embedding"] + read["node"]),
         pattern=pattern,
-        value=torch.stack(read["attn.hook_v"]),
+        value=clipped(architecture, torch.stack(read["attn.hook_v"])),
         mlp=mlp,
         attention_scale=scale,
         logits=logits,

@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from tests import tiny
 from tests.cases import bridge_of
-from tests.tiny import _BASE, _BIAS, _GROUPED, _LAYER_TYPES, SLIDING_WINDOW, Build, _maker
+from tests.tiny import _BASE, _BIAS, _GROUPED, _LAYER_TYPES, BRIDGES, SLIDING_WINDOW, Build, _maker
 
 _WINDOW = {"sliding_window": SLIDING_WINDOW}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
@@ -70,11 +70,9 @@ FAMILIES: dict[str, Build] = {
     ),
     "cohere": _family("Cohere", **_BIAS, logit_scale=0.5),
     "cohere2": _family("Cohere2", **_BIAS, **_WINDOW, **_LAYER_TYPES, logit_scale=0.5),
-    "gpt_oss": _family(
-        "GptOss", **_WINDOW, **_LAYER_TYPES, **_HEADS, **_LOCAL_EXPERTS, **_rope("default")
-    ),
+    "gpt_oss": BRIDGES["gpt_oss"],
     "olmo": _family("Olmo", **_BIAS),
-    "olmo_clipped": _family("Olmo", clip_qkv=0.5),
+    "olmo_clipped": BRIDGES["olmo_clipped"],
     "olmo3": _family("Olmo3", **_BIAS, **_WINDOW, **_LAYER_TYPES),
     "olmoe": _family("Olmoe", **_EXPERTS),
     "nemotron": _family("Nemotron", **_BIAS, mlp_bias=True),
@@ -93,13 +91,7 @@ FAMILIES: dict[str, Build] = {
     "exaone4": _family("Exaone4", **_WINDOW, **_LAYER_TYPES),
     "hunyuan": _family("HunYuanDenseV1", **_BIAS, **_HEADS),
     "ernie4_5": _family("Ernie4_5", use_bias=True),
-    "granite": _family(
-        "Granite",
-        residual_multiplier=0.5,
-        embedding_multiplier=2.0,
-        logits_scaling=2.0,
-        attention_multiplier=0.3,
-    ),
+    "granite": BRIDGES["granite"],
     "granite_moe": _family("GraniteMoe", **_LOCAL_EXPERTS),
     "minimax_m2": _family("MiniMaxM2", **_LOCAL_EXPERTS, **_HEADS, rotary_dim=4),
     "modern_bert_decoder": _maker(

@@ -5,7 +5,8 @@ pairs. The names are those of `tiny.BRIDGES` and, where the class exists, `tiny.
 
 What a dropped edge means:
 - attention (layer, head, query, key): `pattern * (v - b_V) @ W_O` of that pair is left out, before
-  a post-norm, with nothing renormalised. `b_V @ W_O` of every head, and b_O, always stay.
+  a post-norm, with nothing renormalised. `b_V @ W_O` of every head, times the sum of the whole
+  pattern's row, and b_O always stay. Where values are clipped, b_V is no bias but part of v.
 - MLP (layer, pos): of the MLP's output only `b_out` stays, or post_norm(b_out).
 - residual (layer, join, pos): the stream that the join reads is left out of its sum.
 Everything downstream is computed anew.
@@ -114,7 +115,7 @@ def _kept(stream: Rows, keep: Bool[Tensor, " pos"]) -> Rows:
 
 def _attention_out(layer: Layer, stream: Rows, keep: Bool[Tensor, "head query key"]) -> Rows:
     pattern, moved, bias = _attention_parts(layer, stream)
-    out = bias.repeat(len(stream), 1)
+    out = bias.clone()
     for head, query, key in keep.tril().nonzero().tolist():
         out[query] += pattern[head, query, key] * moved[key, head]
     return out if layer.attention_post is None else layer.attention_post(out)
@@ -126,7 +127,6 @@ def _attention_edges(
     """Every attention edge as a vector, and the bias of each node."""
     pattern, moved, bias = _attention_parts(layer, stream)
     edges = torch.einsum("hqk,khd->hqkd", pattern, moved)
-    bias = bias.repeat(len(stream), 1)
     norm = layer.attention_post
     if norm is None:
         return edges, bias
@@ -154,30 +154,29 @@ def _mlp_edges(layer: Layer, stream: Rows) -> tuple[Rows, Rows]:
 
 def _attention_parts(
     layer: Layer, stream: Rows
-) -> tuple[
-    Float[Tensor, "head query key"], Float[Tensor, "key head d_model"], Float[Tensor, " d_model"]
-]:
-    """The pattern; `(v - b_V) @ W_O` of each key and query head; `b_V @ W_O` of all heads + b_O."""
+) -> tuple[Float[Tensor, "head query key"], Float[Tensor, "key head d_model"], Rows]:
+    """The pattern; `(v - b_V) @ W_O` of each key and query head; the bias of each query."""
     attention = layer.attention
     x = stream if layer.attention_norm is None else layer.attention_norm(stream)
     placed = x if attention.positions is None else x + attention.positions[: len(x)]
     pattern = _pattern(attention, placed)
 
-    values = attention.value(x)
+    values = attention.clipped(attention.value(x))
     heads, groups = len(attention.W_O), values.shape[1]
     moved = torch.zeros(len(x), heads, x.shape[1], dtype=x.dtype)
-    bias = attention.b_O.clone()
+    bias = attention.b_O.repeat(len(x), 1)
     for head in range(heads):
         group = head * groups // heads
-        b_V = attention.value.bias[group]
+        b_V = attention.value_bias[group]
         moved[:, head] = (values[:, group] - b_V) @ attention.W_O[head]
-        bias += b_V @ attention.W_O[head]
+        for query in range(len(x)):
+            bias[query] += pattern[head, query].sum() * (b_V @ attention.W_O[head])
     return pattern, moved, bias
 
 
 def _pattern(attention: Attention, x: Rows) -> Float[Tensor, "head query key"]:
     """Softmax of the scores, row by row; zero outside the causal window."""
-    queries, keys = attention.query(x), attention.key(x)
+    queries, keys = attention.clipped(attention.query(x)), attention.clipped(attention.key(x))
     if attention.query_norm is not None and attention.key_norm is not None:
         queries = _normed(attention.query_norm, queries)
         keys = _normed(attention.key_norm, keys)
@@ -194,7 +193,8 @@ def _pattern(attention: Attention, x: Rows) -> Float[Tensor, "head query key"]:
                 scores = attention.cap * torch.tanh(scores / attention.cap)
             if attention.slopes is not None:
                 scores = scores + attention.slopes[head] * (torch.arange(first, query + 1) - query)
-            pattern[head, query, seen] = scores.softmax(0)
+            sink = scores[:0] if attention.sinks is None else attention.sinks[head : head + 1]
+            pattern[head, query, seen] = torch.cat([scores, sink]).softmax(0)[: len(scores)]
     return pattern
 
 

@@ -22,7 +22,7 @@ from tests.oracle_model import Attention, Layer, Model, Norm, Projection, Rows
 def from_hugging_face(name: str) -> Model:
     """The tiny model of that name as plain matrices."""
     hf: Any = copy.deepcopy(tiny.hf_model(name)).double()
-    if name == "mixtral":
+    if name in ("mixtral", "gpt_oss"):
         hf.set_experts_implementation("eager")  # the grouped product knows no float64
     return _BUILDERS.get(name, _llama_like)(hf)
 
@@ -103,6 +103,58 @@ def _gemma(hf: Any) -> Model:
         return cap * torch.tanh(logits / cap) if cap else logits
 
     return replace(plain, layers=layers, unembed=unembed)
+
+
+def _olmo_clipped(hf: Any) -> Model:
+    """Queries, keys and values are clipped; the norms have no weights."""
+    plain, clip = _llama_like(hf), hf.config.clip_qkv
+    layers = [replace(x, attention=replace(x.attention, clip=clip)) for x in plain.layers]
+    return replace(plain, layers=layers)
+
+
+def _granite(hf: Any) -> Model:
+    """What a sublayer writes, the embedding, the scores and the logits are multiplied."""
+    plain, config = _llama_like(hf), hf.config
+    share = config.residual_multiplier
+    layers = [
+        replace(
+            layer,
+            attention=replace(
+                layer.attention,
+                W_O=layer.attention.W_O * share,
+                b_O=layer.attention.b_O * share,
+                scale=config.attention_multiplier,
+            ),
+            mlp=lambda x, mlp=layer.mlp: mlp(x) * share,
+            mlp_bias=layer.mlp_bias * share,
+        )
+        for layer in plain.layers
+    ]
+    return Model(
+        lambda ids: plain.embed(ids) * config.embedding_multiplier,
+        layers,
+        lambda x: plain.unembed(x) / config.logits_scaling,
+    )
+
+
+def _gpt_oss(hf: Any) -> Model:
+    """Attention sinks, every other layer with a window; a mixture of experts."""
+    plain, config = _llama_like(hf), hf.config
+    layers = [
+        replace(
+            layer,
+            attention=replace(
+                layer.attention,
+                sinks=block.self_attn.sinks,
+                window=config.sliding_window if kind == "sliding_attention" else None,
+            ),
+            mlp=lambda x, mlp=block.mlp: mlp(x[None])[0][0],
+        )
+        for layer, block, kind in zip(
+            plain.layers, hf.model.layers, config.layer_types, strict=True
+        )
+    ]
+    return replace(plain, layers=layers)
 
 
 def _phi(hf: Any) -> Model:
@@ -225,6 +277,9 @@ _BUILDERS: dict[str, Callable[[Any], Model]] = {
     "olmo2": _olmo2,
     "gemma2": _gemma,
     "gemma3": _gemma,
+    "olmo_clipped": _olmo_clipped,
+    "granite": _granite,
+    "gpt_oss": _gpt_oss,
     "gptj": _gptj,
     "gpt_neox": _gpt_neox,
     "phi": _phi,
@@ -289,6 +344,9 @@ def _norm(module: Any, offset: float = 0.0) -> Norm | None:
     """RMSNorm has no bias, LayerNorm has one. Gemma's weights are stored less one."""
     if module is None:
         return None
+    if not hasattr(module, "weight"):  # OLMo's LayerNorm
+        weight = torch.ones(module.normalized_shape, dtype=torch.float64)
+        return Norm(weight, torch.zeros_like(weight), eps=1e-5, centre=True)
     eps = getattr(module, "eps", None)
     bias = getattr(module, "bias", None)
     weight = module.weight + offset

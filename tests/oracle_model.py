@@ -68,6 +68,16 @@ class Attention:
     cap: float | None = None
     window: int | None = None  # a query sees this many keys, itself included
     positions: Float[Tensor, "context d_model"] | None = None  # shortformer: added for q and k only
+    sinks: Float[Tensor, " head"] | None = None  # a score that takes part in the softmax alone
+    clip: float | None = None  # of queries, keys and values
+
+    def clipped(self, x: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        return x if self.clip is None else x.clamp(-self.clip, self.clip)
+
+    @property
+    def value_bias(self) -> Float[Tensor, "head d_head"]:
+        """The part of a value that is the bias's: none where values are clipped."""
+        return self.value.bias if self.clip is None else torch.zeros_like(self.value.bias)
 
 
 @dataclass(frozen=True)

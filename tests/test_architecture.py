@@ -21,6 +21,7 @@ from tests.cases import NAMES, POST_NORM, architecture, model_of, relative_error
 from tests.families import FAMILIES, family
 
 GROUPED = ("llama", "mistral", "mixtral", "qwen3", "olmo2", "gemma2", "gemma3", "no_positions")
+GROUPED += ("gpt_oss", "olmo_clipped", "granite")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -43,8 +44,8 @@ def test_heads_write_with_the_models_weights(name: str) -> None:
     for index, layer in enumerate(oracle.plain(name).layers):
         ours = attention_output(model_of(name), architecture(name), index)
         attention = layer.attention
-        group = len(attention.W_O) // len(attention.value.bias)
-        b_V = attention.value.bias.repeat_interleave(group, 0)
+        group = len(attention.W_O) // len(attention.value_bias)
+        b_V = attention.value_bias.repeat_interleave(group, 0)
         torch.testing.assert_close(ours.weight.double(), attention.W_O)
         torch.testing.assert_close(ours.bias.double(), attention.b_O)
         torch.testing.assert_close(ours.value_bias.double(), b_V)

@@ -82,21 +82,6 @@ OTHER_KINDS: dict[str, tuple[Callable[[], tf.PreTrainedModel], str]] = {
         ),
         "not causal|do not add up",  # the bridge of 3.9 calls it causal
     ),
-    "Granite": (  # scales what it adds to the residual stream, after the hook points
-        lambda: tf.GraniteForCausalLM(
-            tf.GraniteConfig(
-                vocab_size=tiny.VOCABULARY,
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                intermediate_size=48,
-                residual_multiplier=0.3,
-                attn_implementation="eager",
-            )
-        ),
-        "do not add up",
-    ),
 }
 
 

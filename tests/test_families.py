@@ -1,8 +1,8 @@
 """Masks and single edges of every further family against its own Hugging Face modules.
 
 Run by `make test-families`, with both versions of TransformerLens. The families of `tiny` whose
-layers are made of an attention and an MLP module run here too; GPT-2, GPT-J, OPT and Bloom have the
-forward passes written out by hand in `oracle_hugging_face`.
+layers are made of an attention and an MLP module run here too; the others, `BY_HAND`, have forward
+passes written out by hand in `oracle_hugging_face`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ REFUSED = {
     "falcon_grouped": "TransformerLens cannot wrap it",
     "deepseek_v2": r"multi-head latent \(MLA\)",
     "deepseek_v3": r"multi-head latent \(MLA\)",
-    "granite": _PARTS,  # a multiplier of what a sublayer writes
-    "olmo_clipped": _PARTS,
 }
 if tiny.HAS_HOOKED_TRANSFORMER:  # the bridge of 3.9
     REFUSED |= {
@@ -42,7 +40,7 @@ if tiny.HAS_HOOKED_TRANSFORMER:  # the bridge of 3.9
         "olmo3": _PARTS,
         "exaone4": _PARTS,
     }
-BY_HAND = {"gpt2", "gptj", "opt", "bloom"}
+BY_HAND = {"gpt2", "gptj", "opt", "bloom", "granite", "olmo_clipped"}
 NAMES = [n for n in [*tiny.BRIDGES, *FAMILIES] if n not in {*REFUSED, *BY_HAND, *cases.REFUSED}]
 
 

@@ -86,7 +86,7 @@ def _temporary_folder() -> Path:
 _keep: list[tempfile.TemporaryDirectory[str]] = []  # removed when the process ends
 
 
-# The thirteen architectures, and a Llama without positions
+# The sixteen architectures, and a Llama without positions
 
 _BASE = {
     "vocab_size": VOCABULARY,
@@ -185,6 +185,24 @@ BRIDGES: dict[str, Build] = {
         pad_token_id=0,
     ),
     "no_positions": _without_positions,
+    "gpt_oss": _maker(
+        tf.GptOssForCausalLM,
+        tf.GptOssConfig,
+        **{**_GROUPED, **_LAYER_TYPES, "head_dim": 8, "sliding_window": SLIDING_WINDOW},
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+    ),
+    "olmo_clipped": _maker(tf.OlmoForCausalLM, tf.OlmoConfig, **_GROUPED, **_BIAS, clip_qkv=0.7),
+    "granite": _maker(
+        tf.GraniteForCausalLM,
+        tf.GraniteConfig,
+        **{**_GROUPED, **_BIAS, "mlp_bias": True},
+        residual_multiplier=0.4,
+        embedding_multiplier=2.0,
+        attention_multiplier=0.5,
+        logits_scaling=1.5,
+    ),
 }
 
 
@@ -212,6 +230,11 @@ def bridge_of(model: tf.PreTrainedModel, name: str) -> TransformerBridge:
 def gpt2_of_width(width: int, heads: int) -> Any:
     """A GPT-2 of another width, in which the heads share alike."""
     return _maker(tf.GPT2LMHeadModel, tf.GPT2Config, **{**_GPT, "n_embd": width, "n_head": heads})()
+
+
+def olmo_with_clip(clip: float) -> Any:
+    """An OLMo that clips queries, keys and values to another magnitude."""
+    return _maker(tf.OlmoForCausalLM, tf.OlmoConfig, **_GROUPED, clip_qkv=clip)()
 
 
 # Eight shapes of HookedTransformer (TransformerLens 3.9)

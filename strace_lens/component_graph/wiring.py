@@ -12,7 +12,7 @@ import dataclasses
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -129,7 +129,7 @@ def _proven(model: Model) -> Wiring:
     wiring = _describe(model)
     with torch.no_grad(), warnings.catch_warnings(), mlp_input_hooks(model, wiring):
         warnings.simplefilter("ignore")  # TransformerLens warns of a write that it discards
-        _check_runs(model, wiring.architecture)
+        wiring = replace(wiring, architecture=_check_runs(model, wiring.architecture))
         _check_readers(model, wiring)
         _check_writes(model, wiring)
         arch = wiring.architecture
@@ -216,12 +216,17 @@ def _probe(model: Model, arch: Architecture) -> Tensor:
     return tokens.to(device_of(model))
 
 
-def _check_runs(model: Model, arch: Architecture) -> None:
-    """The stream must be the sum of what sources write, and two runs of a prompt must be alike."""
+def _check_runs(model: Model, arch: Architecture) -> Architecture:
+    """The stream must be the sum of what sources write, and two runs of a prompt must be alike.
+
+    Returns:
+        The architecture with what `check_sums` has found.
+    """
     tokens = _probe(model, arch)
-    check_sums(model, arch, tokens[0])
+    arch = check_sums(model, arch, tokens[0])
     rows = tokens.expand(2, -1)
     expect_equal_rows(arch, model.run_with_hooks(rows, return_type="logits", padding_side="right"))
+    return arch
 
 
 def _check_readers(model: Model, wiring: Wiring) -> None:

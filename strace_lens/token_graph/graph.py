@@ -20,6 +20,7 @@ from strace_lens.architecture import (
     Architecture,
     AttentionOutput,
     Model,
+    UnsupportedModelError,
     attention_output,
     mlp_constant,
     per_query_head,
@@ -27,10 +28,10 @@ from strace_lens.architecture import (
 from strace_lens.contract import architecture_of
 from strace_lens.hold import noted, verb
 from strace_lens.html_repr import facts
-from strace_lens.precision import at_least_single
+from strace_lens.precision import at_least_single, tolerance
 from strace_lens.prompts import Prompt, PromptError, cut, tokenize
 from strace_lens.run import Activations, read_activations
-from strace_lens.token_graph.edges import GraphShape
+from strace_lens.token_graph.edges import GraphShape, hook_name
 from strace_lens.weights import remembered_hash
 
 
@@ -98,7 +99,7 @@ class TokenGraph:
                     bias = bias + self.mlp_constants[layer]
                 if join == 0:
                     coefficient, written = self._attention(layer, output)
-                    bias = bias + output.constant(run.attention_scale[layer])
+                    bias = at_least_single(bias) + self._attention_bias(layer, output)
                 yield InEdges(
                     layer=layer,
                     join=join,
@@ -121,6 +122,57 @@ class TokenGraph:
             / at_least_single(run.attention_scale[layer])[:, None]
         )
         return coefficient, at_least_single(written)
+
+    def check_sums(self) -> None:
+        """Prove that the in-edges of every node add up to it on this very prompt.
+
+        What the model's facts were read off are a few random tokens; another prompt may meet a
+        clip, an expert or a change of scale that those did not. The cost is that of the attention
+        of one forward pass.
+
+        Raises:
+            UnsupportedModelError: a sum is off by more than rounding; the message names the node.
+        """
+        # One transfer from the device, after all sums.
+        gaps = torch.stack([self._gap(level) for level in range(self.shape.levels - 1)]).cpu()
+        allowed = tolerance(self.activations.nodes.dtype)
+        off = ~(gaps < allowed)  # also where a gap is NaN
+        if not bool(off.any()):
+            return
+        level, token = (int(i) for i in off.nonzero()[0])
+        raise UnsupportedModelError(
+            f"{self.architecture.name} cannot be traced on this prompt: the in-edges of "
+            f"{hook_name(self.shape, level + 1)} at token {token} "
+            f"({self.prompt.strings[token]!r}) do not add up to it (relative gap "
+            f"{float(gaps[level, token]):.1e}, allowed {allowed:.0e}); please report the model"
+        )
+
+    def _gap(self, level: int) -> Float[Tensor, " pos"]:
+        """How far the in-edges of the nodes above a level are from them, over the largest part."""
+        run = self.activations
+        layer, join = divmod(level, self.shape.joins)
+        node = at_least_single(run.nodes[level + 1])
+        parts = [at_least_single(run.nodes[level])]
+        if self.shape.mlp and join == self.shape.joins - 1:
+            parts += [at_least_single(run.mlp[layer]), self.mlp_constants[layer].expand_as(node)]
+        if join == 0:
+            output = self.outputs[layer]
+            value = per_query_head(run.value[layer], self.shape.heads, dim=1) - output.value_bias
+            pattern = at_least_single(run.pattern[layer])
+            z = torch.einsum("hqk,khe->qhe", pattern, value.to(pattern.dtype))
+            weight = output.weight.to(z.dtype)
+            written = output.linear_norm(torch.einsum("qhe,hed->qd", z, weight))
+            scale = at_least_single(run.attention_scale[layer])
+            parts += [written / scale[:, None], self._attention_bias(layer, output)]
+        # A sum of large parts that cancel is as exact as those parts are.
+        largest = torch.stack([part.norm(dim=-1) for part in (node, *parts)]).amax(0)
+        missing = (node - sum(parts, torch.zeros_like(node))).norm(dim=-1)
+        return missing / largest.clamp_min(torch.finfo(largest.dtype).tiny)
+
+    def _attention_bias(self, layer: int, output: AttentionOutput) -> Float[Tensor, "pos d_model"]:
+        row_sums = at_least_single(self.activations.pattern[layer]).sum(-1)
+        scale = at_least_single(self.activations.attention_scale[layer])
+        return at_least_single(output.constant(scale, row_sums))
 
     def __repr__(self) -> str:
         shape = self.shape
@@ -152,7 +204,7 @@ def token_graph(
             the longer prompt, unless this exceeds one of `Architecture.position_switches`.
 
     Raises:
-        UnsupportedModelError: the model cannot be traced.
+        UnsupportedModelError: the model cannot be traced, or not on this prompt.
         PromptError: the prompt cannot be traced.
         FloatingPointError: the model's logits are not finite.
     """
@@ -165,7 +217,7 @@ def token_graph(
         length = range(1, count + 1)[position]
         tokens = tokenize(model, architecture, cut(model, tokens, length))
     blocks = range(architecture.layers)
-    return TokenGraph(
+    graph = TokenGraph(
         shape=shape_of(architecture, len(tokens.ids)),
         prompt=tokens,
         architecture=architecture,
@@ -176,6 +228,8 @@ def token_graph(
         ),
         weights=noted(remembered_hash, model),
     )
+    graph.check_sums()
+    return graph
 
 
 def shape_of(architecture: Architecture, tokens: int) -> GraphShape:

@@ -21,6 +21,7 @@ from strace_lens.architecture import (
     AttentionOutput,
     Model,
     attention_output,
+    clipped,
     mlp_constant,
     per_query_head,
 )
@@ -181,7 +182,7 @@ class _LayerMask:
             return attn_out
         # The pattern cannot be written here (and fires after `hook_z`): z is computed from it anew.
         pattern, value = self.read.pop("pattern"), self.read.pop("value")
-        value = per_query_head(value, self.architecture.heads, dim=2)
+        value = per_query_head(clipped(self.architecture, value), self.architecture.heads, dim=2)
         z = torch.einsum("bhqk,bkhe->bqhe", self.masked_pattern(pattern), value)
         if self.patches_z:
             z = z + self.ablated_z(pattern)

@@ -126,7 +126,7 @@ def double_model(name: str) -> Any:
     if name not in tiny.BRIDGES:
         return _to_double(copy.deepcopy(tiny.hooked(name)))
     hf: Any = copy.deepcopy(tiny.hf_model(name)).double()
-    if name == "mixtral":
+    if name in ("mixtral", "gpt_oss"):
         hf.set_experts_implementation("eager")  # the grouped product knows no float64
     made = TransformerBridge.boot_transformers(
         f"tiny-{name}", hf_model=hf, tokenizer=tiny.tokenizer()

@@ -117,7 +117,10 @@ def _heads(layer: Layer, index: int, stream: _Stream) -> tuple[list[Rows], Rows]
 
     queries = [attention.query(placed(f"a{index}.h{h}<q>"))[:, h] for h in range(heads)]
     keys = [attention.key(placed(f"a{index}.{kv}{g}<k>"))[:, g] for g in range(groups)]
-    values = [attention.value(normed(f"a{index}.{kv}{g}<v>"))[:, g] for g in range(groups)]
+    values = [
+        attention.clipped(attention.value(normed(f"a{index}.{kv}{g}<v>"))[:, g])
+        for g in range(groups)
+    ]
     pattern = _pattern(attention, torch.stack(queries, 1), torch.stack(keys, 1))
     written = [pattern[h] @ values[h * groups // heads] @ attention.W_O[h] for h in range(heads)]
     nobodys = attention.b_O.expand_as(written[0])

@@ -207,10 +207,11 @@ def weights_used(name: str) -> int:
     for key, weight in model.named_parameters():
         leaf = key.rsplit(".", 1)[-1].lstrip("_")
         outside = any(s in key for s in ("embed", "lm_head", "wte", "wpe"))
-        router = key.endswith("mlp.gate.weight")
-        if outside or router or weight.ndim < 2 or leaf[0] == "b" or leaf in ("W_E", "W_U"):
+        router = key.endswith(("mlp.gate.weight", "mlp.router.weight"))
+        bias = leaf[0] == "b" or leaf.endswith("bias")
+        if outside or router or bias or weight.ndim < 2 or leaf in ("W_E", "W_U"):
             continue
-        active = 2 / 4 if "experts" in key else 1  # the tiny Mixtral sends a token to 2 of 4
+        active = 2 / 4 if "experts" in key else 1  # tiny mixtures send a token to 2 of 4
         total += int(weight.numel() * active)
     return total
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from strace_lens import architecture
 from strace_lens.architecture import UnsupportedModelError
 from strace_lens.prompts import PromptError
 from strace_lens.token_graph.graph import InEdges, shape_of, token_graph
@@ -111,3 +112,46 @@ def test_a_graph_prints_its_size() -> None:
     assert repr(graph) == "TokenGraph(tiny-llama: 12 tokens, 3 layers, 4 heads, 747 edges)"
     assert "'Paris'" in graph._repr_html_()
     assert shape_of(graph.architecture, 12) == graph.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("name", "point", "node"),
+    [
+        ("llama", "hook_attn_out", "hook_resid_mid"),
+        ("granite", "hook_mlp_out", "hook_resid_post"),
+        ("gpt_neox", "hook_attn_out", "hook_resid_post"),
+    ],
+)
+def test_a_node_that_its_in_edges_miss_is_named(
+    name: str, point: str, node: str, dtype: torch.dtype
+) -> None:
+    """The fault shows at the sixth token alone, which the probe of the model does not reach."""
+    model = cases.fresh_bridge(name, dtype)
+
+    def fault(tensor: torch.Tensor, *, hook: object) -> torch.Tensor:
+        tensor = tensor.clone()
+        tensor[:, 5:6] *= 1.5
+        return tensor
+
+    # What is written there is not what was read there, as our readers run first.
+    graph = token_graph(model, TOKENS)
+    model.hook_dict[f"blocks.1.{point}"].add_hook(fault)
+    model.hook_dict[f"blocks.1.{node}"].add_hook(fault)
+    assert token_graph(model, TOKENS[:5]).shape.tokens == 5
+    message = rf"tiny-{name} cannot be traced on this prompt: .*blocks\.1\.{node} at token 5 \('"
+    with pytest.raises(UnsupportedModelError, match=message):
+        token_graph(model, TOKENS)
+    model.reset_hooks()
+    assert torch.equal(token_graph(model, TOKENS).activations.nodes, graph.activations.nodes)
+
+
+def test_a_clip_that_the_model_does_not_tell_of_is_found_on_the_prompt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The values of its three probe tokens lie within the clip, those of some prompts do not."""
+    monkeypatch.setattr(architecture, "_value_clip", lambda model: None)
+    model = cases.bridge_of(tiny.olmo_with_clip(4.6))
+    assert token_graph(model, tiny.token_ids(9, seed=1)).shape.tokens == 9
+    with pytest.raises(UnsupportedModelError, match=r"on this prompt: .* do not add up"):
+        token_graph(model, tiny.token_ids(9, seed=3))
