@@ -130,6 +130,9 @@ class Subgraph:
 class Trace:
     """Every edge of a prompt's token graph, ranked; the trace of k edges is `ranks < k`.
 
+    The ranking is a heuristic. Its prefixes approximate the model's output, and the size of one
+    that does so well is an upper bound on the edges that are needed.
+
     Attributes:
         shape: of the token graph.
         prompt: its tokens.
