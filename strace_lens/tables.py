@@ -244,7 +244,7 @@ def wide_console(least: int = WIDTH) -> Console:
     return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
-def _or_dash(value: float, shown: str) -> str:
+def _or_dash(value: float | int, shown: str) -> str:
     """A number in a format, or a dash where there is none."""
     return "-" if math.isnan(value) else shown.format(value)
 

@@ -63,11 +63,17 @@ def test_json_is_one_object_with_the_promised_keys(json_run):
     assert found["tokens"] == list(tiny.WORDS[:9])
     assert (found["importance"], found["ablation"], found["seed"]) == ("l1", "zero", 5)
     assert found["versions"]["torch"]
-    assert [s["size"] for s in found["sizes"]] == [0.01, 0.1, 0.4, 1.0]
+    grid = [s["size"] for s in found["sizes"] if not s["refined"]]
+    assert grid == [0.01, 0.1, 0.4, 1.0]
+    assert len(grid) < len(found["sizes"]) <= len(grid) + 12
+    for phase in found["phases"]:
+        for end in ("from", "to"):
+            below, above = phase[f"{end}_between"] or (0, 2)
+            assert below < phase[end] < above
     for size in found["sizes"]:
         assert {
             *("size", "edges", "tv", "kl", "js", "head_error", "tail_error", "top1", "nucleus"),
-            *("random_tv", "inverse_tv", "share", "mean_layer", "top"),
+            *("random_tv", "inverse_tv", "share", "mean_layer", "top", "refined"),
         } == set(size)
         assert size["edges"] == math.floor(size["size"] * found["edges"])
         assert isinstance(size["top1"], bool)
@@ -76,7 +82,7 @@ def test_json_is_one_object_with_the_promised_keys(json_run):
         assert size["top"][0]["probability"] >= size["top"][1]["probability"]
     assert found["sizes"][-1]["tv"] < 1e-5
     for phase in found["phases"]:
-        assert set(phase) == {"name", "from", "to"}
+        assert set(phase) == {"name", "from", "from_between", "to", "to_between"}
 
 
 def test_the_result_file_holds_what_json_says(json_run):
@@ -132,7 +138,7 @@ def test_a_dry_run_prints_a_plan_and_writes_nothing(folder, tmp_path):
     out = tmp_path / "out"
     result = run(PROMPT, "--model", folder, "--dry-run", "--out", str(out))
     assert result.exit_code == 0, result.output
-    assert "80 rows in 1 forward passes" in result.stdout
+    assert "92 rows in 13 forward passes" in result.stdout
     assert not out.exists()
 
 
@@ -269,7 +275,7 @@ def test_greedy_takes_another_importance(folder, tmp_path):
 
 def test_a_dry_run_tells_of_the_fitting(folder):
     result = run(PROMPT, "--model", folder, "--dry-run", "--estimator", "learned")
-    assert f"after {steps('learned')} steps of fitting: 80 rows" in result.stdout
+    assert f"after {steps('learned')} steps of fitting: 92 rows" in result.stdout
     result = run(PROMPT, "--model", folder, "--dry-run", "--estimator", "fisher", "--json")
     assert json.loads(result.stdout)["fitting_steps"] == 1
 
