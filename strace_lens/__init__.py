@@ -16,6 +16,10 @@ run = sl.sweep(model, sl.read_corpus("carried"), "runs/carried")
 sl.analyse([run])
 """
 
+from strace_lens import interrupt as _before_all_that_takes_long  # noqa: F401
+
+# isort: split
+
 from strace_lens.ablation import Replacement, replacement
 from strace_lens.architecture import UnsupportedModelError
 from strace_lens.causal import phase_ablation

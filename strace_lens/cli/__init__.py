@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from strace_lens.cli.compare import compare_command
 from strace_lens.cli.doctor import doctor_command
@@ -13,9 +14,20 @@ from strace_lens.cli.phases import phases_command
 from strace_lens.cli.report import report_command
 from strace_lens.cli.sweep import sweep_command
 from strace_lens.cli.trace import trace
+from strace_lens.interrupt import interruptible
 from strace_lens.versions import VERSION
 
+
+class _Commands(TyperGroup):
+    """The commands, each of which ends in one line when it is interrupted."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with interruptible():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog="Start with: strace-lens trace 'The capital of France is'",

@@ -37,6 +37,7 @@ from strace_lens.corpus.read import CARRIED, read_corpus
 from strace_lens.corpus.run_folder import Run
 from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
+from strace_lens.interrupt import INTERRUPTED
 from strace_lens.models import load_model
 from strace_lens.prompts import own_tokenizer, text_ids
 from strace_lens.refinement import REFINE
@@ -44,7 +45,6 @@ from strace_lens.sizes import SIZES
 from strace_lens.whole_files import results_folder
 
 ENGINES = ("local", "ray")
-STOPPED = 130  # as a shell has it for an interrupt
 
 
 def sweep_command(
@@ -167,7 +167,7 @@ def sweep_command(
         except KeyboardInterrupt:
             progress.stop()
             typer.echo("strace-lens: stopped; the same command goes on from here", err=True)
-            raise typer.Exit(STOPPED) from None
+            raise typer.Exit(INTERRUPTED) from None
         progress.stop()
         _say(run, out, as_json)
 
