@@ -75,6 +75,28 @@ def test_the_command_reads_files_and_folders(tmp_path) -> None:
     assert page.read_text() == sl.explorer([made.curve(), made.curve("gpt2")])
 
 
+def test_a_page_may_have_as_long_a_name_as_files_can_have(tmp_path) -> None:
+    made.curve().save(tmp_path / "a.safetensors")
+    for length in (250, 255):
+        page = tmp_path / f"{'n' * (length - 5)}.html"
+        done = CliRunner().invoke(
+            app, ["report", str(tmp_path / "a.safetensors"), "--out", str(page)]
+        )
+        assert done.exit_code == 0, done.output
+        assert page.read_text() == sl.explorer([made.curve()])
+
+
+def test_a_longer_name_of_a_page_is_refused_in_one_line_before_anything_is_read(tmp_path) -> None:
+    name = f"{'n' * 295}.html"
+    named = [str(tmp_path / "there is none"), "--out", str(tmp_path / name)]
+    done = CliRunner().invoke(app, ["report", *named])
+    assert (done.exit_code, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "File name too long" in line
+    assert name in line
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
