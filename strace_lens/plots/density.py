@@ -97,7 +97,7 @@ def _add_errors(fig: go.Figure, table: pd.DataFrame) -> None:
 def _add_controls(fig: go.Figure, table: pd.DataFrame) -> None:
     controls = {"random": ("random subgraph", "dash"), "inverse": ("inverse of the trace", "dot")}
     for control, (name, dash) in controls.items():
-        run = table[table[f"{control}_tv"].notna()]  # refined sizes have no controls
+        run = table.loc[table[f"{control}_tv"].notna()]  # refined sizes have no controls
         values = run[f"{control}_tv"]
         if len(run):
             fig.add_scatter(

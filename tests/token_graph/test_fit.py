@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import strace_lens as sl
+from strace_lens.prompts import cut
 from strace_lens.token_graph.controls import random_ranks
 from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace
 from tests import cases, tiny
@@ -90,7 +91,7 @@ def test_a_target_that_is_no_distribution_is_refused(name: str, target: Tensor, 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_graph_of_one_token_is_refused(name: str) -> None:
     whole, shape = graph_of("llama"), cases.shape("llama", 1)
-    one = dataclasses.replace(whole, shape=shape, prompt=whole.prompt.prefix(1))
+    one = dataclasses.replace(whole, shape=shape, prompt=cut(model_of("llama"), whole.prompt, 1))
     start = sl.Trace(shape, one.prompt, random_ranks(shape, seed=0))
     with pytest.raises(ValueError, match="a graph of one token"):
         estimators(one, start)[name]()
