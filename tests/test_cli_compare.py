@@ -194,14 +194,27 @@ def test_what_a_user_can_mend_is_one_line_and_status_2(tmp_path, arguments, word
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_is_no_task_is_one_line_and_status_2(folder, tmp_path):
-    bad = tmp_path / "bad.jsonl"
-    for text, words in (("", "is empty"), ('{"clean": "the"}', "line 1"), ("{", "line 1")):
-        bad.write_text(text)
+def test_a_file_that_is_no_task_is_one_line_and_status_2(folder, pairs, tmp_path):
+    good = Path(pairs).read_text("utf-8")
+    cases = {
+        "empty.jsonl": ("", " is empty"),
+        "keys.jsonl": ('{"clean": "the"}', ", line 1: the key 'corrupted' is missing"),
+        "cut.jsonl": ("{", ", line 1: not JSON ("),
+        "blank.jsonl": (f"{good}\n\n{good}", ", line 7: the line is blank; remove it"),
+        "table.csv": (
+            "clean,corrupted\na,b\n",
+            ", line 1: not JSON Lines but CSV; give one object",
+        ),
+        "latin.jsonl": (f"{good}\n\xe9", ", line 7: not UTF-8 (byte "),
+    }
+    for name, (text, words) in cases.items():
+        bad = tmp_path / name
+        bad.write_text(text, "latin-1")
         result = run("--task", str(bad), "--model", folder, "--out", str(tmp_path / "out"))
-        assert result.exit_code == 2
+        assert (result.exit_code, result.stdout) == (2, "")
         (line,) = result.stderr.splitlines()
-        assert words in line
+        assert f"{bad}{words}" in line
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_extra_is_one_line_and_status_2(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from strace_lens.text_files import TextFileError, lines_of, read_text
 
 KEYS = ("clean", "corrupted", "answers", "wrong_answers")
 """Keys of a line; others are ignored."""
+
+_EXAMPLE = (
+    '{"clean": "The capital of France is", "corrupted": "The capital of Italy is", '
+    '"answers": " Paris", "wrong_answers": " Rome"}'
+)
 
 
 @verb
@@ -40,10 +46,7 @@ def read_task(model: Model, path: str | Path, metric: str = "logit_difference") 
     dropped: list[int] = []
     for number, line in enumerate(_lines(path), start=1):
         where = f"{path}, line {number}"
-        try:
-            facts = parse_object(line, where)
-        except JsonError as error:
-            raise TaskError(str(error)) from error
+        facts = _facts(line, where)
         try:
             pair = _pair(vocabulary, _texts(facts))
         except ValueError as error:
@@ -69,6 +72,21 @@ def _lines(path: str | Path) -> list[str]:
     if not lines:
         raise TaskError(f"{path} is empty; give one JSON object a line, with {', '.join(KEYS)}")
     return lines
+
+
+def _facts(line: str, where: str) -> dict[str, Any]:
+    """The object of a line."""
+    if not line.strip():
+        raise TaskError(f"{where}: the line is blank; remove it")
+    try:
+        return parse_object(line, where)
+    except JsonError as error:
+        if line.lstrip().startswith(("{", "[")):  # meant as JSON: the error says where it fails
+            raise TaskError(str(error)) from error
+        what = "CSV" if {"clean", "corrupted"} <= set(re.split(r'[\s",;]+', line)) else "text"
+        raise TaskError(
+            f"{where}: not JSON Lines but {what}; give one object a line, as {_EXAMPLE}"
+        ) from error
 
 
 def _texts(facts: dict[str, Any]) -> dict[str, Any]:

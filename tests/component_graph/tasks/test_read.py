@@ -76,7 +76,15 @@ def without(key: str) -> dict[str, Any]:
     ("line", "message"),
     [
         ("{", r"not JSON \(Expecting property name"),
-        ("", "not JSON"),
+        ("", "the line is blank; remove it$"),
+        (" \t", "the line is blank; remove it$"),
+        (
+            "The capital of France is",
+            'not JSON Lines but text; give one object a line, as {"clean":',
+        ),
+        ("3,4", "not JSON Lines but text; give one object a line"),
+        ("{'clean': 'a'}", r"not JSON \(Expecting property name"),
+        ("3", "not JSON Lines but text; give one object a line"),
         ("[" * 100_000, r"not JSON \(nested more than"),
         ('{"clean": 1e400}', r"not JSON \(1e400 is larger than any 64-bit number"),
         ("[1]", "not a JSON object but a list"),
@@ -116,6 +124,24 @@ def test_a_line_that_will_not_do_is_named(
 def test_a_file_that_will_not_do_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         read(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["clean,corrupted,answers,wrong_answers", '"clean";"corrupted"', "note\tcorrupted\tclean"],
+)
+def test_a_table_is_told_what_is_expected_by_a_line_that_will_do(
+    tmp_path: Path, header: str
+) -> None:
+    with pytest.raises(
+        TaskError, match=r"mine\.jsonl, line 1: not JSON Lines but CSV; "
+    ) as refused:
+        read(tmp_path, header, "a,b,c,d")
+    example = json.loads(str(refused.value).partition(" as ")[2])
+    assert set(example) == set(LINE)
+    # The example's words in lower case are the tiny vocabulary's.
+    words = json.dumps(example).replace("The ", "the ")
+    assert len(read(tmp_path, words)) == 1
 
 
 def test_no_file_and_no_metric(tmp_path: Path) -> None:
