@@ -88,7 +88,9 @@ def outputs_of(wiring: Wiring, kept: dict[str, list[Tensor]]) -> Outputs:
     arch = wiring.architecture
     z = [x.unflatten(-1, (arch.heads, -1)) if x.ndim == 3 else x for x in kept["attn.hook_z"]]
     if arch.post_norm:
-        z = [x / s[..., None] for x, s in zip(z, kept["ln1_post.hook_scale"], strict=True)]
+        # Some norms give their scale in single precision whatever the model's.
+        scales = kept["ln1_post.hook_scale"]
+        z = [(x / s[..., None]).to(x.dtype) for x, s in zip(z, scales, strict=True)]
     return Outputs(kept["embed"][0], tuple(z), tuple(kept.get("hook_mlp_out", ())))
 
 

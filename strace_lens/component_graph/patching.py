@@ -217,7 +217,7 @@ def _collect_heads(this: _Pass, layer: int, heads: Int[Tensor, " cut"]) -> list[
 
     def over_scale(value: Tensor, hook: Any) -> None:
         z = kept.pop()
-        add(z.reshape(*z.shape[:2], -1) / value)
+        add((z.reshape(*z.shape[:2], -1) / value).to(z.dtype))
 
     return [
         (block + "attn.hook_z", lambda value, hook: kept.append(value)),
