@@ -22,7 +22,7 @@ from strace_lens import interrupt as _before_all_that_takes_long  # noqa: F401
 
 from strace_lens.ablation import Replacement, replacement
 from strace_lens.architecture import UnsupportedModelError
-from strace_lens.causal import phase_ablation
+from strace_lens.causal import phase_ablation, read_ablation
 from strace_lens.circuit_files import load_circuit, load_scores, save_circuit, save_scores
 from strace_lens.compare import Comparison, compare
 from strace_lens.component_graph.circuit import Circuit, circuit_of_edges, circuit_of_nodes
@@ -150,6 +150,7 @@ __all__ = [
     "plan",
     "prune",
     "ray_engine",
+    "read_ablation",
     "read_corpus",
     "read_graph",
     "read_prompts",

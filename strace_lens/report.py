@@ -9,6 +9,7 @@ from string import Template
 import numpy as np
 import pandas as pd
 
+from strace_lens.causal import read_ablation
 from strace_lens.density import DensityCurve
 from strace_lens.page import (
     facts_html,
@@ -110,9 +111,9 @@ def _phase_table(phases: Phases) -> str:
 
 def _ablation(phases: Phases, table: pd.DataFrame | None) -> str:
     if table is not None and not table.empty:
-        return f"<p>{_ABLATION}</p>" + table_html(
-            table.rename(columns=lambda c: c.replace("_", " "))
-        )
+        shown = table.rename(columns=lambda c: c.replace("_", " "))
+        found = "".join(f"<p>{html.escape(s)}</p>" for s in read_ablation(table))
+        return f"<p>{_ABLATION}</p>" + table_html(shown, ("of", "edges")) + found
     if phases.head is None or phases.tail is None:
         part = "head subgraph" if phases.head is None else "tail refinement"
         return f"<p>The table is absent: this curve has no {part} to ablate.</p>"
@@ -162,9 +163,12 @@ _TRACE = (
     "over an edge or node for its hook point and tokens; the buttons change how many are drawn."
 )
 _ABLATION = (
-    "From the trace at the end of the refinement, each row ablates one part of it: the edges that "
+    "From the trace at the end of the refinement, each row ablates edges of one part: those that "
     "the refinement added, or those of the head subgraph, in the early or the late half of the "
-    "layers. The last two columns are the mean of five draws of as many edges of the same trace."
+    "layers. Of both halves equally many edges are ablated; where a half has more, the row is the "
+    "mean of five random draws. The random columns are the mean of five draws of as many edges of "
+    "the same part from all layers. The spread columns are the widest range of the draws. The last "
+    "row ablates the whole trace."
 )
 
 _BODY = Template("""<h1>Trace of a prompt through $model</h1>

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from strace_lens.causal import read_ablation
 from strace_lens.comparison import Comparison, MethodResult
 from strace_lens.density import DensityCurve
 from strace_lens.phases import LayerPhase, Phase, Phases
@@ -46,6 +47,7 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
         "logit_gap": curve.logit_gap,
         "layer_phases": [_layer_phase(p) for p in (phases.head, phases.tail) if p is not None],
         "phase_ablation": records(ablation),
+        "phase_ablation_reading": read_ablation(ablation),
     }
 
 

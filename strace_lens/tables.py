@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from strace_lens.causal import read_ablation
 from strace_lens.density import DensityCurve
 from strace_lens.phases import Phases
 from strace_lens.trials.intervals import row_text
@@ -33,12 +34,30 @@ def print_curve(curve: DensityCurve, phases: Phases, ablated: pd.DataFrame) -> N
     )
     for title, frame in (
         ("Layer phases", phases.layer_table()),
-        ("What is left when a part of the trace is ablated", ablated),
+        ("What is left when edges of the trace are ablated", ablated.rename(columns=_ABLATED)),
     ):
         if len(frame):
             console.print(frame_table(title, frame))
+    for sentence in read_ablation(ablated):
+        console.print(sentence)
+    if len(ablated):
+        console.print()
     if not len(ablated):
         console.print("no table of ablated parts: the sizes measured do not restore head and tail")
+
+
+_ABLATED = {
+    "tv": "TV",
+    "head_error": "head",
+    "tail_error": "tail",
+    "random_tv": "random TV",
+    "random_head_error": "random head",
+    "random_tail_error": "random tail",
+    "tv_spread": "spread TV",
+    "head_error_spread": "spread head",
+    "tail_error_spread": "spread tail",
+}
+"""Short heads for the columns of `phase_ablation`, which fit a terminal."""
 
 
 def print_estimators(table: pd.DataFrame) -> None:

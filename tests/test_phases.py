@@ -1,4 +1,4 @@
-"""Phases on curves whose shape is known, and the causal table against masks made by hand."""
+"""Phases on curves whose shape is known."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 import strace_lens as sl
-from strace_lens.causal import phase_ablation
 from strace_lens.phases import change_points, find_phases
 from tests import tiny
 
@@ -184,49 +182,12 @@ def test_layer_profiles_count_the_edges_between_two_ranks(curve):
         assert phase.mean_layer == pytest.approx(mean)
 
 
-def test_the_causal_table_is_that_of_masks_made_by_hand(curve):
-    phases, model = find_phases(curve), tiny.bridge("llama")
-    assert phases.head is not None
-    assert phases.tail is not None
-    table = phase_ablation(model, curve, seed=1).set_index("ablated")
-    trace = curve.trace
-    end = phases.tail.last
-    layer_of = trace.shape.layer_of()
-    for name, phase, late in (
-        ("refinement, early layers", phases.tail, False),
-        ("refinement, late layers", phases.tail, True),
-        ("head, early layers", phases.head, False),
-        ("head, late layers", phases.head, True),
-    ):
-        # A trace in which the ablated part is ranked last of all, so that a size can leave it out.
-        gone = [
-            (r >= phase.first) & (r < phase.last) & ((la >= trace.shape.layers // 2) == late)
-            for r, la in zip(trace.ranks, layer_of, strict=True)
-        ]
-        reranked = type(trace.ranks)(
-            *(torch.where(g, end, r) for g, r in zip(gone, trace.ranks, strict=True))
-        )
-        by_hand = sl.density_curve(
-            model,
-            dataclasses.replace(trace, ranks=reranked),
-            sizes=[end / trace.edges],
-            controls=False,
-        ).table
-        assert table.loc[name, "edges"] == sum(int(g.sum()) for g in gone)
-        for column in ("tv", "head_error", "tail_error"):
-            assert table.loc[name, column] == pytest.approx(by_hand[column][0], abs=2e-6)
-    whole = curve.table[curve.table["size"] == phases.tail.stop]
-    assert table.loc["nothing", "tv"] == pytest.approx(whole["tv"].item(), abs=2e-6)
-    assert table.equals(phase_ablation(model, curve, seed=1).set_index("ablated"))
-
-
 def test_a_curve_that_restores_nothing_says_so(curve):
     short = dataclasses.replace(curve, table=curve.table.iloc[:3])
     phases = find_phases(short)
     assert phases.head is None
     assert phases.tail is None
     assert len(phases.layer_table()) == 0
-    assert len(phase_ablation(tiny.bridge("llama"), short)) == 0
     assert "at least four sizes" in phases.describe()
 
 
