@@ -50,8 +50,7 @@ def test_a_row_is_what_the_run_holds_of_its_prompt() -> None:
 def rerun(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Four prompts of the study swept again, one after another as it did."""
     prompts = read_corpus(CARRIED)
-    # The study that is published was swept at the sizes of the grid alone.
-    options = Options(controls=False, hidden=False, refine=0)
+    options = Options(controls=False, hidden=False)
     folder = tmp_path_factory.mktemp("runs") / "greedy"
     return sweep(smollm2(), [prompts[number] for number in RERUN], folder, options)
 
@@ -65,3 +64,13 @@ def test_the_published_head_and_tail_are_those_of_a_rerun(rerun: Run) -> None:
     table = published("head_and_tail")
     found = head_and_tail(rerun).drop(columns="prompt")
     np.testing.assert_allclose(found[list(table)].to_numpy(float), table.to_numpy(float), rtol=1e-3)
+
+
+def test_the_published_scalars_are_those_of_a_rerun(rerun: Run) -> None:
+    table = published("prompts")
+    found = per_prompt(rerun).drop(columns="prompt")
+    assert table["sha256"].tolist() == found["sha256"].tolist()
+    numbers = [name for name in table if name != "sha256"]
+    np.testing.assert_allclose(
+        found[numbers].to_numpy(float), table[numbers].to_numpy(float), rtol=1e-3, atol=1e-4
+    )
