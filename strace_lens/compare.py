@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from strace_lens.architecture import Model, UnsupportedModelError, device_of
 from strace_lens.comparison import RANDOM, Comparison, MethodResult, warnings_of
+from strace_lens.comparison_files import (
+    ComparisonFolder,
+    load_method,
+    open_comparison,
+    save_method,
+)
 from strace_lens.component_graph.agreement import auroc, missed_edges, precision_at_true_size
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.discover.activation import TooManyRowsError
@@ -80,6 +87,7 @@ def compare(
     ranking: str = "mib",
     sample: int = 16,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    folder: str | Path | None = None,
     memory_budget: int = MEMORY_BUDGET,
     progress: NamedSteps | None = None,
 ) -> Comparison:
@@ -101,13 +109,15 @@ def compare(
             circuits, CMD and all else by magnitude, which keeps the edges that hurt the metric.
         sample: edges of a circuit that are dropped, each alone, to see whether it is minimal.
         options: of single methods, by name; on larger graphs `LARGE_OPTIONS` unless given.
+        folder: where each method's result is written as soon as it is made, and read back if it is
+            there already (`comparison_files`); nothing is written if not given.
         memory_budget: bytes that one pass may take.
         progress: told what is done, in `comparison_steps` steps; a bar if not given.
 
     Raises:
         ValueError: no method or an unknown one, an unknown option, a model or task that will not
-            do (`prepare`), a task whose full and empty circuits have the same metric, or no method
-            small enough for this graph.
+            do (`prepare`), a task whose full and empty circuits have the same metric, no method
+            small enough for this graph, or a folder that holds another comparison.
         FloatingPointError: a logit is NaN or infinite.
     """
     names = check_methods(methods)
@@ -129,8 +139,12 @@ def compare(
         sample=sample,
     )
     chosen = _options(problem, options or {})
+    place = None
+    if folder is not None:
+        facts = {"ranking": ranking, "seed": seed, "sample": sample, "options": chosen}
+        place = open_comparison(folder, problem, task, truth=setting.truth, **facts)
     with named_bar(progress, comparison_steps(names)) as told:
-        ran = _run(setting, names, chosen, told)
+        ran = _run(setting, names, chosen, place, told)
         told("projecting an s-Trace", 0)
         standing = accuracy(model, dataclasses.replace(problem.task, metric=problem.metric))
         projection = _projection(setting, ran["results"])
@@ -207,6 +221,7 @@ def _run(
     setting: _Setting,
     names: Sequence[str],
     options: Mapping[str, Mapping[str, Any]],
+    place: ComparisonFolder | None,
     progress: NamedSteps,
 ) -> dict[str, Any]:
     """Discover with every method, and evaluate: those fields of a comparison that come of it."""
@@ -214,6 +229,12 @@ def _run(
     skipped: dict[str, str] = {}
     how = ""
     for name in names:
+        done = None if place is None else load_method(place, name)
+        if done is not None:
+            results.append(done[0])
+            how = done[1]
+            progress(f"{name}: read back", 2)
+            continue
         progress(f"{name}: discovering", 0)
         try:
             scores, peak = _discover(setting, name, options.get(name, {}))
@@ -223,8 +244,10 @@ def _run(
             continue
         progress(f"{name}: evaluating", 1)
         results.append(_measure(setting, scores, peak))
-        progress(f"{name}: evaluated", 1)
         how = peak.how
+        if place is not None:
+            save_method(place, results[-1], how)
+        progress(f"{name}: evaluated", 1)
     if len(results) == 1 and skipped:
         name, reason = next(iter(skipped.items()))
         raise ValueError(f"no method ran beside random; {name}: {reason}")

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 import strace_lens as sl
 from strace_lens.cli import app
+from strace_lens.comparison_files import FOLDERS
 from strace_lens.component_graph.tasks.read import read_task
 from strace_lens.known.models import known
 from tests import tiny
@@ -108,7 +109,7 @@ def test_page_and_tables_are_written(as_json):
     found, out, _ = as_json
     written = {p.name for p in out.iterdir()}
     tables = {"compare.csv", "timings.csv", "projection.csv"}
-    assert written == {"compare.html", "circuits", "scores"} | tables
+    assert written == {"compare.html", "manifest.json", *FOLDERS} | tables
     table = pd.read_csv(out / "compare.csv")
     assert table["method"].tolist() == ["eap-ig", "random"]
     assert not {"seconds", "peak_mb"} & set(table)  # they differ from run to run

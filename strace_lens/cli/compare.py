@@ -13,7 +13,6 @@ import typer
 from rich.progress import Progress
 
 from strace_lens.architecture import Model
-from strace_lens.circuit_files import save_circuit, save_scores
 from strace_lens.circuits_report import comparison_report
 from strace_lens.cli.common import (
     AllowPickleOption,
@@ -28,6 +27,7 @@ from strace_lens.cli.common import (
 )
 from strace_lens.compare import check_methods, compare, comparison_steps, halves
 from strace_lens.comparison import COLUMNS, TIMINGS, Comparison
+from strace_lens.comparison_files import FOLDERS
 from strace_lens.component_graph.discover.methods import METHODS
 from strace_lens.component_graph.evaluate import RANKED_BY, ranks_by_magnitude
 from strace_lens.component_graph.metrics import METRICS
@@ -44,7 +44,6 @@ from strace_lens.whole_files import results_folder, write_whole
 
 PAGE, TABLE, PROJECTION = "compare.html", "compare.csv", "projection.csv"
 TIMES = "timings.csv"  # of its own, so that the same results are the same files
-FOLDERS = CIRCUITS, SCORES = "circuits", "scores"
 PAIRS = 16
 
 
@@ -111,7 +110,8 @@ def compare_command(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder for compare.html, CSV tables, circuits/ and scores/, a file a method.",
+            help="Folder for compare.html, CSV tables, circuits/ and scores/, a file a method. The "
+            "same command goes on from there if it was stopped.",
         ),
     ] = Path("out/compare"),
     device: DeviceOption = None,
@@ -150,6 +150,7 @@ def compare_command(
             seed=seed,
             ranking=ranking,
             options=options,
+            folder=out,
             memory_budget=forward,
             progress=lambda what, n: progress.update(bar, description=what, advance=n),
         )
@@ -238,10 +239,7 @@ def _subject(
 
 
 def _write(found: Comparison, out: Path) -> None:
-    """The page, the tables, and every method's circuit and scores."""
-    for result in found.results:
-        save_circuit(result.circuit, out / CIRCUITS / f"{result.method}.safetensors")
-        save_scores(result.scores, out / SCORES / f"{result.method}.safetensors")
+    """The tables and then the page; what each method found is written by `compare`."""
     for name, columns in (
         (TABLE, [column for column in COLUMNS if column not in TIMINGS]),
         (TIMES, ["method", *TIMINGS]),

@@ -1,0 +1,191 @@
+"""The results of a comparison in a folder, a method at a time, so that none is found twice.
+
+Of each method the scores, the circuit, what was measured of them and what they cost are files of
+their own. The measures are written last: they hold the id of the comparison and the hashes of the
+other files, so what a kill left half done is done again. Costs are apart because nothing else
+changes from one run to the next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from strace_lens.circuit_files import load_circuit, load_scores, save_circuit, save_scores
+from strace_lens.comparison import MethodResult
+from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.evaluate import Faithfulness
+from strace_lens.component_graph.problem import Problem
+from strace_lens.component_graph.task import Task
+from strace_lens.manifest import ManifestKind, check_manifest, manifest_of, write_manifest
+from strace_lens.strict_json import parse_object
+from strace_lens.versions import versions
+from strace_lens.weights import weights_hash
+from strace_lens.whole_files import write_whole
+
+CIRCUITS, SCORES, MEASURES, TIMINGS = FOLDERS = ("circuits", "scores", "measures", "timings")
+"""Folders within, with a file a method."""
+
+KIND = ManifestKind(
+    format="strace-lens-comparison/1",
+    noun="comparison",
+    values=(
+        *("task", "pairs", "evaluated", "model", "dtype", "weights", "metric", "ablation"),
+        *("ranking", "seed", "sample", "truth", "options", "versions"),
+    ),
+    in_words={
+        "pairs": "the pairs that methods see are others",
+        "evaluated": "the pairs that circuits are evaluated on are others",
+        "weights": "the model has the same name and other weights (their SHA-256 was {:.12} and is "
+        "{:.12})",
+        "truth": "the true circuit is another",
+    },
+)
+
+
+@dataclass(frozen=True)
+class ComparisonFolder:
+    """Where the results of a comparison are kept.
+
+    Attributes:
+        folder: made when the first result is written.
+        manifest: what the results depend on, and its id.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+
+def open_comparison(
+    folder: str | Path,
+    problem: Problem,
+    seen: Task,
+    *,
+    truth: Circuit | None,
+    **options: Any,
+) -> ComparisonFolder:
+    """Check that a folder holds this comparison, or nothing yet.
+
+    Args:
+        folder: of the results.
+        problem: of the evaluation pairs.
+        seen: pairs that methods see.
+        truth: the true circuit, where it is known.
+        options: the values of `KIND` that are given to `compare`: ranking, seed, sample, options.
+
+    Raises:
+        OtherResultsError: it holds another comparison; the message names the difference.
+        ValueError: its manifest cannot be read, or it has results and no manifest.
+    """
+    cfg: Any = problem.model.cfg
+    said = {
+        "task": seen.name,
+        "pairs": _task_hash(seen),
+        "evaluated": _task_hash(problem.task),
+        "model": problem.graph.model,
+        "dtype": str(cfg.dtype),
+        "weights": weights_hash(problem.model),
+        "metric": problem.metric,
+        "ablation": problem.ablation,
+        "truth": None if truth is None else _hash(truth.edge_names()),
+        "versions": versions(),
+        **options,
+    }
+    place = ComparisonFolder(Path(folder), manifest_of(KIND, said))
+    if not check_manifest(place.folder, KIND, place.manifest):
+        found = [p for name in FOLDERS for p in place.folder.glob(f"{name}/*")]
+        if found:
+            raise ValueError(
+                f"{folder} has results ({found[0].relative_to(folder)}) but does not say what they "
+                "were made from; name another folder"
+            )
+    return place
+
+
+def save_method(place: ComparisonFolder, result: MethodResult, memory: str) -> None:
+    """Write all files of a method, and before those of the first one the manifest.
+
+    Args:
+        place: of the comparison.
+        result: of the method.
+        memory: how its peak was measured.
+    """
+    for name in FOLDERS:
+        (place.folder / name).mkdir(parents=True, exist_ok=True)
+    if not check_manifest(place.folder, KIND, place.manifest):
+        write_manifest(place.folder, place.manifest)
+    scores, circuit, measures, timings = _paths(place, result.method)
+    measures.unlink(missing_ok=True)
+    save_scores(result.scores, scores)
+    save_circuit(result.circuit, circuit)
+    _write_json(
+        timings,
+        {"seconds": result.scores.seconds, "peak_mb": result.peak_mb, "memory": memory},
+    )
+    own = {name: getattr(result, name) for name in _MEASURES}
+    files = {path.parent.name: _file_hash(path) for path in (scores, circuit)}
+    curve = dataclasses.asdict(result.faithfulness)
+    _write_json(
+        measures, {"id": place.manifest["id"], "files": files, "faithfulness": curve, **own}
+    )
+
+
+def load_method(place: ComparisonFolder, method: str) -> tuple[MethodResult, str] | None:
+    """The result of a method and how its memory was measured; None where it is not whole."""
+    scores, circuit, measures, timings = _paths(place, method)
+    try:
+        said = parse_object(measures.read_bytes(), measures)
+        files = {path.parent.name: _file_hash(path) for path in (scores, circuit)}
+        if said["id"] != place.manifest["id"] or said["files"] != files:
+            return None
+        cost = parse_object(timings.read_bytes(), timings)
+        seconds = float(cost["seconds"])
+        lists = {n: tuple(v) for n, v in said["faithfulness"].items() if isinstance(v, list)}
+        result = MethodResult(
+            method=method,
+            scores=dataclasses.replace(load_scores(scores), seconds=seconds),
+            faithfulness=Faithfulness(**{**said["faithfulness"], **lists}),
+            circuit=load_circuit(circuit),
+            peak_mb=float(cost["peak_mb"]),
+            **{name: said[name] for name in _MEASURES if name != "missed"},
+            missed=tuple(said["missed"]),
+        )
+        return result, str(cost["memory"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+_MEASURES = ("completeness", "minimality", "auroc", "precision", "missed")
+
+
+def _paths(place: ComparisonFolder, method: str) -> tuple[Path, Path, Path, Path]:
+    """Of scores, circuit, measures and timings."""
+    folder = place.folder
+    return (
+        folder / SCORES / f"{method}.safetensors",
+        folder / CIRCUITS / f"{method}.safetensors",
+        folder / MEASURES / f"{method}.json",
+        folder / TIMINGS / f"{method}.json",
+    )
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    write_whole(path, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _task_hash(task: Task) -> str:
+    parts = (task.clean, task.corrupted, task.lengths, task.answers, task.wrong)
+    return _hash([*(part.tolist() for part in parts), task.every_position])
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
