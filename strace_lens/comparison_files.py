@@ -2,8 +2,8 @@
 
 Of each method the scores, the circuit, what was measured of them and what they cost are files of
 their own. The measures are written last: they hold the id of the comparison and the hashes of the
-other files, so what a kill left half done is done again. Costs are apart because nothing else
-changes from one run to the next.
+other files and of themselves, so what a kill left half done or an edit changed is done again. Costs
+are apart because nothing else changes from one run to the next.
 """
 
 from __future__ import annotations
@@ -123,14 +123,14 @@ def save_method(place: ComparisonFolder, result: MethodResult, memory: str) -> N
     measures.unlink(missing_ok=True)
     save_scores(result.scores, scores)
     save_circuit(result.circuit, circuit)
-    _write_json(
+    _write_sealed(
         timings,
         {"seconds": result.scores.seconds, "peak_mb": result.peak_mb, "memory": memory},
     )
     own = {name: getattr(result, name) for name in _MEASURES}
     files = {path.parent.name: _file_hash(path) for path in (scores, circuit)}
     curve = dataclasses.asdict(result.faithfulness)
-    _write_json(
+    _write_sealed(
         measures, {"id": place.manifest["id"], "files": files, "faithfulness": curve, **own}
     )
 
@@ -139,11 +139,11 @@ def load_method(place: ComparisonFolder, method: str) -> tuple[MethodResult, str
     """The result of a method and how its memory was measured; None where it is not whole."""
     scores, circuit, measures, timings = _paths(place, method)
     try:
-        said = parse_object(measures.read_bytes(), measures)
+        said = _read_sealed(measures)
         files = {path.parent.name: _file_hash(path) for path in (scores, circuit)}
         if said["id"] != place.manifest["id"] or said["files"] != files:
             return None
-        cost = parse_object(timings.read_bytes(), timings)
+        cost = _read_sealed(timings)
         seconds = float(cost["seconds"])
         lists = {n: tuple(v) for n, v in said["faithfulness"].items() if isinstance(v, list)}
         result = MethodResult(
@@ -174,8 +174,23 @@ def _paths(place: ComparisonFolder, method: str) -> tuple[Path, Path, Path, Path
     )
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    write_whole(path, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
+def _write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """Write the values of a method as JSON, with a hash that shows whether they were changed."""
+    values = {"method": path.stem, **values}
+    sealed = {"sha256": _hash(values), **values}
+    write_whole(path, (json.dumps(sealed, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _read_sealed(path: Path) -> dict[str, Any]:
+    """The values of a file of `_write_sealed`.
+
+    Raises:
+        ValueError: it is not as it was written, or is another method's.
+    """
+    values = parse_object(path.read_bytes(), path)
+    if values.pop("sha256", None) != _hash(values) or values["method"] != path.stem:
+        raise ValueError(f"{path} was edited or damaged")
+    return values
 
 
 def _file_hash(path: Path) -> str:
