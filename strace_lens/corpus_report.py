@@ -210,7 +210,7 @@ _SECTIONS = {
         ),
         "sizes-needed": (
             plot_sizes_needed,
-            ("size_needed", "prompts"),
+            ("size_needed",),
             "Smallest relative size from which on the trace shares the model's nucleus, its top "
             "token, or stays under a head or tail error: median and quartiles over prompts.",
         ),
