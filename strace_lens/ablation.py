@@ -12,9 +12,10 @@ from torch import Tensor
 
 from strace_lens.architecture import Architecture, Model
 from strace_lens.contract import architecture_of
-from strace_lens.hold import verb
+from strace_lens.hold import noted, verb
 from strace_lens.prompts import Prompt, PromptError, own_tokenizer, tokenize, windows
 from strace_lens.run import Activations, read_activations
+from strace_lens.weights import expect_same_weights, remembered_hash
 
 ABLATIONS = ("zero", "mean", "resample")
 REFERENCES = 8
@@ -32,6 +33,8 @@ class Replacement:
         references: pattern and value of each reference prompt.
         residual: what a residual edge carries in their stead, by layer and join.
         mlp: what an MLP edge carries in their stead.
+        weights: hash of the weights that the references were run with (`weights_hash`); None for
+            zeros, which are any model's.
     """
 
     kind: str
@@ -40,11 +43,26 @@ class Replacement:
     ] = ()
     residual: Float[Tensor, "layer join pos d_model"] | None = None
     mlp: Float[Tensor, "mlp_layer pos d_model"] | None = None
+    weights: str | None = None
 
     @property
     def length(self) -> int | None:
         """Tokens of the references; None where any length will do."""
         return None if self.residual is None else self.residual.shape[2]
+
+    def expect_model(self, model: Model, *, allow_other_model: bool = False) -> None:
+        """Refuse a model with other weights than the references were run with.
+
+        Args:
+            model: a HookedTransformer or a TransformerBridge.
+            allow_other_model: accept any weights, as those of another checkpoint.
+
+        Raises:
+            ValueError: the hashes of the weights differ.
+        """
+        if not allow_other_model:
+            made = {"weights": self.weights}
+            expect_same_weights(f"the {self.kind} replacement", made, model)
 
 
 ZERO = Replacement("zero")
@@ -102,7 +120,7 @@ def resample(
     model: Model, architecture: Architecture, corrupted: Int[Tensor, " pos"]
 ) -> Replacement:
     """Replace ablated edges by their values on another prompt of the same length."""
-    return _from_references("resample", [read_activations(model, architecture, corrupted)])
+    return _from_references(model, "resample", [read_activations(model, architecture, corrupted)])
 
 
 @verb
@@ -120,10 +138,10 @@ def mean(
             f"mean ablation needs references of one length; got lengths {sorted(lengths)}"
         )
     runs = [read_activations(model, architecture, r) for r in references]
-    return _from_references("mean", runs)
+    return _from_references(model, "mean", runs)
 
 
-def _from_references(kind: str, runs: Sequence[Activations]) -> Replacement:
+def _from_references(model: Model, kind: str, runs: Sequence[Activations]) -> Replacement:
     layers = runs[0].pattern.shape[0]
     nodes = torch.stack([r.nodes for r in runs]).mean(0)
     return Replacement(
@@ -131,4 +149,5 @@ def _from_references(kind: str, runs: Sequence[Activations]) -> Replacement:
         references=tuple((r.pattern, r.value) for r in runs),
         residual=nodes[:-1].unflatten(0, (layers, -1)),
         mlp=torch.stack([r.mlp for r in runs]).mean(0),
+        weights=noted(remembered_hash, model),
     )

@@ -110,8 +110,8 @@ def phase_ablation(
         replacement: what an ablated edge carries.
         seed: of the draws.
         memory_budget: bytes that one forward pass may take.
-        allow_other_model: accept a trace that was made with other weights, as of another
-            checkpoint; its graph must still have the shape of this model's.
+        allow_other_model: accept a trace and a replacement that were made with other weights, as
+            of another checkpoint; the graph must still have the shape of this model's.
 
     Returns:
         One row an ablation, with the columns `ablated`; `of`, how many edges that part has;
@@ -123,9 +123,10 @@ def phase_ablation(
         subgraph or no tail refinement.
 
     Raises:
-        ValueError: a trace of another model or of other weights.
+        ValueError: a trace of another model, or a trace or replacement of other weights.
     """
     curve.trace.expect_model(model, allow_other_model=allow_other_model)
+    replacement.expect_model(model, allow_other_model=allow_other_model)
     phases = find_phases(curve)
     if phases.head is None or phases.tail is None:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -142,6 +143,7 @@ def phase_ablation(
         architecture,
         [_mask_rows(trace, kept, replacement) for kept in masks],
         memory_budget=memory_budget,
+        allow_other_model=allow_other_model,
     )
     untouched = last_logits(model, architecture, trace.prompt.tensor[None]).cpu()
     full, ours = untouched.double().log_softmax(-1), logits.double().log_softmax(-1)

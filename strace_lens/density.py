@@ -148,14 +148,14 @@ def density_curve(
         seed: of the random control.
         memory_budget: bytes that one forward pass may take.
         progress: called with the number of rows done after each pass; a bar if not given.
-        allow_other_model: measure a trace that was made with other weights, as of another
-            checkpoint; its graph must still have the shape of this model's.
+        allow_other_model: accept a trace and a replacement that were made with other weights, as
+            of another checkpoint; the graph must still have the shape of this model's.
 
     Raises:
         ValueError: sizes outside (0, 1] or not rising, a negative `refine`, a trace of another
-            model or of other weights, or a replacement of another length than the prompt. A trace
-            that does not say which weights it was made with is held to the shape of its graph
-            alone.
+            model, a trace or replacement of other weights, or a replacement of another length than
+            the prompt. A trace that does not say which weights it was made with is held to the
+            shape of its graph alone.
     """
     (curve,) = density_curves(
         model,
@@ -210,6 +210,7 @@ def density_curves(
             refine=refine,
             memory_budget=memory_budget,
             progress=told,
+            allow_other_model=allow_other_model,
         )
     return [
         curve_of(

@@ -31,8 +31,9 @@ class Estimator:
     """A way to rank the edges of a token graph.
 
     Attributes:
-        rank: takes a model and its graph, and `target`, `replacement`, `seed`, `memory_budget` and
-            `progress` by name; `start` too if it starts from another estimator's trace.
+        rank: takes a model and its graph, and `target`, `replacement`, `seed`, `memory_budget`,
+            `progress` and `allow_other_model` by name; `start` too if it starts from another
+            estimator's trace.
         steps: how often it calls `progress` at the most. With none, nothing is fitted: neither
             target nor seed matters.
         start: name of the estimator whose trace it starts from.
@@ -119,7 +120,8 @@ def estimate(
         memory_budget: bytes of a forward and backward pass.
         progress: called with 1 after each step of fitting, of which there are at most `steps`; a
             bar if not given.
-        allow_other_model: accept a start made with other weights, as from another checkpoint.
+        allow_other_model: accept a start or a replacement made with other weights, as from another
+            checkpoint.
 
     Raises:
         ValueError: an unknown estimator, a graph to fit of one token or of other weights, a target
@@ -134,9 +136,9 @@ def estimate(
             "seed": seed,
             "memory_budget": memory_budget,
             "progress": told,
+            "allow_other_model": allow_other_model,
         }
         if found.start is not None:
             options["start"] = start or estimate(model, graph, found.start, **options)
-            options["allow_other_model"] = allow_other_model
         trace = found.rank(model, graph, **options)
     return replace(trace, made={"estimator": estimator, **trace.made})

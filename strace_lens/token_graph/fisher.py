@@ -85,6 +85,7 @@ def fisher(
     replacement: Replacement = ZERO,
     seed: int = 0,
     memory_budget: int = GRADIENT_BUDGET,
+    allow_other_model: bool = False,
 ) -> Trace:
     """Rank edges by their Fisher scores in the full graph, scheduled: one forward pass.
 
@@ -96,13 +97,16 @@ def fisher(
         replacement: what an ablated edge carries.
         seed: of the probes.
         memory_budget: bytes of a forward and backward pass.
+        allow_other_model: accept a replacement made with other weights, as from another checkpoint.
 
     Raises:
-        ValueError: a graph of one token or of other weights, a target that is no distribution, or
-            no probes.
+        ValueError: a graph of one token or of other weights, a replacement of other weights, a
+            target that is no distribution, or no probes.
         UnsupportedModelError: quantised weights.
     """
-    fit = fit_to(model, graph, target, replacement, memory_budget)
+    fit = fit_to(
+        model, graph, target, replacement, memory_budget, allow_other_model=allow_other_model
+    )
     everything = graph.shape.full(0, torch.int32)
     generator = torch.Generator().manual_seed(seed)
     with fixed_weights(model):

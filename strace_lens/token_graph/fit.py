@@ -82,8 +82,8 @@ def fit_to(
 
     Raises:
         ValueError: a graph of one token or of other weights, a target that is no distribution over
-            the vocabulary, or a ranking to start from that belongs to another prompt or, unless
-            `allow_other_model`, to other weights.
+            the vocabulary, a ranking to start from that belongs to another prompt or, unless
+            `allow_other_model`, a ranking or a replacement of other weights.
     """
     if graph.weights not in (None, noted(remembered_hash, model)):
         raise ValueError(
@@ -94,6 +94,7 @@ def fit_to(
         raise ValueError(f"the start {start!r} is of another prompt or model than {graph!r}")
     if start is not None:
         start.expect_model(model, allow_other_model=allow_other_model)
+    replacement.expect_model(model, allow_other_model=allow_other_model)
     if graph.shape.tokens < 2:
         raise ValueError(
             "a graph of one token has no token to read from, and nothing to fit; "

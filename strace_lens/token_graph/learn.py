@@ -84,7 +84,8 @@ def learn(
         seed: of the sizes.
         memory_budget: bytes of a forward and backward pass.
         progress: called with 1 after each step; a bar if not given.
-        allow_other_model: accept a start made with other weights, as from another checkpoint.
+        allow_other_model: accept a start or a replacement made with other weights, as from another
+            checkpoint.
 
     Raises:
         ValueError: a graph of one token or of other weights, a target that is no distribution, a

@@ -31,6 +31,7 @@ def masked_logits(
     watch: Watch | None = None,
     memory_budget: int = MEMORY_BUDGET,
     progress: Steps = no_progress,
+    allow_other_model: bool = False,
 ) -> Float[Tensor, "row vocab"]:
     """Logits at the last token of every row, in order, on the CPU.
 
@@ -43,9 +44,15 @@ def masked_logits(
         watch: gives the hooks of each pass that run after the masks, which read what these leave.
         memory_budget: bytes that one forward pass may take; sets the rows of a pass.
         progress: called with the number of rows after each pass.
+        allow_other_model: accept replacements that were made with other weights.
+
+    Raises:
+        ValueError: no rows, or a replacement that was made with other weights.
     """
     if not groups:
         raise ValueError("no rows to run; give at least one group")
+    for group in groups:
+        group.replacement.expect_model(model, allow_other_model=allow_other_model)
     device = device_of(model)
     groups = [replace(g, ranks=g.ranks.map(lambda r: r.to(device))) for g in groups]
     done = []

@@ -66,7 +66,8 @@ def prune(
         seed: of the probes.
         memory_budget: bytes of a forward and backward pass.
         progress: called with 1 after each of at most `prune_steps` steps; a bar if not given.
-        allow_other_model: accept a start made with other weights, as from another checkpoint.
+        allow_other_model: accept a start or a replacement made with other weights, as from another
+            checkpoint.
 
     Raises:
         ValueError: a graph of one token or of other weights, a target that is no distribution, a

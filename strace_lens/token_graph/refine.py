@@ -31,6 +31,7 @@ def run_plans(
     watch: Watch | None = None,
     memory_budget: int = MEMORY_BUDGET,
     progress: Steps = no_progress,
+    allow_other_model: bool = False,
 ) -> tuple[list[CurveRows], list[Float[Tensor, "_ vocab"]]]:
     """Run the rows of curves, then those of the sizes that `sizes_to_add` asks for in rounds.
 
@@ -48,12 +49,14 @@ def run_plans(
         watch: as for `masked_logits`, of the rows of `plans` alone.
         memory_budget: bytes that one forward pass may take.
         progress: called with the number of rows after each pass.
+        allow_other_model: accept replacements that were made with other weights.
 
     Returns:
         The plans with the sizes added, and the outputs of their rows.
 
     Raises:
-        ValueError: a negative number of sizes to add.
+        ValueError: a negative number of sizes to add, or a replacement that was made with other
+            weights.
     """
     if refine < 0:
         raise ValueError(f"refine must be at least 0; got {refine}")
@@ -64,6 +67,7 @@ def run_plans(
         watch=watch,
         memory_budget=memory_budget,
         progress=progress,
+        allow_other_model=allow_other_model,
     )
     logits = list(outputs.split([len(rows) for rows in plans]))
     plans = list(plans)
@@ -90,7 +94,12 @@ def run_plans(
         groups = [group for of_trace in fresh for group in of_trace]
         if groups:
             outputs = masked_logits(
-                model, architecture, groups, memory_budget=memory_budget, progress=progress
+                model,
+                architecture,
+                groups,
+                memory_budget=memory_budget,
+                progress=progress,
+                allow_other_model=allow_other_model,
             )
             counts = [sum(len(group) for group in of_trace) for of_trace in fresh]
             logits = [

@@ -218,17 +218,19 @@ class Trace:
             size: in (0, 1].
             model: that the trace was made with.
             replacement: what an ablated edge carries instead.
-            allow_other_model: accept a model of another name or with other weights, as another
-                checkpoint, if its graph has the shape of the trace's.
+            allow_other_model: accept a model of another name or with other weights than those of
+                the trace or the replacement, as another checkpoint, if its graph has the shape of
+                the trace's.
 
         Returns:
             Pairs of hook point and function. A run of another number of tokens raises ValueError.
 
         Raises:
             ValueError: a size out of range, a model other than the trace's, or a replacement of
-                another length than its prompt.
+                other weights or of another length than the prompt.
         """
         self.expect_model(model, allow_other_model=allow_other_model)
+        replacement.expect_model(model, allow_other_model=allow_other_model)
         row = MaskedRows(
             tokens=self.prompt.tensor,
             shape=self.shape,

@@ -11,6 +11,9 @@ import pytest
 import torch
 
 import strace_lens as sl
+from strace_lens.ablation import Replacement
+from strace_lens.token_graph.masked_run import masked_logits
+from strace_lens.token_graph.rows import MaskedRows
 from strace_lens.weights import weights_hash
 from tests import cases, tiny
 
@@ -86,6 +89,76 @@ def test_an_estimate_takes_a_start_of_other_weights_by_request() -> None:
         sl.estimate(other, graph, "anchored", start=start)
     made = sl.estimate(other, graph, "anchored", start=start, allow_other_model=True)
     assert made.made["weights"] == weights_hash(other) != made.made["start"]["weights"]
+
+
+def fitted(verb: Callable[..., sl.Trace], **options: Any) -> Callable[..., object]:
+    def run(model: Any, swap: Replacement, **allowed: bool) -> object:
+        graph = sl.token_graph(model, tiny.PROMPT)
+        if verb is sl.learn:
+            options["start"] = sl.extract(graph)
+        return verb(model, graph, replacement=swap, **options, **allowed)
+
+    return run
+
+
+def ablated_phases(model: Any, swap: Replacement, **allowed: bool) -> object:
+    curve = sl.density_curve(model, trace_of(model))
+    return sl.phase_ablation(model, curve, replacement=swap, **allowed)
+
+
+def masked(model: Any, swap: Replacement, **allowed: Any) -> object:
+    trace = trace_of(model)
+    one = MaskedRows(
+        tokens=trace.prompt.tensor,
+        shape=trace.shape,
+        ranks=trace.ranks,
+        start=torch.tensor([0]),
+        stop=torch.tensor([9]),
+        replacement=swap,
+    )
+    return masked_logits(model, cases.architecture_of(model), [one], **allowed)
+
+
+TAKE_REPLACEMENTS: dict[str, Callable[..., object]] = {
+    "density_curve": lambda model, swap, **allowed: sl.density_curve(
+        model, trace_of(model), replacement=swap, **allowed
+    ),
+    "density_curves": lambda model, swap, **allowed: sl.density_curves(
+        model, [trace_of(model)], replacements=[swap], **allowed
+    ),
+    "phase_ablation": ablated_phases,
+    "hooks": lambda model, swap, **allowed: trace_of(model).hooks(
+        0.1, model, replacement=swap, **allowed
+    ),
+    "masked_logits": masked,
+    "fisher": fitted(sl.fisher, probes=1),
+    "learn": fitted(sl.learn, steps=1, sizes=(0.05, 0.2)),
+    "prune": fitted(sl.prune, probes=1, factor=0.1, smallest=0.5),
+    "estimate": fitted(sl.estimate, estimator="fisher"),
+}
+
+
+@pytest.mark.parametrize("verb", TAKE_REPLACEMENTS)
+@pytest.mark.parametrize("kind", ["mean", "resample"])
+def test_a_replacement_of_other_weights_is_refused_unless_asked_for(verb: str, kind: str) -> None:
+    model, other = tiny.bridge("mistral"), model_of_other_weights("mistral")
+    prompt = sl.token_graph(model, tiny.PROMPT).prompt
+    corrupted = tiny.token_ids(len(prompt.ids), seed=1) if kind == "resample" else None
+    swap = sl.replacement(model, prompt, kind, corrupted=corrupted)
+    assert swap.weights == weights_hash(model)
+    run = TAKE_REPLACEMENTS[verb]
+    with pytest.raises(ValueError, match=f"the {kind} replacement was {REFUSED}"):
+        run(other, swap)
+    run(other, swap, allow_other_model=True)
+    run(cases.fresh_bridge("mistral"), swap)  # equal weights in another object
+
+
+def test_zeros_are_the_replacement_of_any_model() -> None:
+    model = tiny.bridge("mistral")
+    swap = sl.replacement(model, sl.token_graph(model, tiny.PROMPT).prompt)
+    assert swap.weights is None
+    for run in TAKE_REPLACEMENTS.values():
+        run(model_of_other_weights("mistral"), swap)
 
 
 @pytest.mark.parametrize("verb", TAKE_TRACES)
