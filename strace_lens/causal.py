@@ -196,7 +196,7 @@ def _unresolved(claim: _Claim, early: Row, late: Row, everything: float) -> str 
         if tv >= DESTROYED * everything:
             return (
                 f"Ablation of the {claim.name} resolves nothing: without {gone} the output is "
-                f"destroyed (TV {tv:.2g}, {everything:.2g} without any edge), which leaves open "
+                f"destroyed (TV {tv:.3f}, {everything:.3f} without any edge), which leaves open "
                 f"whether {claim.words}."
             )
     return None
@@ -212,10 +212,10 @@ def _told(claim: _Claim, early: Row, late: Row) -> str:
         more = HALVES[errors[1] > errors[0]]
         verb = "supports" if more == claim.half else "contradicts"
         verdict = f"the {more} edges matter more, which {verb}, on this prompt, that"
-    beside = " and ".join(
-        f"the {half} ones {_beside(error, random, spread)}"
-        for half, error in zip(HALVES, errors, strict=True)
-    )
+    early_beside, late_beside = (_beside(error, random, spread) for error in errors)
+    beside = f"the early ones {early_beside} and the late ones {late_beside}"
+    if early_beside == late_beside:
+        beside = f"both {early_beside}"
     return (
         f"Without {early['edges']:,} early edges of the {claim.name} the {claim.part} error is "
         f"{errors[0]:.2g}, without as many late ones {errors[1]:.2g}, without as many from all "
@@ -226,7 +226,7 @@ def _told(claim: _Claim, early: Row, late: Row) -> str:
 
 def _beside(error: float, random: float, spread: float) -> str:
     if abs(error - random) <= spread:
-        return "matter alike"
+        return "cannot be told apart"
     return "matter more" if error > random else "matter less"
 
 

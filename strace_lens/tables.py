@@ -32,17 +32,15 @@ def print_curve(curve: DensityCurve, phases: Phases, ablated: pd.DataFrame) -> N
     console.print(
         f"largest logit difference, full mask to untouched model: {curve.logit_gap:.1e}\n"
     )
-    for title, frame in (
-        ("Layer phases", phases.layer_table()),
-        ("What is left when edges of the trace are ablated", ablated.rename(columns=_ABLATED)),
-    ):
-        if len(frame):
-            console.print(frame_table(title, frame))
-    for sentence in read_ablation(ablated):
-        console.print(sentence)
+    layers = phases.layer_table()
+    if len(layers):
+        console.print(frame_table("Layer phases", layers))
     if len(ablated):
-        console.print()
-    if not len(ablated):
+        title = "What is left when edges of the trace are ablated"
+        console.print(frame_table(title, _ablated_cells(ablated)))
+        for sentence in read_ablation(ablated):
+            console.print(f"{sentence}\n")
+    else:
         console.print("no table of ablated parts: the sizes measured do not restore head and tail")
 
 
@@ -50,14 +48,22 @@ _ABLATED = {
     "tv": "TV",
     "head_error": "head",
     "tail_error": "tail",
-    "random_tv": "random TV",
     "random_head_error": "random head",
     "random_tail_error": "random tail",
-    "tv_spread": "spread TV",
     "head_error_spread": "spread head",
     "tail_error_spread": "spread tail",
 }
-"""Short heads for the columns of `phase_ablation`, which fit a terminal."""
+"""The measures of `phase_ablation` that a terminal has room for, and their heads."""
+
+
+def _ablated_cells(ablated: pd.DataFrame) -> pd.DataFrame:
+    whole = {name: ablated[name] for name in ("ablated", "of", "edges")}
+    return pd.DataFrame(whole).assign(
+        **{
+            head: [_or_dash(x, "{:.3f}") for x in ablated[column]]
+            for column, head in _ABLATED.items()
+        }
+    )
 
 
 def print_estimators(table: pd.DataFrame) -> None:

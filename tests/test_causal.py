@@ -240,15 +240,21 @@ def made(**changes: dict[str, float]) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
 
 
-ALIKE = "early ones matter alike and the late ones matter alike."
+ALIKE = "compared with edges from all layers, both cannot be told apart."
+TOGETHER = "the early ones cannot be told apart and the late ones matter {}."
 
 
 @pytest.mark.parametrize(
     ("half", "error", "verdict", "beside"),
     [
-        ("late", 0.25, "the late edges matter more, which supports", "late ones matter more"),
-        ("early", 0.25, "the early edges matter more, which contradicts", "early ones matter more"),
-        ("late", 0.15, "the early edges matter more, which contradicts", "late ones matter less"),
+        ("late", 0.25, "the late edges matter more, which supports", TOGETHER.format("more")),
+        (
+            "early",
+            0.25,
+            "the early edges matter more, which contradicts",
+            "the early ones matter more and the late ones cannot be told apart.",
+        ),
+        ("late", 0.15, "the early edges matter more, which contradicts", TOGETHER.format("less")),
         ("late", 0.219, "cannot be told apart, which leaves open whether", ALIKE),
         ("early", 0.181, "cannot be told apart, which leaves open whether", ALIKE),
     ],
@@ -292,8 +298,8 @@ def test_a_control_that_destroys_the_output_resolves_nothing():
     refinement, head = read_ablation(made(early_head=gone, late_head=gone))
     assert head == (
         "Ablation of the head subgraph resolves nothing: without 1,200 of its edges from all "
-        "layers the output is destroyed (TV 0.73, 0.8 without any edge), which leaves open whether "
-        "early layers build the head."
+        "layers the output is destroyed (TV 0.730, 0.800 without any edge), which leaves open "
+        "whether early layers build the head."
     )
     assert "cannot be told apart" in refinement
     # 0.73 is no more than nine tenths of what ablating everything leaves on another prompt.
@@ -307,6 +313,20 @@ def test_halves_that_both_destroy_the_output_resolve_nothing():
     assert "without 1,200 of its early or as many of its late edges the output is" in refinement
     one = made(early_refinement={"tv": 0.8, "tail_error": 0.4})
     assert "the early edges matter more" in read_ablation(one)[0]
+
+
+def test_a_terminal_has_room_for_the_table_of_a_large_trace(curve, capsys):
+    large = {"of": 1_234_567, "edges": 1_234_567, "head_error_spread": 1e-5}
+    print_curve(curve, curve.phases(), made(early_refinement=large, everything=large))
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line.split() for line in lines if line.strip().startswith("refinement, early")]
+    assert row[3:] == [
+        *("1,234,567", "1,234,567", "0.300", "0.100", "0.200", "0.100", "0.200"),
+        *("0.000", "0.020"),
+    ]
+    (nothing,) = [line.split() for line in lines if line.strip().startswith("nothing")]
+    assert nothing == ["nothing", "0", "0", "0.010", "0.010", "0.010", *4 * "-"]
+    assert not any("…" in line for line in lines)
 
 
 def test_the_sentences_are_in_every_result(curve, table, capsys):
