@@ -88,6 +88,7 @@ def compare(
     sample: int = 16,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     folder: str | Path | None = None,
+    overwrite: bool = False,
     memory_budget: int = MEMORY_BUDGET,
     progress: NamedSteps | None = None,
 ) -> Comparison:
@@ -111,6 +112,8 @@ def compare(
         options: of single methods, by name; on larger graphs `LARGE_OPTIONS` unless given.
         folder: where each method's result is written as soon as it is made, and read back if it is
             there already (`comparison_files`); nothing is written if not given.
+        overwrite: discard what another comparison left in the folder, once the first method is
+            done; results of this same comparison are still read back.
         memory_budget: bytes that one pass may take.
         progress: told what is done, in `comparison_steps` steps; a bar if not given.
 
@@ -142,7 +145,9 @@ def compare(
     place = None
     if folder is not None:
         facts = {"ranking": ranking, "seed": seed, "sample": sample, "options": chosen}
-        place = open_comparison(folder, problem, task, truth=setting.truth, **facts)
+        place = open_comparison(
+            folder, problem, task, truth=setting.truth, overwrite=overwrite, **facts
+        )
     with named_bar(progress, comparison_steps(names)) as told:
         ran = _run(setting, names, chosen, place, told)
         told("projecting an s-Trace", 0)

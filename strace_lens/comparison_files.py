@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,18 @@ from typing import Any
 from strace_lens.circuit_files import load_circuit, load_scores, save_circuit, save_scores
 from strace_lens.comparison import MethodResult
 from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.discover.methods import METHODS
 from strace_lens.component_graph.evaluate import Faithfulness
 from strace_lens.component_graph.problem import Problem
 from strace_lens.component_graph.task import Task
-from strace_lens.manifest import ManifestKind, check_manifest, manifest_of, write_manifest
+from strace_lens.manifest import (
+    NAME,
+    ManifestKind,
+    check_manifest,
+    is_of_kind,
+    manifest_of,
+    write_manifest,
+)
 from strace_lens.strict_json import parse_object
 from strace_lens.versions import versions
 from strace_lens.weights import weights_hash
@@ -30,6 +38,10 @@ from strace_lens.whole_files import write_whole
 
 CIRCUITS, SCORES, MEASURES, TIMINGS = FOLDERS = ("circuits", "scores", "measures", "timings")
 """Folders within, with a file a method."""
+
+PAGE, TABLE, PROJECTION = "compare.html", "compare.csv", "projection.csv"
+TIMES = "timings.csv"  # of its own, so that the same results are the same files
+"""What the command writes beside them, of all methods together."""
 
 KIND = ManifestKind(
     format="strace-lens-comparison/1",
@@ -45,6 +57,7 @@ KIND = ManifestKind(
         "{:.12})",
         "truth": "the true circuit is another",
     },
+    way_out="name another folder with --out, or pass --overwrite (overwrite=True)",
 )
 
 
@@ -55,10 +68,12 @@ class ComparisonFolder:
     Attributes:
         folder: made when the first result is written.
         manifest: what the results depend on, and its id.
+        overwrite: discard another comparison's results when the first result is written.
     """
 
     folder: Path
     manifest: Mapping[str, Any]
+    overwrite: bool
 
 
 def open_comparison(
@@ -67,20 +82,25 @@ def open_comparison(
     seen: Task,
     *,
     truth: Circuit | None,
+    overwrite: bool = False,
     **options: Any,
 ) -> ComparisonFolder:
-    """Check that a folder holds this comparison, or nothing yet.
+    """Check that a folder holds this comparison, or nothing yet, or may be overwritten.
 
     Args:
         folder: of the results.
         problem: of the evaluation pairs.
         seen: pairs that methods see.
         truth: the true circuit, where it is known.
+        overwrite: another comparison may be there; `save_method` discards it, so that a comparison
+            that fails before its first result costs nothing.
         options: the values of `KIND` that are given to `compare`: ranking, seed, sample, options.
 
     Raises:
-        OtherResultsError: it holds another comparison; the message names the difference.
-        ValueError: its manifest cannot be read, or it has results and no manifest.
+        OtherResultsError: it holds another comparison and is not to be overwritten; the message
+            names the difference.
+        ValueError: its manifest cannot be read or is no comparison's, or it has results and no
+            manifest and is not to be overwritten.
     """
     cfg: Any = problem.model.cfg
     said = {
@@ -96,19 +116,55 @@ def open_comparison(
         "versions": versions(),
         **options,
     }
-    place = ComparisonFolder(Path(folder), manifest_of(KIND, said))
-    if not check_manifest(place.folder, KIND, place.manifest):
-        found = [p for name in FOLDERS for p in place.folder.glob(f"{name}/*")]
-        if found:
-            raise ValueError(
-                f"{folder} has results ({found[0].relative_to(folder)}) but does not say what they "
-                "were made from; name another folder"
-            )
+    place = ComparisonFolder(Path(folder), manifest_of(KIND, said), overwrite)
+    _has_manifest(place)
     return place
+
+
+def _has_manifest(place: ComparisonFolder) -> bool:
+    """Whether a folder is known to hold this comparison; False if it is to be claimed for it.
+
+    Raises:
+        ValueError: it holds something else that is not to be overwritten.
+    """
+    folder = place.folder
+    try:
+        if check_manifest(folder, KIND, place.manifest):
+            return True
+    except ValueError:
+        if place.overwrite and is_of_kind(folder, KIND):
+            return False
+        raise
+    found = next(_results(folder), None)
+    if found is not None and not place.overwrite:
+        raise ValueError(
+            f"{folder} has results ({found.relative_to(folder)}) but does not say what they were "
+            f"made from; {KIND.way_out}"
+        )
+    return False
+
+
+def _discard(folder: Path) -> None:
+    """Remove all that a comparison writes, and nothing else.
+
+    The manifest goes last: a folder that a kill leaves half discarded is still the other
+    comparison's.
+    """
+    for path in (*(folder / name for name in (PAGE, TABLE, TIMES, PROJECTION)), *_results(folder)):
+        path.unlink(missing_ok=True)
+    (folder / NAME).unlink(missing_ok=True)
+
+
+def _results(folder: Path) -> Iterator[Path]:
+    """The files of all methods that are there."""
+    paths = (path for method in METHODS for path in _paths(folder, method))
+    return (path for path in paths if path.is_file())
 
 
 def save_method(place: ComparisonFolder, result: MethodResult, memory: str) -> None:
     """Write all files of a method, and before those of the first one the manifest.
+
+    What another comparison left is discarded first, where that was asked for.
 
     Args:
         place: of the comparison.
@@ -117,9 +173,11 @@ def save_method(place: ComparisonFolder, result: MethodResult, memory: str) -> N
     """
     for name in FOLDERS:
         (place.folder / name).mkdir(parents=True, exist_ok=True)
-    if not check_manifest(place.folder, KIND, place.manifest):
+    if not _has_manifest(place):
+        if place.overwrite:
+            _discard(place.folder)
         write_manifest(place.folder, place.manifest)
-    scores, circuit, measures, timings = _paths(place, result.method)
+    scores, circuit, measures, timings = _paths(place.folder, result.method)
     measures.unlink(missing_ok=True)
     save_scores(result.scores, scores)
     save_circuit(result.circuit, circuit)
@@ -137,7 +195,7 @@ def save_method(place: ComparisonFolder, result: MethodResult, memory: str) -> N
 
 def load_method(place: ComparisonFolder, method: str) -> tuple[MethodResult, str] | None:
     """The result of a method and how its memory was measured; None where it is not whole."""
-    scores, circuit, measures, timings = _paths(place, method)
+    scores, circuit, measures, timings = _paths(place.folder, method)
     try:
         said = _read_sealed(measures)
         files = {path.parent.name: _file_hash(path) for path in (scores, circuit)}
@@ -163,9 +221,8 @@ def load_method(place: ComparisonFolder, method: str) -> tuple[MethodResult, str
 _MEASURES = ("completeness", "minimality", "auroc", "precision", "missed")
 
 
-def _paths(place: ComparisonFolder, method: str) -> tuple[Path, Path, Path, Path]:
+def _paths(folder: Path, method: str) -> tuple[Path, Path, Path, Path]:
     """Of scores, circuit, measures and timings."""
-    folder = place.folder
     return (
         folder / SCORES / f"{method}.safetensors",
         folder / CIRCUITS / f"{method}.safetensors",

@@ -32,12 +32,14 @@ class ManifestKind:
         noun: what such a folder holds.
         values: names of all that a manifest says, in the order in which differences are told.
         in_words: differences that are told in words, by name; they are given both values.
+        way_out: what to do about a folder of something else, as errors end.
     """
 
     format: str
     noun: str
     values: tuple[str, ...]
     in_words: Mapping[str, str]
+    way_out: str
 
 
 def manifest_of(kind: ManifestKind, said: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,10 +59,22 @@ def check_manifest(folder: Path, kind: ManifestKind, manifest: Mapping[str, Any]
     before = read_manifest(folder, kind)
     if before["id"] != manifest["id"]:
         raise OtherResultsError(
-            f"{folder} holds another {kind.noun}: {_difference(kind, before, manifest)}; name "
-            "another folder"
+            f"{folder} holds another {kind.noun}: {_difference(kind, before, manifest)}; "
+            f"{kind.way_out}"
         )
     return True
+
+
+def is_of_kind(folder: Path, kind: ManifestKind) -> bool:
+    """Whether a folder has a manifest of this kind, of whatever version and whether edited or not.
+
+    Raises:
+        ValueError: the manifest is not JSON.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return False
+    return _family(parse_object(path.read_bytes(), path).get("format")) == _family(kind.format)
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -76,17 +90,28 @@ def read_manifest(folder: Path, kind: ManifestKind) -> dict[str, Any]:
     """
     path = folder / NAME
     manifest = parse_object(path.read_bytes(), path)
-    if manifest.get("format") != kind.format:
+    found = manifest.get("format")
+    if found != kind.format:
+        own = _family(found) == _family(kind.format)
         raise ValueError(
-            f"{path} is of format {manifest.get('format')!r} and this version reads {kind.format}; "
-            "name another folder"
+            f"{path} is of format {found!r} and this version reads {kind.format}; "
+            f"{kind.way_out if own else 'name another folder'}"
         )
-    names = {"format", "id", *kind.values}
-    if manifest.keys() != names or manifest["id"] != _identity(kind, manifest):
+    missing = [name for name in ("id", *kind.values) if name not in manifest]
+    if missing:
+        raise ValueError(f"{path} does not say {missing[0]!r}; {kind.way_out}")
+    more = sorted(manifest.keys() - {"format", "id", *kind.values})
+    if more or manifest["id"] != _identity(kind, manifest):
+        why = f"it says {more[0]!r}" if more else "its id is not that of what it says"
         raise ValueError(
-            f"{path} was edited or damaged; put the original back or name another folder"
+            f"{path} was edited or damaged ({why}); put the original back, or {kind.way_out}"
         )
     return manifest
+
+
+def _family(name: object) -> str:
+    """The name of a format without its version."""
+    return str(name).rpartition("/")[0]
 
 
 def _identity(kind: ManifestKind, said: Mapping[str, Any]) -> str:

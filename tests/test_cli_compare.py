@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 import strace_lens as sl
 from strace_lens.cli import app
+from strace_lens.cli.compare import default_folder
 from strace_lens.comparison_files import FOLDERS
 from strace_lens.component_graph.tasks.read import read_task
 from strace_lens.known.models import known
@@ -147,6 +148,42 @@ def test_a_known_task_brings_its_model_and_its_truth(tmp_path):
     tables = [line for line in result.stdout.splitlines() if " ─" in line]
     assert tables
     assert max(map(len, tables)) <= 132
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "name"),
+    [
+        ("ioi", None, "ioi"),
+        ("ioi", "smollm2", "ioi"),
+        ("tracr-reverse", None, "tracr-reverse"),
+        ("ioi", "openai-community/gpt2", "ioi-gpt2"),
+        ("mine/my task (2).jsonl", "models/tiny/", "my-task-2-tiny"),
+        ("../..", None, "task"),
+        ("столицы.jsonl", None, "столицы"),
+    ],
+)
+def test_each_task_and_model_has_a_folder_of_its_own(task, model, name):
+    assert default_folder(task, model) == Path("out/compare") / name
+
+
+def test_a_long_name_of_a_task_fits_into_a_file_system(tmp_path):
+    (tmp_path / default_folder("語" * 250, None).name).mkdir()
+
+
+def test_the_folder_of_a_task_is_used_again_only_if_told_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ("--task", "linear", "--methods", "weight-magnitude", "--pairs", "3")
+    assert run(*command).exit_code == 0
+    page = tmp_path / "out" / "compare" / "linear" / "compare.html"
+    before = page.read_bytes()
+    refused = run(*command, "--seed", "1")
+    assert refused.exit_code == 2
+    (line,) = refused.stderr.splitlines()
+    assert "name another folder with --out, or pass --overwrite" in line
+    assert page.read_bytes() == before
+    assert run(*command, "--seed", "1", "--overwrite").exit_code == 0
+    assert page.read_bytes() != before
+    assert [path.name for path in (tmp_path / "out" / "compare").iterdir()] == ["linear"]
 
 
 @pytest.mark.parametrize(

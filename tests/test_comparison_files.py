@@ -146,6 +146,58 @@ def test_a_comparison_that_fails_at_once_leaves_nothing_behind(tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+def test_overwriting_discards_another_comparison_and_nothing_else(tmp_path: Path) -> None:
+    run(tmp_path, ("eap", "weight-magnitude"))
+    theirs = {"notes.txt", "circuits/mine.safetensors", "measures/mine.json"}
+    for name in (*theirs, "compare.html", "compare.csv", "timings.csv", "projection.csv"):
+        (tmp_path / name).write_text(name)
+    with pytest.raises(
+        OtherResultsError, match=r"seed was 0 and is 1; name .* or pass --overwrite"
+    ):
+        run(tmp_path, ("eap",), seed=1)
+    assert_same(run(tmp_path, ("eap",), seed=1, overwrite=True), run(None, ("eap",), seed=1))
+    assert_same(run(tmp_path, ("eap",), seed=1), run(None, ("eap",), seed=1))
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    own = {str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/eap.*")}
+    drawn = {str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/random.*")}
+    assert (len(own), len(drawn)) == (len(FOLDERS), len(FOLDERS))
+    assert left == {NAME} | own | drawn | theirs
+    assert all((tmp_path / name).read_text() == name for name in theirs)
+
+
+def test_overwriting_keeps_what_this_comparison_made(tmp_path: Path, monkeypatch) -> None:
+    first = run(tmp_path, ("eap",))
+    module = sys.modules["strace_lens.compare"]
+    monkeypatch.setattr(module, "_discover", lambda *_: pytest.fail("a method ran again"))
+    assert_same(run(tmp_path, ("eap",), overwrite=True), first)
+
+
+def test_a_comparison_that_fails_before_its_first_result_overwrites_nothing(tmp_path: Path) -> None:
+    run(tmp_path, ("eap",))
+    before = contents(tmp_path, but="nothing")
+    with pytest.raises(ValueError, match="has no option"):
+        run(tmp_path, ("eap",), options={"eap": {"stops": 3}}, overwrite=True)
+    assert contents(tmp_path, but="nothing") == before
+
+
+def test_overwriting_needs_a_comparison_to_overwrite(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    for text, words in (
+        ('{"format": "strace-lens-run/2"}', r"is of format 'strace-lens-run/2' .*; name another"),
+        ("{", "not JSON"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            run(tmp_path, ("eap",), overwrite=True)
+        assert contents(tmp_path) == {NAME: text.encode()}
+    path.write_text('{"format": "strace-lens-comparison/0"}')
+    with pytest.raises(ValueError, match=r"comparison/0' and this version reads .*--overwrite"):
+        run(tmp_path, ("eap",))
+    first = run(tmp_path, ("eap",), overwrite=True)
+    path.unlink()
+    assert_same(run(tmp_path, ("eap",), overwrite=True), first)
+
+
 # ------------------------------------------------------------------ a real kill
 
 COMMAND = ("-m", "strace_lens.cli", "compare", "--task", "linear", "--pairs", "3")

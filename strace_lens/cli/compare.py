@@ -27,7 +27,7 @@ from strace_lens.cli.common import (
 )
 from strace_lens.compare import check_methods, compare, comparison_steps, halves
 from strace_lens.comparison import COLUMNS, TIMINGS, Comparison
-from strace_lens.comparison_files import FOLDERS
+from strace_lens.comparison_files import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
 from strace_lens.component_graph.discover.methods import METHODS
 from strace_lens.component_graph.evaluate import RANKED_BY, ranks_by_magnitude
 from strace_lens.component_graph.metrics import METRICS
@@ -42,8 +42,7 @@ from strace_lens.summary import summarize_comparison
 from strace_lens.tables_compare import print_comparison
 from strace_lens.whole_files import results_folder, write_whole
 
-PAGE, TABLE, PROJECTION = "compare.html", "compare.csv", "projection.csv"
-TIMES = "timings.csv"  # of its own, so that the same results are the same files
+OUT = Path("out/compare")
 PAIRS = 16
 
 
@@ -108,12 +107,19 @@ def compare_command(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the pairs and of methods that draw.")] = 0,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help="Folder for compare.html, CSV tables, circuits/ and scores/, a file a method. The "
-            "same command goes on from there if it was stopped.",
+            "same command goes on from there if it was stopped; another comparison is refused.",
+            show_default=f"{OUT.as_posix()}/ and the names of the task and of a --model",
         ),
-    ] = Path("out/compare"),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Discard what another comparison left in the folder of --out."
+        ),
+    ] = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     allow_pickle: AllowPickleOption = False,
@@ -130,6 +136,7 @@ def compare_command(
 
     Example: strace-lens compare --task ioi --methods eap,eap-ig,random
     """
+    out = default_folder(task, model) if out is None else out
     folder = results_folder(out, (PAGE, TABLE, TIMES, PROJECTION), FOLDERS)
     with one_line_errors(), folder, progress_bar() as progress:
         names = check_methods(METHODS if methods == "all" else _parted(methods))
@@ -151,6 +158,7 @@ def compare_command(
             ranking=ranking,
             options=options,
             folder=out,
+            overwrite=overwrite,
             memory_budget=forward,
             progress=lambda what, n: progress.update(bar, description=what, advance=n),
         )
@@ -167,6 +175,19 @@ def compare_command(
         else:
             print_comparison(found)
             print(f"wrote {PAGE}, {TABLE}, circuits/ and scores/ to {out}")
+
+
+def default_folder(task: str, model: str | None) -> Path:
+    """Where the results of a task and a model go if nothing is said.
+
+    Of a file, a folder and a name with an owner, as `openai/gpt2`, the last part counts. Two that
+    share it share a folder, and the second comparison is refused there.
+    """
+    name = task if task in TASKS or task in KNOWN else Path(task).stem
+    if model not in (None, DEFAULT):
+        name = f"{name}-{Path(model).name}"
+    safe = re.sub(r"[^\w.]+", "-", name)[:60].strip("-.")  # 60 characters are at most 240 bytes
+    return OUT / (safe or "task")
 
 
 def _parted(methods: str) -> list[str]:
