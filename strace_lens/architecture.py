@@ -82,6 +82,15 @@ class Architecture:
     attention_scales: tuple[float, ...] = ()
     mlp_scales: tuple[float, ...] = ()
 
+    @property
+    def mlp_weights(self) -> int:
+        """Entries of the matrices that one token passes through in the MLP of one block.
+
+        So many multiply-adds does it take; the router of a mixture of experts is left out.
+        """
+        matrices = 3 if self.gated else 2
+        return matrices * self.d_model * self.d_mlp * self.experts if self.mlp else 0
+
     def padding_class(self, length: int) -> int:
         """Prompts of two lengths may share a forward pass, padded, if their class is the same."""
         if not self.padding_is_exact:

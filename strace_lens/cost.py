@@ -3,30 +3,73 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
-from strace_lens.architecture import Model, device_of
+from strace_lens.architecture import Architecture, Model, device_of
 from strace_lens.contract import architecture_of
 from strace_lens.hold import verb
 from strace_lens.refinement import REFINE
 from strace_lens.run import MEMORY_BUDGET, bytes_per_row, rows_per_pass
 from strace_lens.sizes import SIZES
 from strace_lens.token_graph.curve_rows import most_rows
+from strace_lens.token_graph.graph import shape_of
 from strace_lens.token_graph.masked_run import passes
+
+PATTERN_TOUCHES = 16
+"""Softmaxes that cost as much as all that is done to a pattern's entries one by one."""
+
+LAYER_SECONDS = 2e-3
+"""What Python and the launching of operations cost in one layer of a pass, whatever its size."""
+
+EDGE_SECONDS = 2e-7
+"""What it costs a search to rank an edge, as the random control needs."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a density curve will cost at the most: rows, passes, bytes of a pass, rough seconds."""
+    """What a density curve will cost at the most.
 
+    Attributes:
+        tokens: length of the prompt.
+        rows: masks to run.
+        passes: forward passes that they are run in.
+        multiply_adds: of the matrix products of all rows.
+        bytes: of the largest forward pass, without the model's weights.
+        row_bytes: of a forward pass over one row.
+        graph_bytes: of the token graph, for as long as it is kept.
+        trace_bytes: of the trace: the rank and the importance of every edge.
+        peak_bytes: the most that reading the graph, ranking its edges greedily and measuring the
+            curve hold at once, without the model's weights.
+        memory_budget: what a forward pass was meant to take.
+        seconds: a rough estimate of the time that the rows take.
+    """
+
+    tokens: int
     rows: int
     passes: int
+    multiply_adds: int
     bytes: int
+    row_bytes: int
+    graph_bytes: int
+    trace_bytes: int
+    peak_bytes: int
+    memory_budget: int
     seconds: float
+
+    @property
+    def over_budget(self) -> str | None:
+        """A sentence where one row alone exceeds the memory budget; None where it fits."""
+        if self.row_bytes <= self.memory_budget:
+            return None
+        return (
+            f"one row of {self.tokens:,} tokens needs {as_text(self.row_bytes)}, more than "
+            f"--memory (memory_budget) {as_text(self.memory_budget)}; it runs alone"
+        )
 
 
 @verb
@@ -41,28 +84,152 @@ def plan(
 ) -> Plan:
     """What `density_curve` would cost for a prompt of so many tokens, without running the model.
 
-    Seconds come from the multiply-adds of the rows and the speed of a matrix product timed here
-    (a fifth of a second); half of that speed is what a whole forward pass reaches.
+    Seconds come from the work of the rows and from the speed of a matrix product and of a softmax,
+    which are timed here (under half a second). A forward pass is taken to reach half the speed of
+    the product. Fitting an estimator, which comes before the curve, is not counted.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge.
+        tokens: length of the prompt.
+        sizes, refine, controls, memory_budget: as for `density_curve`.
+
+    Raises:
+        ValueError: fewer than two tokens or more than the model's context, a negative `refine`,
+            or a budget that is not positive.
     """
     architecture = architecture_of(model)
+    if not 2 <= tokens <= architecture.context:
+        raise ValueError(
+            f"tokens must lie in 2 .. {architecture.context}, the context of {architecture.name}; "
+            f"got {tokens}"
+        )
+    if refine < 0:
+        raise ValueError(f"refine must be at least 0; got {refine}")
     rows = most_rows(sizes, controls, refine)
     at_once = min(rows, rows_per_pass(architecture, tokens, memory_budget))
-    weights = sum(p.numel() for p in cast(Any, model).parameters())
-    embedding = architecture.d_vocab * architecture.d_model
-    flops = 2 * rows * (tokens * max(weights - embedding, embedding) + embedding)
+    # Every size that is added may be a round of its own.
+    count = passes(architecture, [tokens] * (rows - refine), memory_budget) + refine
+    row, dtype = bytes_per_row(architecture, tokens), _dtype_of(model)
+    products = rows * multiply_adds(architecture, tokens)
     return Plan(
+        tokens=tokens,
         rows=rows,
-        # Every size that is added may be a round of its own.
-        passes=passes(architecture, [tokens] * (rows - refine), memory_budget) + refine,
-        bytes=at_once * bytes_per_row(architecture, tokens),
-        seconds=2 * flops / _matmul_flops_per_second(device_of(model)),
+        passes=count,
+        multiply_adds=products,
+        bytes=at_once * row,
+        row_bytes=row,
+        graph_bytes=graph_bytes(architecture, tokens, dtype.itemsize),
+        trace_bytes=trace_bytes(architecture, tokens),
+        peak_bytes=_peak_bytes(architecture, tokens, rows, at_once, dtype.itemsize),
+        memory_budget=memory_budget,
+        seconds=(
+            2 * products / _products_per_second(device_of(model), dtype)
+            + rows * _touches(architecture, tokens) * _seconds_a_touch(model, at_once, tokens)
+            + count * architecture.layers * LAYER_SECONDS
+            + controls * shape_of(architecture, tokens).edges * EDGE_SECONDS
+        ),
     )
 
 
-def _matmul_flops_per_second(device: torch.device, seconds: float = 0.2) -> float:
-    a = torch.ones(512, 512, device=device)
-    products, begin = 0, time.perf_counter()
+def multiply_adds(architecture: Architecture, tokens: int) -> int:
+    """Multiply-adds of the matrix products of one masked row, unembedded at its last token only.
+
+    Every query meets every key, as models compute it. Where a pattern cannot be written, attention
+    is computed a second time. The tokens at which the MLP is ablated are counted too, although most
+    models are spared them.
+    """
+    heads, kv_heads, d_head = architecture.heads, architecture.kv_heads, architecture.d_head
+    output = tokens * heads * d_head * architecture.d_model
+    keys_and_values = 2 * tokens * kv_heads * d_head * architecture.d_model
+    mix = heads * d_head * tokens**2
+    layer = 2 * output + keys_and_values + 2 * mix + tokens * architecture.mlp_weights
+    if not architecture.pattern_is_live:
+        layer += mix + output
+    return architecture.layers * layer + architecture.d_model * architecture.d_vocab
+
+
+def graph_bytes(architecture: Architecture, tokens: int, itemsize: int = 4) -> int:
+    """Bytes of the tensors of a token graph: its activations and the weights that read them."""
+    shape, layers = shape_of(architecture, tokens), architecture.layers
+    d_model, inner = architecture.d_model, architecture.heads * architecture.d_head
+    mlps = layers * architecture.mlp
+    values = layers * architecture.kv_heads * architecture.d_head
+    # The stream, what the MLPs write, the values, and a scale for each layer.
+    by_token = (shape.levels + mlps) * d_model + values + layers
+    patterns = layers * architecture.heads * tokens**2
+    output = inner * d_model + inner + 3 * d_model
+    weights = layers * output + mlps * d_model
+    return itemsize * (tokens * by_token + patterns + architecture.d_vocab + weights)
+
+
+def trace_bytes(architecture: Architecture, tokens: int) -> int:
+    """Bytes of the tensors of a trace: an int32 rank and a float32 importance for each edge."""
+    return 8 * _places(architecture, tokens)
+
+
+def as_text(count: int) -> str:
+    """A number of bytes, in MiB or GiB."""
+    mebi = count / 2**20
+    return f"{mebi / 1024:,.1f} GiB" if mebi >= 1000 else f"{mebi:,.{0 if mebi >= 10 else 1}f} MiB"
+
+
+def _places(architecture: Architecture, tokens: int) -> int:
+    """Entries of an array over the edges, those of unreachable edges included."""
+    shapes = shape_of(architecture, tokens).tensor_shapes
+    return sum(torch.Size(shape).numel() for shape in shapes)
+
+
+def _peak_bytes(
+    architecture: Architecture, tokens: int, rows: int, at_once: int, itemsize: int
+) -> int:
+    places, edges = _places(architecture, tokens), shape_of(architecture, tokens).edges
+    graph = graph_bytes(architecture, tokens, itemsize)
+    row = bytes_per_row(architecture, tokens)
+    # Activations are stacked from those of the layers, so that all are there twice.
+    reading = 2 * graph + row
+    # Scores, ranks and the keys of the search; afterwards the importances and which are reachable.
+    search = 8 * places + 8 * edges
+    layer = 12 * architecture.heads * tokens * (tokens + architecture.d_model)
+    extracting = graph + max(search, 14 * places, 4 * places + layer)
+    # The random control has scores and ranks of its own, of which the ranks stay.
+    controls = graph + 8 * places + search
+    running = graph + 12 * places + max(at_once * row, 64 * rows * architecture.d_vocab)
+    return max(reading, extracting, controls, running)
+
+
+def _touches(architecture: Architecture, tokens: int) -> int:
+    """Entries of patterns, streams and inner layers that a row works on one by one."""
+    inner = 12 * architecture.d_model + 4 * architecture.d_mlp * architecture.experts
+    patterns = PATTERN_TOUCHES * architecture.heads * tokens**2
+    return architecture.layers * (patterns + tokens * inner)
+
+
+def _dtype_of(model: Model) -> torch.dtype:
+    return next(cast(Any, model).parameters()).dtype
+
+
+def _products_per_second(device: torch.device, dtype: torch.dtype) -> float:
+    """Multiply-adds a second of a matrix product."""
+    a = torch.ones(512, 512, device=device, dtype=dtype)
+    return 512**3 / _seconds_of(lambda: a @ a)
+
+
+def _seconds_a_touch(model: Model, rows: int, tokens: int) -> float:
+    """Time that a softmax takes for an entry of a pattern, its memory allocated anew.
+
+    The pattern is as large as in a pass: those of long prompts do not fit the caches.
+    """
+    lines = rows * architecture_of(model).heads * tokens
+    lines = min(max(lines, 2**16 // tokens), 2**24 // tokens)
+    pattern = torch.zeros(max(lines, 1), tokens, device=device_of(model), dtype=_dtype_of(model))
+    return _seconds_of(lambda: pattern.softmax(-1)) / pattern.numel()
+
+
+def _seconds_of(work: Callable[[], Tensor], seconds: float = 0.15) -> float:
+    """Seconds of a piece of work, done over and over for a while."""
+    work()
+    times, begin = 0, time.perf_counter()
     while time.perf_counter() - begin < seconds:
-        (a @ a)[0, 0].item()  # waits for the device
-        products += 1
-    return products * 2 * 512**3 / (time.perf_counter() - begin)
+        work()[0, 0].item()  # waits for the device
+        times += 1
+    return (time.perf_counter() - begin) / times

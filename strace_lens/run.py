@@ -191,11 +191,13 @@ def read_activations(
 def bytes_per_row(architecture: Architecture, tokens: int, itemsize: int = 4) -> int:
     """Peak bytes that one row of a masked forward pass needs, an upper estimate.
 
-    About twelve copies of the stream, four of the MLP's inner layer and four of a pattern are alive
-    at once; the logits are softmaxed and sorted in float64.
+    About twelve copies of the stream, four of the MLP's inner layer and seven of one layer's
+    pattern are alive at once: the attention of transformers holds four or five of these, a mask
+    one more, a replacement of ablated edges another. The logits are softmaxed and sorted in
+    float64.
     """
-    stream = tokens * (12 * architecture.d_model + 4 * architecture.d_mlp)
-    pattern = 4 * architecture.heads * tokens * tokens
+    stream = tokens * (12 * architecture.d_model + 4 * architecture.d_mlp * architecture.experts)
+    pattern = 7 * architecture.heads * tokens * tokens
     return itemsize * (stream + pattern) + 32 * architecture.d_vocab
 
 

@@ -139,7 +139,25 @@ def test_a_dry_run_prints_a_plan_and_writes_nothing(folder, tmp_path):
     result = run(PROMPT, "--model", folder, "--dry-run", "--out", str(out))
     assert result.exit_code == 0, result.output
     assert "92 rows in 13 forward passes" in result.stdout
+    assert "beside the model's weights" in result.stdout
+    assert "one row" not in result.stdout
     assert not out.exists()
+
+
+def test_a_dry_run_names_a_row_that_does_not_fit(folder):
+    arguments = [PROMPT, "--model", folder, "--dry-run", "--memory", "0.00001"]
+    model = sl.load_model(folder, device="cpu")
+    planned = sl.plan(model, 9, memory_budget=int(0.00001 * 2**30))
+    said = planned.over_budget
+    assert said is not None
+    assert run(*arguments).stdout.splitlines()[-1] == said
+    told = json.loads(run(*arguments, "--json").stdout)
+    assert told.pop("over_budget") == said
+    assert told.pop("fitting_steps") == 0
+    assert told.pop("seconds") > 0
+    assert told == {name: x for name, x in vars(planned).items() if name != "seconds"}
+    fits = json.loads(run(*arguments[:-2], "--json").stdout)
+    assert fits["over_budget"] is None
 
 
 def test_bos_is_added_only_when_asked(folder, tmp_path):

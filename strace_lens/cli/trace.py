@@ -30,7 +30,7 @@ from strace_lens.cli.common import (
     step,
 )
 from strace_lens.contract import architecture_of
-from strace_lens.cost import Plan, plan
+from strace_lens.cost import Plan, as_text, plan
 from strace_lens.density import DensityCurve, density_curve
 from strace_lens.explorer.page import explorer
 from strace_lens.models import load_model
@@ -205,10 +205,17 @@ def _reference(path: Path | None) -> list[str] | None:
 
 def _print_plan(cost: Plan, fitting_steps: int, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({**vars(cost), "fitting_steps": fitting_steps}))
+        told = {**vars(cost), "over_budget": cost.over_budget, "fitting_steps": fitting_steps}
+        print(json.dumps(told))
         return
     before = f"after {fitting_steps} steps of fitting: " if fitting_steps else ""
     print(
         f"{before}{cost.rows} rows in {cost.passes} forward passes, "
-        f"at most {cost.bytes / 2**20:,.0f} MiB each, about {cost.seconds:.1f} seconds"
+        f"at most {as_text(cost.bytes)} each, about {cost.seconds:.1f} seconds"
     )
+    print(
+        f"at most {as_text(cost.peak_bytes)} at once beside the model's weights, of which "
+        f"{as_text(cost.graph_bytes)} token graph and {as_text(cost.trace_bytes)} trace"
+    )
+    if cost.over_budget:
+        print(cost.over_budget)

@@ -100,11 +100,9 @@ class _Work:
 
     def multiply_adds(self, architecture: Architecture) -> int:
         d_model, d_head = architecture.d_model, architecture.d_head
-        matrices = 3 if architecture.gated else 2
-        mlp = matrices * d_model * architecture.d_mlp * architecture.experts
         projections = 2 * self.queries + self.keys + self.values
         per_head = projections * d_model + self.scores + self.weighted_values
-        return per_head * d_head + self.mlps * mlp
+        return per_head * d_head + self.mlps * architecture.mlp_weights
 
 
 def _work(kept: EdgeTensors, fed: Bool[Tensor, "level pos"], architecture: Architecture) -> _Work:
