@@ -12,16 +12,14 @@ from torch import Tensor
 from strace_lens.architecture import Model, UnsupportedModelError
 
 
-@contextlib.contextmanager
-def fixed_weights(model: Model) -> Iterator[None]:
-    """Ask no gradient of the model's weights inside; afterwards all is as it was.
+def expect_gradients(model: Model) -> None:
+    """Refuse a model through whose weights no gradient passes.
 
     Raises:
         UnsupportedModelError: the weights are quantised, or were made under
-            `torch.inference_mode`: no gradient passes through them.
+            `torch.inference_mode`.
     """
-    module = cast(torch.nn.Module, model)
-    for name, held in _held_tensors(module):
+    for name, held in _held_tensors(cast(torch.nn.Module, model)):
         if held.is_inference():
             raise UnsupportedModelError(
                 f"gradients need weights made outside torch.inference_mode; {name} was made inside "
@@ -32,6 +30,18 @@ def fixed_weights(model: Model) -> Iterator[None]:
                 f"gradients need weights in floating point; {name} is quantised ({held.dtype}): "
                 "load the model in float32 or bfloat16, or rank with an estimator without gradients"
             )
+
+
+@contextlib.contextmanager
+def fixed_weights(model: Model) -> Iterator[None]:
+    """Ask no gradient of the model's weights inside; afterwards all is as it was.
+
+    Raises:
+        UnsupportedModelError: the weights are quantised, or were made under
+            `torch.inference_mode`: no gradient passes through them.
+    """
+    expect_gradients(model)
+    module = cast(torch.nn.Module, model)
     asked = [p for p in module.parameters() if p.requires_grad]
     for parameter in asked:
         parameter.requires_grad_(False)

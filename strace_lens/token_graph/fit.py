@@ -12,6 +12,7 @@ from torch import Tensor
 
 from strace_lens.ablation import Replacement
 from strace_lens.architecture import Architecture, Model
+from strace_lens.fixed_weights import expect_gradients
 from strace_lens.hold import noted
 from strace_lens.run import even_chunks
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape, in_reach
@@ -84,7 +85,9 @@ def fit_to(
         ValueError: a graph of one token or of other weights, a target that is no distribution over
             the vocabulary, a ranking to start from that belongs to another prompt or, unless
             `allow_other_model`, a ranking or a replacement of other weights.
+        UnsupportedModelError: no gradient passes through the model's weights.
     """
+    expect_gradients(model)
     if graph.weights not in (None, noted(remembered_hash, model)):
         raise ValueError(
             f"the weights of {graph.architecture.name} have changed since {graph!r} was read: "
