@@ -61,7 +61,9 @@ class Cost:
 
 def cost_of_trace(model: Model, ids: Sequence[int]) -> Cost:
     """Trace a prompt once, after a small one to warm up."""
-    sl.density_curve(model, sl.extract(sl.token_graph(model, ids[:4])), sizes=SIZES, controls=False)
+    sl.density_curve(
+        model, sl.extract(sl.token_graph(model, ids[:4])), sizes=SIZES, controls=False, refine=0
+    )
     before, loading_peak = _memory("VmRSS"), _memory("VmHWM")
     with contextlib.suppress(OSError):  # a sandbox may forbid it: then `above` counts loading too
         Path("/proc/self/clear_refs").write_text("5")  # starts VmHWM anew
@@ -70,7 +72,7 @@ def cost_of_trace(model: Model, ids: Sequence[int]) -> Cost:
     times.append(time.perf_counter())
     trace = sl.extract(graph)
     times.append(time.perf_counter())
-    sl.density_curve(model, trace, sizes=SIZES, controls=False)
+    sl.density_curve(model, trace, sizes=SIZES, controls=False, refine=0)
     times.append(time.perf_counter())
     peak = _memory("VmHWM")
     stages = np.diff(times).tolist()

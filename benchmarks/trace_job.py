@@ -38,8 +38,9 @@ TOLERANCE = 1e-4
 
 
 def whole_job(model: Model, ids: Sequence[int], sizes: Sequence[float]) -> sl.DensityCurve:
-    """From token ids to a density curve with both controls."""
-    return sl.density_curve(model, sl.extract(sl.token_graph(model, ids)), sizes=sizes)
+    """From token ids to a density curve with both controls, at the sizes given alone."""
+    trace = sl.extract(sl.token_graph(model, ids))
+    return sl.density_curve(model, trace, sizes=sizes, refine=0)
 
 
 def one_by_one(model: Model, ids: Sequence[int], sizes: Sequence[float]) -> pd.DataFrame:
