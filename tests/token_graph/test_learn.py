@@ -214,7 +214,7 @@ def test_half_precision_learns_from_single_gradients() -> None:
     own = fit_to(half, graph, None, replacement_of("llama", "zero"), 1).target
     assert own.dtype == torch.float32
     options = {"start": start_of("llama"), "steps": 4, "sizes": SIZES}
-    trace = sl.learn(half, graph, **options)
+    trace = sl.learn(half, graph, **options, allow_other_model=True)
     order_of(trace)
     reachable = trace.shape.reachable().flat()
     both = [t.ranks.flat()[reachable].double() for t in (trace, learned())]

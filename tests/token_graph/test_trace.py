@@ -30,7 +30,8 @@ def trace_of(shape: GraphShape, seed: int = 0) -> Trace:
     ranks[reachable] = torch.randperm(shape.edges, generator=generator).int()
     strings = tuple("abcdefgh"[: shape.tokens])
     prompt = Prompt("".join(strings), tuple(range(shape.tokens)), strings)
-    return Trace(shape, prompt, shape.split(ranks), {"model": "toy", "importance": "l1"})
+    made = {"model": "toy", "importance": "l1", "order": "best-first"}
+    return Trace(shape, prompt, shape.split(ranks), made)
 
 
 @given(numerator=st.integers(1, 10_000), digits=st.integers(1, 4), heads=st.integers(1, 40))
