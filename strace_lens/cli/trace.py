@@ -70,7 +70,8 @@ def trace(
     importance: Annotated[
         str,
         typer.Option(
-            help="What greedy ranks by: l1, l2, proximity, cosine, leverage(k) or random.",
+            help=f"What greedy ranks by: {', '.join(IMPORTANCES)}; leverage(k) takes the top k "
+            "directions of a node's in-edges.",
             autocompletion=completing(IMPORTANCES),
         ),
     ] = IMPORTANCE,

@@ -1,10 +1,11 @@
-"""How much each in-edge of a node matters to it, by six measures.
+"""How much each in-edge of a node matters to it, by eight measures.
 
 Every function takes the in-edges of one join of one layer, all its nodes at once, and gives one
 number an edge. A pattern entry is a non-negative scalar, so the norm of an attention edge is that
 scalar times the norm of what the head writes: T*H*d + T^2*H work, and never a [T, T, H, d] tensor.
-Proximity, which does not factor, is computed in blocks of queries within a byte budget. Source:
-s-Trace (arXiv 2605.27033), section "edge importance"; Information Flow Routes (arXiv 2403.00824).
+Proximity and `ifr`, which do not factor, are computed in blocks of queries within a byte budget.
+Source: s-Trace (arXiv 2605.27033), section "edge importance", and its authors' code for `ifr`,
+`normf` and the scale of `leverage`; Information Flow Routes (arXiv 2403.00824).
 """
 
 from __future__ import annotations
@@ -44,31 +45,56 @@ class Options:
 
 def norm(edges: InEdges, options: Options, *, order: int) -> JoinImportance:
     """||e||_p over the sum of the in-edges' norms, p = 1 or 2."""
-    attention = None
-    if edges.coefficient is not None and edges.written is not None:
-        written = edges.written.norm(p=order, dim=-1)
-        attention = edges.coefficient * written.T[:, None]
-    mlp = None if edges.mlp is None else edges.mlp.norm(p=order, dim=-1)
-    return _sum_to_one(JoinImportance(edges.residual.norm(p=order, dim=-1), mlp, attention))
+    return _sum_to_one(_norms(edges, order))
+
+
+def normf(edges: InEdges, options: Options) -> JoinImportance:
+    """||e||_1 / ||node||_1, the edge's norm relative to that of the node it enters.
+
+    The shares of a node's in-edges add up to more than 1 where these cancel each other, so nodes
+    whose inputs cancel are searched earlier than under `l1`. Within one node the order of edges is
+    that of `l1`. An edge into a node that is zero counts 0. Both norms are L1, as in the authors'
+    code.
+    """
+    node = edges.node.norm(p=1, dim=-1)
+    return _divided(_norms(edges, 1), node.masked_fill(node == 0, torch.inf))
 
 
 def proximity(edges: InEdges, options: Options) -> JoinImportance:
     """max(0, ||node||_1 - ||node - e||_1), normalised to sum 1 (Information Flow Routes)."""
-    node = edges.node
-    size = node.abs().sum(-1)
+    residual, mlp, attention = _nearness(edges, options.memory_budget)
+    return _sum_to_one(
+        JoinImportance(
+            residual.clamp_min(0),
+            None if mlp is None else mlp.clamp_min(0),
+            None if attention is None else attention.clamp_min(0),
+        )
+    )
 
-    def closeness(vector: Float[Tensor, "pos d_model"]) -> Float[Tensor, " pos"]:
-        return (size - (node - vector).abs().sum(-1)).clamp_min(0)
 
-    attention = None
-    if edges.coefficient is not None and edges.written is not None:
-        attention = torch.zeros_like(edges.coefficient)
-        for rows, vectors in _attention_vectors(edges, options.memory_budget):
-            distance = vectors.sub_(node[rows, None, None]).abs_().sum(-1)
-            near = (size[rows, None, None] - distance).clamp_min(0)
-            attention[:, rows, : near.shape[1]] = near.permute(2, 0, 1)
-    mlp = None if edges.mlp is None else closeness(edges.mlp)
-    return _sum_to_one(JoinImportance(closeness(edges.residual), mlp, attention))
+def ifr(edges: InEdges, options: Options) -> JoinImportance:
+    """Proximity shifted instead of clamped, as in the authors' code, normalised to sum 1.
+
+    The proximity of an edge, ||node||_1 - ||node - e||_1, is negative if the node lies farther from
+    the edge than from zero. The absolute value of the smallest proximity among a node's in-edges is
+    added to all of them, so that edges which `proximity` clamps to 0 keep their order. The shift
+    is upwards too where the smallest is positive. Where all in-edges of a node have the same
+    proximity, they have equal shares if it is positive; otherwise all are shifted to 0 and each
+    counts 0 (the authors' code divides 0 by 0 there).
+    """
+    residual, mlp, attention = _nearness(edges, options.memory_budget)
+    lowest = residual if mlp is None else residual.minimum(mlp)
+    if attention is not None:
+        acausal = torch.ones_like(attention[0], dtype=torch.bool).triu(1)
+        lowest = lowest.minimum(attention.masked_fill(acausal, torch.inf).amin((0, 2)))
+    shift = lowest.abs()
+    return _sum_to_one(
+        JoinImportance(
+            residual + shift,
+            None if mlp is None else mlp + shift,
+            None if attention is None else (attention + shift[:, None]).tril(),
+        )
+    )
 
 
 def cosine(edges: InEdges, options: Options) -> JoinImportance:
@@ -93,8 +119,9 @@ def cosine(edges: InEdges, options: Options) -> JoinImportance:
 def leverage(edges: InEdges, options: Options, *, k: int) -> JoinImportance:
     """Squared row norms of the top-k left singular vectors of a node's in-edge matrix.
 
-    They sum to k, or to the rank where that is smaller. Computed in float64 from the
-    smaller Gram matrix of each node, one node at a time.
+    They are divided by their sum, which is k, or the rank of the matrix where that is smaller, so
+    that the scores of every node sum to 1. Computed in float64 from the smaller Gram matrix of each
+    node, one node at a time.
     """
     dense = [e for e in (edges.residual, edges.mlp) if e is not None]
     scores = torch.zeros(len(edges.node), len(dense), dtype=edges.node.dtype)
@@ -110,7 +137,7 @@ def leverage(edges: InEdges, options: Options, *, k: int) -> JoinImportance:
         if attention is not None:
             attention[:, query, : query + 1] = score[len(dense) :].view(query + 1, -1).T
     mlp = None if edges.mlp is None else scores[:, 1]
-    return JoinImportance(scores[:, 0], mlp, attention)
+    return _sum_to_one(JoinImportance(scores[:, 0], mlp, attention))
 
 
 def random(edges: InEdges, options: Options) -> JoinImportance:
@@ -129,12 +156,19 @@ def random(edges: InEdges, options: Options) -> JoinImportance:
 IMPORTANCES: dict[str, Callable[..., JoinImportance]] = {
     "l1": partial(norm, order=1),
     "l2": partial(norm, order=2),
+    "normf": normf,
     "proximity": proximity,
+    "ifr": ifr,
     "cosine": cosine,
     "leverage": leverage,
     "random": random,
 }
-"""Importances by name; `leverage` takes a number, as in "leverage(3)"."""
+"""Importances by name; `leverage` takes a number, as in "leverage(3)".
+
+In the code of the authors of s-Trace `l1`, `l2`, `normf`, `ifr`, `cosine` and `leverage(k)` are
+called `norm`, `norm_l2`, `normf`, `ifr`, `cosim` and `lev_k`; `proximity` is that of Information
+Flow Routes.
+"""
 
 
 @verb
@@ -147,7 +181,7 @@ def edge_importance(
         graph: the token graph.
         name: a key of `IMPORTANCES`; "leverage(k)" counts the top k singular vectors (1 if unsaid).
         seed: of the random importance.
-        memory_budget: bytes that proximity may take for edge vectors at a time.
+        memory_budget: bytes that `proximity` and `ifr` may take for edge vectors at a time.
 
     Raises:
         ValueError: an unknown importance.
@@ -176,6 +210,36 @@ def importance_function(name: str) -> Callable[[InEdges, Options], JoinImportanc
             f"unknown importance {name!r}; choose from {', '.join(IMPORTANCES)} or leverage(k)"
         )
     return partial(leverage, k=int(k or 1)) if base == "leverage" else IMPORTANCES[base]
+
+
+def _norms(edges: InEdges, order: int) -> JoinImportance:
+    """||e||_p of every in-edge."""
+    attention = None
+    if edges.coefficient is not None and edges.written is not None:
+        written = edges.written.norm(p=order, dim=-1)
+        attention = edges.coefficient * written.T[:, None]
+    mlp = None if edges.mlp is None else edges.mlp.norm(p=order, dim=-1)
+    return JoinImportance(edges.residual.norm(p=order, dim=-1), mlp, attention)
+
+
+def _nearness(edges: InEdges, budget: int) -> JoinImportance:
+    """||node||_1 - ||node - e||_1 of every in-edge; 0 for pairs of tokens that are none."""
+    node = edges.node
+    size = node.abs().sum(-1)
+
+    def nearness(vector: Float[Tensor, "pos d_model"]) -> Float[Tensor, " pos"]:
+        return size - (node - vector).abs().sum(-1)
+
+    attention = None
+    if edges.coefficient is not None and edges.written is not None:
+        attention = torch.zeros_like(edges.coefficient)
+        for rows, vectors in _attention_vectors(edges, budget):
+            distance = vectors.sub_(node[rows, None, None]).abs_().sum(-1)
+            near = size[rows, None, None] - distance
+            attention[:, rows, : near.shape[1]] = near.permute(2, 0, 1)
+        attention.tril_()  # the blocks hold later tokens too
+    mlp = None if edges.mlp is None else nearness(edges.mlp)
+    return JoinImportance(nearness(edges.residual), mlp, attention)
 
 
 def _attention_vectors(
@@ -212,9 +276,12 @@ def _sum_to_one(scores: JoinImportance) -> JoinImportance:
     if scores.attention is not None:
         total = total + scores.attention.sum((0, 2))
     # A node none of whose edges carries anything (all zeros) gives each importance 0, not NaN.
-    total = total.clamp_min(torch.finfo(total.dtype).tiny)
+    return _divided(scores, total.clamp_min(torch.finfo(total.dtype).tiny))
+
+
+def _divided(scores: JoinImportance, by: Float[Tensor, " pos"]) -> JoinImportance:
     return JoinImportance(
-        scores.residual / total,
-        None if scores.mlp is None else scores.mlp / total,
-        None if scores.attention is None else scores.attention / total[:, None],
+        scores.residual / by,
+        None if scores.mlp is None else scores.mlp / by,
+        None if scores.attention is None else scores.attention / by[:, None],
     )
