@@ -29,6 +29,11 @@ from strace_lens.plots.corpus.relations import (
 )
 from strace_lens.plots.corpus.shallow import plot_nearest, plot_shallow
 from strace_lens.plots.corpus.sizes import plot_prompt_boundaries, plot_sizes_needed
+from strace_lens.plots.corpus.state_matrices import (
+    plot_state_path,
+    plot_states_alike,
+    plot_states_apart,
+)
 from strace_lens.plots.corpus.usage import plot_core, plot_gini, plot_lorenz
 from strace_lens.tables_corpus import corpus_sections
 
@@ -184,6 +189,8 @@ _AGAINST = (
 )
 _LEFT_OUT = {
     "geometry_by_layer": "Hidden states were not kept in this sweep (--no-hidden).",
+    "state_matrices": "Hidden states were not kept in this sweep (--no-hidden).",
+    "state_curvature": "Hidden states were not kept, or a single size was measured.",
     "growth": "No prompt was grown: a sweep with --generate N shows density along a text.",
     "density_by_label": "No label has two to twelve values, so density by label is left out.",
 }
@@ -300,6 +307,27 @@ _SECTIONS = {
             ("geometry_by_layer",),
             "The path at the last token: length of each layer's step, and the angle between "
             "successive steps.",
+        ),
+        "states-alike": (
+            plot_states_alike,
+            ("state_matrices",),
+            "The last token's state behind the final norm, in the trace of each size against that "
+            "of every other. Cosine: mean over prompts. Linear CKA: whether two sizes arrange the "
+            "prompts alike; with fewer prompts than the model is wide it is high for any two sets "
+            "of states, which its estimate without bias is not.",
+        ),
+        "states-apart": (
+            plot_states_apart,
+            ("state_matrices",),
+            "The same states: mean distance over prompts, and information imbalance (Glielmo et "
+            "al. 2022): near 0 where the nearest neighbours among prompts at the size of the row "
+            "are neighbours at that of the column too, near 1 where they tell nothing of it.",
+        ),
+        "state-path": (
+            plot_state_path,
+            ("state_curvature",),
+            "The same state's path from size to size: length of each step, and the angle between "
+            "successive steps (0 goes straight on, π straight back).",
         ),
     },
     "Growth during generation": {

@@ -20,7 +20,8 @@ SEVERAL = ("shared-curves", "between-runs", "density-of-prompts")
 FIGURES = (
     *("mean-curves", "head-tail", "prompt-boundaries", "sizes-needed", "kinds", "quarters"),
     *("phase-diagram", "head-and-tail", "lorenz", "gini", "core", "density-by-label"),
-    *("density-parts", "density-against", "shallow", "nearest", "geometry", "path", "growth"),
+    *("density-parts", "density-against", "shallow", "nearest", "geometry", "path"),
+    *("states-alike", "states-apart", "state-path", "growth"),
 )
 
 
@@ -116,6 +117,8 @@ def test_one_prompt_makes_a_page_that_says_there_are_no_intervals() -> None:
     ("table", "gone", "why"),
     [
         ("geometry_by_layer", {"geometry", "path"}, "Hidden states were not kept"),
+        ("state_matrices", {"states-alike", "states-apart"}, "Hidden states were not kept in"),
+        ("state_curvature", {"state-path"}, "or a single size was measured"),
         ("growth", {"growth"}, "No prompt was grown"),
         ("density_by_label", {"density-by-label"}, "No label has two to twelve values"),
         ("lorenz", {"lorenz"}, "lorenz has no row"),

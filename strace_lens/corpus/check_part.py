@@ -45,7 +45,12 @@ def wrong_values(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None
     rows = frame[frame["error"].isna()]
     if rows.empty:
         return None
-    return _wrong_grid(rows, manifest) or _wrong_ranges(rows) or _wrong_counts(rows, manifest)
+    return (
+        _wrong_grid(rows, manifest)
+        or _wrong_ranges(rows)
+        or _wrong_counts(rows, manifest)
+        or _wrong_states(rows, manifest)
+    )
 
 
 def _wrong_grid(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
@@ -108,4 +113,17 @@ def _wrong_counts(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None
             return f"{counts!r} does not add up to {total!r}"
     if (rows["edges"] > rows["graph_edges"]).any():
         return "a trace has more edges than its graph"
+    return None
+
+
+def _wrong_states(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
+    """Every size of the grid has a state, all of one width, if the sweep kept hidden states."""
+    on_grid = rows[~rows["refined"].astype(bool)]
+    kept = [values for values in on_grid["final_state"] if values is not None]
+    if not manifest["options"]["hidden"]:
+        return "'final_state' is there, though no hidden states were kept" if kept else None
+    if len(kept) < len(on_grid) or len({len(values) for values in kept}) > 1:
+        return "'final_state' does not have a vector of one width for each size"
+    if not np.isfinite(np.stack(kept)).all():
+        return "'final_state' holds a value that is not finite"
     return None

@@ -1,7 +1,8 @@
 """Hidden states of traces beside those of the full model, layer by layer.
 
 At the last token, where the prediction is read: cosine, distance, and the path through the layers
-(s-Trace, arXiv 2605.27033, section "phases"). Over all tokens: linear CKA (Kornblith et al. 2019).
+(s-Trace, arXiv 2605.27033, section "phases"), and the state that the unembedding reads, behind the
+final norm. Over all tokens: linear CKA (Kornblith et al. 2019).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def _stream_points(architecture: Architecture) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """How a path through the layers looks; one value a layer.
+    """How a path through the layers looks, one value a layer, and the state in which it ends.
 
     Attributes:
         cosine: of the stream at the last token to the full model's; 0 where a stream is zero.
@@ -58,6 +59,7 @@ class Geometry:
         velocity: length of the step that the layer takes at the last token.
         curvature: angle between this step and the one before, in radians; NaN in the first layer
             and where a step is zero.
+        final_state: what the unembedding reads at the last token, behind the final norm.
     """
 
     cosine: Float[Tensor, "row layer"]
@@ -65,6 +67,7 @@ class Geometry:
     cka: Float[Tensor, "row layer"]
     velocity: Float[Tensor, "row layer"]
     curvature: Float[Tensor, "row layer"]
+    final_state: Float[Tensor, "row d_model"]
 
 
 class Watcher:
@@ -82,12 +85,14 @@ class Watcher:
     ) -> None:
         """Watch row i of the run if `of_row[i]`, the number of its full run, is not negative."""
         self.points = _stream_points(architecture)
+        self.final_point = architecture.unembed_input
         self.fulls, self.of_row = fulls, torch.tensor(of_row)
         self.grams = [_grams(full.states[1:-1]) for full in fulls]
         watched = int((self.of_row >= 0).sum())
         layers, width = len(self.points), architecture.d_model
         self.last = torch.zeros(watched, layers, width)
         self.cka = torch.full((watched, layers - 1), torch.nan)
+        self.final = torch.zeros(watched, width)
         self.rows_seen = self.watched_seen = 0
 
     def hooks(self, batch: Sequence[MaskedRows]) -> list[Hook]:
@@ -101,8 +106,11 @@ class Watcher:
         if not len(here):
             return []
         return [
-            (name, self._reader(depth, here, numbers[here], first))
-            for depth, name in enumerate(self.points)
+            *(
+                (name, self._reader(depth, here, numbers[here], first))
+                for depth, name in enumerate(self.points)
+            ),
+            (self.final_point, self._final_reader(here, numbers[here], first)),
         ]
 
     def _reader(
@@ -120,12 +128,24 @@ class Watcher:
 
         return read
 
+    def _final_reader(
+        self, rows: Tensor, numbers: Tensor, first: int
+    ) -> Callable[[Tensor, Any], None]:
+        lengths = torch.tensor([full.states.shape[1] for full in self.fulls])[numbers]
+
+        def read(value: Tensor, hook: Any) -> None:
+            states = value[rows.to(value.device), (lengths - 1).to(value.device)]
+            self.final[first : first + len(rows)] = states.float().cpu()
+
+        return read
+
     def geometry(self) -> Geometry:
         """What was seen, a row for each row watched."""
         numbers = self.of_row[self.of_row >= 0]
         ends = torch.stack([full.states[:, -1].float().cpu() for full in self.fulls])[numbers]
         cosine = torch.cosine_similarity(self.last, ends, dim=-1)[:, 1:]
-        return Geometry(cosine, (self.last - ends).norm(dim=-1)[:, 1:], self.cka, *path(self.last))
+        distance = (self.last - ends).norm(dim=-1)[:, 1:]
+        return Geometry(cosine, distance, self.cka, *path(self.last), self.final)
 
 
 def path(

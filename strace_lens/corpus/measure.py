@@ -198,7 +198,7 @@ def _rows(
         {f"full_{name}": values[0] for name, values in shallow.items()},
         {"reachable": counts[-1]},
     )
-    layers = {} if geometry is None else vars(geometry)
+    states = {} if geometry is None else vars(geometry)
     on_grid = (~plan.refined).cumsum(0) - 1
     if geometry is not None:
         velocity, curvature = path(full.states[None, :, -1].float().cpu())
@@ -213,7 +213,7 @@ def _rows(
             {"usage": counts[i]},
             {}
             if row["refined"]
-            else {name: values[on_grid[i]].tolist() for name, values in layers.items()},
+            else {name: values[on_grid[i]].tolist() for name, values in states.items()},
         )
         for i, (row, top) in enumerate(zip(table, curve.table["top"], strict=True))
     ]

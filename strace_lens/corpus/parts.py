@@ -21,6 +21,9 @@ _RUN, _PROMPTS = "strace-lens-run", "strace-lens-prompts"
 GEOMETRY = ("cosine", "l2", "cka", "velocity", "curvature")
 """Columns with a value a layer, of the trace of each size."""
 
+STATE = "final_state"
+"""Column with the state at the last token behind the final norm, at sizes of the grid."""
+
 PATH = ("velocity", "curvature")
 """Columns with a value a layer, of the full model; `full_` comes before their names."""
 
@@ -65,6 +68,7 @@ def schema(labels: Sequence[str]) -> pa.Schema:
         dict.fromkeys(("unigram_tv", "no_context_tv"), number),
         {"top": top, "usage": counts},
         dict.fromkeys(GEOMETRY, by_layer),
+        {STATE: pa.list_(pa.float32())},
     )
     return pa.schema(list(columns.items()))
 
@@ -76,7 +80,7 @@ def _check_columns(row: Row, columns: pa.Schema) -> None:
         raise ValueError(f"a part has no column {min(unknown)!r}; add it to its schema")
     if "error" in row:
         return
-    optional = {"error", *GEOMETRY, *(f"full_{name}" for name in PATH)}
+    optional = {"error", STATE, *GEOMETRY, *(f"full_{name}" for name in PATH)}
     missing = [
         name
         for name in columns.names

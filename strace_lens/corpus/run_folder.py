@@ -19,7 +19,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from strace_lens.corpus.manifest import read_manifest
-from strace_lens.corpus.parts import GEOMETRY, PATH, PartError, part_paths, read_part
+from strace_lens.corpus.parts import GEOMETRY, PATH, STATE, PartError, part_paths, read_part
 from strace_lens.html_repr import facts
 
 PROMPT_COLUMNS = (
@@ -61,6 +61,8 @@ class Run:
         geometry: one row a prompt, size and layer: `cosine`, `l2`, `cka`, `velocity`, `curvature`
             (`geometry.py`); no row where the sweep left it out.
         path: one row a prompt and layer: `velocity` and `curvature` of the full model.
+        final_states: state at the last token behind the final norm, in the trace of each size of
+            the grid; of width 0 where the sweep left it out.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Run:
     components: pd.DataFrame
     geometry: pd.DataFrame
     path: pd.DataFrame
+    final_states: Float[np.ndarray, "prompt size d_model"]
 
     @property
     def grid(self) -> Float[np.ndarray, " size"]:
@@ -136,6 +139,7 @@ def read_run(folder: str | Path) -> Run:
         components=components_frame(**manifest["shape"]),
         geometry=_long(grid, ["prompt", "size"], {name: name for name in GEOMETRY}),
         path=_long(firsts, ["prompt"], {f"full_{name}": name for name in PATH}),
+        final_states=_states(grid[STATE], len(firsts), len(manifest["sizes"])),
     )
 
 
@@ -149,6 +153,15 @@ def components_frame(layers: int, heads: int, joins: int, mlp: bool) -> pd.DataF
     frame = pd.DataFrame(rows, columns=["kind", "layer", "index", "name"])
     frame.insert(0, "component", range(len(frame)))
     return frame
+
+
+def _states(
+    column: pd.Series, prompts: int, sizes: int
+) -> Float[np.ndarray, "prompt size d_model"]:
+    kept = [values for values in column if values is not None]
+    if not kept:
+        return np.zeros((prompts, sizes, 0), dtype=np.float32)
+    return np.stack(kept).reshape(prompts, sizes, -1)
 
 
 def _long(rows: pd.DataFrame, keys: list[str], columns: Mapping[str, str]) -> pd.DataFrame:

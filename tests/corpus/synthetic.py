@@ -128,6 +128,9 @@ def synthetic_run(
                     }
                 )
             )
+    width = 6 if geometry else 0
+    near = 1 - every_tv(rows)[:, ~refined, None]
+    final = draw.normal(size=(prompts, 1, width)) * near + draw.normal(size=(1, 1, width))
     every, counts = pd.concat(rows, ignore_index=True), np.stack(usage)
     of_grid = np.tile(~refined, prompts)
     rest = every[~of_grid].assign(usage=list(counts[:, refined].reshape(-1, len(components))))
@@ -151,7 +154,13 @@ def synthetic_run(
         path=pd.concat(path, ignore_index=True)
         if geometry
         else pd.DataFrame({"prompt": [], "layer": [], "velocity": [], "curvature": []}),
+        final_states=final.astype(np.float32),
     )
+
+
+def every_tv(rows: Sequence[pd.DataFrame]) -> np.ndarray:
+    """Total variation at every size, a row a prompt."""
+    return np.stack([frame["tv"].to_numpy() for frame in rows])
 
 
 def _fill(whole: np.ndarray, order: np.ndarray, edges: int) -> np.ndarray:

@@ -33,6 +33,22 @@ def states_of(name: str, group: MaskedRows, row: int) -> list[np.ndarray]:
     return seen
 
 
+def final_state_of(name: str, group: MaskedRows, row: int) -> np.ndarray:
+    """The final norm by its formula, applied to the end of the stream of one row run alone."""
+    model: Any = cases.model_of(name)
+    end = states_of(name, group, row)[-1][-1]
+    norm = model.original_model.get_submodule(
+        {"llama": "model.norm", "gpt2": "transformer.ln_f", "gptj": "transformer.ln_f"}[name]
+    )
+    component = norm.original_component
+    weight = component.weight.detach().double().numpy()
+    if name == "llama":
+        return weight * end / np.sqrt((end**2).mean() + component.variance_epsilon)
+    centred = end - end.mean()
+    unit = centred / np.sqrt((centred**2).mean() + component.eps)
+    return weight * unit + component.bias.detach().double().numpy()
+
+
 def cka(x: np.ndarray, y: np.ndarray) -> float:
     """Linear CKA by its definition with features, not with Gram matrices."""
     x, y = x - x.mean(0), y - y.mean(0)
@@ -70,6 +86,9 @@ def test_watched_rows_against_single_runs(name: str, budget: int) -> None:
             ours = states_of(name, group, which)
             for layer in range(architecture.layers):
                 h, f = ours[layer + 1][-1], truth[layer + 1][-1]
+                if layer == architecture.layers - 1:
+                    truth_of_end = final_state_of(name, group, which)
+                    np.testing.assert_allclose(found.final_state[row], truth_of_end, atol=1e-4)
                 norms = np.linalg.norm(h) * np.linalg.norm(f)
                 cosine = h @ f / norms if norms else 0.0
                 step = h - ours[layer][-1]

@@ -158,6 +158,27 @@ def test_use_of_components_is_that_of_the_trace(whole: tuple[Path, Run]) -> None
     assert (run.reachable.sum(1) == run.prompts["edges"]).all()
 
 
+def test_final_states_are_what_the_unembedding_turns_into_the_output(
+    whole: tuple[Path, Run],
+) -> None:
+    _, run = whole
+    states = torch.from_numpy(run.final_states)
+    assert states.shape == (6, len(SIZES), model().cfg.d_model)
+    outputs = model().original_model.lm_head(states).softmax(-1).detach()
+    for number, one in enumerate(prompts()):
+        tokens = torch.tensor([tiny.tokenizer()(one.text).input_ids])
+        full = last_logits(model(), architecture_of(model()), tokens)[0].softmax(-1)
+        tv = (outputs[number] - full).abs().sum(-1) / 2
+        found = run.sizes.loc[run.sizes["prompt"] == number, "tv"].tolist()
+        assert tv.tolist() == pytest.approx(found, abs=1e-5)
+
+
+def test_without_hidden_states_none_are_kept(tmp_path: Path) -> None:
+    run = sweep(model(), prompts(1), tmp_path / "run", options(hidden=False))
+    assert run.final_states.shape == (1, len(SIZES), 0)
+    assert run.geometry.empty
+
+
 def test_shallow_statistics_are_those_of_the_prompts(whole: tuple[Path, Run]) -> None:
     _, run = whole
     ids = [i for one in prompts() for i in tiny.tokenizer()(one.text).input_ids]

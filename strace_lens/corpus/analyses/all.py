@@ -20,6 +20,7 @@ from strace_lens.corpus.analyses import (
     needed,
     per_prompt,
     shallow,
+    state_matrices,
     usage,
 )
 from strace_lens.corpus.run_folder import Run
@@ -51,6 +52,8 @@ ANALYSES: dict[str, Analysis] = {
     "shallow_full_model": shallow.full_model,
     "nearest": shallow.nearest,
     "geometry_by_layer": geometry.geometry_by_layer,
+    "state_matrices": state_matrices.state_matrices,
+    "state_curvature": state_matrices.state_curvature,
     "growth": growth.growth,
     "growth_lines": growth.growth_lines,
 }

@@ -125,6 +125,7 @@ def _only(run: Run, texts: list[str]) -> Run:
         reachable=run.reachable[places],
         geometry=_rows(run.geometry, numbers),
         path=_rows(run.path, numbers),
+        final_states=run.final_states[places],
     )
 
 

@@ -13,6 +13,7 @@ from strace_lens.plots.corpus import (
     layer_phases,
     relations,
     shallow,
+    state_matrices,
     usage,
 )
 from strace_lens.plots.corpus.panels import shown_sizes, size_colours
@@ -32,6 +33,9 @@ FIGURES = {
     shallow.plot_nearest: ("nearest",),
     geometry.plot_geometry: ("geometry_by_layer",),
     geometry.plot_path: ("geometry_by_layer",),
+    state_matrices.plot_states_alike: ("state_matrices",),
+    state_matrices.plot_states_apart: ("state_matrices",),
+    state_matrices.plot_state_path: ("state_curvature",),
     growth.plot_growth: ("growth", "growth_lines"),
 }
 every_figure = pytest.mark.parametrize(("plot", "tables"), FIGURES.items())

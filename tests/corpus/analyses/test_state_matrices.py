@@ -1,0 +1,171 @@
+"""Matrices of final states against their definitions written out, pair by pair."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from strace_lens.corpus.analyses import state_matrices as module
+from strace_lens.corpus.analyses.state_matrices import state_curvature, state_matrices
+from strace_lens.corpus.run_folder import Run
+from tests.corpus.synthetic import synthetic_run
+
+SIZES = (0.001, 0.01, 0.1, 1.0)
+
+
+def run_of(states: np.ndarray) -> Run:
+    made = synthetic_run(prompts=len(states), sizes=SIZES)
+    return replace(made, final_states=states.astype(np.float32))
+
+
+def states(prompts: int = 12, width: int = 5, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(prompts, len(SIZES), width)).astype("float32")
+
+
+def value(run: Run, measure: str, a: int, b: int) -> float:
+    table = state_matrices(run)
+    here = (
+        table["measure"].eq(measure) & table["size_a"].eq(SIZES[a]) & table["size_b"].eq(SIZES[b])
+    )
+    return float(table.loc[here, "value"].item())
+
+
+def hsic(k: np.ndarray, m: np.ndarray) -> float:
+    """The unbiased estimate of Song et al. 2012, equation 5, as it stands there."""
+    n = len(k)
+    k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+    one = np.ones(n)
+    middle = (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+    return (np.trace(k @ m) + middle - 2 / (n - 2) * one @ k @ m @ one) / (n * (n - 3))
+
+
+def imbalance(a: np.ndarray, b: np.ndarray) -> float:
+    """Glielmo et al. 2022, equation 2: for points without ties."""
+    ranks = []
+    for i in range(len(a)):
+        others = [j for j in range(len(a)) if j != i]
+        nearest = min(others, key=lambda j: np.linalg.norm(a[i] - a[j]))
+        order = sorted(others, key=lambda j: np.linalg.norm(b[i] - b[j]))
+        ranks.append(1 + order.index(nearest))
+    return 2 / len(a) * float(np.mean(ranks))
+
+
+@pytest.mark.parametrize("a", range(len(SIZES)))
+@pytest.mark.parametrize("b", range(len(SIZES)))
+def test_each_measure_is_its_definition(a: int, b: int) -> None:
+    given = states()
+    run = run_of(given)
+    x, y = (given[:, size].astype(float) for size in (a, b))
+    cosines = [u @ v / np.linalg.norm(u) / np.linalg.norm(v) for u, v in zip(x, y, strict=True)]
+    assert value(run, "cosine", a, b) == pytest.approx(np.mean(cosines))
+    far = [np.linalg.norm(u - v) for u, v in zip(x, y, strict=True)]
+    assert value(run, "l2", a, b) == pytest.approx(np.mean(far))
+    u, v = x - x.mean(0), y - y.mean(0)
+    scale = np.linalg.norm(u.T @ u) * np.linalg.norm(v.T @ v)
+    assert value(run, "cka", a, b) == pytest.approx(np.linalg.norm(u.T @ v) ** 2 / scale)
+    k, m = x @ x.T, y @ y.T
+    unbiased = hsic(k, m) / math.sqrt(hsic(k, k) * hsic(m, m))
+    assert value(run, "cka_debiased", a, b) == pytest.approx(unbiased)
+    assert value(run, "information_imbalance", a, b) == pytest.approx(imbalance(x, y))
+
+
+def test_sets_that_have_nothing_in_common() -> None:
+    run = run_of(states(prompts=60, width=400))
+    assert value(run, "cka", 0, 2) > 0.8  # which is why there is an estimate without bias
+    assert abs(value(run, "cka_debiased", 0, 2)) < 0.1
+    assert value(run, "information_imbalance", 0, 2) == pytest.approx(1, abs=0.3)
+
+
+def test_a_rotation_changes_neither_cka_nor_imbalance() -> None:
+    given = states(prompts=10)
+    turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))
+    given[:, 2] = 3 * given[:, 0] @ turn + 7
+    run = run_of(given)
+    assert value(run, "cka", 0, 2) == pytest.approx(1, abs=1e-5)
+    assert value(run, "cka_debiased", 0, 2) == pytest.approx(1, abs=1e-5)
+    assert value(run, "information_imbalance", 0, 2) == pytest.approx(2 / 10)
+    assert value(run, "cosine", 0, 2) < 0.9
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_points_that_are_one_tell_nothing(noise: float) -> None:
+    given = states()
+    given[:, 0] = np.arange(1, 6) + noise * given[:, 0]
+    run = run_of(given)
+    for a, b in ((0, 2), (2, 0), (0, 0)):
+        assert value(run, "information_imbalance", a, b) == pytest.approx(1, abs=1e-9)
+        assert math.isnan(value(run, "cka", a, b))
+        assert math.isnan(value(run, "cka_debiased", a, b))
+    assert value(run, "cka", 1, 2) > 0
+
+
+def test_imbalance_has_a_direction() -> None:
+    """A plane tells of one of its axes all there is to know, and the axis little of the plane."""
+    plane = np.random.default_rng(0).normal(size=(200, 2))
+    given = np.zeros((200, len(SIZES), 2))
+    given[:, 0] = plane * [1, 5]
+    given[:, 1, 1] = 5 * plane[:, 1]
+    run = run_of(given)
+    assert value(run, "information_imbalance", 0, 1) < 0.15
+    assert value(run, "information_imbalance", 1, 0) > value(run, "information_imbalance", 0, 1)
+
+
+def test_ties_of_neighbours_share_their_ranks() -> None:
+    line = np.zeros((3, len(SIZES), 1))
+    line[:, 0, 0], line[:, 1, 0] = [0, 1, 2], [0, 1, 3]
+    # Of the middle point both others are nearest: ranks 1 and 2 of the second size, 1.5 each. The
+    # ends have the middle one, which is the first of both: 2/3 x (1 + 1.5 + 1) / 3.
+    assert value(run_of(line), "information_imbalance", 0, 1) == pytest.approx(7 / 9)
+
+
+def test_a_zero_state_has_no_direction_and_few_prompts_no_hsic() -> None:
+    given = states(prompts=3)
+    given[:, 0] = 0
+    run = run_of(given)
+    assert value(run, "cosine", 0, 1) == 0
+    assert math.isnan(value(run, "cka_debiased", 1, 2))
+    assert math.isnan(value(run_of(states(prompts=1)), "information_imbalance", 1, 2))
+
+
+def test_more_prompts_than_points_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POINTS", 6)
+    run = run_of(states())
+    table = state_matrices(run, seed=1)
+    sets = table["measure"].isin(["cka", "cka_debiased", "information_imbalance"])
+    assert set(table.loc[sets, "prompts"]) == {6}
+    assert set(table.loc[~sets, "prompts"]) == {12}
+    assert table.equals(state_matrices(run, seed=1))
+    assert not table.equals(state_matrices(run, seed=2))
+
+
+def test_the_path_along_sizes_is_its_definition() -> None:
+    given = states(prompts=6)
+    given[:2, 2] = given[:2, 1]  # two prompts stand still at one step
+    table = state_curvature(run_of(given), seed=3).set_index("size")
+    steps = np.diff(given.astype(float), axis=1)
+    assert table.index.tolist() == list(SIZES[1:])
+    for place, size in enumerate(SIZES[1:]):
+        lengths = np.linalg.norm(steps[:, place], axis=-1)
+        assert table.loc[size, "step"] == pytest.approx(lengths.mean())
+        assert table.loc[size, "step_prompts"] == 6
+        if place:
+            angles = []
+            for before, now in zip(steps[:, place - 1], steps[:, place], strict=True):
+                if np.linalg.norm(before) and np.linalg.norm(now):
+                    scale = np.linalg.norm(before) * np.linalg.norm(now)
+                    angles.append(math.acos(before @ now / scale))
+            assert table.loc[size, "curvature"] == pytest.approx(np.mean(angles))
+            assert table.loc[size, "curvature_prompts"] == len(angles)
+            assert len(angles) == (6 if place == 0 else 4)
+    assert math.isnan(table["curvature"].iloc[0])
+
+
+def test_a_sweep_without_hidden_states_has_no_row() -> None:
+    bare = synthetic_run(geometry=False)
+    assert state_matrices(bare).empty
+    assert state_curvature(bare).empty
+    assert "value" in state_matrices(bare)
+    assert "curvature" in state_curvature(bare)
