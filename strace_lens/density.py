@@ -22,7 +22,7 @@ from strace_lens.predictions import beside, most_probable, token_texts, top_toke
 from strace_lens.progress import Steps, steps_bar
 from strace_lens.refinement import REFINE
 from strace_lens.run import MEMORY_BUDGET, last_logits
-from strace_lens.sizes import SIZES, check_sizes, density
+from strace_lens.sizes import SIZES, auc_paper, check_sizes, density
 from strace_lens.token_graph.curve_rows import CurveRows, curve_rows
 from strace_lens.token_graph.edges import KINDS
 from strace_lens.token_graph.refine import run_plans
@@ -79,6 +79,17 @@ class DensityCurve:
         if len(self.table) < 2:
             return math.nan
         return density(self.table["size"].to_numpy(), self.table["tv"].to_numpy())
+
+    @property
+    def auc_paper(self) -> float:
+        """The authors' area under TV, over the sizes of the grid alone (`sizes.auc_paper`).
+
+        It is not divided by the range of log10 s. NaN for a single size.
+        """
+        grid = self.table.loc[~self.table["refined"].astype(bool), ["edges", "tv"]]
+        if len(grid) < 2:
+            return math.nan
+        return auc_paper(grid["edges"].to_numpy() / self.trace.edges, grid["tv"].to_numpy())
 
     def to_pandas(self) -> pd.DataFrame:
         """A copy of the table."""

@@ -41,6 +41,7 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
         "phases": [_phase(p) for p in phases.along_sizes],
         "sizes": [_size(row) for row in curve.table.to_dict("records")],
         "density": finite(curve.density),
+        "auc_paper": finite(curve.auc_paper),
         "entropy": curve.entropy,
         "head": {"p": curve.head, "mass": curve.head_mass},
         "top": _top(curve.top),

@@ -135,6 +135,21 @@ def test_density_is_the_area_under_the_table():
     assert curve.density == pytest.approx(area / (logs[-1] - logs[0]))
     single = sl.density_curve(tiny.bridge("llama"), trace_of("llama"), sizes=[1.0])
     assert math.isnan(single.density)
+    assert math.isnan(single.auc_paper)
+
+
+def test_auc_paper_is_the_area_over_the_sizes_that_whole_edges_give():
+    sizes = (1e-5, 1e-3, *SIZES)
+    curve = sl.density_curve(tiny.bridge("llama"), trace_of("llama"), sizes=sizes)
+    grid = curve.table[curve.table["size"].isin(sizes)]
+    assert len(grid) == len(sizes) < len(curve.table)
+    logs = [math.log10(k / curve.trace.edges) if k else -8.0 for k in grid["edges"]]
+    assert logs[0] == -8.0
+    tv = grid["tv"].tolist()
+    area = sum((tv[i] + tv[i + 1]) / 2 * (logs[i + 1] - logs[i]) for i in range(len(tv) - 1))
+    assert curve.auc_paper == pytest.approx(area)
+    summary = sl.summarize(curve, curve.phases(), sl.phase_ablation(tiny.bridge("llama"), curve))
+    assert summary["auc_paper"] == curve.auc_paper
 
 
 @pytest.mark.parametrize("sizes", [[0.0], [1.5], [0.5, 0.1], [math.nan], []])

@@ -9,6 +9,7 @@ The folder holds `manifest.json` (how the run was made) and `parts/part-*.parque
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from jaxtyping import Float, Int
 from strace_lens.corpus.manifest import read_manifest
 from strace_lens.corpus.parts import GEOMETRY, PATH, STATE, PartError, part_paths, read_part
 from strace_lens.html_repr import facts
+from strace_lens.sizes import auc_paper
 
 PROMPT_COLUMNS = (
     *("prompt", "text", "sha256", "tokens", "graph_edges", "entropy", "head_mass", "density"),
@@ -45,10 +47,11 @@ class Run:
         manifest: how the run was made: `options`, `versions`, `sizes`, `head`, `labels`.
         prompts: one row a prompt that was measured. Columns: `prompt` (its number in what was
             given), `text`, `sha256` (of the text), `tokens`, `edges` (of its graph), `entropy`
-            (nats), `head_mass`, `density`, `logit_gap`, `next`, `loss` (nats, of the true next
-            token; NaN where it is unknown), `top` (pairs of token and probability), `unigram_tv`
-            and `no_context_tv` (of the full model's output; NaN where unknown), and a column
-            `label_*` for each label.
+            (nats), `head_mass`, `density`, `auc_paper` (the area under TV as in the authors' code,
+            over the sizes of the grid), `logit_gap`, `next`, `loss` (nats, of the true next token;
+            NaN where it is unknown), `top` (pairs of token and probability), `unigram_tv` and
+            `no_context_tv` (of the full model's output; NaN where unknown), and a column `label_*`
+            for each label.
         failures: one row a prompt that was not: `prompt`, `text`, `error`.
         sizes: one row a prompt and size of the grid, as `DensityCurve.table`, with `prompt`,
             `unigram_tv` and `no_context_tv` (of the trace's output).
@@ -124,6 +127,7 @@ def read_run(folder: str | Path) -> Run:
     labels = [column for column in whole if str(column).startswith("label_")]
     names = {name: name.removeprefix("full_") for name in PROMPT_COLUMNS}
     prompts = firsts[[*PROMPT_COLUMNS, *labels]].rename(columns={**names, "graph_edges": "edges"})
+    prompts.insert(list(prompts).index("density") + 1, "auc_paper", _areas(grid, len(firsts)))
     return Run(
         name=folder.resolve().name,
         model=manifest["model"],
@@ -162,6 +166,15 @@ def _states(
     if not kept:
         return np.zeros((prompts, sizes, 0), dtype=np.float32)
     return np.stack(kept).reshape(prompts, sizes, -1)
+
+
+def _areas(grid: pd.DataFrame, prompts: int) -> list[float]:
+    """`auc_paper` of each prompt, from rows sorted by prompt and size; NaN for a single size."""
+    achieved = (grid["edges"] / grid["graph_edges"]).to_numpy(np.float64).reshape(prompts, -1)
+    tv = grid["tv"].to_numpy(np.float64).reshape(prompts, -1)
+    if tv.shape[1] < 2:
+        return [math.nan] * prompts
+    return [auc_paper(*curve) for curve in zip(achieved, tv, strict=True)]
 
 
 def _long(rows: pd.DataFrame, keys: list[str], columns: Mapping[str, str]) -> pd.DataFrame:

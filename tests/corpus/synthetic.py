@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from strace_lens.corpus.run_folder import Run, components_frame
-from strace_lens.sizes import SIZES, density
+from strace_lens.sizes import SIZES, auc_paper, density
 
 KINDS = ("narrative", "code", "list")
 
@@ -59,6 +59,7 @@ def synthetic_run(
                 "entropy": entropy,
                 "head_mass": head_mass,
                 "density": density(grid, tv),
+                "auc_paper": auc_paper((edges / whole.sum())[~refined], tv[~refined]),
                 "logit_gap": 1e-5,
                 "next": " next" if p % 4 else None,
                 "loss": draw.uniform(0, 6) if p % 4 else np.nan,

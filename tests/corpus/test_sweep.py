@@ -100,7 +100,7 @@ def same_as_curve(run: Run, prompt: int, curve: sl.DensityCurve) -> None:
         rows[numbers].to_numpy(float), curve.table[numbers].to_numpy(float), atol=1e-5
     )
     about = run.prompts.set_index("prompt").loc[prompt]
-    for name in ("density", "entropy", "head_mass"):
+    for name in ("density", "auc_paper", "entropy", "head_mass"):
         assert about[name] == pytest.approx(getattr(curve, name), abs=1e-5)
     assert about["logit_gap"] == pytest.approx(curve.logit_gap, abs=1e-3)
     assert about["tokens"] == curve.trace.shape.tokens

@@ -10,7 +10,7 @@ from strace_lens.phases import THRESHOLD
 
 _GIVEN = (
     *("prompt", "sha256", "tokens", "edges"),
-    *("density", "entropy", "head_mass", "loss"),
+    *("density", "auc_paper", "entropy", "head_mass", "loss"),
 )
 _SIZES = {
     "top1_size": "top1 nan",
@@ -25,11 +25,11 @@ def per_prompt(run: Run) -> pd.DataFrame:
     """The scalars of each prompt, and the relative sizes that it needs.
 
     Returns:
-        A row a prompt: `prompt`, `sha256` (of its text), `tokens`, `edges`, `density`, `entropy`,
-        `head_mass`, `loss` as in `Run.prompts`; and the smallest sizes from which on the top token
-        is the full model's (`top1_size`), the nucleus is shared up to p = 0.5 (`nucleus_size`), and
-        the errors of head and tail stay under `phases.THRESHOLD` of their mass (`head_size`,
-        `tail_size`). A size that is not reached is NaN.
+        A row a prompt: `prompt`, `sha256` (of its text), `tokens`, `edges`, `density`, `auc_paper`,
+        `entropy`, `head_mass`, `loss` as in `Run.prompts`; and the smallest sizes from which on the
+        top token is the full model's (`top1_size`), the nucleus is shared up to p = 0.5
+        (`nucleus_size`), and the errors of head and tail stay under `phases.THRESHOLD` of their
+        mass (`head_size`, `tail_size`). A size that is not reached is NaN.
     """
     needed = {f"{what} {level:g}": sizes for what, level, sizes in needed_by_prompt(run)}
     table = run.prompts[list(_GIVEN)].reset_index(drop=True)

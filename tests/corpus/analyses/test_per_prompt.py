@@ -31,7 +31,8 @@ def test_a_row_is_what_the_run_holds_of_its_prompt() -> None:
     run = synthetic_run(prompts=7)
     run.sizes.loc[run.sizes["prompt"] == 3, "top1"] = False
     table = per_prompt(run)
-    for name in ("prompt", "sha256", "tokens", "edges", "density", "entropy", "head_mass", "loss"):
+    given = ("prompt", "sha256", "tokens", "edges", "density", "auc_paper")
+    for name in (*given, "entropy", "head_mass", "loss"):
         pd.testing.assert_series_equal(table[name], run.prompts[name])
     for number, row in table.iterrows():
         rows, mass = run.sizes[run.sizes["prompt"] == number], row["head_mass"]
