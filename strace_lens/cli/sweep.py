@@ -81,6 +81,14 @@ def sweep_command(
     generate: Annotated[
         int, typer.Option(help="Tokens that the model adds to each prompt, each traced in turn.")
     ] = 0,
+    temperature: Annotated[
+        float,
+        typer.Option(help="Of the tokens that the model adds; 0 adds the most probable ones."),
+    ] = 0.0,
+    top_p: Annotated[
+        float,
+        typer.Option(help="Draw from the most probable tokens that hold this much probability."),
+    ] = 1.0,
     text_column: Annotated[
         str, typer.Option(help="Column that holds the text, in CSV, TSV, Parquet and datasets.")
     ] = "text",
@@ -105,7 +113,8 @@ def sweep_command(
     dtype: DtypeOption = "float32",
     allow_pickle: AllowPickleOption = False,
     seed: Annotated[
-        int, typer.Option(help="Of what is drawn: cuts, samples, estimators, controls.")
+        int,
+        typer.Option(help="Of what is drawn: cuts, samples, estimators, controls, added tokens."),
     ] = 0,
     bos: BosOption = None,
     memory: MemoryOption = None,
@@ -132,6 +141,8 @@ def sweep_command(
             bos=bos,
             hidden=hidden,
             generate=generate,
+            temperature=temperature,
+            top_p=top_p,
             memory_budget=forward,
             gradient_budget=backward,
             threads=threads or torch.get_num_threads(),

@@ -8,6 +8,7 @@ from typing import Any
 
 from strace_lens.architecture import Architecture, Model
 from strace_lens.corpus.prompts import CorpusPrompt
+from strace_lens.corpus.sampling import generator_for, next_token
 from strace_lens.corpus.setting import Options
 from strace_lens.cost import most_rows
 from strace_lens.prompts import Prompt, extended, own_tokenizer, pad_right, text_ids, tokenize
@@ -73,7 +74,7 @@ def items_of(
             items.append(Item(prompt=tokens, next_id=_next_id(model, tokens, one), **about))
         except ValueError as error:
             items.append(Item(prompt=None, error=str(error), **about))
-    return _grown(model, architecture, items, options.generate) if options.generate else items
+    return _grown(model, architecture, items, options) if options.generate else items
 
 
 def _next_id(model: Model, tokens: Prompt, one: CorpusPrompt) -> int | None:
@@ -92,9 +93,9 @@ def _next_id(model: Model, tokens: Prompt, one: CorpusPrompt) -> int | None:
 
 
 def _grown(
-    model: Model, architecture: Architecture, items: Sequence[Item], count: int
+    model: Model, architecture: Architecture, items: Sequence[Item], options: Options
 ) -> list[Item]:
-    """Every prompt, then itself with one to `count` tokens that the model added, greedily."""
+    """Every prompt, then itself with one to `options.generate` tokens that the model added."""
     tokenizer = own_tokenizer(model)
     grown: list[Item] = []
     for item in items:
@@ -102,14 +103,15 @@ def _grown(
             grown.append(_numbered(item, len(grown), 0))
             continue
         added: list[int] = []
-        for step in range(count + 1):
+        generator = generator_for(item.text, options.seed)
+        for step in range(options.generate + 1):
             prompt = extended(model, item.prompt, added)
             if len(prompt.ids) > architecture.context:
                 break
             following = None
-            if step < count:
+            if step < options.generate:
                 logits = last_logits(model, architecture, pad_right([prompt.tensor]))[0]
-                following = int(logits.argmax())
+                following = next_token(logits, options.temperature, options.top_p, generator)
                 added.append(following)
             here = Item(
                 number=len(grown),

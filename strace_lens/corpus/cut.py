@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import functools
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from strace_lens.corpus.prompts import CorpusPrompt
+from strace_lens.corpus.sampling import generator_for
 
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -155,9 +155,7 @@ def _inside(tokens: Callable[[int], int], ends: Sequence[int], low: int, high: i
 
 
 def _draw(text: str, seed: int, choices: int) -> int:
-    entropy = hashlib.sha256(text.encode()).digest()
-    draw = np.random.default_rng([seed, int.from_bytes(entropy[:16])])
-    return int(draw.integers(choices))
+    return int(generator_for(text, seed).integers(choices))
 
 
 def _cut(prompt: CorpusPrompt, ends: Sequence[int], place: int) -> CorpusPrompt:

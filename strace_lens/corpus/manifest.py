@@ -14,8 +14,8 @@ from strace_lens.whole_files import write_whole
 
 FORMAT = "strace-lens-run/2"
 NAME = "manifest.json"
-FACTS = ("model", "dtype", "weights", "prompts", "tokens", "options", "versions")
-"""What results depend on."""
+FACTS = ("model", "dtype", "weights", "prompts", "options", "tokens", "versions")
+"""What results depend on; where several differ, the first is named."""
 
 ABOUT = ("sizes", "head", "labels", "given", "batches", "shape")
 """What follows from the facts, for those who read a run without its model and prompts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,10 +36,13 @@ class Options:
         controls: run the random subgraph and the inverse of the trace too, at sizes of the grid.
         ablation: what replaces ablated edges: zero, or their mean over the carried page of prose.
         head: p of the head of the distribution.
-        seed: of estimators that draw, and of the random control.
+        seed: of estimators that draw, of the random control and of generated tokens.
         bos: True makes sure of a BOS, False of none, None leaves it to the tokenizer.
         hidden: keep the geometry of the hidden states, at sizes of the grid.
         generate: tokens that the model adds to each prompt, each a prompt of its own.
+        temperature: of the tokens that the model adds; 0 adds the most probable ones. What is drawn
+            for a prompt depends on the seed and its text alone.
+        top_p: share of the probability that tokens are drawn from, the most probable ones first.
         memory_budget: bytes that one forward pass may take; sets the batches too.
         gradient_budget: bytes of a forward and backward pass.
         threads: of torch on the CPU; the last bits of a result depend on it.
@@ -54,6 +58,8 @@ class Options:
     bos: bool | None = None
     hidden: bool = True
     generate: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
     memory_budget: int = MEMORY_BUDGET
     gradient_budget: int = GRADIENT_BUDGET
     threads: int = dataclasses.field(default_factory=torch.get_num_threads)
@@ -65,10 +71,27 @@ class Options:
             raise ValueError(f"sweeps ablate to {' or '.join(ABLATIONS)}; got {self.ablation!r}")
         if not 0 < self.head < 1:
             raise ValueError(f"head must lie in (0, 1); got {self.head}")
+        self._check_sampling()
         least = {"refine": 0, "generate": 0, "memory_budget": 1, "gradient_budget": 1, "threads": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} must be at least {value}; got {getattr(self, name)}")
+
+    def _check_sampling(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be 0 or a positive number; got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1]; got {self.top_p}")
+        if self.temperature > 0 and not self.generate:
+            raise ValueError(
+                f"temperature {self.temperature:g} is of generated tokens, and none are; set "
+                "generate (--generate) too"
+            )
+        if self.top_p < 1 and self.temperature == 0:
+            raise ValueError(
+                f"top_p {self.top_p:g} has no effect at temperature 0; set temperature "
+                "(--temperature) too"
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from strace_lens.contract import architecture_of
 from strace_lens.corpus import batches as batches_module
 from strace_lens.corpus.analyses.arrays import every_size
 from strace_lens.corpus.analyses.layer_phases import head_and_tail
-from strace_lens.corpus.batches import Batch
+from strace_lens.corpus.batches import Batch, items_of
 from strace_lens.corpus.engine import this_process
 from strace_lens.corpus.manifest import OtherRunError
 from strace_lens.corpus.parts import PartError, part_paths
@@ -383,6 +383,30 @@ def test_generation_grows_every_prompt_by_the_model_s_own_tokens(tmp_path: Path)
             -float(logits.log_softmax(-1).max()), abs=1e-5
         )
     assert run.prompts["next"].isna().tolist() == [False, False, True] * 2
+
+
+def test_sampled_text_depends_on_its_prompt_and_the_seed_alone() -> None:
+    def texts(given: Sequence[CorpusPrompt], **changed: Any) -> dict[str, list[str]]:
+        sampled = {"generate": 3, "temperature": 1.5, "top_p": 0.9}
+        chosen = options(**{**sampled, **changed})
+        items = items_of(model(), architecture_of(model()), given, chosen)
+        grown = [items[i : i + 4] for i in range(0, len(items), 4)]
+        return {own[0].text: [one.text for one in own[1:]] for own in grown}
+
+    whole = texts(prompts(3))
+    assert texts(prompts(3)[::-1]) == whole
+    assert texts(prompts(3)[1:2]).items() <= whole.items()
+    assert texts(prompts(3), seed=1) != whole
+    greedy = texts(prompts(3), temperature=0.0, top_p=1.0)
+    assert greedy != whole
+    assert texts(prompts(3), temperature=1e-12, top_p=1.0) == greedy
+
+
+def test_another_temperature_is_another_run(tmp_path: Path) -> None:
+    chosen = options(generate=1, temperature=1.5, hidden=False, controls=False)
+    sweep(model(), prompts(2), tmp_path / "run", chosen)
+    with pytest.raises(OtherRunError, match=r"temperature was 1.5 and is 1.0"):
+        sweep(model(), prompts(2), tmp_path / "run", replace(chosen, temperature=1.0))
 
 
 def test_other_estimators_and_ablations(tmp_path: Path) -> None:
