@@ -41,6 +41,7 @@ def load_model(
     device: str | None = None,
     dtype: str = "float32",
     allow_pickle: bool = False,
+    revision: str | None = None,
 ) -> Model:
     """Load a model for tracing.
 
@@ -54,21 +55,23 @@ def load_model(
         dtype: float32, bfloat16 or float16. GGUF weights are dequantised to it.
         allow_pickle: also read weights that were saved as a pickle (`pytorch_model.bin`), which
             can run code when it is read. Without it only safetensors and GGUF files are read.
+        revision: branch, tag or commit of a Hugging Face name, such as a checkpoint in training;
+            the model is then named `name@revision` in all that is made with it.
 
     Raises:
-        ModelNotFoundError: nothing is found under that name, the default's package is missing, or
-            the weights are there only as a pickle.
+        ModelNotFoundError: nothing is found under that name or revision, the default's package is
+            missing, or the weights are there only as a pickle.
         UnsupportedModelError: the model cannot be written as a token graph, or TransformerLens
             computes something else than transformers does.
         FloatingPointError: a logit on the probe prompt is NaN or infinite.
-        ValueError: an unknown dtype or device.
+        ValueError: an unknown dtype or device, or a revision of what does not come from the hub.
     """
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
     where = _device(device)
-    name, folder, gguf = locate(str(model))
+    name, folder, gguf = locate(str(model), revision)
     with _quiet():
-        hf, tokenizer = _from_transformers(folder, gguf, DTYPES[dtype], allow_pickle)
+        hf, tokenizer = _from_transformers(folder, gguf, DTYPES[dtype], allow_pickle, revision)
         hf.to(where)
         # Asked before the bridge is made, which puts modules of its own into the model.
         reference = reference_of(hf)
@@ -78,12 +81,23 @@ def load_model(
     return bridge
 
 
-def locate(model: str) -> tuple[str, str, str | None]:
+def locate(model: str, revision: str | None = None) -> tuple[str, str, str | None]:
     """Name to show, what transformers loads from, and the GGUF file in it if it is one.
 
     Raises:
         ModelNotFoundError: the default's package is not installed, or a GGUF file is not there.
+        ValueError: a revision of what does not come from the hub, or one without a name.
     """
+    if revision is not None:
+        if not revision.strip():
+            raise ValueError("the revision is empty; name a branch, a tag or a commit")
+        if model == DEFAULT or model.endswith(".gguf") or Path(model).exists():
+            what = "comes with its package" if model == DEFAULT else "is a local file or folder"
+            raise ValueError(
+                f"revision {revision!r} is of a model on the Hugging Face hub, but {model!r} "
+                f"{what}; leave the revision out"
+            )
+        return f"{model}@{revision}", model, None
     if model in (DEFAULT, _DEFAULT_NAME):
         spec = importlib.util.find_spec(_DEFAULT_PACKAGE)
         files = sorted(Path(spec.origin).parent.rglob("*.gguf")) if spec and spec.origin else []
@@ -103,7 +117,7 @@ def locate(model: str) -> tuple[str, str, str | None]:
 
 
 def _from_transformers(
-    source: str, gguf: str | None, dtype: torch.dtype, allow_pickle: bool
+    source: str, gguf: str | None, dtype: torch.dtype, allow_pickle: bool, revision: str | None
 ) -> tuple[Any, Any]:
     """The model, in evaluation mode, and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -111,11 +125,16 @@ def _from_transformers(
     file: dict[str, Any] = {} if gguf is None else {"gguf_file": gguf}
     # None leaves the choice to transformers: safetensors where there are any, else a pickle.
     safe: dict[str, Any] = {"use_safetensors": None if allow_pickle or gguf else True}
+    at: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
         hf = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation="eager", **file, **safe
+            source, dtype=dtype, attn_implementation="eager", **file, **safe, **at
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, **file)
+        tokenizer = AutoTokenizer.from_pretrained(source, **file, **at)
+        if revision is not None:
+            # A tokenizer is read again by its name, which does not say the revision; its folder
+            # in the cache does.
+            tokenizer = AutoTokenizer.from_pretrained(_snapshot(source, revision))
     except (OSError, ValueError, KeyError, struct.error) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         if not allow_pickle and _only_pickled(source, reason):
@@ -124,9 +143,21 @@ def _from_transformers(
                 "read; convert it, or pass allow_pickle=True (--allow-pickle) if you trust it"
             )
         raise ModelNotFoundError(
-            f"cannot load {str(Path(source, gguf or ''))!r} as a causal language model: {reason}"
+            f"cannot load {str(Path(source, gguf or ''))!r}"
+            f"{'' if revision is None else f' at revision {revision!r}'} as a causal language "
+            f"model: {reason}"
         ) from error
     return hf.eval(), tokenizer
+
+
+def _snapshot(name: str, revision: str) -> str:
+    """The folder in the hub's cache that holds a revision of which some files were loaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    if not isinstance(found, str):
+        raise OSError(f"{name} has no config.json at revision {revision!r} in the hub's cache")
+    return str(Path(found).parent)
 
 
 def _only_pickled(source: str, reason: str) -> bool:

@@ -166,6 +166,11 @@ def test_each_task_and_model_has_a_folder_of_its_own(task, model, name):
     assert default_folder(task, model) == Path("out/compare") / name
 
 
+def test_each_revision_has_a_folder_of_its_own():
+    at = default_folder("ioi", "openai-community/gpt2", "refs/pr/1")
+    assert at == Path("out/compare/ioi-gpt2-refs-pr-1")
+
+
 def test_a_long_name_of_a_task_fits_into_a_file_system(tmp_path):
     (tmp_path / default_folder("語" * 250, None).name).mkdir()
 

@@ -14,7 +14,7 @@ from strace_lens.corpus import measure as measure_module
 from strace_lens.corpus import sweep as sweep_module
 from strace_lens.corpus.parts import part_paths
 from strace_lens.corpus.run_folder import read_run
-from tests import tiny
+from tests import hub, tiny
 from tests.corpus.made import prompts, words
 
 SIZES = ["--sizes", "0.01,0.1,1"]
@@ -192,3 +192,31 @@ def test_another_run_in_the_folder_is_told_by_its_difference(
     result = run(file, "--model", model, "--out", out, "--no-controls")
     assert result.exit_code == 2
     assert "holds another run: controls was True and is False" in result.stderr
+
+
+def test_another_revision_is_another_run(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fill(tmp_path / "hub")
+    hub.use(tmp_path / "hub", monkeypatch)
+    given = (file, "--limit", 1, "--no-controls", "--out", tmp_path / "run", "--model", hub.NAME)
+    result = run(*given, "--revision", hub.REVISION)
+    assert result.exit_code == 0, result.output
+    assert f"1 of {hub.NAME}@{hub.REVISION} in" in result.stdout
+    assert read_run(tmp_path / "run").model == f"{hub.NAME}@{hub.REVISION}"
+    other = run(*given)
+    assert other.exit_code == 2
+    assert f"model was '{hub.NAME}@{hub.REVISION}' and is '{hub.NAME}'" in other.stderr
+
+
+@pytest.mark.parametrize("command", ["trace", "sweep", "estimators", "compare"])
+def test_a_revision_of_a_folder_is_one_line(command: str, file: Path, model: str, tmp_path) -> None:
+    given = {"trace": ["a b"], "sweep": [file], "estimators": [file], "compare": ["--task", "ioi"]}
+    if command == "estimators":
+        lines = [{"prompt": words(4, start=i), "wrong": 1 - i} for i in range(2)]
+        file.write_text("\n".join(map(json.dumps, lines)))
+    arguments = [*given[command], "--model", model, "--revision", "v1", "--out", tmp_path / "out"]
+    result = CliRunner().invoke(app, [command, *map(str, arguments)])
+    assert result.exit_code == 2
+    assert f"revision 'v1' is of a model on the Hugging Face hub, but '{model}'" in result.stderr
+    assert result.stderr.count("\n") == 1

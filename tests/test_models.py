@@ -16,9 +16,9 @@ from strace_lens import models
 from strace_lens.architecture import UnsupportedModelError
 from strace_lens.contract import architecture_of
 from strace_lens.models import ModelNotFoundError, load_model
-from strace_lens.prompts import PromptError, tokenize
+from strace_lens.prompts import PromptError, own_tokenizer, tokenize
 from strace_lens.token_graph.graph import token_graph
-from tests import cases, real, tiny
+from tests import cases, hub, real, tiny
 from tests.families import FAMILIES
 
 
@@ -121,6 +121,60 @@ def test_loading_is_quiet_and_leaves_logging_as_it_was(
     finally:
         logging.disable(before)
     assert capsys.readouterr() == ("", "")
+
+
+# Revisions
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hub")
+    hub.fill(path)
+    return path
+
+
+def test_each_revision_has_its_own_weights_and_tokenizer(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.use(cache, monkeypatch)
+    tokens = torch.tensor([tiny.token_ids(8)])
+    truth = {"main": tiny.BRIDGES["llama"](), hub.REVISION: tiny.BRIDGES["llama"]()}
+    hub.halve(truth[hub.REVISION])
+    truth[hub.EARLY] = truth[hub.REVISION]
+    for revision, expected in truth.items():
+        model = load_model(hub.NAME, device="cpu", revision=revision)
+        assert architecture_of(model).name == f"{hub.NAME}@{revision}"
+        with torch.no_grad():
+            assert torch.equal(model(tokens), expected(tokens).logits)
+        commit = hub.MAIN if revision == "main" else hub.EARLY
+        # Read again from where it came, since its BOS is its EOS.
+        assert own_tokenizer(model).bos_token == ("<s>" if revision == "main" else "</s>")
+        assert Path(own_tokenizer(model).name_or_path).name == commit
+    plain = load_model(hub.NAME, device="cpu")
+    assert architecture_of(plain).name == hub.NAME
+    with torch.no_grad():
+        assert torch.equal(plain(tokens), truth["main"](tokens).logits)
+
+
+def test_a_revision_that_is_not_there_is_named(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.use(cache, monkeypatch)
+    said = rf"cannot load '{hub.NAME}' at revision 'step7' as a causal language model: "
+    with pytest.raises(ModelNotFoundError, match=said):
+        load_model(hub.NAME, revision="step7")
+
+
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(folder: Path) -> None:
+    said = r"revision 'main' is of a model on the Hugging Face hub, but '.*my-gpt2' is a local f"
+    with pytest.raises(ValueError, match=said):
+        load_model(folder, revision="main")
+    with pytest.raises(ValueError, match=r"'some/model\.gguf' is a local file or folder; leave"):
+        load_model("some/model.gguf", revision="main")
+    with pytest.raises(ValueError, match="'smollm2' comes with its package; leave the revision"):
+        load_model(revision="main")
+    with pytest.raises(ValueError, match="the revision is empty; name a branch, a tag or a commit"):
+        load_model("openai/gpt2", revision=" ")
 
 
 # Refusals

@@ -77,6 +77,13 @@ AllowPickleOption = Annotated[
         help="Also read weights saved as a pickle (.bin), which can run code when they are read.",
     ),
 ]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Branch, tag or commit of a Hugging Face name, such as a checkpoint in training; "
+        "main if unsaid."
+    ),
+]
 RefineOption = Annotated[
     int,
     typer.Option(

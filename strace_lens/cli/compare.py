@@ -19,6 +19,7 @@ from strace_lens.cli.common import (
     DeviceOption,
     DtypeOption,
     MemoryOption,
+    RevisionOption,
     budgets,
     completing,
     one_line_errors,
@@ -123,6 +124,7 @@ def compare_command(
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     allow_pickle: AllowPickleOption = False,
+    revision: RevisionOption = None,
     memory: MemoryOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and no table.")
@@ -136,14 +138,16 @@ def compare_command(
 
     Example: strace-lens compare --task ioi --methods eap,eap-ig,random
     """
-    out = default_folder(task, model) if out is None else out
+    out = default_folder(task, model, revision) if out is None else out
     folder = results_folder(out, (PAGE, TABLE, TIMES, PROJECTION), FOLDERS)
     with one_line_errors(), folder, progress_bar() as progress:
         names = check_methods(METHODS if methods == "all" else _parted(methods))
         ranks_by_magnitude(ranking)
         options = _options(option or [])
         forward, _ = budgets(memory)
-        subject = _subject(task, model, pairs, seed, metric, device, dtype, allow_pickle, progress)
+        subject = _subject(
+            task, model, pairs, seed, metric, device, dtype, allow_pickle, revision, progress
+        )
         seen, others = halves(subject.task)
         bar = step(progress, "comparing", total=comparison_steps(names))
         found = compare(
@@ -177,8 +181,8 @@ def compare_command(
             print(f"wrote {PAGE}, {TABLE}, circuits/ and scores/ to {out}")
 
 
-def default_folder(task: str, model: str | None) -> Path:
-    """Where the results of a task and a model go if nothing is said.
+def default_folder(task: str, model: str | None, revision: str | None = None) -> Path:
+    """Where the results of a task, a model and its revision go if nothing is said.
 
     Of a file, a folder and a name with an owner, as `openai/gpt2`, the last part counts. Two that
     share it share a folder, and the second comparison is refused there.
@@ -186,6 +190,8 @@ def default_folder(task: str, model: str | None) -> Path:
     name = task if task in TASKS or task in KNOWN else Path(task).stem
     if model not in (None, DEFAULT):
         name = f"{name}-{Path(model).name}"
+    if revision is not None:
+        name = f"{name}-{revision}"
     safe = re.sub(r"[^\w.]+", "-", name)[:60].strip("-.")  # 60 characters are at most 240 bytes
     return OUT / (safe or "task")
 
@@ -226,6 +232,7 @@ def _subject(
     device: str | None,
     dtype: str,
     allow_pickle: bool,
+    revision: str | None,
     progress: Progress,
 ) -> Subject:
     """Load or build the model, and make twice the pairs: to discover on, and to evaluate on.
@@ -238,10 +245,10 @@ def _subject(
         raise ValueError(f"a task needs at least one pair; got --pairs {pairs}")
     wanted = 2 * (PAIRS if pairs is None else pairs)
     if task in KNOWN:
-        if model is not None or device is not None or dtype != "float32":
+        if (model, device, revision) != (None, None, None) or dtype != "float32":
             raise ValueError(
                 f"task {task} brings its own model, in float32 on the CPU: leave out --model, "
-                "--device and --dtype"
+                "--device, --dtype and --revision"
             )
         step(progress, f"building the model of {task}")
         made = known(task, seed=seed, pairs=wanted)
@@ -252,7 +259,9 @@ def _subject(
             "of a JSONL file"
         )
     step(progress, f"loading {model or DEFAULT}")
-    loaded = load_model(model or DEFAULT, device=device, dtype=dtype, allow_pickle=allow_pickle)
+    loaded = load_model(
+        model or DEFAULT, device=device, dtype=dtype, allow_pickle=allow_pickle, revision=revision
+    )
     if task in TASKS:
         return Subject(loaded, make_task(loaded, task, wanted, seed, metric), None)
     read = read_task(loaded, task, metric or "logit_difference")

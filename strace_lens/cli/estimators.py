@@ -14,6 +14,7 @@ from strace_lens.cli.common import (
     DtypeOption,
     MemoryOption,
     ModelOption,
+    RevisionOption,
     budgets,
     completing,
     one_line_errors,
@@ -71,6 +72,7 @@ def estimators(
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     allow_pickle: AllowPickleOption = False,
+    revision: RevisionOption = None,
     bos: Annotated[
         bool,
         typer.Option(
@@ -97,7 +99,9 @@ def estimators(
         check_options(names, grid, ablation, seeds, limit)
         forward, backward = budgets(memory)
         step(progress, f"loading {model}")
-        loaded = load_model(model, device=device, dtype=dtype, allow_pickle=allow_pickle)
+        loaded = load_model(
+            model, device=device, dtype=dtype, allow_pickle=allow_pickle, revision=revision
+        )
         total = len(read[:limit]) * trial_steps(names, seeds)
         bar = step(progress, "tokenizing", total=total)
         trials = run_trials(

@@ -22,6 +22,7 @@ from strace_lens.cli.common import (
     MemoryOption,
     ModelOption,
     RefineOption,
+    RevisionOption,
     budgets,
     one_line_errors,
     parse_sizes,
@@ -112,6 +113,7 @@ def sweep_command(
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     allow_pickle: AllowPickleOption = False,
+    revision: RevisionOption = None,
     seed: Annotated[
         int,
         typer.Option(help="Of what is drawn: cuts, samples, estimators, controls, added tokens."),
@@ -154,7 +156,12 @@ def sweep_command(
                 typer.echo(f"left out {len(every) - len(given)} repeated texts", err=True)
         step(progress, f"loading {model}", rate="")
         load = functools.partial(
-            load_model, model, device=device, dtype=dtype, allow_pickle=allow_pickle
+            load_model,
+            model,
+            device=device,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            revision=revision,
         )
         loaded = load()
         chosen = _chosen(loaded, given, words, count, seed)

@@ -22,6 +22,7 @@ from strace_lens.cli.common import (
     MemoryOption,
     ModelOption,
     RefineOption,
+    RevisionOption,
     budgets,
     completing,
     one_line_errors,
@@ -93,6 +94,7 @@ def trace(
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     allow_pickle: AllowPickleOption = False,
+    revision: RevisionOption = None,
     out: Annotated[Path, typer.Option(help=f"Folder for {PAGE}, {EXPLORER} and {RESULT}.")] = Path(
         "out"
     ),
@@ -123,7 +125,9 @@ def trace(
         _check_ranking(estimator, importance)
         forward, backward = budgets(memory)
         step(progress, f"loading {model}")
-        loaded = load_model(model, device=device, dtype=dtype, allow_pickle=allow_pickle)
+        loaded = load_model(
+            model, device=device, dtype=dtype, allow_pickle=allow_pickle, revision=revision
+        )
         tokens = tokenize(loaded, architecture_of(loaded), text, bos)
         cost = plan(loaded, len(tokens.ids), sizes=grid, refine=refine, memory_budget=forward)
         if dry_run:
