@@ -43,8 +43,8 @@ from strace_lens.component_graph.tasks.generate import TASKS, make_task
 from strace_lens.component_graph.tasks.read import read_task
 from strace_lens.component_graph.wiring import component_graph
 from strace_lens.corpus.analyses.all import analyse
-from strace_lens.corpus.analyses.claims import claims
 from strace_lens.corpus.cut import cut_to_words
+from strace_lens.corpus.plan import SweepPlan, plan_sweep
 from strace_lens.corpus.prompts import CorpusError, CorpusPrompt
 from strace_lens.corpus.ray_engine import ray_engine
 from strace_lens.corpus.read import read_corpus
@@ -108,6 +108,7 @@ __all__ = [
     "Run",
     "Scores",
     "Subgraph",
+    "SweepPlan",
     "Task",
     "TaskError",
     "TokenGraph",
@@ -123,7 +124,6 @@ __all__ = [
     "circuit_from_pandas",
     "circuit_of_edges",
     "circuit_of_nodes",
-    "claims",
     "compare",
     "component_graph",
     "corpus_report",
@@ -150,6 +150,7 @@ __all__ = [
     "make_task",
     "phase_ablation",
     "plan",
+    "plan_sweep",
     "prune",
     "ray_engine",
     "read_ablation",

@@ -182,9 +182,14 @@ def refuse_other_classes(model: object) -> None:
 
 def _mlp_width(model: Model, cfg: Any) -> int:
     """Width of an MLP from its weights, where they can be read: a bridge's cfg is wrong for OPT."""
-    weight = getattr(getattr(block_of(model, 0), "mlp", None), "W_out", None)
-    if weight is not None and weight.ndim == 2 and weight.shape[1] == cfg.d_model:
-        return int(weight.shape[0])
+    mlp: Any = getattr(block_of(model, 0), "mlp", None)
+    try:
+        shape = getattr(getattr(mlp, "W_out", None), "shape", ())
+    except NotImplementedError:  # a bridge gives out no weight that is on the meta device
+        # Linear layers keep their matrix turned round, those of GPT-2 do not.
+        shape = sorted(mlp.out.original_component.weight.shape, key=cfg.d_model.__eq__)
+    if len(shape) == 2 and shape[1] == cfg.d_model:
+        return int(shape[0])
     return int(getattr(cfg, "d_mlp", None) or 0)
 
 

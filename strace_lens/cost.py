@@ -72,6 +72,22 @@ class Plan:
         )
 
 
+@dataclass(frozen=True)
+class Speed:
+    """How fast a device works on forward passes.
+
+    Attributes:
+        name: of the device, and where the numbers come from.
+        multiply_adds: a second, in the products of a forward pass.
+        touch: seconds that one entry of a pattern, a stream or an inner layer takes, all that is
+            done to it one by one.
+    """
+
+    name: str
+    multiply_adds: float
+    touch: float
+
+
 @verb
 def plan(
     model: Model,
@@ -97,7 +113,50 @@ def plan(
         ValueError: fewer than two tokens or more than the model's context, a negative `refine`,
             or a budget that is not positive.
     """
-    architecture = architecture_of(model)
+    architecture, dtype = architecture_of(model), _dtype_of(model)
+    rows = most_rows(sizes, controls, refine)
+
+    def timed(at_once: int) -> Speed:
+        return speed_here(device_of(model), dtype, architecture.heads, tokens, at_once)
+
+    return plan_of(
+        architecture,
+        dtype,
+        tokens,
+        rows=rows,
+        refine=refine,
+        controls=controls,
+        memory_budget=memory_budget,
+        speed=timed,
+    )
+
+
+def plan_of(
+    architecture: Architecture,
+    dtype: torch.dtype,
+    tokens: int,
+    *,
+    rows: int,
+    refine: int,
+    controls: bool,
+    memory_budget: int,
+    speed: Callable[[int], Speed],
+) -> Plan:
+    """The plan of a curve from what is known of a model, which need not be loaded.
+
+    Args:
+        architecture, dtype: of the model.
+        tokens: length of the prompt.
+        rows: masks at the most (`most_rows`).
+        refine: how many of them a refinement adds.
+        controls: whether a random ranking is searched for too.
+        memory_budget: bytes that one forward pass may take.
+        speed: of the device, given the rows of a pass.
+
+    Raises:
+        ValueError: fewer than two tokens or more than the model's context, a negative `refine`,
+            or a budget that is not positive.
+    """
     if not 2 <= tokens <= architecture.context:
         raise ValueError(
             f"tokens must lie in 2 .. {architecture.context}, the context of {architecture.name}; "
@@ -105,29 +164,51 @@ def plan(
         )
     if refine < 0:
         raise ValueError(f"refine must be at least 0; got {refine}")
-    rows = most_rows(sizes, controls, refine)
     at_once = min(rows, rows_per_pass(architecture, tokens, memory_budget))
     # Every size that is added may be a round of its own.
     count = passes(architecture, [tokens] * (rows - refine), memory_budget) + refine
-    row, dtype = bytes_per_row(architecture, tokens), _dtype_of(model)
-    products = rows * multiply_adds(architecture, tokens)
+    row = bytes_per_row(architecture, tokens)
     return Plan(
         tokens=tokens,
         rows=rows,
         passes=count,
-        multiply_adds=products,
+        multiply_adds=rows * multiply_adds(architecture, tokens),
         bytes=at_once * row,
         row_bytes=row,
         graph_bytes=graph_bytes(architecture, tokens, dtype.itemsize),
         trace_bytes=trace_bytes(architecture, tokens),
-        peak_bytes=_peak_bytes(architecture, tokens, rows, at_once, dtype.itemsize),
+        peak_bytes=peak_bytes(architecture, tokens, rows, at_once, dtype.itemsize),
         memory_budget=memory_budget,
         seconds=(
-            2 * products / _products_per_second(device_of(model), dtype)
-            + rows * _touches(architecture, tokens) * _seconds_a_touch(model, at_once, tokens)
-            + count * architecture.layers * LAYER_SECONDS
+            seconds_of_rows(architecture, tokens, rows, count, speed(at_once))
             + controls * shape_of(architecture, tokens).edges * EDGE_SECONDS
         ),
+    )
+
+
+def seconds_of_rows(
+    architecture: Architecture, tokens: int, rows: int, count: int, speed: Speed
+) -> float:
+    """Seconds that rows take in so many forward passes."""
+    return (
+        rows * multiply_adds(architecture, tokens) / speed.multiply_adds
+        + rows * _touches(architecture, tokens) * speed.touch
+        + count * architecture.layers * LAYER_SECONDS
+    )
+
+
+def speed_here(
+    device: torch.device, dtype: torch.dtype, heads: int, tokens: int, rows: int
+) -> Speed:
+    """The speed of this machine, timed on a product and a softmax (under half a second).
+
+    A forward pass is taken to reach half the speed of the product. The pattern of the softmax is
+    as large as in a pass of so many rows, because those of long prompts do not fit the caches.
+    """
+    return Speed(
+        name=f"{device}, timed here",
+        multiply_adds=_products_per_second(device, dtype) / 2,
+        touch=_seconds_a_touch(device, dtype, heads, tokens, rows),
     )
 
 
@@ -148,6 +229,17 @@ def multiply_adds(architecture: Architecture, tokens: int) -> int:
     return architecture.layers * layer + architecture.d_model * architecture.d_vocab
 
 
+def gradient_multiply_adds(architecture: Architecture, tokens: int) -> int:
+    """Multiply-adds of a backward pass through one masked row, the weights held fixed.
+
+    A product with a weight asks for one product more, that of attention for two, because both of
+    its factors depend on edges.
+    """
+    mix = architecture.heads * architecture.d_head * tokens**2
+    again = 2 if architecture.pattern_is_live else 3
+    return multiply_adds(architecture, tokens) + again * architecture.layers * mix
+
+
 def graph_bytes(architecture: Architecture, tokens: int, itemsize: int = 4) -> int:
     """Bytes of the tensors of a token graph: its activations and the weights that read them."""
     shape, layers = shape_of(architecture, tokens), architecture.layers
@@ -164,7 +256,7 @@ def graph_bytes(architecture: Architecture, tokens: int, itemsize: int = 4) -> i
 
 def trace_bytes(architecture: Architecture, tokens: int) -> int:
     """Bytes of the tensors of a trace: an int32 rank and a float32 importance for each edge."""
-    return 8 * _places(architecture, tokens)
+    return 8 * places(architecture, tokens)
 
 
 def as_text(count: int) -> str:
@@ -173,27 +265,28 @@ def as_text(count: int) -> str:
     return f"{mebi / 1024:,.1f} GiB" if mebi >= 1000 else f"{mebi:,.{0 if mebi >= 10 else 1}f} MiB"
 
 
-def _places(architecture: Architecture, tokens: int) -> int:
+def places(architecture: Architecture, tokens: int) -> int:
     """Entries of an array over the edges, those of unreachable edges included."""
     shapes = shape_of(architecture, tokens).tensor_shapes
     return sum(torch.Size(shape).numel() for shape in shapes)
 
 
-def _peak_bytes(
+def peak_bytes(
     architecture: Architecture, tokens: int, rows: int, at_once: int, itemsize: int
 ) -> int:
-    places, edges = _places(architecture, tokens), shape_of(architecture, tokens).edges
+    """The most that reading, ranking and measuring one prompt hold, without the weights."""
+    there, edges = places(architecture, tokens), shape_of(architecture, tokens).edges
     graph = graph_bytes(architecture, tokens, itemsize)
     row = bytes_per_row(architecture, tokens)
     # Activations are stacked from those of the layers, so that all are there twice.
     reading = 2 * graph + row
     # Scores, ranks and the keys of the search; afterwards the importances and which are reachable.
-    search = 8 * places + 8 * edges
+    search = 8 * there + 8 * edges
     layer = 12 * architecture.heads * tokens * (tokens + architecture.d_model)
-    extracting = graph + max(search, 14 * places, 4 * places + layer)
+    extracting = graph + max(search, 14 * there, 4 * there + layer)
     # The random control has scores and ranks of its own, of which the ranks stay.
-    controls = graph + 8 * places + search
-    running = graph + 12 * places + max(at_once * row, 64 * rows * architecture.d_vocab)
+    controls = graph + 8 * there + search
+    running = graph + 12 * there + max(at_once * row, 64 * rows * architecture.d_vocab)
     return max(reading, extracting, controls, running)
 
 
@@ -214,14 +307,12 @@ def _products_per_second(device: torch.device, dtype: torch.dtype) -> float:
     return 512**3 / _seconds_of(lambda: a @ a)
 
 
-def _seconds_a_touch(model: Model, rows: int, tokens: int) -> float:
-    """Time that a softmax takes for an entry of a pattern, its memory allocated anew.
-
-    The pattern is as large as in a pass: those of long prompts do not fit the caches.
-    """
-    lines = rows * architecture_of(model).heads * tokens
-    lines = min(max(lines, 2**16 // tokens), 2**24 // tokens)
-    pattern = torch.zeros(max(lines, 1), tokens, device=device_of(model), dtype=_dtype_of(model))
+def _seconds_a_touch(
+    device: torch.device, dtype: torch.dtype, heads: int, tokens: int, rows: int
+) -> float:
+    """Time that a softmax takes for an entry of a pattern, its memory allocated anew."""
+    lines = min(max(rows * heads * tokens, 2**16 // tokens), 2**24 // tokens)
+    pattern = torch.zeros(max(lines, 1), tokens, device=device, dtype=dtype)
     return _seconds_of(lambda: pattern.softmax(-1)) / pattern.numel()
 
 

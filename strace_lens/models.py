@@ -70,12 +70,12 @@ def load_model(
         raise ValueError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
     where = _device(device)
     name, folder, gguf = locate(str(model), revision)
-    with _quiet():
+    with quiet():
         hf, tokenizer = _from_transformers(folder, gguf, DTYPES[dtype], allow_pickle, revision)
         hf.to(where)
         # Asked before the bridge is made, which puts modules of its own into the model.
         reference = reference_of(hf)
-        bridge = _bridge(name, hf, tokenizer)
+        bridge = wrapped(name, hf, tokenizer)
     architecture_of(bridge)
     expect_same(bridge, reference)
     return bridge
@@ -120,7 +120,7 @@ def _from_transformers(
     source: str, gguf: str | None, dtype: torch.dtype, allow_pickle: bool, revision: str | None
 ) -> tuple[Any, Any]:
     """The model, in evaluation mode, and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     file: dict[str, Any] = {} if gguf is None else {"gguf_file": gguf}
     # None leaves the choice to transformers: safetensors where there are any, else a pickle.
@@ -130,11 +130,7 @@ def _from_transformers(
         hf = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, attn_implementation="eager", **file, **safe, **at
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, **file, **at)
-        if revision is not None:
-            # A tokenizer is read again by its name, which does not say the revision; its folder
-            # in the cache does.
-            tokenizer = AutoTokenizer.from_pretrained(_snapshot(source, revision))
+        tokenizer = tokenizer_of(source, gguf, revision)
     except (OSError, ValueError, KeyError, struct.error) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         if not allow_pickle and _only_pickled(source, reason):
@@ -148,6 +144,19 @@ def _from_transformers(
             f"model: {reason}"
         ) from error
     return hf.eval(), tokenizer
+
+
+def tokenizer_of(source: str, gguf: str | None, revision: str | None) -> Any:
+    """The tokenizer that lies beside a model, or in its GGUF file."""
+    from transformers import AutoTokenizer
+
+    file: dict[str, Any] = {} if gguf is None else {"gguf_file": gguf}
+    if revision is None:
+        return AutoTokenizer.from_pretrained(source, **file)
+    AutoTokenizer.from_pretrained(source, **file, revision=revision)
+    # A tokenizer is read again by its name, which does not say the revision; its folder in the
+    # cache does.
+    return AutoTokenizer.from_pretrained(_snapshot(source, revision))
 
 
 def _snapshot(name: str, revision: str) -> str:
@@ -168,7 +177,12 @@ def _only_pickled(source: str, reason: str) -> bool:
     return "model.safetensors" in reason and source in reason
 
 
-def _bridge(name: str, hf: Any, tokenizer: Any) -> Model:
+def wrapped(name: str, hf: Any, tokenizer: Any) -> Model:
+    """The bridge around a model of transformers, in compatibility mode.
+
+    Raises:
+        UnsupportedModelError: TransformerLens cannot wrap it.
+    """
     from transformer_lens.model_bridge import TransformerBridge
 
     try:
@@ -199,7 +213,7 @@ def _device(name: str | None) -> torch.device:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hold back the loaders' progress bars and notices: standard output belongs to results."""
     import transformers
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+import strace_lens as sl
 from strace_lens.cli import app
+from strace_lens.cli.dry_run import duration
 from strace_lens.corpus import measure as measure_module
 from strace_lens.corpus import sweep as sweep_module
 from strace_lens.corpus.parts import part_paths
@@ -220,3 +222,59 @@ def test_a_revision_of_a_folder_is_one_line(command: str, file: Path, model: str
     assert result.exit_code == 2
     assert f"revision 'v1' is of a model on the Hugging Face hub, but '{model}'" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+# Dry runs
+
+
+def configured(folder: Path) -> Path:
+    """A folder with a configuration and a tokenizer, and no weights."""
+    tiny.hf_model("llama").config.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_dry_run_tells_the_cost_without_weights_and_writes_nothing(
+    file: Path, tmp_path: Path
+) -> None:
+    folder = configured(tmp_path / "tiny-plan")
+    before = sorted(tmp_path.rglob("*"))
+    asked = (file, "--model", folder, "--dry-run", "--speed", "1e9", "--estimator", "fisher")
+    result = run(*asked, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    options = sl.Options(estimator="fisher", sizes=(0.01, 0.1, 1.0))
+    planned = sl.plan_sweep(folder, prompts(5), options, speed=1e9)
+    assert told == json.loads(json.dumps(planned.to_dict()))
+    assert told["prompts"] == 5
+    assert sorted(tmp_path.rglob("*")) == before
+    shown = run(*asked).stdout
+    assert "tiny-plan in float32: 5 prompts of" in shown
+    assert f"{planned.rows:,}" in shown
+    assert "1e+09 FLOP/s and 5e+06 byte/s, as given" in shown
+
+
+def test_a_dry_run_takes_prompts_as_it_is_told_to(file: Path, tmp_path: Path) -> None:
+    folder = configured(tmp_path / "tiny-plan")
+    asked = ("--model", folder, "--dry-run", "--speed", "h100", "--json")
+    stated = json.loads(run("40x12", *asked).stdout)
+    assert (stated["prompts"], stated["tokens"], stated["longest"]) == (40, 480, 12)
+    few = json.loads(run(file, *asked, "--sample", "2", "--words", "2:4").stdout)
+    assert few["prompts"] == 2
+    assert few["longest"] <= 4
+    eight = json.loads(run("40x12", *asked, "--engine", "ray", "--workers", "8").stdout)
+    assert eight["seconds"] == pytest.approx(stated["seconds"] / 8)
+
+
+def test_a_sweep_without_a_folder_is_refused(file: Path, model: str) -> None:
+    result = run(file, "--model", model)
+    assert result.exit_code == 2
+    assert "name the folder of the run with --out, or add --dry-run" in result.output
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3.04, "3.0 seconds"), (150.0, "2.5 minutes"), (9e3, "2.5 hours"), (5e5, "5.8 days")],
+)
+def test_times_are_told_in_units_that_can_be_read(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

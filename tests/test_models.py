@@ -241,7 +241,7 @@ def test_a_bridge_that_computes_something_else_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is consistent in itself: only the Hugging Face model can tell."""
-    make, folder = models._bridge, tmp_path / "odd"
+    make, folder = models.wrapped, tmp_path / "odd"
     save(tiny.BRIDGES["llama"](), folder)
 
     def wrong(*arguments: Any) -> Any:
@@ -249,7 +249,7 @@ def test_a_bridge_that_computes_something_else_is_refused(
         bridge.original_model.model.norm.register_forward_hook(lambda module, given, x: 1.1 * x)
         return bridge
 
-    monkeypatch.setattr(models, "_bridge", wrong)
+    monkeypatch.setattr(models, "wrapped", wrong)
     with pytest.raises(UnsupportedModelError, match=r"odd \(Llama.*the bridge is not the model"):
         load_model(folder, device="cpu")
 

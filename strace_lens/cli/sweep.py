@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import torch
@@ -29,9 +30,17 @@ from strace_lens.cli.common import (
     progress_bar,
     step,
 )
+from strace_lens.cli.dry_run import (
+    DryRunOption,
+    SpeedOption,
+    parse_speed,
+    print_plan,
+    stated_lengths,
+)
 from strace_lens.corpus.cut import cut_to_words, deduplicate, ends_of_tokens, sample
 from strace_lens.corpus.engine import Engine, this_process
 from strace_lens.corpus.parts import part_path
+from strace_lens.corpus.plan import plan_sweep
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.ray_engine import ray_engine
 from strace_lens.corpus.read import CARRIED, read_corpus
@@ -43,6 +52,7 @@ from strace_lens.models import load_model
 from strace_lens.prompts import own_tokenizer, text_ids
 from strace_lens.refinement import REFINE
 from strace_lens.sizes import SIZES
+from strace_lens.skeleton import Skeleton, skeleton
 from strace_lens.whole_files import results_folder
 
 ENGINES = ("local", "ray")
@@ -56,7 +66,9 @@ def sweep_command(
             f"or {CARRIED}: the 104 prompts of the package."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; needed unless --dry-run.")
+    ] = None,
     model: ModelOption = "smollm2",
     estimator: EstimatorOption = "greedy",
     sizes: Annotated[
@@ -120,6 +132,8 @@ def sweep_command(
     ] = 0,
     bos: BosOption = None,
     memory: MemoryOption = None,
+    dry_run: DryRunOption = False,
+    speed: SpeedOption = "here",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Trace and measure many prompts into a folder, for `strace-lens phases` to read.
@@ -128,9 +142,11 @@ def sweep_command(
 
     Example: strace-lens sweep carried --limit 16 --out runs/first
     """
-    parts = part_path(out, 0).parent
-    folder = results_folder(parts if parts.exists() else out)
-    with one_line_errors(), folder, progress_bar("{task.fields[rate]}") as progress:
+    with (
+        one_line_errors(),
+        _folder(out, dry_run) as folder,
+        progress_bar("{task.fields[rate]}") as progress,
+    ):
         _check_engine(engine, workers)
         forward, backward = budgets(memory)
         options = Options(
@@ -149,11 +165,23 @@ def sweep_command(
             gradient_budget=backward,
             threads=threads or torch.get_num_threads(),
         )
-        given = read_corpus(prompts, text_column=text_column, split=split, limit=limit)
-        if dedupe:
-            every, given = given, deduplicate(given)
-            if len(given) < len(every):
-                typer.echo(f"left out {len(every) - len(given)} repeated texts", err=True)
+        read = functools.partial(
+            _given, prompts, text_column=text_column, split=split, limit=limit, dedupe=dedupe
+        )
+        if folder is None:
+            known = skeleton(model, dtype=dtype, revision=revision)
+            lengths = stated_lengths(prompts)
+            told = plan_sweep(
+                known,
+                _chosen(known, read(), words, count, seed) if lengths is None else lengths,
+                options,
+                speed=parse_speed(speed),
+                workers=workers if engine == "ray" else 1,
+            )
+            progress.stop()
+            print_plan(told, as_json)
+            return
+        given = read()
         step(progress, f"loading {model}", rate="")
         load = functools.partial(
             load_model,
@@ -176,7 +204,7 @@ def sweep_command(
             run = sweep(
                 loaded,
                 chosen,
-                out,
+                folder,
                 options,
                 engine=_engine(engine, loaded, load, workers, address),
                 retry_failed=retry_failed,
@@ -187,7 +215,33 @@ def sweep_command(
             typer.echo("strace-lens: stopped; the same command goes on from here", err=True)
             raise typer.Exit(INTERRUPTED) from None
         progress.stop()
-        _say(run, out, as_json)
+        _say(run, folder, as_json)
+
+
+@contextlib.contextmanager
+def _folder(out: Path | None, dry_run: bool) -> Iterator[Path | None]:
+    """The folder of the run, tried before any work is done; None where nothing is to be run."""
+    if dry_run:
+        yield None
+        return
+    if out is None:
+        raise ValueError("name the folder of the run with --out, or add --dry-run")
+    parts = part_path(out, 0).parent
+    with results_folder(parts if parts.exists() else out):
+        yield out
+
+
+def _given(
+    prompts: str, *, text_column: str, split: str | None, limit: int | None, dedupe: bool
+) -> list[CorpusPrompt]:
+    """The prompts of a source."""
+    given = read_corpus(prompts, text_column=text_column, split=split, limit=limit)
+    if not dedupe:
+        return given
+    firsts = deduplicate(given)
+    if len(firsts) < len(given):
+        typer.echo(f"left out {len(given) - len(firsts)} repeated texts", err=True)
+    return firsts
 
 
 def _check_engine(engine: str, workers: int) -> None:
@@ -208,7 +262,7 @@ def _engine(
 
 
 def _chosen(
-    model: Model,
+    model: Model | Skeleton,
     given: Sequence[CorpusPrompt],
     words: str | None,
     count: int | None,
@@ -220,7 +274,8 @@ def _chosen(
             low, high = (int(part) for part in words.split(":"))
         except ValueError:
             raise ValueError(f"--words takes LOW:HIGH in tokens, as 20:60; got {words!r}") from None
-        tokenizer = own_tokenizer(model)
+        # Nothing of a model is asked for but its tokenizer, which a skeleton has too.
+        tokenizer = own_tokenizer(cast(Model, model))
         cut = cut_to_words(
             lambda text: len(text_ids(tokenizer, text)),
             given,

@@ -18,11 +18,11 @@ from strace_lens.architecture import Model
 from strace_lens.hold import verb
 from strace_lens.progress import Steps, steps_bar
 from strace_lens.token_graph.extract import extract
-from strace_lens.token_graph.fisher import fisher
+from strace_lens.token_graph.fisher import FISHER_PROBES, fisher
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
 from strace_lens.token_graph.graph import TokenGraph
-from strace_lens.token_graph.learn import ANCHORED, STEPS, learn
-from strace_lens.token_graph.prune import prune, prune_steps
+from strace_lens.token_graph.learn import ANCHORED, ROWS, STEPS, learn
+from strace_lens.token_graph.prune import PROBES, prune, prune_steps
 from strace_lens.token_graph.trace import Trace
 
 
@@ -37,11 +37,13 @@ class Estimator:
         steps: how often it calls `progress` at the most. With none, nothing is fitted: neither
             target nor seed matters.
         start: name of the estimator whose trace it starts from.
+        passes: rows of forward and of backward passes that a step takes.
     """
 
     rank: Callable[..., Trace]
     steps: int = 0
     start: str | None = None
+    passes: tuple[int, int] = (0, 0)
 
 
 def _greedy(model: Model, graph: TokenGraph, **_: Any) -> Trace:
@@ -65,10 +67,10 @@ def _anchored(model: Model, graph: TokenGraph, **options: Any) -> Trace:
 ESTIMATORS: dict[str, Estimator] = {
     "greedy": Estimator(_greedy),
     "scheduled": Estimator(_scheduled),
-    "fisher": Estimator(_fisher, steps=1),
-    "pruned": Estimator(prune, steps=prune_steps()),
-    "anchored": Estimator(_anchored, steps=ANCHORED["steps"], start="pruned"),
-    "learned": Estimator(learn, steps=STEPS, start="pruned"),
+    "fisher": Estimator(_fisher, steps=1, passes=(1, FISHER_PROBES)),
+    "pruned": Estimator(prune, steps=prune_steps(), passes=(1, PROBES)),
+    "anchored": Estimator(_anchored, steps=ANCHORED["steps"], start="pruned", passes=(ROWS, ROWS)),
+    "learned": Estimator(learn, steps=STEPS, start="pruned", passes=(ROWS, ROWS)),
 }
 """Estimators by name, the cheapest first."""
 
@@ -89,6 +91,16 @@ def steps(estimator: str, *, started: bool = False) -> int:
     found = estimator_of(estimator)
     before = 0 if started or found.start is None else steps(found.start)
     return before + found.steps
+
+
+def fitting_passes(estimator: str) -> tuple[int, int]:
+    """Rows of forward and of backward passes that `estimate` fits with at the most.
+
+    `Trace.made["passes"]` tells how many it was.
+    """
+    found = estimator_of(estimator)
+    forward, backward = (0, 0) if found.start is None else fitting_passes(found.start)
+    return forward + found.steps * found.passes[0], backward + found.steps * found.passes[1]
 
 
 @verb

@@ -30,6 +30,9 @@ from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.schedule import schedule
 from strace_lens.token_graph.trace import Trace
 
+FISHER_PROBES = 8
+"""Backward passes unless said otherwise."""
+
 
 def fisher_scores(
     fit: Fit,
@@ -80,7 +83,7 @@ def fisher(
     model: Model,
     graph: TokenGraph,
     *,
-    probes: int = 8,
+    probes: int = FISHER_PROBES,
     target: Float[Tensor, " vocab"] | None = None,
     replacement: Replacement = ZERO,
     seed: int = 0,

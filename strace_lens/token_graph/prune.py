@@ -27,6 +27,7 @@ from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.schedule import schedule
 from strace_lens.token_graph.trace import Trace, check_size
 
+PROBES = 3
 FACTOR = 0.7
 SMALLEST = 1e-4
 
@@ -36,7 +37,7 @@ def prune(
     model: Model,
     graph: TokenGraph,
     *,
-    probes: int = 3,
+    probes: int = PROBES,
     factor: float = FACTOR,
     decay: float = 0.5,
     smallest: float = SMALLEST,

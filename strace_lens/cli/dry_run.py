@@ -1,0 +1,91 @@
+"""`strace-lens sweep --dry-run`: what a sweep will cost, told before a weight is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from strace_lens.corpus.plan import SPEEDS, SweepPlan
+from strace_lens.cost import as_text
+from strace_lens.tables import wide_console
+
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Tell what the sweep would cost and run nothing; of the model only the configuration "
+        "is read. PROMPTS may be COUNTxTOKENS, as 5000x50.",
+    ),
+]
+SpeedOption = Annotated[
+    str,
+    typer.Option(
+        help=f"Of the device, for --dry-run: {' or '.join(SPEEDS)}, or FLOP a second that forward "
+        "passes achieve, as 4e14."
+    ),
+]
+
+
+def parse_speed(text: str) -> str | float:
+    """A name of `SPEEDS`, or FLOP a second."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def stated_lengths(prompts: str) -> list[int] | None:
+    """Tokens of each prompt where only their number is given, as in 5000x50; None for a source."""
+    found = re.fullmatch(r"(\d+)x(\d+)", prompts)
+    return None if found is None else int(found[1]) * [int(found[2])]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.1f} seconds"
+
+
+def print_plan(plan: SweepPlan, as_json: bool) -> None:
+    """Print the cost of a sweep."""
+    if as_json:
+        print(json.dumps(plan.to_dict(), allow_nan=False))
+        return
+    console = wide_console()
+    console.print(
+        f"{plan.model} in {plan.dtype}: {plan.prompts:,} prompts of {plan.tokens:,} tokens, the "
+        f"longest of {plan.longest:,}",
+        markup=False,
+    )
+    table = Table(box=None, pad_edge=False)
+    heads = ("estimator", "keep", "rows", "passes", "forward", "backward", "FLOP", "time", "disk")
+    for head in heads:
+        table.add_column(head, justify="left" if head in heads[:2] else "right")
+    for run in plan.combinations:
+        counts = (run.rows, run.passes, run.forward, run.backward)
+        table.add_row(
+            run.estimator,
+            "+".join(run.keep) or "none",
+            *(f"{count:,}" for count in counts),
+            f"{run.flops:.2e}",
+            duration(run.seconds),
+            as_text(run.disk_bytes),
+        )
+    console.print(table)
+    shared = f", shared by {plan.workers} workers" if plan.workers > 1 else ""
+    gradient = f", {as_text(plan.gradient_bytes)} with gradients" if plan.gradient_bytes else ""
+    lines = [
+        f"at most {plan.flops:.2e} FLOP, about {duration(plan.seconds)}{shared} "
+        f"({plan.speed}), {as_text(plan.disk_bytes)} on disk",
+        f"{as_text(plan.weights_bytes)} of weights; beside them at most {as_text(plan.peak_bytes)} "
+        f"at once, of which {as_text(plan.pass_bytes)} a forward pass{gradient}",
+        *(f"assumed: {sentence}" for sentence in plan.assumptions),
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

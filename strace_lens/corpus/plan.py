@@ -1,0 +1,391 @@
+"""What a sweep will cost, from a model's configuration and the lengths of the prompts alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from strace_lens.architecture import Architecture, Model
+from strace_lens.corpus.batches import Item, batches_of, items_of
+from strace_lens.corpus.prompts import CorpusPrompt
+from strace_lens.corpus.setting import Options
+from strace_lens.cost import (
+    EDGE_SECONDS,
+    Speed,
+    gradient_multiply_adds,
+    graph_bytes,
+    most_rows,
+    multiply_adds,
+    peak_bytes,
+    places,
+    seconds_of_rows,
+    speed_here,
+)
+from strace_lens.models import DEFAULT
+from strace_lens.prompts import Prompt
+from strace_lens.run import bytes_per_row, rows_per_pass
+from strace_lens.skeleton import TOKENS_A_WORD, Skeleton, skeleton
+from strace_lens.token_graph.estimators import fitting_passes, steps
+from strace_lens.token_graph.gradients import bytes_per_gradient_row
+from strace_lens.token_graph.graph import shape_of
+from strace_lens.token_graph.masked_run import passes
+
+MEASURE_SECONDS = 1.5e-7
+"""What it costs the CPU to measure one entry of the distribution that a row puts out."""
+
+_PART_BYTES, _PROMPT_BYTES, _ROW_BYTES = 16_384, 1_024, 256
+_COUNT_BYTES, _GEOMETRY_BYTES = 2, 20
+"""On disk, compressed: a count of edges of one component; five numbers of one layer."""
+
+H100 = {2: 4e14, 4: 4e13}
+"""FLOP a second of an H100 by bytes of a number: 40 % of its peak in half precision, and 60 % of
+that in single precision without TF32."""
+H100_BYTES = 2e12
+"""Bytes a second that an H100 reads and writes: 60 % of its peak."""
+FLOPS_PER_BYTE = 200
+"""Of a device whose FLOP a second alone are given; an H100 has as many in half precision."""
+
+SPEEDS = ("here", "h100")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What one run of a sweep costs at the most.
+
+    Attributes:
+        estimator: how edges are ranked.
+        keep: kinds of edges that are never ablated.
+        rows: masks that the curves run.
+        passes: forward passes that these are run in.
+        forward, backward: rows of the passes that reading the graphs and ranking their edges take.
+        flops: of all these, two for a multiply-add.
+        seconds: of one process; see `SweepPlan.seconds` for all.
+        disk_bytes: of the parts.
+    """
+
+    estimator: str
+    keep: tuple[str, ...]
+    rows: int
+    passes: int
+    forward: int
+    backward: int
+    flops: float
+    seconds: float
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep will cost at the most.
+
+    Attributes:
+        model: name of the model.
+        dtype: of its weights.
+        prompts: that can be traced.
+        tokens: of all of them.
+        longest: tokens of the longest.
+        combinations: the runs, one for each estimator and each combination of kinds kept.
+        weights_bytes: of the model.
+        pass_bytes: of the largest forward pass, without the weights.
+        gradient_bytes: of the largest forward and backward pass, without the weights; 0 where no
+            estimator takes a gradient.
+        peak_bytes: the most that one process holds at once, without the weights, on its device and
+            in the memory of the machine together.
+        workers: processes that share the work, each with weights of its own.
+        speed: of a worker, in words.
+        assumptions: what was taken for granted, one sentence each.
+    """
+
+    model: str
+    dtype: str
+    prompts: int
+    tokens: int
+    longest: int
+    combinations: tuple[Combination, ...]
+    weights_bytes: int
+    pass_bytes: int
+    gradient_bytes: int
+    peak_bytes: int
+    workers: int
+    speed: str
+    assumptions: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """Masks of all runs."""
+        return sum(run.rows for run in self.combinations)
+
+    @property
+    def flops(self) -> float:
+        """Of all runs."""
+        return sum(run.flops for run in self.combinations)
+
+    @property
+    def seconds(self) -> float:
+        """Of all runs, the work shared evenly by the workers; loading is not counted."""
+        return sum(run.seconds for run in self.combinations) / self.workers
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of all runs."""
+        return sum(run.disk_bytes for run in self.combinations)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as a JSON object."""
+        totals = ("rows", "flops", "seconds", "disk_bytes")
+        return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in totals}}
+
+
+def plan_sweep(
+    model: str | Path | Skeleton | Any = DEFAULT,
+    prompts: Sequence[CorpusPrompt] | Sequence[int] = (),
+    options: Options | None = None,
+    *,
+    estimators: Sequence[str] | None = None,
+    keep: Sequence[Sequence[str]] = ((),),
+    dtype: str = "float32",
+    speed: str | float | Speed = "here",
+    workers: int = 1,
+) -> SweepPlan:
+    """What `sweep` would cost, told from the model's configuration; no weights are read.
+
+    Counts are those of the most that can be run: rows whose masks are equal are run once, and a
+    curve that does not move asks for no further size. Seconds are rough. They add up what the
+    products of matrices take, what is done to activations one by one, the launching of
+    operations, the search for rankings and the measuring of outputs; the last two are done by the
+    CPU, on one thread.
+
+    Args:
+        model: as for `load_model`, of which only the configuration and the tokenizer are read; a
+            configuration of transformers; or a `skeleton`.
+        prompts: of `read_corpus`; or the number of tokens of each.
+        options: of the sweep; their estimator is one of `estimators`.
+        estimators: several to be run one after the other; that of the options by default.
+        keep: combinations of kinds of edges that are never ablated; each is a run for each
+            estimator.
+        dtype: float32, bfloat16 or float16.
+        speed: "here" times this machine (under half a second); "h100" stands for 4e14 FLOP a second
+            in half precision and 4e13 in single; a number gives FLOP a second that forward passes
+            achieve.
+        workers: processes that share the work.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ModelNotFoundError: there is no configuration under that name.
+        UnsupportedModelError: a model of that configuration cannot be traced.
+        ValueError: no prompt that can be traced, no worker, or a dtype, an estimator or a speed
+            that is not known.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1; got {workers}")
+    known = model if isinstance(model, Skeleton) else skeleton(model, dtype=dtype)
+    architecture, options = known.architecture, options or Options()
+    items, assumptions = _items(known, prompts, options)
+    batches = [
+        tuple(len(cast(Prompt, item.prompt).ids) for item in batch.items)
+        for batch in batches_of(architecture, items, options)
+        if batch.items[0].prompt is not None
+    ]
+    if not batches:
+        first = items[0].error if items else "give texts, or the number of tokens of each"
+        raise ValueError(f"no prompt to plan for: {first}")
+    lengths = [length for batch in batches for length in batch]
+    told = _speed(speed, known, sorted(lengths)[len(lengths) // 2])
+    named = [options.estimator] if estimators is None else list(estimators)
+    grown = _texts(prompts) * (1 + options.generate)
+    runs = tuple(
+        _combination(known.architecture, batches, options, name, tuple(kinds), told, grown)
+        for name in named
+        for kinds in keep
+    )
+    gradient = max(_gradient_bytes(architecture, max(lengths), options, name) for name in named)
+    peaks = [_peak(known, batch, options, gradient) for batch in set(batches)]
+    rows = _rows(options)
+    return SweepPlan(
+        model=known.name,
+        dtype=str(known.dtype).removeprefix("torch."),
+        prompts=len(lengths),
+        tokens=sum(lengths),
+        longest=max(lengths),
+        combinations=runs,
+        weights_bytes=known.weights_bytes,
+        pass_bytes=max(_pass_bytes(architecture, batch, rows, options) for batch in set(batches)),
+        gradient_bytes=gradient,
+        peak_bytes=max(peaks),
+        workers=workers,
+        speed=told.name,
+        assumptions=(*known.assumptions, *assumptions),
+    )
+
+
+def _items(
+    known: Skeleton, prompts: Sequence[CorpusPrompt] | Sequence[int], options: Options
+) -> tuple[list[Item], list[str]]:
+    """The prompts as a sweep numbers them, and what was assumed of their tokens."""
+    texts = [one for one in prompts if isinstance(one, CorpusPrompt)]
+    assumptions: list[str] = []
+    if texts and known.tokenizer is not None:
+        # Nothing of a model is asked for but its tokenizer, which the skeleton has too.
+        alone = dataclasses.replace(options, generate=0)
+        items = items_of(cast(Model, known), known.architecture, texts, alone)
+        lengths = [len(item.prompt.ids) for item in items if item.prompt is not None]
+        refused = [item for item in items if item.prompt is None]
+    else:
+        if texts:
+            assumptions.append(
+                f"the tokenizer cannot be read here: a word counts as {TOKENS_A_WORD} tokens"
+            )
+        lengths = [
+            one if isinstance(one, int) else max(2, round(TOKENS_A_WORD * len(one.text.split())))
+            for one in prompts
+        ]
+        refused = []
+    every = [
+        length + step
+        for length in lengths
+        for step in range(options.generate + 1)
+        if length + step <= known.architecture.context
+    ]
+    made = [Item(n, "", Prompt("", (0,) * length, ())) for n, length in enumerate(every)]
+    return [*made, *refused], assumptions
+
+
+def _texts(prompts: Sequence[CorpusPrompt] | Sequence[int]) -> int:
+    """Bytes of the texts."""
+    return sum(len(one.text.encode()) for one in prompts if isinstance(one, CorpusPrompt))
+
+
+def _rows(options: Options) -> int:
+    return most_rows(options.sizes, options.controls, options.refine)
+
+
+def _combination(
+    architecture: Architecture,
+    batches: Sequence[tuple[int, ...]],
+    options: Options,
+    estimator: str,
+    keep: tuple[str, ...],
+    speed: Speed,
+    text_bytes: int,
+) -> Combination:
+    rows = _rows(options)
+    fitted_forward, fitted_backward = fitting_passes(estimator)
+    searches = 1 + steps(estimator)
+    drawn = sum(options.sizes) if options.controls else 0.0
+
+    @functools.cache
+    def of_batch(batch: tuple[int, ...]) -> tuple[int, float, float]:
+        """Passes, FLOP and seconds."""
+        # Every size that is added may be a round of its own.
+        each = rows - options.refine
+        masks = [length for length in batch for _ in range(each)]
+        count = passes(architecture, masks, options.memory_budget) + options.refine
+        flops = seconds = 0.0
+        for place, tokens in enumerate(batch):
+            forward = multiply_adds(architecture, tokens)
+            backward = gradient_multiply_adds(architecture, tokens)
+            flops += 2 * (1 + fitted_forward + rows) * forward + 2 * fitted_backward * backward
+            # The passes of a batch are shared by its prompts, reading and fitting are not.
+            shared = 0 if place else count
+            seconds += seconds_of_rows(architecture, tokens, rows, shared, speed)
+            # A backward pass launches twice what a forward pass does.
+            alone, launched = 1 + fitted_forward + fitted_backward, 1 + fitted_forward
+            seconds += seconds_of_rows(
+                architecture, tokens, alone, launched + 2 * fitted_backward, speed
+            )
+            edges = shape_of(architecture, tokens).edges
+            seconds += (searches + drawn) * edges * EDGE_SECONDS
+            seconds += rows * architecture.d_vocab * MEASURE_SECONDS
+        return count, flops, seconds
+
+    found = [of_batch(batch) for batch in batches]
+    prompts = sum(map(len, batches))
+    return Combination(
+        estimator=estimator,
+        keep=keep,
+        rows=prompts * rows,
+        passes=sum(count for count, _, _ in found),
+        forward=prompts * (1 + fitted_forward),
+        backward=prompts * fitted_backward,
+        flops=sum(flops for _, flops, _ in found),
+        seconds=sum(seconds for _, _, seconds in found),
+        disk_bytes=_disk_bytes(architecture, len(batches), prompts, options) + text_bytes,
+    )
+
+
+def _disk_bytes(architecture: Architecture, parts: int, prompts: int, options: Options) -> int:
+    sizes = len(options.sizes) + options.refine
+    joins = shape_of(architecture, 2).joins
+    components = architecture.layers * (architecture.heads + joins + architecture.mlp)
+    row = _ROW_BYTES + _COUNT_BYTES * components
+    # Floats in single precision, which compression makes hardly smaller.
+    geometry = _GEOMETRY_BYTES * architecture.layers + 4 * architecture.d_model
+    hidden = len(options.sizes) * geometry * options.hidden
+    return parts * _PART_BYTES + prompts * (_PROMPT_BYTES + sizes * row + hidden)
+
+
+def _pass_bytes(
+    architecture: Architecture, batch: tuple[int, ...], rows: int, options: Options
+) -> int:
+    longest = max(batch)
+    most = rows_per_pass(architecture, longest, options.memory_budget)
+    return min(rows * len(batch), most) * bytes_per_row(architecture, longest)
+
+
+def _gradient_bytes(
+    architecture: Architecture, tokens: int, options: Options, estimator: str
+) -> int:
+    """Bytes of the largest backward pass: as many rows as the budget allows, one at the least."""
+    if not fitting_passes(estimator)[1]:
+        return 0
+    each = bytes_per_gradient_row(architecture, tokens)
+    return max(1, options.gradient_budget // each) * each
+
+
+def _peak(known: Skeleton, batch: tuple[int, ...], options: Options, gradient: int) -> int:
+    """The most that measuring a batch holds at once."""
+    architecture, rows = known.architecture, _rows(options)
+    itemsize, longest = known.dtype.itemsize, max(batch)
+    graphs = [graph_bytes(architecture, tokens, itemsize) for tokens in batch]
+    ranks = [12 * places(architecture, tokens) for tokens in batch]
+    at_once = min(rows * len(batch), rows_per_pass(architecture, longest, options.memory_budget))
+    one = peak_bytes(architecture, longest, rows, at_once, itemsize)
+    others = sum(graphs) + sum(ranks) - max(graphs) - max(ranks)
+    outputs = 4 * rows * len(batch) * architecture.d_vocab
+    states = 4 * rows * len(batch) * (architecture.layers + 2) * architecture.d_model
+    return max(one + others + outputs + states * options.hidden, sum(graphs) + gradient)
+
+
+def _speed(speed: str | float | Speed, known: Skeleton, tokens: int) -> Speed:
+    """The speed of a name, a number of FLOP a second, or this machine."""
+    itemsize = known.dtype.itemsize
+    if isinstance(speed, Speed):
+        return speed
+    if isinstance(speed, int | float):
+        if not speed > 0:
+            raise ValueError(f"FLOP a second must be positive; got {speed:g}")
+        name = f"{speed:.3g} FLOP/s and {speed / FLOPS_PER_BYTE:.3g} byte/s, as given"
+        return _stated(name, float(speed), speed / FLOPS_PER_BYTE, itemsize)
+    if speed == "h100":
+        flops = H100[itemsize]
+        name = f"an H100 at {flops:.3g} FLOP/s and {H100_BYTES:.3g} byte/s, both assumed"
+        return _stated(name, flops, H100_BYTES, itemsize)
+    if speed != "here":
+        raise ValueError(
+            f"unknown speed {speed!r}; choose from {', '.join(SPEEDS)}, or give FLOP a second"
+        )
+    device = torch.device(torch.accelerator.current_accelerator() or "cpu")
+    return speed_here(device, known.dtype, known.architecture.heads, tokens, 1)
+
+
+def _stated(name: str, flops: float, bandwidth: float, itemsize: int) -> Speed:
+    """A stated speed; an entry that is worked on is read once and written once."""
+    return Speed(name=name, multiply_adds=flops / 2, touch=2 * itemsize / bandwidth)
