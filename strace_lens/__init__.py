@@ -43,6 +43,7 @@ from strace_lens.component_graph.tasks.generate import TASKS, make_task
 from strace_lens.component_graph.tasks.read import read_task
 from strace_lens.component_graph.wiring import component_graph
 from strace_lens.corpus.analyses.all import analyse
+from strace_lens.corpus.analyses.claims import claims
 from strace_lens.corpus.cut import cut_to_words
 from strace_lens.corpus.plan import SweepPlan, plan_sweep
 from strace_lens.corpus.prompts import CorpusError, CorpusPrompt
@@ -124,6 +125,7 @@ __all__ = [
     "circuit_from_pandas",
     "circuit_of_edges",
     "circuit_of_nodes",
+    "claims",
     "compare",
     "component_graph",
     "corpus_report",

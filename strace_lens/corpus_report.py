@@ -1,4 +1,4 @@
-"""One HTML page of one or more sweeps: every analysis as a figure with a caption and its CSV."""
+"""One HTML page of one or more sweeps: the claims tested, then every analysis as a figure."""
 
 # pandas' types are wider than what it returns here.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from strace_lens.claims_table import claims_html
+from strace_lens.corpus.analyses.arrays import kept_kinds
 from strace_lens.corpus.run_folder import Run
 from strace_lens.page import facts_html, figure_html, page, table_html, versions_text
 from strace_lens.plots.corpus.composition import plot_kinds, plot_quarters
@@ -58,6 +60,7 @@ def corpus_report(runs: Sequence[Run], tables: Tables) -> str:
     names = ", ".join(run.name for run in runs)
     title = f"Phases over many prompts: {names}"
     parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{_intervals(runs)}</p>"]
+    parts += [claims_html(tables["claims"]), "<h2>The runs</h2>"]
     parts += [f"<h3>{html.escape(r.name)}</h3><dl>{facts_html(_facts(r))}</dl>" for r in runs]
     parts.append(_several(runs, tables))
     for heading, figures in _SECTIONS.items():
@@ -96,6 +99,7 @@ def _facts(run: Run) -> dict[str, str]:
         "prompts": f"{len(prompts)}, of {tokens.min()} to {tokens.max()} tokens and "
         f"{edges.min():,} to {edges.max():,} edges",
         "estimator": str(options.get("estimator", "unknown")),
+        "never ablated": ", ".join(kept_kinds(run)) or "no kind of edges",
         "ablated edges carry": str(options.get("ablation", "unknown")),
         "relative sizes": f"{len(sizes)}, from {sizes.min():.3g} to {sizes.max():.3g}",
         "mean density": f"{prompts['density'].mean():.3f}",

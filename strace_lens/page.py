@@ -106,6 +106,18 @@ th, td { padding: 3px 6px; text-align: right; }
 td { white-space: nowrap; }
 th { vertical-align: bottom; border-bottom: 1px solid #222; }
 tr:nth-child(even) td { background: #f6f6f6; }
+.claims { font-size: .82em; }
+.claims th, .claims td, .claims tr:nth-child(even) td { text-align: left; vertical-align: top;
+  white-space: normal; background: none; border-bottom: 1px solid #ddd; font-weight: normal; }
+.claims thead th { border-bottom: 2px solid #222; vertical-align: bottom; overflow-wrap: anywhere; }
+.claims tbody th { min-width: 13em; }
+.claims small { display: block; color: #555; }
+.claims b { white-space: nowrap; }
+.claims .claim th { font-weight: 600; padding: .8em 6px .3em; }
+.claims .claim td { padding-top: .8em; }
+.claims tr td.holds { background: #d5efe4; }
+.claims tr td.fails { background: #fbdfcb; }
+.claims tr td.unknown { background: #ececec; }
 @media (max-width: 600px) { dl { grid-template-columns: 1fr; } dt { margin-top: .5em; } }
 </style>
 <script>$plotlyjs</script>

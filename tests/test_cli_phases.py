@@ -36,8 +36,9 @@ def test_a_run_becomes_tables_and_a_page(run: Path, tmp_path: Path) -> None:
     result = phases(run, "--out", tmp_path / "one")
     assert result.exit_code == 0, result.output
     assert "Phase boundaries of the mean curve" in result.stdout
-    assert f"wrote phases.html and {len(ANALYSES)} CSV tables" in result.stdout
-    for name in ANALYSES:
+    assert result.stdout.startswith("The paper's claims")
+    assert f"wrote phases.html and {len(ANALYSES) + 1} CSV tables" in result.stdout
+    for name in (*ANALYSES, "claims"):
         assert (tmp_path / "one" / f"{name}.csv").is_file()
     curves = pd.read_csv(tmp_path / "one" / "mean_curves.csv")
     assert set(curves["curve"]) == {"trace", "inverse", "random", "head", "tail"}
@@ -48,7 +49,14 @@ def test_a_run_becomes_tables_and_a_page(run: Path, tmp_path: Path) -> None:
     assert "With 8 prompts they are rough" in page
     assert "No prompt was grown" in page
     again = phases(run, "--out", tmp_path / "two", "--json")
-    assert json.loads(again.stdout)["corpus_boundaries"]
+    said = json.loads(again.stdout)
+    assert said["corpus_boundaries"]
+    table = pd.read_csv(tmp_path / "one" / "claims.csv", keep_default_na=False)
+    assert [row["verdict"] for row in said["claims"]] == table["verdict"].tolist()
+    assert table["keep"].eq("none").all()
+    assert (tmp_path / "two" / "claims.csv").read_bytes() == (
+        tmp_path / "one" / "claims.csv"
+    ).read_bytes()
     assert (tmp_path / "two" / "phases.html").read_text() == page
 
 

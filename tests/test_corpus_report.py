@@ -83,8 +83,15 @@ def test_it_says_what_was_run(page: str) -> None:
         assert said in text
 
 
+def test_the_claims_come_first(page: str) -> None:
+    body = page[page.index("<body>") :]
+    claims, runs = body.index("The paper's claims"), body.index("<h2>The runs</h2>")
+    assert claims < runs < body.index("<figure>")
+    assert body.index('<table class="claims">') < runs
+
+
 def test_the_tables_hold_every_run(page: str) -> None:
-    first = tables(page)[0]
+    first = next(table for table in tables(page) if "density" in table)
     assert first["run"].map(html.unescape).tolist() == list(made.NAMES)
     means = [run.prompts["density"].mean() for run in made.runs()]
     assert [cell.split(" ")[0] for cell in first["density"]] == [f"{m:.3g}" for m in means]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from strace_lens.corpus.analyses.all import ANALYSES, analyse
+from strace_lens.corpus.analyses.claims import claims
 from strace_lens.tables_corpus import corpus_sections
 from tests.corpus.synthetic import synthetic_run
 
@@ -19,13 +20,20 @@ def tables():
 
 
 def test_every_analysis_is_there_with_the_name_of_its_run(tables) -> None:
-    assert set(tables) == {*ANALYSES, "between_runs", "shared_curves", "shared_boundaries"}
+    assert set(tables) == {
+        *ANALYSES,
+        "claims",
+        "between_runs",
+        "shared_curves",
+        "shared_boundaries",
+    }
     for name in ANALYSES:
         frame = tables[name]
         assert frame.columns[0] == "run"
         if len(frame):
             assert frame["run"].unique().tolist() == ["made-up", "second"]
-    assert not set(analyse([ONE])) - set(ANALYSES)
+    assert set(analyse([ONE])) == {*ANALYSES, "claims"}
+    assert tables["claims"].equals(claims([ONE, TWO]))
 
 
 def test_a_seed_gives_the_same_tables(tables) -> None:

@@ -10,8 +10,9 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from strace_lens.claims_table import print_claims
 from strace_lens.cli.common import one_line_errors, progress_bar, step
-from strace_lens.corpus.analyses.all import ANALYSES, analyse
+from strace_lens.corpus.analyses.all import ANALYSES, CLAIMS, analyse
 from strace_lens.corpus.run_folder import read_run
 from strace_lens.corpus_report import corpus_report
 from strace_lens.summary import records
@@ -38,14 +39,14 @@ def phases_command(
         bool, typer.Option("--json", help="Print one JSON object and no table.")
     ] = False,
 ) -> None:
-    """Analyse sweeps: where construction ends, what head and tail need, which edges all share.
+    """Analyse sweeps: the paper's claims tested, where construction ends, what head and tail need.
 
     Several runs (models, estimators, checkpoints) are compared over the prompts that they share.
 
     Example: strace-lens phases runs/first
     """
     folder = out or runs[0]
-    files = (PAGE, *(f"{name}.csv" for name in ANALYSES))
+    files = (PAGE, *(f"{name}.csv" for name in (*ANALYSES, CLAIMS)))
     with one_line_errors(), results_folder(folder, files), progress_bar() as progress:
         step(progress, "reading")
         read = [read_run(folder) for folder in runs]
@@ -62,6 +63,7 @@ def phases_command(
             print(json.dumps(_records(tables), allow_nan=False))
             return
         console = wide_console(WIDTH)
+        print_claims(console, tables[CLAIMS])
         for title, frame in corpus_sections(read, tables).items():
             console.print(frame_table(title, frame))
         for run in read:
@@ -74,5 +76,11 @@ def phases_command(
 
 def _records(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
     """The short tables; the long ones are in their files."""
-    short = ("corpus_boundaries", "size_needed", "head_and_tail_means", "density_correlations")
+    short = (
+        CLAIMS,
+        "corpus_boundaries",
+        "size_needed",
+        "head_and_tail_means",
+        "density_correlations",
+    )
     return {name: records(tables[name]) for name in short if name in tables}

@@ -23,6 +23,7 @@ from strace_lens.corpus.analyses import (
     state_matrices,
     usage,
 )
+from strace_lens.corpus.analyses.claims import claims
 from strace_lens.corpus.run_folder import Run
 from strace_lens.progress import NamedSteps, named_bar
 
@@ -59,6 +60,9 @@ ANALYSES: dict[str, Analysis] = {
 }
 """What is asked of each run, by the name of its table."""
 
+CLAIMS = "claims"
+"""The table of the paper's claims, of all runs together."""
+
 
 def analyse(
     runs: Sequence[Run],
@@ -74,9 +78,9 @@ def analyse(
         progress: told what is being analysed, in a step each; a bar if not given.
 
     Returns:
-        A table for each of `ANALYSES`, with the name of the run as first column `run`. With
-        several runs also `between_runs`, and `shared_curves` and `shared_boundaries` over the
-        prompts that all of them have.
+        A table for each of `ANALYSES`, with the name of the run as first column `run`, and
+        `claims`, the paper's claims tested on all of them. With several runs also `between_runs`,
+        and `shared_curves` and `shared_boundaries` over the prompts that all of them have.
 
     Raises:
         ValueError: no runs, runs of one name, or several runs without a shared prompt.
@@ -85,7 +89,7 @@ def analyse(
         raise ValueError("no runs to analyse; name at least one folder of a sweep")
     tables: dict[str, list[pd.DataFrame]] = {name: [] for name in ANALYSES}
     together: dict[str, pd.DataFrame] = {}
-    with named_bar(progress, len(runs) * len(ANALYSES)) as told:
+    with named_bar(progress, len(runs) * len(ANALYSES) + 1) as told:
         if len(runs) > 1:
             told("runs beside each other", 0)
             side = between.side_by_side(runs, seed=seed)
@@ -101,4 +105,6 @@ def analyse(
                 found = analysis(run, seed=seed) if draws else analysis(run)
                 found.insert(0, "run", run.name)
                 tables[name].append(found)
+        told("the paper's claims", 1)
+        together[CLAIMS] = claims(runs, seed=seed)
     return {n: pd.concat(parts, ignore_index=True) for n, parts in tables.items()} | together

@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float, Int64
 
 from strace_lens.corpus.run_folder import Run
+from strace_lens.token_graph.edges import KINDS
 
 
 def at_sizes(run: Run, column: str) -> Float[np.ndarray, "prompt size"]:
@@ -30,6 +31,16 @@ def every_size(run: Run) -> list[pd.DataFrame]:
         rows = pd.concat([rows, run.refined.assign(refined=True)], ignore_index=True)
     of_prompt = dict(list(rows.sort_values("size", kind="stable").groupby("prompt")))
     return [of_prompt[prompt].reset_index(drop=True) for prompt in run.prompts["prompt"]]
+
+
+def kept_kinds(run: Run) -> tuple[str, ...]:
+    """The kinds of edges that the sweep never ablated; none in runs that do not say."""
+    return tuple(run.manifest["options"].get("keep", ()))
+
+
+def ablatable_kinds(run: Run) -> list[str]:
+    """The kinds of edges that the sweep ablated outside the trace, in the order of `KINDS`."""
+    return [kind for kind in KINDS if kind not in kept_kinds(run)]
 
 
 def edges_by(

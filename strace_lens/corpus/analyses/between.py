@@ -58,7 +58,7 @@ def between_runs(runs: Sequence[Run], *, seed: int = 0, resamples: int = 2000) -
     prompts = {run.name: run.prompts.drop_duplicates("sha256") for run in runs}
     return pd.DataFrame(
         [
-            {"a": a, "b": b, **_agreement(prompts[a], prompts[b], seed, resamples)}
+            {"a": a, "b": b, **agreement(prompts[a], prompts[b], seed, resamples)}
             for a, b in product(prompts, repeat=2)
         ]
     )
@@ -148,9 +148,19 @@ def _check(runs: Sequence[Run]) -> None:
             )
 
 
-def _agreement(
-    a: pd.DataFrame, b: pd.DataFrame, seed: int, resamples: int
+def agreement(
+    a: pd.DataFrame, b: pd.DataFrame, seed: int = 0, resamples: int = 2000
 ) -> dict[str, float | int]:
+    """How the densities of two runs agree over the prompts that both have.
+
+    Args:
+        a, b: `Run.prompts` of each, a text once; they share at least one.
+        seed: of the bootstrap.
+        resamples: how often prompts are drawn.
+
+    Returns:
+        The columns of `between_runs` from `prompts` on.
+    """
     # Sorted, so that (a, b) and (b, a) draw the same prompts.
     shared = a.merge(b, on="sha256").sort_values("sha256")
     values = shared[["density_x", "density_y"]].to_numpy(dtype=np.float64)

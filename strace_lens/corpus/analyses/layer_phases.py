@@ -2,20 +2,22 @@
 
 Source: s-Trace (arXiv 2605.27033), section "phases". Depth is relative: 0 is the first layer, 1 the
 last. A residual column that reaches down to the embedding is early by its making, so the depth of
-attention and MLP edges, those of the blocks, is told beside that of all edges.
+attention and MLP edges, those of the blocks, is told beside that of all edges. Where kinds of edges
+are kept in every row (`keep`), only the others change the output: those are the ablatable edges,
+and depths and counts are given over them alone as well.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Int64
 
 from strace_lens.corpus.analyses.arrays import (
+    ablatable_kinds,
     added,
     at_sizes,
     divide,
@@ -31,11 +33,13 @@ from strace_lens.phases import THRESHOLD, restored_from
 from strace_lens.token_graph.edges import KINDS
 from strace_lens.trials.phases import relative_depth
 
-SIZES_OF = ("head_size", "tail_size")
+SIZES_OF = ("head_size", "tail_size", "head_ablatable_size", "tail_ablatable_size")
 """Quantities of `head_and_tail` whose means are geometric."""
 
-_BLOCK = slice(KINDS.index("attention"), None)  # the kinds after residual
 _ATTENTION = KINDS.index("attention")
+_BLOCK = [KINDS.index("attention"), KINDS.index("mlp")]
+
+Counts = Int64[np.ndarray, "kind layer"]
 
 
 def phase_diagram(run: Run) -> pd.DataFrame:
@@ -81,19 +85,39 @@ def head_and_tail(run: Run, threshold: float = THRESHOLD) -> pd.DataFrame:
         threshold: the share, in (0, 1).
 
     Returns:
-        A row a prompt: `prompt`; `head_size`, `tail_size`, the relative sizes at which they end;
-        `head_not_yet_at`, `tail_not_yet_at`, the sizes measured before these, at which the error is
-        still too large (0 if none was);
-        `head_edges`, `tail_edges`; `head_depth`, `tail_depth`, and `head_block_depth`,
-        `tail_block_depth` of attention and MLP edges alone; `head_attention`, `tail_attention`,
-        shares of the edges; `depth_gap`, `block_depth_gap`, the head's less the tail's;
-        `graph_depth`, `graph_block_depth`, of the whole graph. NaN where an error never gets there,
-        and where there is no edge.
+        A row a prompt. Columns:
+
+        - `prompt`;
+        - `head_size`, `tail_size`, the relative sizes at which they end, and `head_not_yet_at`,
+          `tail_not_yet_at`, the sizes measured before these, at which the error is still too large
+          (0 if none was); `head_ablatable_size`, `tail_ablatable_size`, the shares of the ablatable
+          edges that the traces of these sizes hold, counting one edge at least;
+        - `head_edges`, `tail_edges`, and of these `head_ablatable_edges`, `tail_ablatable_edges`;
+        - `head_depth`, `tail_depth` over all their edges, `head_block_depth`, `tail_block_depth`
+          over attention and MLP edges, `head_ablatable_depth`, `tail_ablatable_depth` over
+          ablatable edges; `depth_gap`, `block_depth_gap`, `ablatable_depth_gap`, the head's less
+          the tail's; `graph_depth`, `graph_block_depth`, `graph_ablatable_depth`, of the whole
+          graph; `head_depth_vs_graph`, `head_block_depth_vs_graph`,
+          `head_ablatable_depth_vs_graph`, the head's less the graph's;
+        - `tail_depth_vs_left`, `tail_ablatable_depth_vs_left`, the depth of the tail refinement
+          less that of as many edges of each kind drawn from what the head subgraph leaves in the
+          graph;
+        - `head_attention`, `tail_attention`, shares of the edges; `tail_attention_vs_left`, the
+          tail's share less that among the edges that the head subgraph leaves.
+
+        NaN where an error never gets there, and where there is no edge. Where nothing is kept every
+        edge is ablatable.
 
     Raises:
         ValueError: a threshold outside (0, 1).
     """
     by_kind_and_layer = _groups(run)
+    parts = {
+        "depth": list(range(len(KINDS))),
+        "block_depth": _BLOCK,
+        "ablatable_depth": [KINDS.index(kind) for kind in ablatable_kinds(run)],
+    }
+    ablatable = parts["ablatable_depth"]
     masses = run.prompts["head_mass"]
     rows = []
     for prompt, mass, table, reachable in zip(
@@ -111,16 +135,18 @@ def head_and_tail(run: Run, threshold: float = THRESHOLD) -> pd.DataFrame:
             "prompt": int(prompt),
             "head_size": head_size,
             "tail_size": tail_size,
+            "head_ablatable_size": _share(head, graph, ablatable),
+            "tail_ablatable_size": _share(end, graph, ablatable),
             "head_not_yet_at": _before(table, head_size),
             "tail_not_yet_at": _before(table, tail_size),
-            **_about("head", head),
-            **_about("tail", tail),
-            "graph_depth": relative_depth(graph),
-            "graph_block_depth": relative_depth(graph[_BLOCK]),
+            **_about("head", head, parts),
+            **_about("tail", tail, parts),
+            **{f"graph_{name}": relative_depth(graph[kinds]) for name, kinds in parts.items()},
         }
-        for name in ("depth", "block_depth"):
+        for name in parts:
             found[f"{name}_gap"] = found[f"head_{name}"] - found[f"tail_{name}"]
-        rows.append(found)
+            found[f"head_{name}_vs_graph"] = found[f"head_{name}"] - found[f"graph_{name}"]
+        rows.append({**found, **_beside_left(graph, head, tail, ablatable)})
     return pd.DataFrame(rows)
 
 
@@ -128,8 +154,10 @@ def head_and_tail_means(run: Run, threshold: float = THRESHOLD, *, seed: int = 0
     """Means over prompts of what `head_and_tail` tells, with intervals.
 
     Returns:
-        Columns `quantity`, `mean` (geometric for `head_size` and `tail_size`), `low`, `high`,
-        `prompts`: those that have the quantity, the only ones in the mean.
+        Columns `quantity`, `mean` (geometric for sizes), `low`, `high`, `prompts`: those that have
+        the quantity, the only ones in the mean. Whether the head subgraph is early is said by
+        `head_depth_vs_graph` and `head_ablatable_depth_vs_graph`: it is where the interval lies
+        below 0.
     """
     around = ["head_not_yet_at", "tail_not_yet_at"]
     table = head_and_tail(run, threshold).drop(columns=["prompt", *around])
@@ -145,13 +173,13 @@ def head_and_tail_means(run: Run, threshold: float = THRESHOLD, *, seed: int = 0
 
 def _groups(
     run: Run,
-) -> Callable[[Int[np.ndarray, " component"]], Int64[np.ndarray, "kind layer"]]:
+) -> Callable[[Int[np.ndarray, " component"]], Counts]:
     """Adds up edges of components by kind and layer."""
     kind = run.components["kind"].map(KINDS.index).to_numpy(dtype=np.int64)
     layers = layer_of(run)
     shape = len(KINDS), int(layers.max()) + 1
 
-    def grouped(edges: Int[np.ndarray, " component"]) -> Int64[np.ndarray, "kind layer"]:
+    def grouped(edges: Int[np.ndarray, " component"]) -> Counts:
         counts = np.zeros(shape, dtype=np.int64)
         np.add.at(counts, (kind, layers), edges)
         return counts
@@ -167,17 +195,49 @@ def _before(table: pd.DataFrame, size: float) -> float:
     return float(sizes[sizes < size].max(initial=0.0))
 
 
-def _about(name: str, counts: Int64[np.ndarray, "kind layer"] | None) -> dict[str, Any]:
+def _share(counts: Counts | None, graph: Counts, kinds: list[int]) -> float:
+    """The share of the graph's edges of these kinds that are there; one edge at least."""
+    whole = int(graph[kinds].sum())
+    if counts is None or whole == 0:
+        return math.nan
+    return max(1, int(counts[kinds].sum())) / whole
+
+
+def _about(name: str, counts: Counts | None, parts: dict[str, list[int]]) -> dict[str, float]:
     if counts is None:
-        names = ("edges", "depth", "block_depth", "attention")
+        names = ("edges", "ablatable_edges", *parts, "attention")
         return {f"{name}_{column}": math.nan for column in names}
     edges = int(counts.sum())
     return {
         f"{name}_edges": float(edges),
-        f"{name}_depth": relative_depth(counts),
-        f"{name}_block_depth": relative_depth(counts[_BLOCK]),
+        f"{name}_ablatable_edges": float(counts[parts["ablatable_depth"]].sum()),
+        **{f"{name}_{part}": relative_depth(counts[kinds]) for part, kinds in parts.items()},
         f"{name}_attention": counts[_ATTENTION].sum() / edges if edges else math.nan,
     }
+
+
+def _beside_left(
+    graph: Counts, head: Counts | None, tail: Counts | None, ablatable: list[int]
+) -> dict[str, float]:
+    """The tail refinement beside what the head subgraph leaves in the graph."""
+    names = ("tail_depth_vs_left", "tail_ablatable_depth_vs_left", "tail_attention_vs_left")
+    if head is None or tail is None or not tail.any():
+        return dict.fromkeys(names, math.nan)
+    left = graph - head
+    attention = tail[_ATTENTION].sum() / tail.sum() - left[_ATTENTION].sum() / left.sum()
+    depths = [_later_than_left(tail[k], left[k]) for k in (list(range(len(KINDS))), ablatable)]
+    return dict(zip(names, (*depths, float(attention)), strict=True))
+
+
+def _later_than_left(tail: Counts, left: Counts) -> float:
+    """Depth of some edges less that of as many of each kind drawn from what is left."""
+    drawn = divide(left, left.sum(1, keepdims=True)) * tail.sum(1, keepdims=True)
+    drawn = _no_nan(drawn).sum(0)
+    last = len(drawn) - 1
+    if last == 0 or not tail.any():
+        return math.nan
+    layers = np.arange(last + 1)
+    return float((tail.sum(0) - drawn) @ layers / tail.sum() / last)
 
 
 def _fall(errors: Float[np.ndarray, "prompt size"]) -> Float[np.ndarray, "prompt size"]:

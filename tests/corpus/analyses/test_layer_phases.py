@@ -131,6 +131,80 @@ def test_head_and_tail_edge_by_edge(threshold: float) -> None:
             assert row[f"graph_{name}"] == pytest.approx(whole)
 
 
+def kept(run: Run, *kinds: str) -> Run:
+    options = {**run.manifest["options"], "keep": list(kinds)}
+    return replace(run, manifest={**run.manifest, "options": options})
+
+
+@pytest.mark.parametrize("keep", [(), ("attention",), ("attention", "mlp")])
+def test_ablatable_edges_are_those_of_the_other_kinds(keep: tuple[str, ...]) -> None:
+    for row in head_and_tail(kept(RUN, *keep)).to_dict("records"):
+        p, head_size, tail_size = row["prompt"], row["head_size"], row["tail_size"]
+        graph = [e for e in edges_between(RUN, p, 0, 1.0) if e[0] not in keep]
+        head = [e for e in edges_between(RUN, p, 0, head_size) if e[0] not in keep]
+        tail = [e for e in edges_between(RUN, p, head_size, tail_size) if e[0] not in keep]
+        tail = tail if tail_size > head_size else []
+        expected = {
+            "head_ablatable_edges": len(head),
+            "tail_ablatable_edges": len(tail),
+            "head_ablatable_size": max(1, len(head)) / len(graph),
+            "tail_ablatable_size": max(1, len(head) + len(tail)) / len(graph),
+            "head_ablatable_depth": depth(head, 4),
+            "tail_ablatable_depth": depth(tail, 4),
+            "graph_ablatable_depth": depth(graph, 4),
+            "ablatable_depth_gap": depth(head, 4) - depth(tail, 4),
+            "head_ablatable_depth_vs_graph": depth(head, 4) - depth(graph, 4),
+        }
+        for name, value in expected.items():
+            assert row[name] == pytest.approx(value, nan_ok=True), name
+        if not keep:
+            assert row["head_ablatable_depth"] == row["head_depth"]
+            assert row["head_ablatable_edges"] == row["head_edges"]
+
+
+def test_nothing_is_ablatable_where_every_kind_is_kept() -> None:
+    table = head_and_tail(kept(RUN, "attention", "mlp", "residual"))
+    assert (
+        table[[n for n in table if n.endswith(("ablatable_size", "ablatable_depth"))]]
+        .isna()
+        .all(axis=None)
+    )
+    assert table["head_ablatable_edges"].eq(0).all()
+
+
+@pytest.mark.parametrize("keep", [(), ("attention",)])
+def test_the_tail_refinement_beside_draws_from_what_is_left(keep: tuple[str, ...]) -> None:
+    """The null by kind is what random draws of as many edges of each kind have on average."""
+    draw = np.random.default_rng(0)
+    compared = 0
+    for row in head_and_tail(kept(RUN, *keep)).to_dict("records"):
+        if not row["tail_edges"] > 0:
+            assert math.isnan(row["tail_depth_vs_left"])
+            continue
+        p = row["prompt"]
+        left = edges_between(RUN, p, row["head_size"], 1.0)
+        tail = edges_between(RUN, p, row["head_size"], row["tail_size"])
+        share = [np.mean([kind == "attention" for kind, _ in edges]) for edges in (tail, left)]
+        assert row["tail_attention_vs_left"] == pytest.approx(share[0] - share[1])
+        for name, without in (("tail_depth_vs_left", ()), ("tail_ablatable_depth_vs_left", keep)):
+            mine = [edge for edge in tail if edge[0] not in without]
+            if not mine:
+                assert math.isnan(row[name])
+                continue
+            drawn = []
+            for kind in {kind for kind, _ in mine}:
+                of_kind = np.array([layer for k, layer in left if k == kind])
+                count = sum(k == kind for k, _ in mine)
+                drawn.append(
+                    [draw.choice(of_kind, count, replace=False).sum() for _ in range(4000)]
+                )
+            null = np.sum(drawn, axis=0) / len(mine) / 4
+            spread = 5 * null.std() / math.sqrt(len(null)) + 1e-12
+            assert row[name] == pytest.approx(depth(mine, 4) - null.mean(), abs=spread)
+            compared += 1
+    assert compared > 3
+
+
 def test_some_tails_have_edges_and_some_have_none() -> None:
     edges = head_and_tail(RUN)["tail_edges"]
     assert (edges > 0).any()
@@ -147,10 +221,11 @@ def unrestored() -> Run:
 
 def test_what_is_not_restored_is_nan() -> None:
     table = head_and_tail(unrestored()).set_index("prompt")
-    tail = ["tail_size", "tail_edges", "tail_depth", "tail_block_depth", "tail_attention"]
-    assert table.loc[1, [*tail, "depth_gap", "block_depth_gap"]].isna().all()
+    tail = [name for name in table if name.startswith("tail_") or name.endswith("gap")]
+    assert len(tail) == 15
+    assert table.loc[1, tail].isna().all()
     assert table.loc[1, "head_edges"] > 0
-    graph = ["graph_depth", "graph_block_depth"]
+    graph = ["graph_depth", "graph_block_depth", "graph_ablatable_depth"]
     assert table.loc[2].drop(graph).isna().all()
     assert table.loc[2, graph].notna().all()
 
@@ -171,7 +246,7 @@ def test_means_are_of_the_prompts_that_have_the_quantity() -> None:
     for quantity, row in found.iterrows():
         values = table[quantity].dropna().to_numpy()
         assert row["prompts"] == len(values)
-        if quantity in ("head_size", "tail_size"):
+        if quantity.endswith("_size"):
             expected = np.prod(values) ** (1 / len(values))
             low, high = (math.exp(float(end)) for end in interval(np.log(values)))
         else:
