@@ -223,7 +223,9 @@ _SECTIONS = {
             plot_sizes_needed,
             ("size_needed",),
             "Smallest relative size from which on the trace shares the model's nucleus, its top "
-            "token, or stays under a head or tail error: median and quartiles over prompts.",
+            "token, or stays under a head or tail error: median and quartiles over prompts. Hollow "
+            "markers, which are what the authors' code reports, are the first sizes at which it "
+            "does; at a larger one it may not.",
         ),
     },
     "What traces are made of": {

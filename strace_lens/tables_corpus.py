@@ -93,6 +93,7 @@ def _needed(table: pd.DataFrame) -> pd.DataFrame:
             "run": row["run"],
             "for": row["what"].replace("_", " ")
             + ("" if math.isnan(row["level"]) else f" {row['level']:g}"),
+            "rule": row["rule"],
             "size": f"{_size(row['median'])} [{_size(row['q1'])}, {_size(row['q3'])}]",
             "never": row["never"],
             "prompts": row["prompts"],

@@ -102,8 +102,10 @@ def test_names_of_runs_and_labels_are_no_markup() -> None:
     run = made.runs(1)[0]
     prompts = run.prompts.assign(label_kind=run.prompts["label_kind"].replace("code", hostile))
     named = dataclasses.replace(run, name=hostile, model=hostile, prompts=prompts)
+    swap = {"first": hostile, "code": hostile}  # "first" is a rule of sizes too
     of = {
-        name: frame.replace({"first": hostile, "code": hostile}) for name, frame in found(1).items()
+        name: frame.replace({column: swap for column in frame if column != "rule"})
+        for name, frame in found(1).items()
     }
     plain, other = page_of((run,), found(1)), page_of((named,), of)
     count = [tag for tag, _ in plain.tags].count("script")

@@ -60,11 +60,13 @@ def test_cells_hold_values_with_their_intervals(tables) -> None:
     cell = boundaries.query("run == 'second' and quantity == 'construction start'")["value"].item()
     assert cell.startswith(f"{truth['value'].item():.3g}")
     needed = sections["Smallest relative size that is enough: median and quartiles over prompts"]
-    truth = tables["size_needed"].query("run == 'made-up' and what == 'top1'")
-    cell = needed.query("run == 'made-up' and `for` == 'top1'")["size"].item()
-    assert cell == (
-        f"{truth['median'].item():.3g} [{truth['q1'].item():.3g}, {truth['q3'].item():.3g}]"
-    )
+    for rule in ("stable", "first"):
+        chosen = f"run == 'made-up' and rule == '{rule}'"
+        truth = tables["size_needed"].query(f"{chosen} and what == 'top1'")
+        cell = needed.query(f"{chosen} and `for` == 'top1'")["size"].item()
+        assert cell == (
+            f"{truth['median'].item():.3g} [{truth['q1'].item():.3g}, {truth['q3'].item():.3g}]"
+        )
     between = sections["Density between runs, prompts that both have"]
     truth = tables["between_runs"].query("a == 'made-up' and b == 'second'")
     assert between["rho"].item().startswith(f"{truth['rho'].item():.2f} [")

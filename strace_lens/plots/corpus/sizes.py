@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,9 @@ from strace_lens.trials.intervals import interval_text
 _EDGE = 1.15  # a size right of 1: where bars end that have no end among the sizes
 _PITCH = 24  # pixels a row
 _SPREAD = 0.4  # of a row, over which the runs are spread
+_FIRST = 0.16  # of a row, by which what holds first lies below what holds from there on
+_WIDTHS = {"stable": 3, "first": 1}
+_RULES = {"stable": "from there on", "first": "for the first time"}
 _NEEDED = {
     "nucleus": ("nucleus shared, p = {:.3g}", INK),
     "top1": ("top token is the model's", INK),
@@ -48,6 +51,8 @@ def plot_sizes_needed(size_needed: pd.DataFrame) -> go.Figure:
 
     Markers are medians over prompts, bars go from the first to the third quartile; a quartile that
     no measured size reaches puts the end of its bar beyond s = 1, a median leaves the marker out.
+    Filled markers are sizes from which on it holds; hollow ones below them, with thin bars, are the
+    first sizes at which it does.
 
     Args:
         size_needed: of `analyse`; several runs are told apart by markers.
@@ -60,10 +65,14 @@ def plot_sizes_needed(size_needed: pd.DataFrame) -> go.Figure:
     fig = figure(title, height=240)
     for number, run, own in by_run(size_needed):
         at = {key: i + _offset(number, len(names)) for i, key in enumerate(asked)}
+        below = _FIRST / (1 if len(names) == 1 else len(names))
         rows = own.assign(at=[at[key] for key in _keys(own)])
-        for what in dict.fromkeys(rows["what"]):
-            _add_needed(fig, rows[rows["what"] == what], run, number)
+        rows["at"] += below * (rows["rule"] == "first")
+        for what, rule in dict.fromkeys(zip(rows["what"], rows["rule"], strict=True)):
+            asked_for = (rows["what"] == what) & (rows["rule"] == rule)
+            _add_needed(fig, rows[asked_for], run, number)
     name_runs(fig, names, markers=True)
+    _name_rules(fig, size_needed["rule"].unique())
     sizes = size_needed[["median", "q1", "q3"]].to_numpy(dtype=np.float64)
     there = sizes[~np.isnan(sizes)]
     fig.update_xaxes(size_axis(there if len(there) else [1.0]))
@@ -72,7 +81,6 @@ def plot_sizes_needed(size_needed: pd.DataFrame) -> go.Figure:
         tickvals=list(range(len(asked))),
         ticktext=[_label(*key, rows) for key, rows in asked.items()],
     )
-    fig.update_layout(showlegend=len(names) > 1)
     return make_room(fig, round(_PITCH * len(asked) * (0.5 + 0.5 * len(names))))
 
 
@@ -89,16 +97,24 @@ def _asked(table: pd.DataFrame) -> dict[tuple[str, float], pd.DataFrame]:
 
 
 def _label(what: str, level: float, rows: pd.DataFrame) -> str:
-    """What is asked for, and how many prompts never have it: of each run that has such prompts."""
+    """What is asked for, and how many prompts do not have it at the largest size.
+
+    Several runs are counted in the order of the legend; the texts under the pointer name them, and
+    say how many prompts have it at no size.
+    """
     words, _ = _NEEDED[what]
     text = words.format(percent(level) if what.endswith("share") else level)
-    never = [
-        f"{run}: " * (len(rows) > 1) + f"{row['never']} of {row['prompts']} never"
-        for _, run, own in by_run(rows)
-        for row in own.to_dict("records")
-        if row["never"]
-    ]
-    return f"{text} ({', '.join(never)})" if never else text
+    held = rows[rows["rule"] == "stable"]
+    never, prompts = held["never"].tolist(), held["prompts"].tolist()
+    if not any(never):
+        return text
+    if len(never) == 1:
+        return f"{text} ({never[0]} of {prompts[0]} never)"
+    if len(set(prompts)) == 1:
+        counted = f"{', '.join(map(str, never))} of {prompts[0]}"
+    else:
+        counted = ", ".join(f"{n} of {p}" for n, p in zip(never, prompts, strict=True))
+    return f"{text}<br>(never: {counted})"
 
 
 def _offset(number: int, runs: int) -> float:
@@ -107,23 +123,39 @@ def _offset(number: int, runs: int) -> float:
 
 def _add_needed(fig: go.Figure, rows: pd.DataFrame, run: str, number: int) -> None:
     words, colour = _NEEDED[rows["what"].iloc[0]]
+    rule = rows["rule"].iloc[0]
     bars = rows[rows["q1"].notna()]
-    _add_bars(fig, bars["q1"], bars["q3"].fillna(_EDGE), bars["at"], colour, 3)
+    _add_bars(fig, bars["q1"], bars["q3"].fillna(_EDGE), bars["at"], colour, _WIDTHS[rule])
     fig.add_scatter(
         x=rows["median"],
         y=rows["at"],
         name=run,
         mode="markers",
-        marker={"color": colour, "symbol": symbol_of(number), "size": 9},
+        marker={"symbol": symbol_of(number), **_marker(rule, colour)},
         showlegend=False,
         hoverinfo="text",
         hovertext=[
-            f"<b>{run}</b>, {words.format(percent(r['level']) if '{}' in words else r['level'])}"
-            f"<br>median s = {r['median']:.6g}, quartiles {_reached(r['q1'])} to "
+            f"<b>{run}</b>, {words.format(percent(r['level']) if '{}' in words else r['level'])}, "
+            f"{_RULES[rule]}<br>median s = {r['median']:.6g}, quartiles {_reached(r['q1'])} to "
             f"{_reached(r['q3'])}<br>{r['never']} of {r['prompts']} prompts never"
             for r in rows.to_dict("records")
         ],
     )
+
+
+def _marker(rule: str, colour: str) -> dict[str, Any]:
+    """Filled where a size is enough from there on, hollow where it is the first."""
+    if rule == "first":
+        return {"color": "white", "size": 8, "line": {"color": colour, "width": 1.5}}
+    return {"color": colour, "size": 9, "line": {"color": colour, "width": 0}}
+
+
+def _name_rules(fig: go.Figure, rules: Iterable[str]) -> None:
+    for rule in rules:
+        marker = _marker(rule, INK)
+        fig.add_scatter(
+            x=[None], y=[None], name=_RULES[rule], mode="markers", marker=marker, hoverinfo="skip"
+        )
 
 
 def _reached(size: float) -> str:

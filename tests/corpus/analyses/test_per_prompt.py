@@ -30,6 +30,7 @@ def first_from_which(run: Run, prompt: int, holds: np.ndarray) -> float:
 def test_a_row_is_what_the_run_holds_of_its_prompt() -> None:
     run = synthetic_run(prompts=7)
     run.sizes.loc[run.sizes["prompt"] == 3, "top1"] = False
+    run.sizes.loc[run.sizes.index[run.sizes["prompt"] == 1][:3], "top1"] = [False, True, False]
     table = per_prompt(run)
     given = ("prompt", "sha256", "tokens", "edges", "density", "auc_paper")
     for name in (*given, "entropy", "head_mass", "loss"):
@@ -44,6 +45,9 @@ def test_a_row_is_what_the_run_holds_of_its_prompt() -> None:
         }.items():
             expected = first_from_which(run, int(str(number)), holds.to_numpy())
             np.testing.assert_equal(row[name], expected)
+            if name in ("top1_size", "nucleus_size"):
+                first = next((s for s, yes in zip(rows["size"], holds, strict=True) if yes), np.nan)
+                np.testing.assert_equal(row[name.replace("_size", "_first")], first)
     assert table["top1_size"].isna().tolist() == [n == 3 for n in range(7)]
 
 

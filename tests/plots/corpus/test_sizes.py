@@ -42,13 +42,31 @@ def markers(fig: object) -> list[object]:
 def test_markers_are_the_medians_and_bars_the_quartiles(kind: str) -> None:
     table = needed(kind)
     fig = plot_sizes_needed(table)
-    assert [x for d in markers(fig) for x in d.x] == pytest.approx(
-        table["median"].tolist(), nan_ok=True
-    )
-    bars = [d for d in fig.data if d.mode == "lines"]
-    quartiles = table[["q1", "q3"]].to_numpy()
-    assert not np.isnan(quartiles).any()
-    assert [x for d in bars for x in drawn(d.x)] == quartiles.ravel().tolist()
+    assert not np.isnan(table[["q1", "q3"]].to_numpy()).any()
+    for rule in ("stable", "first"):
+        own = table[table["rule"] == rule]
+        hollow = rule == "first"
+        shown = [d for d in markers(fig) if (d.marker.color == "white") == hollow]
+        assert [x for d in shown for x in d.x] == pytest.approx(own["median"].tolist(), nan_ok=True)
+        bars = [d for d in fig.data if d.mode == "lines" and d.line.width == (1 if hollow else 3)]
+        quartiles = own[["q1", "q3"]].to_numpy().ravel().tolist()
+        assert [x for d in bars for x in drawn(d.x)] == quartiles
+
+
+def test_the_first_size_lies_below_the_one_from_which_on_it_holds() -> None:
+    fig = plot_sizes_needed(needed("two runs"))
+    for name in ("first", "&lt;other&gt;"):
+        top = [d for d in markers(fig) if d.name == name and "top token" in d.hovertext[0]]
+        (held, first) = sorted(top, key=lambda d: d.marker.color == "white")
+        assert (held.marker.symbol, held.marker.line.color) == (
+            first.marker.symbol,
+            first.marker.line.color,
+        )
+        assert 0 < first.y[0] - held.y[0] < 0.4
+        assert "from there on" in held.hovertext[0]
+        assert "for the first time" in first.hovertext[0]
+    legend = {d.name: d.marker.color for d in fig.data if d.x[0] is None}
+    assert legend["for the first time"] == "white"
 
 
 def test_runs_differ_by_marker_and_lie_beside_each_other() -> None:
@@ -60,12 +78,13 @@ def test_runs_differ_by_marker_and_lie_beside_each_other() -> None:
     assert {d.marker.symbol for d in found["&lt;other&gt;"]} == {"square"}
     for one, other in zip(*found.values(), strict=True):
         assert one.marker.color == other.marker.color
+        assert one.marker.line.color == other.marker.line.color
         assert set(np.round(np.subtract(other.y, one.y), 6)) == {0.4}
 
 
 def test_who_never_gets_there_is_said_and_bars_run_out_of_the_axis() -> None:
     table = needed("one run").copy()
-    top = table["what"] == "top1"
+    top = (table["what"] == "top1") & (table["rule"] == "stable")
     table.loc[top, ["median", "q1", "q3", "never"]] = math.nan, 0.5, math.nan, 3
     fig = plot_sizes_needed(table)
     (label,) = [t for t in fig.layout.yaxis.ticktext if t.startswith("top token")]
@@ -74,15 +93,27 @@ def test_who_never_gets_there_is_said_and_bars_run_out_of_the_axis() -> None:
     (bar,) = [d for d in fig.data if d.mode == "lines" and row in d.y]
     assert drawn(bar.x)[0] == 0.5
     assert drawn(bar.x)[1] > 1
-    (text,) = [t for t in made.hovers(fig) if "top token" in t]
+    (text,) = [t for t in made.hovers(fig) if "top token" in t and "from there on" in t]
     assert "quartiles 0.5 to never" in text
 
 
-def test_runs_that_never_get_there_are_named_in_the_label() -> None:
+def test_prompts_that_never_get_there_are_counted_in_the_label_run_by_run() -> None:
     table = needed("two runs").copy()
     table.loc[(table["what"] == "top1") & (table["run"] == "<other>"), "never"] = 2
+    table.loc[table["rule"] == "first", "never"] = 1  # is in the texts under the pointer alone
     labels = plot_sizes_needed(table).layout.yaxis.ticktext
-    assert "top token is the model's (&lt;other&gt;: 2 of 4 never)" in labels
+    assert [t for t in labels if "never" in t] == [
+        "top token is the model's<br>(never: 0 of 5, 2 of 4)"
+    ]
+    table["prompts"] = 5
+    labels = plot_sizes_needed(table).layout.yaxis.ticktext
+    assert "top token is the model's<br>(never: 0, 2 of 5)" in labels
+    (text,) = [
+        t
+        for t in made.hovers(plot_sizes_needed(table))
+        if t.startswith("<b>&lt;other&gt;</b>, top token") and "first time" in t
+    ]
+    assert text.endswith("1 of 5 prompts never")
 
 
 @pytest.mark.parametrize("kind", made_tables.KINDS)
