@@ -243,15 +243,15 @@ _SECTIONS = {
             plot_phase_diagram,
             ("phase_diagram", "head_and_tail_means"),
             "Layer by size: the share of a layer's edges that the trace holds, and how much head "
-            "and tail error the size takes away, shared out over layers by the edges that it adds "
-            "there (an attribution by composition, not an intervention).",
+            "and tail error the size takes away, shared out over layers by the ablatable edges "
+            "that it adds there (an attribution by composition, not an intervention).",
         ),
         "head-and-tail": (
             plot_head_and_tail,
             ("head_and_tail", "head_and_tail_means"),
             "Relative depth of the head subgraph's edges and of those that the tail refinement "
-            "adds, 0 the first layer and 1 the last, over all edges and over those of attention "
-            "and MLPs alone.",
+            "adds, 0 the first layer and 1 the last, over all edges, over those of attention and "
+            "MLPs alone, and, if a run keeps kinds of edges, over those that it ablates.",
         ),
     },
     "What is used again and again": {

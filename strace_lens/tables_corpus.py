@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from strace_lens.corpus.analyses.arrays import kept_kinds
 from strace_lens.corpus.run_folder import Run
 from strace_lens.trials.intervals import interval, interval_text, row_text
 
@@ -35,7 +36,9 @@ def corpus_sections(
         "Smallest relative size that is enough: median and quartiles over prompts": _needed(
             tables["size_needed"]
         ),
-        "Head subgraph and tail refinement": _head_and_tail(tables["head_and_tail_means"]),
+        "Head subgraph and tail refinement": _head_and_tail(
+            tables["head_and_tail_means"], [run.name for run in runs if kept_kinds(run)]
+        ),
         "Share of the trace's edges by size": _kinds(tables["kinds_by_size"]),
         "Spearman correlation of density": _correlations(tables["density_correlations"]),
         "The parts of density: Spearman correlation": _parts(tables["part_correlations"]),
@@ -108,7 +111,8 @@ def _size(size: float) -> str:
     return "never" if math.isnan(size) else f"{size:.3g}"
 
 
-def _head_and_tail(table: pd.DataFrame) -> pd.DataFrame:
+def _head_and_tail(table: pd.DataFrame, keeping: Sequence[str]) -> pd.DataFrame:
+    """Of runs that keep nothing, what is told of ablatable edges is told of all and left out."""
     return pd.DataFrame(
         {
             "run": row["run"],
@@ -117,6 +121,7 @@ def _head_and_tail(table: pd.DataFrame) -> pd.DataFrame:
             "prompts": row["prompts"],
         }
         for row in table.to_dict("records")
+        if row["run"] in keeping or "ablatable" not in row["quantity"]
     )
 
 

@@ -115,7 +115,8 @@ def _beside(run: Run, runs: Sequence[Run], seed: int) -> Iterator[dict[str, Any]
 def no_test(run: Run, other: Run) -> str | None:
     """Why two runs do not test the consistency across models; None if they do."""
     weights = [r.manifest.get("weights") for r in (run, other)]
-    if run.model == other.model or (weights[0] is not None and weights[0] == weights[1]):
+    names = [r.model.partition("@")[0] for r in (run, other)]  # without the revision
+    if names[0] == names[1] or (weights[0] is not None and weights[0] == weights[1]):
         return "both are of one model"
     if _estimator(run) != _estimator(other):
         return "the estimators differ"

@@ -46,26 +46,29 @@ def phase_diagram(run: Run) -> pd.DataFrame:
     """Layer by size: what is present, what is added, and the fall in error that goes with it.
 
     A gain is an attribution by composition, not an ablation: a prompt's fall in error since the
-    size before is shared out among the layers as the edges added. Over the layers gains add up to
-    the mean fall in error, of which a size that adds no edge has none; the first size has none
-    either, since nothing was measured before it.
+    size before is shared out among the layers as the ablatable edges added, since the others are
+    there at every size. Over the layers gains add up to the mean fall in error, of which a size
+    that adds no ablatable edge has none; the first size has none either, since nothing was measured
+    before it.
 
     Returns:
         Columns `size`, `layer`; `present`, the mean share of the layer's edges in the trace;
+        `ablatable_present`, the same of the ablatable edges (NaN where every kind is kept);
         `added`, the layer's mean share of the edges that the size adds, of the `prompts` to whose
         trace it adds any; `head_gain` and `tail_gain`, in total variation, means over all prompts.
     """
     layers = layer_of(run)
     count = int(layers.max()) + 1
     counts, reachable = edges_by(run, layers, count)
-    new = shares(added(counts))
+    ablatable = run.components["kind"].isin(ablatable_kinds(run)).to_numpy(dtype=np.bool_)
+    counts_ablatable, reachable_ablatable = edges_by(run, np.where(ablatable, layers, -1), count)
+    new, credit = shares(added(counts)), _no_nan(shares(added(counts_ablatable)))
     columns = {
         "present": _mean_of_there(divide(counts, reachable[:, None])),
+        "ablatable_present": _mean_of_there(divide(counts_ablatable, reachable_ablatable[:, None])),
         "added": _mean_of_there(new),
         **{
-            f"{part}_gain": (_fall(at_sizes(run, f"{part}_error"))[..., None] * _no_nan(new)).mean(
-                0
-            )
+            f"{part}_gain": (_fall(at_sizes(run, f"{part}_error"))[..., None] * credit).mean(0)
             for part in ("head", "tail")
         },
         "prompts": (~np.isnan(new)).sum(0),

@@ -15,16 +15,19 @@ from strace_lens.trials.intervals import row_text
 
 _DECADES = 4  # of the colours of what is present
 _RISES = "#CC79A7"  # where an error rises instead of falling
-_DEPTHS = {"": "all edges", "block_": "attention and MLP edges"}
+_DEPTHS = {"": "all edges", "block_": "attention and MLP edges", "ablatable_": "ablatable edges"}
+_PRESENT = {"present": "edges present", "ablatable_present": "ablatable edges present"}
 _PHASES = {"head": "head subgraph", "tail": "tail refinement"}
 
 
 def plot_phase_diagram(phase_diagram: pd.DataFrame, head_and_tail_means: pd.DataFrame) -> go.Figure:
     """Layer by size, a row a run: what is present, and the fall in head and in tail error.
 
-    Present is the share of the layer's edges, in logarithmic colours. Gains are an attribution by
-    composition; head and tail, and all runs, share one scale. Blank is nothing. Lines stand at the
-    geometric means of where the head subgraph is complete (solid) and the tail refined (dashed).
+    Present is the share of the layer's edges, in logarithmic colours; of its ablatable edges in
+    runs that keep kinds of edges, since the others are there at every size. Gains are an
+    attribution by composition; head and tail, and all runs, share one scale. Blank is nothing.
+    Lines stand at the geometric means of where the head subgraph is complete (solid) and the tail
+    refined (dashed).
 
     Args:
         phase_diagram: of `analyse`.
@@ -33,17 +36,26 @@ def plot_phase_diagram(phase_diagram: pd.DataFrame, head_and_tail_means: pd.Data
     title = "Layer phases: what is present, and what falls with it"
     if phase_diagram.empty:
         return empty(title, "no size was measured")
-    panels = ["edges present", "fall in head error", "fall in tail error"]
-    fig = run_panels(phase_diagram, title, panels, ["layer"])
+    present_in = {name: _present_column(own) for name, own, _ in by_run(phase_diagram)}
+    fig = run_panels(
+        phase_diagram,
+        title,
+        lambda name: (
+            _PRESENT[present_in[name]],
+            "fall in head error",
+            "fall in tail error",
+        ),
+        ["layer"],
+    )
     for name, own, row in by_run(phase_diagram):
-        for col, column in enumerate(("present", "head_gain", "tail_gain"), start=1):
+        for col, column in enumerate((present_in[name], "head_gain", "tail_gain"), start=1):
             place: dict[str, Any] = {"row": row, "col": col}
-            present = column == "present"
+            present = col == 1
             add_heat(
                 fig,
                 own,
                 column,
-                _present_text if present else lambda r, c=column: _gain_text(r, c),
+                lambda r, c=column: _present_text(r, c) if c in _PRESENT else _gain_text(r, c),
                 "coloraxis" if present else "coloraxis2",
                 _log if present else _not_zero,
                 **place,
@@ -94,10 +106,21 @@ def _gain_colours(low: float, high: float) -> dict[str, Any]:
     return {"colorscale": [[0, _RISES], [zero, "#fbf3f8"], *up], "cmin": low, "cmax": high}
 
 
-def _present_text(row: dict[str, Any]) -> str:
+def _present_column(own: pd.DataFrame) -> str:
+    """What is drawn as present: ablatable edges, where they are not all edges and not none."""
+    none = np.isnan(own["ablatable_present"].to_numpy(dtype=np.float64)).all()
+    return "present" if none or _alike(own, *_PRESENT) else "ablatable_present"
+
+
+def _alike(table: pd.DataFrame, one: str, other: str) -> bool:
+    """Whether two columns hold the same, NaN in the same places."""
+    return np.array_equal(table[one].to_numpy(), table[other].to_numpy(), equal_nan=True)
+
+
+def _present_text(row: dict[str, Any], column: str) -> str:
     return (
-        f"<b>s = {row['size']:.4g}</b>, layer {row['layer']}<br>{percent(row['present'])} of its "
-        f"edges are present"
+        f"<b>s = {row['size']:.4g}</b>, layer {row['layer']}<br>{percent(row[column])} of its "
+        f"{_PRESENT[column]}"
     )
 
 
@@ -120,7 +143,8 @@ def _not_zero(gains: np.ndarray) -> np.ndarray:
 def plot_head_and_tail(head_and_tail: pd.DataFrame, head_and_tail_means: pd.DataFrame) -> go.Figure:
     """Mean depth of the head subgraph and of what the tail refinement adds; a row a run.
 
-    Left all edges, right those of attention and MLP alone. A thin line is a prompt that has both;
+    From left to right all edges, those of attention and MLP alone, and, if a run keeps kinds of
+    edges, the ablatable ones. A thin line is a prompt that has both;
     large marks are means with 95 % bootstrap intervals over the prompts that have the phase;
     dotted, the whole graph.
 
@@ -131,10 +155,13 @@ def plot_head_and_tail(head_and_tail: pd.DataFrame, head_and_tail_means: pd.Data
     title = "Depth of head subgraph and tail refinement"
     if head_and_tail.empty:
         return empty(title, "no prompt was measured")
-    fig = run_panels(head_and_tail, title, list(_DEPTHS.values()), ["relative depth"], 280)
+    depths = dict(_DEPTHS)
+    if _alike(head_and_tail, "graph_depth", "graph_ablatable_depth"):
+        del depths["ablatable_"]
+    fig = run_panels(head_and_tail, title, list(depths.values()), ["relative depth"], 280)
     for name, own, row in by_run(head_and_tail):
         means = of_run(head_and_tail_means, name).set_index("quantity")
-        for col, kinds in enumerate(_DEPTHS, start=1):
+        for col, kinds in enumerate(depths, start=1):
             place: dict[str, Any] = {"row": row, "col": col}
             columns = [f"{part}_{kinds}depth" for part in _PHASES]
             _add_prompts(fig, own, columns, place)

@@ -115,6 +115,7 @@ def test_runs_that_differ_in_more_or_less_than_the_model_are_no_test() -> None:
     ]
     assert no_test(one, moved) is None
     assert no_test(one, again) == "both are of one model"
+    assert no_test(one, dataclasses.replace(one, model="a@step-100")) == "both are of one model"
     assert no_test(*hashed) == "both are of one model"
     assert no_test(one, fisher) == "the estimators differ"
     assert no_test(one, kept) == "different kinds of edges are kept"

@@ -63,6 +63,34 @@ def test_gains_add_up_to_the_fall_in_error() -> None:
         assert sums.sum() == pytest.approx(mean.iloc[0] - mean.iloc[-1])
 
 
+@pytest.mark.parametrize("keep", [("attention",), ("residual", "mlp")])
+def test_gains_are_shared_out_over_ablatable_edges(keep: tuple[str, ...]) -> None:
+    plain, table = phase_diagram(RUN), phase_diagram(kept(RUN, *keep))
+    assert plain["ablatable_present"].equals(plain["present"])
+    assert table[["present", "added"]].equals(plain[["present", "added"]])
+    components = RUN.components
+    free = ~components["kind"].isin(keep).to_numpy()
+    errors = RUN.sizes.set_index(["prompt", "size"])["head_error"]
+    for s, size in list(enumerate(SIZES))[1::4]:
+        for layer in (0, 3):
+            mine = free & (components["layer"] == layer).to_numpy()
+            present, gains = [], []
+            for p in range(6):
+                new = RUN.usage[p, s] - RUN.usage[p, s - 1]
+                share = new[mine].sum() / new[free].sum() if new[free].sum() else 0
+                gains.append((errors[p, SIZES[s - 1]] - errors[p, size]) * share)
+                present.append(RUN.usage[p, s][mine].sum() / RUN.reachable[p][mine].sum())
+            row = cell(table, size, layer)
+            assert row["head_gain"] == pytest.approx(np.mean(gains), abs=1e-12)
+            assert row["ablatable_present"] == pytest.approx(np.mean(present))
+
+
+def test_where_every_kind_is_kept_no_layer_gains() -> None:
+    table = phase_diagram(kept(RUN, "attention", "mlp", "residual"))
+    assert table["ablatable_present"].isna().all()
+    assert (table[["head_gain", "tail_gain"]] == 0).all(axis=None)
+
+
 def test_a_size_that_adds_nothing_gains_nothing() -> None:
     same = RUN.usage.copy()
     same[:, 20] = same[:, 19]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 import numpy as np
+import pandas as pd
 import pytest
 
+from strace_lens.corpus.analyses.layer_phases import (
+    head_and_tail,
+    head_and_tail_means,
+    phase_diagram,
+)
 from strace_lens.plots.corpus.composition import plot_kinds, plot_quarters
 from strace_lens.plots.corpus.layer_phases import plot_head_and_tail, plot_phase_diagram
 from strace_lens.plots.style import COLOURS, LABELS
+from tests.corpus.planted import with_options
 from tests.plots.corpus import made_runs
 from tests.plots.corpus.made_runs import NAMES, on, one, table
 from tests.plots.corpus.made_runs import rows as rows_of
@@ -92,3 +102,43 @@ def test_depths_are_prompts_and_their_means(part: str) -> None:
             start = 0 if part == "head" else 1
             assert list(prompts.y)[start::3] == pytest.approx(own[column].tolist(), nan_ok=True)
     assert len(made_runs.panels(fig)) == 4
+
+
+def beside_one_that_keeps(analysis: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+    """A run that keeps nothing, and the same run with attention kept."""
+    plain = made_runs.runs()[0]
+    kept = dataclasses.replace(
+        with_options(plain, keep=["attention"]), name="greedy-keep-attention"
+    )
+    parts = [analysis(run).assign(run=run.name) for run in (plain, kept)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_depths_over_ablatable_edges_are_drawn_where_a_run_keeps_some() -> None:
+    rows, means = map(beside_one_that_keeps, (head_and_tail, head_and_tail_means))
+    fig = plot_head_and_tail(rows, means)
+    assert len(made_runs.panels(fig)) == 6
+    values = means.set_index(["run", "quantity"])["mean"]
+    for panel, run, column in (
+        (2, NAMES[0], "head_depth"),
+        (5, "greedy-keep-attention", "head_ablatable_depth"),
+    ):
+        assert one(fig, panel, "mean, head subgraph").y[0] == values[run, column]
+    assert values["greedy-keep-attention", "head_ablatable_depth"] != values[NAMES[0], "head_depth"]
+
+
+def test_the_diagram_of_a_run_that_keeps_kinds_shows_its_ablatable_edges() -> None:
+    diagram, means = map(beside_one_that_keeps, (phase_diagram, head_and_tail_means))
+    fig = plot_phase_diagram(diagram, means)
+    for panel, run, column in (
+        (0, NAMES[0], "present"),
+        (3, "greedy-keep-attention", "ablatable_present"),
+    ):
+        (heat,) = on(fig, panel)
+        rows = rows_of(diagram, run=run)
+        wide = rows.pivot(index="layer", columns="size", values=column).to_numpy()
+        drawn = 10 ** np.array(heat.z, dtype=float)
+        assert drawn[wide != 0] == pytest.approx(wide[wide != 0])
+    heads = [note.text for note in fig.layout.annotations]
+    assert sum(head.endswith("<br>ablatable edges present") for head in heads) == 1
+    assert sum(head.endswith("<br>edges present") for head in heads) == 1
