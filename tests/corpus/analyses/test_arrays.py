@@ -53,7 +53,7 @@ def test_every_size_of_a_prompt_is_there_in_order() -> None:
         size_needed,
         head_and_tail,
         density_parts,
-        lambda run: per_prompt(run).drop(columns="auc_paper"),  # of the grid alone, as theirs
+        per_prompt,
         lambda run: prompt_boundaries(run, resamples=0),
     ],
 )
