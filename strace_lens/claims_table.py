@@ -170,14 +170,13 @@ def _verdict_html(verdict: str) -> str:
 
 
 def _cell_html(rows: Sequence[dict[str, Any]]) -> str:
-    """Verdict first, then the value; of claim 6 with the name of the other run, and why no test."""
+    """Verdict first, then the value and what is to be noted; of claim 6 for each other run."""
     parts = []
     for row in rows:
         verdict = row["verdict"]
-        why = "" if row["rule"] == STATISTICS[row["statistic"]].rule else row["rule"]
-        notes = [f"with {row['other']}"] * bool(row["other"]) + [why] * bool(why)
-        notes.append(f"{row['prompts']} prompts")
-        small = "".join(f"<small>{html.escape(note)}</small>" for note in notes)
+        other = f"with {row['other']}" if row["other"] else ""
+        notes = (other, row["note"], f"{row['prompts']} prompts")
+        small = "".join(f"<small>{html.escape(note)}</small>" for note in notes if note)
         parts.append(f"<b>{MARKS[verdict]} {verdict}</b><br>{_value(row)}{small}")
     verdicts = {row["verdict"] for row in rows}
     of = _CLASSES[verdicts.pop()] if len(verdicts) == 1 else ""

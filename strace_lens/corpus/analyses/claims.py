@@ -18,14 +18,16 @@ from strace_lens.corpus.analyses.claim_rules import (
     STATISTICS,
     claim_verdict,
 )
-from strace_lens.corpus.analyses.claim_values import between, estimates
+from strace_lens.corpus.analyses.claim_values import between, estimates, sparse_sizes
 from strace_lens.corpus.run_folder import Run
 
 COLUMNS = (
     *("run", "model", "estimator", "keep", "claim", "statement", "statistic", "other"),
     *("value", "low", "high", "rule", "verdict", "claim_verdict", "paper", "prompts"),
+    "note",
 )
 _BETWEEN = "density_between"
+_SHALLOW = 5  # the claim whose statistics are of sparse traces
 
 
 def claims(runs: Run | Sequence[Run], *, seed: int = 0) -> pd.DataFrame:
@@ -51,7 +53,9 @@ def claims(runs: Run | Sequence[Run], *, seed: int = 0) -> pd.DataFrame:
           told". Without an interval or with fewer than four prompts it cannot be told;
         - `claim_verdict`, the verdict on the whole claim: it holds if every statistic that decides
           it holds, and does not hold if one of them does not;
-        - `paper`, the paper's own value, as text.
+        - `paper`, the paper's own value, as text;
+        - `note`, of claim 5 the sizes that are called sparse, of claim 6 why a pair of runs is no
+          test of it; empty otherwise.
 
     Raises:
         ValueError: no runs, or two of one name.
@@ -78,6 +82,7 @@ def claims(runs: Run | Sequence[Run], *, seed: int = 0) -> pd.DataFrame:
 
 
 def _alone(run: Run, seed: int) -> Iterator[dict[str, Any]]:
+    sparse = f"sparse: s up to {run.grid[sparse_sizes(run)].max():g}"
     for name, estimate in estimates(run, seed=seed).items():
         asked = STATISTICS[name]
         yield {
@@ -87,17 +92,18 @@ def _alone(run: Run, seed: int) -> Iterator[dict[str, Any]]:
             "rule": asked.rule,
             "verdict": asked.verdict(estimate.low, estimate.high, estimate.prompts),
             "paper": asked.paper,
+            "note": sparse if asked.claim == _SHALLOW else "",
         }
 
 
 def _beside(run: Run, runs: Sequence[Run], seed: int) -> Iterator[dict[str, Any]]:
     """Claim 6: the run beside every other one, or a row that says there is none."""
     asked = STATISTICS[_BETWEEN]
-    row = {"statistic": _BETWEEN, "paper": asked.paper}
+    row = {"statistic": _BETWEEN, "rule": asked.rule, "paper": asked.paper}
     others = [other for other in runs if other is not run]
     if not others:
         none = "no other run: the claim takes runs of two models over the same prompts"
-        yield {**row, "other": "", "rule": none, "verdict": CANNOT_TELL, "prompts": 0}
+        yield {**row, "other": "", "verdict": CANNOT_TELL, "prompts": 0, "note": none}
     for other in others:
         found = between(run, other, seed=seed)
         why = no_test(run, other)
@@ -105,7 +111,7 @@ def _beside(run: Run, runs: Sequence[Run], seed: int) -> Iterator[dict[str, Any]
             **row,
             "other": other.name,
             **vars(found),
-            "rule": asked.rule if why is None else f"no test of the claim: {why}",
+            "note": "" if why is None else f"no test of the claim: {why}",
             "verdict": CANNOT_TELL
             if why is not None
             else asked.verdict(found.low, found.high, found.prompts),

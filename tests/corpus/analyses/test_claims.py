@@ -82,6 +82,13 @@ def test_what_is_kept_changes_what_is_ablatable_alone() -> None:
     assert kept.loc["head_ablatable_depth", "value"] != plain.loc["head_depth", "value"]
 
 
+def test_sizes_called_sparse_are_noted() -> None:
+    notes = claims(GOOD).set_index("statistic")["note"]
+    assert notes["unigram"] == notes["no_context"] == "sparse: s up to 0.0001"
+    assert notes["density_between"].startswith("no other run")
+    assert notes.drop(["unigram", "no_context", "density_between"]).eq("").all()
+
+
 def model(name: str, values: np.ndarray, **options: object) -> Run:
     run = with_density(GOOD, values, name=name, model=name)
     return with_options(run, **options)
@@ -123,7 +130,7 @@ def test_runs_that_differ_in_more_or_less_than_the_model_are_no_test() -> None:
     rows = rows[rows["claim"] == 6]
     assert rows["verdict"].eq(CANNOT_TELL).all()
     assert rows["value"].tolist() == pytest.approx([1, 1])
-    assert rows["rule"].eq("no test of the claim: both are of one model").all()
+    assert rows["note"].eq("no test of the claim: both are of one model").all()
 
 
 def test_one_prompt_tells_nothing() -> None:
