@@ -21,6 +21,7 @@ from strace_lens import interrupt as _before_all_that_takes_long  # noqa: F401
 # isort: split
 
 from strace_lens.ablation import Replacement, replacement
+from strace_lens.along_text import text_density
 from strace_lens.architecture import UnsupportedModelError
 from strace_lens.causal import phase_ablation, read_ablation
 from strace_lens.circuit_files import load_circuit, load_scores, save_circuit, save_scores
@@ -64,6 +65,7 @@ from strace_lens.importance_files import (
 )
 from strace_lens.models import ModelNotFoundError, load_model
 from strace_lens.phases import Phases, find_phases
+from strace_lens.plots.text_density import text_density_html
 from strace_lens.prompts import Prompt, PromptError
 from strace_lens.report import trace_report
 from strace_lens.same_model import check_model
@@ -173,6 +175,8 @@ __all__ = [
     "subgraph_from_networkx",
     "summarize",
     "sweep",
+    "text_density",
+    "text_density_html",
     "token_graph",
     "trace_from_pandas",
     "trace_report",

@@ -13,6 +13,7 @@ from strace_lens.cli.estimators import estimators
 from strace_lens.cli.phases import phases_command
 from strace_lens.cli.report import report_command
 from strace_lens.cli.sweep import sweep_command
+from strace_lens.cli.text import text_command
 from strace_lens.cli.trace import trace
 from strace_lens.interrupt import interruptible
 from strace_lens.versions import VERSION
@@ -33,6 +34,7 @@ app = typer.Typer(
     epilog="Start with: strace-lens trace 'The capital of France is'",
 )
 app.command()(trace)
+app.command("text")(text_command)
 app.command()(estimators)
 app.command("compare")(compare_command)
 app.command("sweep")(sweep_command)

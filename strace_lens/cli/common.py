@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,7 @@ from strace_lens.corpus.ray_engine import LostWorkersError, MissingRayError
 from strace_lens.known.tracr import MissingTracrError
 from strace_lens.models import DEFAULT, DTYPES
 from strace_lens.run import MEMORY_BUDGET
+from strace_lens.text_files import read_prompt
 from strace_lens.token_graph.estimators import ESTIMATORS
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
 
@@ -131,6 +133,23 @@ def parse_sizes(text: str | None) -> tuple[float, ...] | None:
         if not 0 < size <= 1:
             raise ValueError(f"sizes must lie in (0, 1]; got {size}")
     return tuple(sizes)
+
+
+def prompt_text(
+    given: str | None,
+    file: Path | None,
+    what: str = "a prompt",
+    option: str = "--prompt-file",
+) -> str:
+    """A text that is given as it is or in a file.
+
+    Raises:
+        ValueError: both are given, or neither.
+        OSError: the file cannot be read.
+    """
+    if (given is None) == (file is None):
+        raise ValueError(f"give either {what} or {option}, one of the two")
+    return (given or "") if file is None else read_prompt(file)
 
 
 _MENDED = (

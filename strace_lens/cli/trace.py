@@ -28,6 +28,7 @@ from strace_lens.cli.common import (
     one_line_errors,
     parse_sizes,
     progress_bar,
+    prompt_text,
     step,
 )
 from strace_lens.contract import architecture_of
@@ -41,7 +42,7 @@ from strace_lens.report import trace_report
 from strace_lens.sizes import SIZES
 from strace_lens.summary import summarize
 from strace_lens.tables import print_curve
-from strace_lens.text_files import read_prompt, read_text
+from strace_lens.text_files import read_text
 from strace_lens.token_graph.estimators import estimate, estimator_of, steps
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.graph import token_graph
@@ -120,7 +121,7 @@ def trace(
     files = (PAGE, EXPLORER, RESULT)
     folder = nullcontext() if dry_run else results_folder(out, files)
     with one_line_errors(), folder, progress_bar() as progress:
-        text = _prompt_text(prompt, prompt_file)
+        text = prompt_text(prompt, prompt_file)
         grid = parse_sizes(sizes) or SIZES
         _check_ranking(estimator, importance)
         forward, backward = budgets(memory)
@@ -194,14 +195,6 @@ def _finish(
     else:
         print_curve(curve, phases, ablated)
         print(f"wrote {out / PAGE}, {out / EXPLORER} and {out / RESULT}")
-
-
-def _prompt_text(prompt: str | None, prompt_file: Path | None) -> str:
-    if (prompt is None) == (prompt_file is None):
-        raise ValueError("give either a prompt or --prompt-file, one of the two")
-    if prompt_file is None:
-        return prompt or ""
-    return read_prompt(prompt_file)
 
 
 def _reference(path: Path | None) -> list[str] | None:

@@ -1,0 +1,148 @@
+"""`strace-lens text`: a text whose tokens are coloured by how much of the model they need."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from strace_lens.along_text import SMALL, TEXT_SIZES, text_density
+from strace_lens.architecture import Model
+from strace_lens.cli.common import (
+    AllowPickleOption,
+    BosOption,
+    DeviceOption,
+    DtypeOption,
+    EstimatorOption,
+    MemoryOption,
+    ModelOption,
+    RevisionOption,
+    budgets,
+    one_line_errors,
+    parse_sizes,
+    progress_bar,
+    prompt_text,
+    step,
+)
+from strace_lens.contract import architecture_of
+from strace_lens.models import load_model
+from strace_lens.plots.text_density import text_density_page
+from strace_lens.prompts import tokenize
+from strace_lens.token_graph.estimators import estimator_of
+from strace_lens.whole_files import results_folder, write_whole
+
+PAGE, TABLE = "text.html", "text.csv"
+EXTREMES = 5
+"""Tokens of the highest and of the lowest density that are printed."""
+
+
+def text_command(
+    text: Annotated[str | None, typer.Argument(help="The text whose tokens are measured.")] = None,
+    text_file: Annotated[
+        Path | None, typer.Option(help="Read the text from this file.", dir_okay=False)
+    ] = None,
+    model: ModelOption = "smollm2",
+    estimator: EstimatorOption = "greedy",
+    sizes: Annotated[
+        str | None,
+        typer.Option(help=f"Relative sizes; {', '.join(f'{s:g}' for s in TEXT_SIZES)} if unsaid."),
+    ] = None,
+    small: Annotated[
+        float, typer.Option(help="The size whose predictions are shown beside the model's.")
+    ] = SMALL,
+    min_context: Annotated[int, typer.Option(help="Tokens before the first that is measured.")] = 2,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "float32",
+    allow_pickle: AllowPickleOption = False,
+    revision: RevisionOption = None,
+    out: Annotated[Path, typer.Option(help=f"Folder for {PAGE} and {TABLE}.")] = Path("out"),
+    seed: Annotated[int, typer.Option(help="Of estimators that draw.")] = 0,
+    bos: BosOption = None,
+    memory: MemoryOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Colour a text by how much of the model each of its tokens needs.
+
+    The prefix before every token is traced, and its density measured. The page shows, on hover,
+    what the model and a small trace would have written in the token's place.
+
+    Example: strace-lens text "Paris is the capital of France, and Rome of Italy."
+    """
+    folder = results_folder(out, (PAGE, TABLE))
+    with one_line_errors(), folder, progress_bar() as progress:
+        given = prompt_text(text, text_file, "a text", "--text-file")
+        estimator_of(estimator)
+        forward, backward = budgets(memory)
+        step(progress, f"loading {model}")
+        loaded = load_model(
+            model, device=device, dtype=dtype, allow_pickle=allow_pickle, revision=revision
+        )
+        prompt = tokenize(loaded, architecture_of(loaded), given, bos)
+        bar = step(progress, "tokens", total=max(0, len(prompt.ids) - min_context))
+        tokens = text_density(
+            loaded,
+            prompt,
+            sizes=parse_sizes(sizes) or TEXT_SIZES,
+            small=small,
+            min_context=min_context,
+            estimator=estimator,
+            seed=seed,
+            memory_budget=forward,
+            gradient_budget=backward,
+            progress=lambda n: progress.advance(bar, n),
+        )
+        write_whole(out / PAGE, _page(loaded, tokens, small, estimator).encode())
+        write_whole(out / TABLE, _table(tokens).to_csv(index=False).encode())
+        progress.stop()
+        _say(loaded, tokens, out, as_json)
+
+
+def _page(model: Model, tokens: pd.DataFrame, small: float, estimator: str) -> str:
+    name = architecture_of(model).name
+    return text_density_page(
+        tokens,
+        small,
+        f"Density of every token: {name}",
+        "Each token's colour is the density of its prediction from the tokens before it: the area "
+        f"under the total variation between traces (estimator {estimator}) and the model, over "
+        "log s.",
+    )
+
+
+def _table(tokens: pd.DataFrame) -> pd.DataFrame:
+    """The tokens with their alternatives as JSON."""
+    told = [
+        json.dumps([[one.token, one.model, one.trace] for one in row], ensure_ascii=False)
+        for row in tokens["alternatives"]
+    ]
+    return tokens.assign(alternatives=told)
+
+
+def _say(model: Model, tokens: pd.DataFrame, out: Path, as_json: bool) -> None:
+    measured = tokens.dropna(subset=["density"])
+    if as_json:
+        said = {
+            "model": architecture_of(model).name,
+            "tokens": len(tokens),
+            "measured": len(measured),
+            "density": float(measured["density"].to_numpy().mean()),
+            "page": str(out / PAGE),
+            "table": str(out / TABLE),
+        }
+        print(json.dumps(said, allow_nan=False))
+        return
+    print(
+        f"{architecture_of(model).name}: {len(measured)} of {len(tokens)} tokens measured, mean "
+        f"density {measured['density'].to_numpy().mean():.3f}"
+    )
+    order = measured.sort_values("density", kind="stable")
+    for what, rows in (("lowest", order.head(EXTREMES)), ("highest", order[::-1].head(EXTREMES))):
+        named = ", ".join(
+            f"{json.dumps(token, ensure_ascii=False)} {density:.3f}"
+            for token, density in zip(rows["token"], rows["density"], strict=True)
+        )
+        print(f"{what}: {named}")
+    print(f"wrote {out / PAGE} and {out / TABLE}")
