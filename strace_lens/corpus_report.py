@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,6 +102,7 @@ def _facts(run: Run) -> dict[str, str]:
         "estimator": str(options.get("estimator", "unknown")),
         "never ablated": ", ".join(kept_kinds(run)) or "no kind of edges",
         "ablated edges carry": str(options.get("ablation", "unknown")),
+        **_corruption(options),
         "relative sizes": f"{len(sizes)}, from {sizes.min():.3g} to {sizes.max():.3g}",
         "mean density": f"{prompts['density'].mean():.3f}",
         "full mask against the model": f"largest logit difference {prompts['logit_gap'].max():.1e}",
@@ -112,6 +114,15 @@ def _facts(run: Run) -> dict[str, str]:
         first = run.failures.iloc[0]
         facts["failed"] = f"{len(run.failures)}; prompt {first['prompt']}: {first['error']}"
     return facts
+
+
+def _corruption(options: Mapping[str, Any]) -> dict[str, str]:
+    done = {"shuffle": "words change places", "random": "tokens are replaced"}.get(
+        options.get("corrupt", "")
+    )
+    if done is None:
+        return {}
+    return {"texts": f"corrupted: {options['corrupt_rate']:.0%} of the {done}"}
 
 
 def _missing(sources: Sequence[str], tables: Tables) -> str:

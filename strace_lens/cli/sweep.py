@@ -25,6 +25,7 @@ from strace_lens.cli.common import (
     RefineOption,
     RevisionOption,
     budgets,
+    completing,
     one_line_errors,
     parse_sizes,
     progress_bar,
@@ -37,6 +38,7 @@ from strace_lens.cli.dry_run import (
     print_plan,
     stated_lengths,
 )
+from strace_lens.corpus.corrupt import CORRUPTIONS
 from strace_lens.corpus.cut import cut_to_words, deduplicate, ends_of_tokens, sample
 from strace_lens.corpus.engine import Engine, this_process
 from strace_lens.corpus.parts import part_path
@@ -102,6 +104,16 @@ def sweep_command(
         float,
         typer.Option(help="Draw from the most probable tokens that hold this much probability."),
     ] = 1.0,
+    corrupt: Annotated[
+        str,
+        typer.Option(
+            help="Trace each text corrupted: shuffle its words, or replace tokens by random ones.",
+            autocompletion=completing(CORRUPTIONS),
+        ),
+    ] = "none",
+    corrupt_rate: Annotated[
+        float, typer.Option(help="Share of the words or tokens that are corrupted.")
+    ] = 1.0,
     text_column: Annotated[
         str, typer.Option(help="Column that holds the text, in CSV, TSV, Parquet and datasets.")
     ] = "text",
@@ -161,6 +173,8 @@ def sweep_command(
             generate=generate,
             temperature=temperature,
             top_p=top_p,
+            corrupt=corrupt,
+            corrupt_rate=corrupt_rate,
             memory_budget=forward,
             gradient_budget=backward,
             threads=threads or torch.get_num_threads(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from strace_lens.architecture import Architecture, Model
+from strace_lens.corpus.corrupt import corrupted
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.sampling import generator_for, next_token
 from strace_lens.corpus.setting import Options
@@ -26,11 +27,12 @@ class Item:
     Attributes:
         number: of the prompt, from 0.
         text: as given.
-        prompt: its tokens; None where it cannot be traced.
+        prompt: its tokens, corrupted if the sweep does so; None where it cannot be traced.
         next: the text that truly follows, if it is known.
         next_id: the token that truly follows.
         labels: as given.
         error: why it cannot be traced.
+        original: tokens of the text as given, where they were corrupted.
     """
 
     number: int
@@ -40,6 +42,7 @@ class Item:
     next_id: int | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+    original: Prompt | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,20 @@ def items_of(
         }
         try:
             tokens = tokenize(model, architecture, one.text, options.bos)
-            items.append(Item(prompt=tokens, next_id=_next_id(model, tokens, one), **about))
+            if options.corrupt == "none":
+                items.append(Item(prompt=tokens, next_id=_next_id(model, tokens, one), **about))
+                continue
+            about["next"] = None  # nothing truly follows a text that nobody wrote
+            changed = corrupted(
+                model,
+                architecture,
+                tokens,
+                options.corrupt,
+                options.corrupt_rate,
+                options.bos,
+                generator_for(one.text, options.seed),
+            )
+            items.append(Item(prompt=changed, original=tokens, **about))
         except ValueError as error:
             items.append(Item(prompt=None, error=str(error), **about))
     return _grown(model, architecture, items, options) if options.generate else items

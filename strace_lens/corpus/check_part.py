@@ -61,6 +61,7 @@ def _wrong_grid(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
     constant = ["text", "sha256", "next", "tokens", "graph_edges", "entropy", "head_mass"]
     constant += ["density", "logit_gap", "loss", "full_unigram_tv", "full_no_context_tv"]
     constant += [column for column in rows if str(column).startswith("label_")]
+    constant += ["corrupted"] * ("corrupted" in rows)
     for prompt, own in rows.groupby("prompt"):
         if own["refined"].isna().any():
             return "'refined' is missing"

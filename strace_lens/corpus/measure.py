@@ -227,6 +227,7 @@ def _given(item: Item) -> Row:
             "sha256": hashlib.sha256(item.text.encode()).hexdigest(),
             "next": item.next,
         },
+        {} if item.original is None or item.prompt is None else {"corrupted": item.prompt.text},
         {f"label_{name}": str(value) for name, value in item.labels.items()},
     )
 

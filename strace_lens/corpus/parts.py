@@ -46,14 +46,25 @@ def part_paths(folder: Path) -> list[Path]:
     return sorted((folder / "parts").glob("part-*.parquet"))
 
 
-def schema(labels: Sequence[str]) -> pa.Schema:
-    """Columns of every part: a row a prompt and size; one a prompt that failed, without a size."""
+def is_corrupted(manifest: Mapping[str, Any]) -> bool:
+    """Whether a run traced corrupted texts."""
+    return manifest["options"].get("corrupt", "none") != "none"
+
+
+def schema(labels: Sequence[str], corrupted: bool = False) -> pa.Schema:
+    """Columns of every part: a row a prompt and size; one a prompt that failed, without a size.
+
+    Args:
+        labels: names of the prompts' labels.
+        corrupted: with a column for the text that was traced in place of the one given.
+    """
     top = pa.list_(pa.struct([("token", pa.string()), ("p", pa.float64())]))
     by_layer = pa.list_(pa.float32())
     counts = pa.list_(pa.int32())
     number, text = pa.float64(), pa.string()
     columns: dict[str, pa.DataType] = merged(
         {"prompt": pa.int64(), "text": text, "sha256": text, "error": text, "next": text},
+        {"corrupted": text} if corrupted else {},
         {f"label_{name}": text for name in labels},
         {"tokens": pa.int32(), "graph_edges": pa.int64()},
         dict.fromkeys(("entropy", "head_mass", "density", "logit_gap", "loss"), number),
@@ -96,6 +107,7 @@ def write_part(
     labels: Sequence[str],
     run: str,
     prompts: Sequence[int],
+    corrupted: bool = False,
 ) -> None:
     """Write the rows of a batch to one Parquet file, atomically, with its run and its prompts.
 
@@ -103,7 +115,7 @@ def write_part(
         ValueError: a row has a value that no column takes, or lacks one.
     """
     said = {_RUN: run, _PROMPTS: json.dumps(list(prompts))}
-    columns = schema(labels).with_metadata(said)
+    columns = schema(labels, corrupted).with_metadata(said)
     for row in rows:
         _check_columns(row, columns)
     write_whole(path, sealed(pa.Table.from_pylist(list(rows), schema=columns)))
@@ -136,7 +148,7 @@ def read_part(
     expected = said.get(_PROMPTS.encode(), b"").decode()
     if prompts is not None and expected != json.dumps(list(prompts)):
         raise _damaged(path, "it holds the prompts of another batch")
-    reason = wrong_columns(table.schema, schema(manifest["labels"]))
+    reason = wrong_columns(table.schema, schema(manifest["labels"], is_corrupted(manifest)))
     if reason is not None:
         raise _damaged(path, reason)
     frame = table.to_pandas()

@@ -234,7 +234,7 @@ def _items(
     assumptions: list[str] = []
     if texts and known.tokenizer is not None:
         # Nothing of a model is asked for but its tokenizer, which the skeleton has too.
-        alone = dataclasses.replace(options, generate=0)
+        alone = dataclasses.replace(options, generate=0, temperature=0.0, top_p=1.0)
         items = items_of(cast(Model, known), known.architecture, texts, alone)
         lengths = [len(item.prompt.ids) for item in items if item.prompt is not None]
         refused = [item for item in items if item.prompt is None]

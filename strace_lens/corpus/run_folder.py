@@ -20,7 +20,15 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from strace_lens.corpus.manifest import read_manifest
-from strace_lens.corpus.parts import GEOMETRY, PATH, STATE, PartError, part_paths, read_part
+from strace_lens.corpus.parts import (
+    GEOMETRY,
+    PATH,
+    STATE,
+    PartError,
+    is_corrupted,
+    part_paths,
+    read_part,
+)
 from strace_lens.html_repr import facts
 from strace_lens.sizes import auc_paper
 
@@ -51,7 +59,8 @@ class Run:
             over the sizes of the grid), `logit_gap`, `next`, `loss` (nats, of the true next token;
             NaN where it is unknown), `top` (pairs of token and probability), `unigram_tv` and
             `no_context_tv` (of the full model's output; NaN where unknown), and a column `label_*`
-            for each label.
+            for each label. A run on corrupted texts also has `corrupted`, what was traced in place
+            of `text`.
         failures: one row a prompt that was not: `prompt`, `text`, `error`.
         sizes: one row a prompt and size of the grid, as `DensityCurve.table`, with `prompt`,
             `unigram_tv` and `no_context_tv` (of the trace's output).
@@ -126,7 +135,10 @@ def read_run(folder: str | Path) -> Run:
     types = {"top1": bool, "edges": "int64"}
     labels = [column for column in whole if str(column).startswith("label_")]
     names = {name: name.removeprefix("full_") for name in PROMPT_COLUMNS}
-    prompts = firsts[[*PROMPT_COLUMNS, *labels]].rename(columns={**names, "graph_edges": "edges"})
+    traced = ["corrupted"] * is_corrupted(manifest)
+    prompts = firsts[[*PROMPT_COLUMNS, *traced, *labels]].rename(
+        columns={**names, "graph_edges": "edges"}
+    )
     prompts.insert(list(prompts).index("density") + 1, "auc_paper", _areas(grid, len(firsts)))
     return Run(
         name=folder.resolve().name,

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from strace_lens.architecture import Architecture, Model
+from strace_lens.corpus.corrupt import CORRUPTIONS
 from strace_lens.density import HEAD
 from strace_lens.prompts import Prompt, own_tokenizer
 from strace_lens.refinement import REFINE
@@ -36,13 +37,18 @@ class Options:
         controls: run the random subgraph and the inverse of the trace too, at sizes of the grid.
         ablation: what replaces ablated edges: zero, or their mean over the carried page of prose.
         head: p of the head of the distribution.
-        seed: of estimators that draw, of the random control and of generated tokens.
+        seed: of estimators that draw, of the random control, of generated tokens and of what is
+            corrupted.
         bos: True makes sure of a BOS, False of none, None leaves it to the tokenizer.
         hidden: keep the geometry of the hidden states, at sizes of the grid.
         generate: tokens that the model adds to each prompt, each a prompt of its own.
         temperature: of the tokens that the model adds; 0 adds the most probable ones. What is drawn
             for a prompt depends on the seed and its text alone.
         top_p: share of the probability that tokens are drawn from, the most probable ones first.
+        corrupt: what is done to each text before it is traced: "none"; "shuffle", its words change
+            places; "random", its tokens are replaced by others of the vocabulary. A text is known
+            by what was given, so that runs with and without are compared prompt by prompt.
+        corrupt_rate: share of its words or tokens.
         memory_budget: bytes that one forward pass may take; sets the batches too.
         gradient_budget: bytes of a forward and backward pass.
         threads: of torch on the CPU; the last bits of a result depend on it.
@@ -60,6 +66,8 @@ class Options:
     generate: int = 0
     temperature: float = 0.0
     top_p: float = 1.0
+    corrupt: str = "none"
+    corrupt_rate: float = 1.0
     memory_budget: int = MEMORY_BUDGET
     gradient_budget: int = GRADIENT_BUDGET
     threads: int = dataclasses.field(default_factory=torch.get_num_threads)
@@ -72,10 +80,28 @@ class Options:
         if not 0 < self.head < 1:
             raise ValueError(f"head must lie in (0, 1); got {self.head}")
         self._check_sampling()
+        self._check_corruption()
         least = {"refine": 0, "generate": 0, "memory_budget": 1, "gradient_budget": 1, "threads": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} must be at least {value}; got {getattr(self, name)}")
+
+    def _check_corruption(self) -> None:
+        if self.corrupt not in CORRUPTIONS:
+            raise ValueError(
+                f"unknown corruption {self.corrupt!r}; choose from {', '.join(CORRUPTIONS)}"
+            )
+        if not 0 < self.corrupt_rate <= 1:
+            raise ValueError(f"corrupt_rate must lie in (0, 1]; got {self.corrupt_rate}")
+        if self.corrupt == "none" and self.corrupt_rate != 1:
+            raise ValueError(
+                f"corrupt_rate {self.corrupt_rate:g} has no effect where texts are not corrupted; "
+                "set corrupt (--corrupt) too"
+            )
+        if self.corrupt != "none" and self.generate:
+            raise ValueError(
+                "a sweep cannot both corrupt texts and add tokens to them; set corrupt or generate"
+            )
 
     def _check_sampling(self) -> None:
         if not 0 <= self.temperature < math.inf:

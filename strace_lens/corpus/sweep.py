@@ -19,7 +19,13 @@ from strace_lens.corpus.engine import Engine, this_process
 from strace_lens.corpus.identity import in_order_of, prompt_key, tokens_hash
 from strace_lens.corpus.lock import only_writer
 from strace_lens.corpus.manifest import NAME, OtherRunError, open_run, read_manifest
-from strace_lens.corpus.parts import part_path, part_paths, whole_part, write_part
+from strace_lens.corpus.parts import (
+    is_corrupted,
+    part_path,
+    part_paths,
+    whole_part,
+    write_part,
+)
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Options, setting_of
@@ -120,11 +126,18 @@ def _write_missing(
     with count_bar(progress, "prompts") as told:
         told(total - left, total)
         if missing:
-            traceable = [item.prompt for item in items if item.prompt]
+            traceable = [item.original or item.prompt for item in items if item.prompt]
             setting = setting_of(model, architecture, traceable, options, manifest["weights"])
             for batch, rows in (engine or this_process(model))(setting, missing):
                 path = part_path(folder, batch.number)
-                write_part(path, rows, labels, manifest["id"], numbers[batch.number])
+                write_part(
+                    path,
+                    rows,
+                    labels,
+                    manifest["id"],
+                    numbers[batch.number],
+                    is_corrupted(manifest),
+                )
                 left -= len(batch.items)
                 told(total - left, total)
 

@@ -117,16 +117,20 @@ def _tip(row: dict[str, object], small: float) -> str:
     alternatives: Sequence[Beside] = row["alternatives"]  # pyright: ignore[reportAssignmentType]
     lines = "".join(
         f"<tr{_own(other.token == row['token'])}><td>{quoted(other.token)}</td>"
-        f"<td>{percent(other.model)}</td><td>{percent(other.trace)}</td></tr>"
+        f"<td>{_share(other.model)}</td><td>{_share(other.trace)}</td></tr>"
         for other in alternatives
     )
     return (
         f"<b>{quoted(str(row['token']))}</b>, token {int(str(row['position'])) + 1}<br>"
         f"density {row['density']:.3f}, entropy {row['entropy']:.2f} nats<br>"
-        f"the model gave it {percent(float(str(row['probability'])))}"
+        f"the model gave it {_share(float(str(row['probability'])))}"
         f"<table><thead><tr><th>instead</th><th>model</th><th>s = {small:g}</th></tr></thead>"
         f"<tbody>{lines}</tbody></table>"
     )
+
+
+def _share(probability: float) -> str:
+    return "&lt; 0.001 %" if 0 < probability < 1e-5 else percent(probability)
 
 
 def _own(same: bool) -> str:

@@ -1,0 +1,150 @@
+"""Corrupted prompts: what stays, what changes, and that a run is known by the texts given."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import strace_lens as sl
+from strace_lens.contract import architecture_of
+from strace_lens.corpus.analyses.between import on_shared_prompts
+from strace_lens.corpus.batches import items_of
+from strace_lens.corpus.corrupt import replaced, shuffled
+from strace_lens.corpus.manifest import OtherRunError
+from strace_lens.corpus.prompts import CorpusPrompt
+from strace_lens.corpus.sampling import generator_for
+from strace_lens.corpus.sweep import sweep
+from strace_lens.prompts import PromptError, text_ids
+from tests import cases, tiny
+from tests.corpus.made import SIZES, model, options, prompts, words
+
+TEXTS = st.lists(st.sampled_from(["a", "b", "cd", "é,"]), min_size=2, max_size=8).filter(
+    lambda parts: len(set(parts)) > 1
+)
+
+
+@given(parts=TEXTS, rate=st.floats(0.01, 1.0), seed=st.integers(0, 5))
+def test_shuffled_words_are_the_same_words_in_another_order(
+    parts: list[str], rate: float, seed: int
+) -> None:
+    blanks = [" ", "  ", "\n"]
+    text = "".join(part + blanks[i % 3] for i, part in enumerate(parts))
+    found = shuffled(text, rate, generator_for(text, seed))
+    assert found.split() != parts
+    assert Counter(found.split()) == Counter(parts)
+    assert re.findall(r"\s+", found) == re.findall(r"\s+", text)
+    moved = sum(a != b for a, b in zip(found.split(), parts, strict=True))
+    assert moved <= max(2, round(rate * len(parts)))
+    assert found == shuffled(text, rate, generator_for(text, seed))
+
+
+def test_every_word_can_come_to_every_place() -> None:
+    seen = {shuffled("a b c", 1.0, generator_for("a b c", seed)) for seed in range(60)}
+    assert seen == {"a c b", "b a c", "b c a", "c a b", "c b a"}
+
+
+@pytest.mark.parametrize("text", ["one", "one one  one", " one "])
+def test_a_text_of_one_word_cannot_be_shuffled(text: str) -> None:
+    with pytest.raises(PromptError, match="no two different words to shuffle; leave it out"):
+        shuffled(text, 1.0, generator_for(text, 0))
+
+
+@pytest.mark.parametrize(("rate", "count"), [(1.0, 10), (0.3, 3), (0.01, 1)])
+def test_tokens_are_replaced_by_others_at_the_rate(rate: float, count: int) -> None:
+    tokenizer, ids = tiny.tokenizer(), [1, *tiny.token_ids(10)]
+    found = replaced(tokenizer, tiny.VOCABULARY + 20, ids, rate, generator_for("text", 0))
+    assert found[0] == 1  # a BOS stays
+    assert sum(a != b for a, b in zip(found, ids, strict=True)) == count
+    assert all(len(tiny.SPECIAL) <= i < tiny.VOCABULARY for i in found[1:])
+
+
+def test_tokens_are_drawn_evenly_from_the_whole_vocabulary() -> None:
+    generator = generator_for("text", 0)
+    drawn = [
+        replaced(tiny.tokenizer(), tiny.VOCABULARY, [10], 1.0, generator)[0] for _ in range(20_000)
+    ]
+    counts = np.bincount(drawn, minlength=tiny.VOCABULARY)
+    ordinary = np.array([i for i in range(4, tiny.VOCABULARY) if i != 10])
+    assert counts.sum() == counts[ordinary].sum()
+    expected = 20_000 / len(ordinary)
+    assert np.abs(counts[ordinary] - expected).max() < 5 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("corrupt", ["shuffle", "random"])
+def test_what_is_done_to_a_prompt_depends_on_its_text_and_the_seed_alone(corrupt: str) -> None:
+    def traced(given: list[CorpusPrompt], seed: int = 0) -> dict[str, Any]:
+        chosen = options(corrupt=corrupt, seed=seed)
+        items = items_of(model(), architecture_of(model()), given, chosen)
+        return {item.text: item.prompt for item in items}
+
+    whole = traced(prompts(5))
+    assert traced(prompts(5)[::-1]) == whole
+    assert traced(prompts(5)[1:2]).items() <= whole.items()
+    assert traced(prompts(5), seed=1) != whole
+    for text, prompt in whole.items():
+        assert prompt.text != text
+        assert list(prompt.ids) == text_ids(tiny.tokenizer(), prompt.text)
+
+
+@pytest.mark.parametrize("corrupt", ["shuffle", "random"])
+def test_a_corrupted_run_is_compared_with_a_clean_one_by_the_texts_given(
+    corrupt: str, tmp_path: Path
+) -> None:
+    given = [*prompts(4), CorpusPrompt(words(1) + " " + words(1))]
+    clean = sweep(model(), given, tmp_path / "clean", options(controls=False))
+    chosen = options(controls=False, corrupt=corrupt, corrupt_rate=0.9)
+    run = sweep(model(), given, tmp_path / "corrupted", chosen)
+    assert run.prompts["text"].tolist()[:4] == [one.text for one in given[:4]]
+    for row in run.prompts.to_dict("records"):
+        assert row["sha256"] == hashlib.sha256(row["text"].encode()).hexdigest()
+        trace = sl.extract(sl.token_graph(model(), row["corrupted"]))
+        curve = sl.density_curve(model(), trace, sizes=SIZES, controls=False)
+        assert row["density"] == pytest.approx(curve.density, abs=1e-5)
+    assert run.prompts["next"].isna().all()
+    assert run.prompts["loss"].isna().all()
+    assert clean.prompts["loss"][:4].notna().all()
+    assert "corrupted" not in clean.prompts
+    # Two words that are the same cannot be shuffled, and the others of the run go on.
+    failed = ["PromptError" in str(e) or "two different words" in e for e in run.failures["error"]]
+    assert failed == [True] * (corrupt == "shuffle")
+    one, other = on_shared_prompts([clean, run])
+    assert one.prompts["text"].tolist() == other.prompts["text"].tolist()
+    assert len(one.prompts) == 5 - len(failed)
+    # The unigram distribution is that of the texts as they were given.
+    texts = [one.text for one in given[: 5 - len(failed)]]
+    ids = [i for text in texts for i in text_ids(tiny.tokenizer(), text)]
+    unigram = torch.bincount(torch.tensor(ids), minlength=model().cfg.d_vocab) / len(ids)
+    for row in run.prompts.to_dict("records"):
+        output = cases.full_logits("llama", text_ids(tiny.tokenizer(), row["corrupted"])).softmax(
+            -1
+        )
+        far = float((output - unigram).abs().sum()) / 2
+        assert row["unigram_tv"] == pytest.approx(far, abs=1e-4)
+    page = sl.corpus_report([clean, run], sl.analyse([clean, run]))
+    said = {"shuffle": "90% of the words change places", "random": "90% of the tokens are replaced"}
+    assert page.count(f"corrupted: {said[corrupt]}") == 1
+    with pytest.raises(OtherRunError, match=r"corrupt_rate was 0.9 and is 1.0"):
+        sweep(model(), given, tmp_path / "corrupted", options(controls=False, corrupt=corrupt))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"corrupt": "reverse"}, "unknown corruption 'reverse'; choose from none, shuffle, random"),
+        ({"corrupt": "random", "corrupt_rate": 0.0}, "corrupt_rate must lie in (0, 1]; got 0.0"),
+        ({"corrupt_rate": 0.5}, "corrupt_rate 0.5 has no effect where texts are not corrupted"),
+        ({"corrupt": "random", "generate": 1}, "cannot both corrupt texts and add tokens to them"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        options(**changed)
