@@ -136,12 +136,13 @@ def phase_ablation(
     generator = torch.Generator().manual_seed(seed)
     parts = [*_parts(trace, "refinement", phases.tail), *_parts(trace, "head", phases.head)]
     drawn = [part.draws(generator) for part in parts]
+    keep = curve.keep
     masks = [whole, *(_without(trace, whole, gone) for sets in drawn for gone in sets)]
     masks.append(whole.map(torch.zeros_like))
     logits = masked_logits(
         model,
         architecture,
-        [_mask_rows(trace, kept, replacement) for kept in masks],
+        [_mask_rows(trace, kept, keep, replacement) for kept in masks],
         memory_budget=memory_budget,
         allow_other_model=allow_other_model,
     )
@@ -269,7 +270,9 @@ def _named(pattern: str, errors: Float[Tensor, "3"]) -> dict[str, float]:
     return {pattern.format(name): float(e) for name, e in zip(ERRORS, errors, strict=True)}
 
 
-def _mask_rows(trace: Trace, kept: EdgeTensors, replacement: Replacement) -> MaskedRows:
+def _mask_rows(
+    trace: Trace, kept: EdgeTensors, keep: tuple[str, ...], replacement: Replacement
+) -> MaskedRows:
     """One row that keeps the edges marked: rank 0 is kept, rank 1 is not."""
     return MaskedRows(
         tokens=trace.prompt.tensor,
@@ -277,5 +280,6 @@ def _mask_rows(trace: Trace, kept: EdgeTensors, replacement: Replacement) -> Mas
         ranks=kept.map(lambda k: (~k).to(torch.int8)),
         start=torch.zeros(1, dtype=torch.int32),
         stop=torch.ones(1, dtype=torch.int32),
+        keep=keep,
         replacement=replacement,
     )

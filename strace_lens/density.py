@@ -49,8 +49,10 @@ class DensityCurve:
         table: one row a size. Columns: `size` (relative), `edges`; `refined`, whether the size was
             added to the grid where the curve moves (`refinement`); `tv`, `kl` (nats, full to
             trace), `js` (nats), `head_error` and `tail_error` (which add up to `tv`), `top1`,
-            `nucleus` (largest shared); `random_tv`, `inverse_tv` (NaN where controls were left
-            out, and at refined sizes); shares `residual`, `attention`, `mlp` of its edges;
+            `nucleus` (largest shared); `random_tv`, `inverse_tv`, `random_inverse_tv` (NaN where
+            controls were left out, and at refined sizes); `ablatable_size`, the share of the edges
+            that can be ablated (all but the kinds of `keep`) which the trace holds; shares
+            `residual`, `attention`, `mlp` of its edges;
             `mean_layer`, from 0; `trace_head_mass`, the probability that the trace gives the head;
             `top`, the most probable tokens as pairs of text and probability; `beside`, these and
             the model's own (`predictions.Beside`).
@@ -61,6 +63,7 @@ class DensityCurve:
         logit_gap: largest difference of a logit between the full mask and the untouched model.
         ablation: what replaced ablated edges.
         seed: of the random control.
+        keep: kinds of edges that were never ablated.
     """
 
     trace: Trace
@@ -72,6 +75,7 @@ class DensityCurve:
     logit_gap: float
     ablation: str
     seed: int
+    keep: tuple[str, ...] = ()
 
     @property
     def density(self) -> float:
@@ -137,6 +141,7 @@ def density_curve(
     sizes: Sequence[float] = SIZES,
     refine: int = REFINE,
     controls: bool = True,
+    keep: Sequence[str] = (),
     replacement: Replacement = ZERO,
     head: float = HEAD,
     seed: int = 0,
@@ -153,7 +158,11 @@ def density_curve(
         refine: how many sizes are added to the grid at the most, where total variation moves by
             more than a tenth from one size to the next and where head and tail are restored
             (`refinement`); 0 for the grid alone.
-        controls: also run a random subgraph and the inverse of the trace at every size of the grid.
+        controls: also run a random subgraph, its inverse and the inverse of the trace at every size
+            of the grid.
+        keep: kinds of edges ("attention", "mlp", "residual") that are never ablated. The definition
+            keeps none; with ("attention",) the curve is what the authors' released evaluation
+            computes. Sizes stay relative to all edges.
         replacement: what an ablated edge carries (`ablation.ZERO`, `mean`, `resample`).
         head: p of the head of the distribution.
         seed: of the random control.
@@ -163,10 +172,10 @@ def density_curve(
             of another checkpoint; the graph must still have the shape of this model's.
 
     Raises:
-        ValueError: sizes outside (0, 1] or not rising, a negative `refine`, a trace of another
-            model, a trace or replacement of other weights, or a replacement of another length than
-            the prompt. A trace that does not say which weights it was made with is held to the
-            shape of its graph alone.
+        ValueError: sizes outside (0, 1] or not rising, a negative `refine`, an unknown kind of
+            edges to keep, a trace of another model, a trace or replacement of other weights, or a
+            replacement of another length than the prompt. A trace that does not say which weights
+            it was made with is held to the shape of its graph alone.
     """
     (curve,) = density_curves(
         model,
@@ -174,6 +183,7 @@ def density_curve(
         sizes=sizes,
         refine=refine,
         controls=controls,
+        keep=keep,
         replacements=[replacement],
         head=head,
         seed=seed,
@@ -192,6 +202,7 @@ def density_curves(
     sizes: Sequence[float] = SIZES,
     refine: int = REFINE,
     controls: bool = True,
+    keep: Sequence[str] = (),
     replacements: Sequence[Replacement] | None = None,
     head: float = HEAD,
     seed: int = 0,
@@ -204,7 +215,13 @@ def density_curves(
     for trace in traces:
         trace.expect_model(model, allow_other_model=allow_other_model)
     plans = curve_plans(
-        architecture, traces, sizes, controls=controls, replacements=replacements, seed=seed
+        architecture,
+        traces,
+        sizes,
+        controls=controls,
+        keep=keep,
+        replacements=replacements,
+        seed=seed,
     )
     untouched = [
         last_logits(model, architecture, trace.prompt.tensor[None])[0].cpu() for trace in traces
@@ -230,7 +247,7 @@ def density_curves(
             logits=outputs,
             rows=rows,
             token_text=token_texts(model),
-            facts={"head": head, "ablation": rows.ablation, "seed": seed},
+            facts={"head": head, "ablation": rows.ablation, "seed": seed, "keep": rows.keep},
         )
         for trace, full, rows, outputs in zip(traces, untouched, plans, logits, strict=True)
     ]
@@ -242,18 +259,25 @@ def curve_plans(
     sizes: Sequence[float],
     *,
     controls: bool,
+    keep: Sequence[str],
     replacements: Sequence[Replacement] | None,
     seed: int,
 ) -> list[CurveRows]:
     """The rows that the curves of some traces of one model need, one plan a trace.
 
     Raises:
-        ValueError: sizes outside (0, 1] or not rising.
+        ValueError: sizes outside (0, 1] or not rising, or an unknown kind of edges to keep.
     """
     check_sizes(torch.tensor(sizes, dtype=torch.float64))
     return [
         curve_rows(
-            architecture, trace, sizes, controls=controls, replacement=replacement, seed=seed
+            architecture,
+            trace,
+            sizes,
+            controls=controls,
+            replacement=replacement,
+            seed=seed,
+            keep=keep,
         )
         for trace, replacement in zip(traces, replacements or [ZERO] * len(traces), strict=True)
     ]
@@ -275,7 +299,7 @@ def curve_of(
         logits: of the rows, in their order.
         rows: which output belongs to which size.
         token_text: of `token_texts`.
-        facts: `head`, `ablation` and `seed` as in `DensityCurve`.
+        facts: `head`, `ablation`, `seed` and `keep` as in `DensityCurve`.
     """
     full = untouched.double().log_softmax(-1)[None]
     log_probs = logits.double().log_softmax(-1)
@@ -299,6 +323,8 @@ def curve_of(
             "nucleus": measures.shared_nucleus(full, ours).tolist(),
             "random_tv": _of_control(tv, rows.random, len(edges)),
             "inverse_tv": _of_control(tv, rows.inverse, len(edges)),
+            "random_inverse_tv": _of_control(tv, rows.random_inverse, len(edges)),
+            "ablatable_size": _ablatable_size(trace, rows),
             **_composition(trace, edges),
             "trace_head_mass": ours.exp().masked_fill(~in_head, 0.0).sum(-1).tolist(),
             "top": top_tokens(ours, favourites, token_text),
@@ -323,6 +349,13 @@ def _of_control(
     if rows is None:
         return [math.nan] * sizes
     return tv[rows].masked_fill(rows < 0, math.nan).tolist()
+
+
+def _ablatable_size(trace: Trace, rows: CurveRows) -> list[float]:
+    """Share of the edges that can be ablated which the trace holds; 1 where none can."""
+    kinds = zip(KINDS, trace.counts_by_size([trace.edges])[0].sum(1).tolist(), strict=True)
+    total = sum(count for kind, count in kinds if kind not in rows.keep)
+    return (rows.ablatable.double() / total).tolist() if total else [1.0] * len(rows.sizes)
 
 
 def _composition(trace: Trace, edges: Sequence[int]) -> dict[str, list[float]]:

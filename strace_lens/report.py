@@ -126,8 +126,9 @@ _DENSITY = (
     "over the tail. A filled marker is a size at which the trace has the model's top-1 token."
 )
 _CONTROLS = (
-    " The controls hold as many random edges (dashed), or all edges but the trace's (dotted); both "
-    "keep every residual edge. They are run at the sizes of the grid alone."
+    " The controls hold a random subgraph of as many edges (dashed), all edges but the trace's "
+    "(dotted), or all but the random subgraph's; each keeps every residual edge. They are run at "
+    "the sizes of the grid alone."
 )
 _REFINED = (
     " Sizes were added to the grid where total variation moves by more than a tenth from one size "

@@ -32,6 +32,7 @@ from strace_lens.token_graph.edges import (
     EdgeTensors,
     GraphShape,
     is_complete,
+    kinds_to_keep,
     order_of,
     ranks_of,
 )
@@ -121,6 +122,8 @@ _COLUMNS = {
     "nucleus": _PART,
     "random_tv": _CONTROL,
     "inverse_tv": _CONTROL,
+    "random_inverse_tv": _CONTROL,
+    "ablatable_size": _PART,
     **dict.fromkeys(KINDS, _PART),
     "mean_layer": _Column(high=math.inf, nan=True),
     "trace_head_mass": _PART,
@@ -166,7 +169,16 @@ def _curve_facts(stored: object) -> dict[str, Any]:
         "logit_gap": checks.number(given["logit_gap"], "logit_gap", low=0),
         "ablation": given["ablation"],
         "seed": checks.whole(given["seed"], "seed"),
+        "keep": _kinds(given["keep"]),
     }
+
+
+def _kinds(stored: object) -> tuple[str, ...]:
+    """Kinds of edges to keep from a file, in the one order in which a curve holds them."""
+    given = tuple(checks.text(kind, "a kind to keep") for kind in checks.items(stored, "keep"))
+    if kinds_to_keep(given) != given:
+        raise ValueError(f"keep is {list(given)}, which no curve holds so")
+    return given
 
 
 def _check_table(curve: DensityCurve) -> None:
@@ -198,6 +210,11 @@ def _check_sizes(curve: DensityCurve) -> None:
     shares = table[list(KINDS)].to_numpy() * np.asarray(edges)[:, None]
     if bool((np.abs(shares - counts) > _ROUNDING * curve.trace.edges).any()):
         raise ValueError("the shares of residual, attention and MLP edges are not its trace's")
+    can = [kind not in curve.keep for kind in KINDS]
+    reachable = curve.trace.counts_by_size([curve.trace.edges])[0].sum(1).double().numpy()
+    held = counts[:, can].sum(1) / reachable[can].sum() if reachable[can].any() else 1.0
+    if bool((np.abs(table["ablatable_size"].to_numpy() - held) > _ROUNDING).any()):
+        raise ValueError("the shares of edges that can be ablated are not its trace's")
     layers = table["mean_layer"].to_numpy()
     none = np.asarray(edges) == 0
     if bool((np.isnan(layers) != none).any()) or bool(

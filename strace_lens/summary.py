@@ -13,7 +13,18 @@ from strace_lens.density import DensityCurve
 from strace_lens.phases import LayerPhase, Phase, Phases
 from strace_lens.token_graph.edges import KINDS
 
-_COLUMNS = ("tv", "kl", "js", "head_error", "tail_error", "nucleus", "random_tv", "inverse_tv")
+_COLUMNS = (
+    "tv",
+    "kl",
+    "js",
+    "head_error",
+    "tail_error",
+    "nucleus",
+    "random_tv",
+    "inverse_tv",
+    "random_inverse_tv",
+    "ablatable_size",
+)
 
 
 def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> dict[str, Any]:

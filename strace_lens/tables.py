@@ -233,7 +233,7 @@ def size_table(curve: DensityCurve) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (
         *("s", "edges", "TV", "KL", "head", "tail", "top-1", "nucleus"),
-        *("resid", "attn", "MLP", "layer", "random", "inverse"),
+        *("resid", "attn", "MLP", "layer", "random", "inverse", "rand inv"),
     ):
         table.add_column(name, justify="right", no_wrap=True)
     for row in curve.table.to_dict("records"):
@@ -245,7 +245,7 @@ def size_table(curve: DensityCurve) -> Table:
             f"{row['nucleus']:.0%}",
             *(f"{row[c]:.0%}" for c in ("residual", "attention", "mlp")),
             _or_dash(row["mean_layer"], "{:.1f}"),
-            *(_or_dash(row[c], "{:.3f}") for c in ("random_tv", "inverse_tv")),
+            *(_or_dash(row[c], "{:.3f}") for c in ("random_tv", "inverse_tv", "random_inverse_tv")),
         )
     return table
 

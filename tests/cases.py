@@ -105,13 +105,13 @@ def rows(
     shape: GraphShape,
     masks: Sequence[EdgeTensors],
     *,
-    keep_residual: bool = False,
+    keep: Sequence[str] = (),
     replacement: Replacement = ZERO,
 ) -> list[MaskedRows]:
     """One group of one row for each mask."""
     groups = []
-    for keep in masks:
-        ranks, count = ranks_that_keep(keep, shape)
+    for mask in masks:
+        ranks, count = ranks_that_keep(mask, shape)
         groups.append(
             MaskedRows(
                 tokens=torch.tensor(tokens),
@@ -119,7 +119,7 @@ def rows(
                 ranks=ranks,
                 start=torch.tensor([0]),
                 stop=torch.tensor([count]),
-                keep_residual=keep_residual,
+                keep=tuple(keep),
                 replacement=replacement,
             )
         )

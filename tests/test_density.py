@@ -12,12 +12,13 @@ import strace_lens as sl
 from strace_lens.contract import architecture_of
 from strace_lens.run import last_logits
 from strace_lens.token_graph.controls import random_ranks
-from strace_lens.token_graph.edges import EdgeTensors
+from strace_lens.token_graph.edges import KINDS, EdgeTensors
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.rows import MaskedRows
 from tests import tiny
 
 SIZES = (0.02, 0.1, 0.3, 0.7, 1.0)
+CONTROLS = ("random", "inverse", "random_inverse")
 
 
 def trace_of(name: str, length: int = 7, seed: int = 0) -> sl.Trace:
@@ -37,20 +38,42 @@ def probabilities(name: str, trace: sl.Trace, kept: EdgeTensors) -> torch.Tensor
     return masked_logits(model, architecture_of(model), [rows])[0].double().softmax(-1)
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "gptj", "gpt2", "gemma2"])
-def test_every_size_and_control_equals_its_mask_run_alone(name):
+def with_kinds(kept: EdgeTensors, kinds: tuple[str, ...]) -> EdgeTensors:
+    """A mask that also keeps every edge of some kinds."""
+    return kept._replace(**{kind: torch.ones_like(getattr(kept, kind)) for kind in kinds})
+
+
+@pytest.mark.parametrize(
+    ("name", "keep"),
+    [
+        *((name, ()) for name in ["llama", "mistral", "gptj", "gpt2", "gemma2"]),
+        *((name, ("attention",)) for name in ["llama", "mistral", "gptj", "gpt2", "gemma2"]),
+        ("llama", ("mlp",)),
+        ("gpt2", ("residual",)),
+        ("gptj", ("residual", "mlp")),
+        ("llama", ("residual", "attention", "mlp")),
+    ],
+)
+def test_every_size_and_control_equals_its_mask_run_alone(name, keep):
     trace = trace_of(name)
-    curve = sl.density_curve(tiny.bridge(name), trace, sizes=SIZES, seed=3)
+    curve = sl.density_curve(tiny.bridge(name), trace, sizes=SIZES, seed=3, keep=keep)
+    assert curve.keep == keep
+    kinds = (*keep, "residual")
     arch = architecture_of(tiny.bridge(name))
     full = last_logits(tiny.bridge(name), arch, trace.prompt.tensor[None])[0].double().softmax(-1)
-    random = random_ranks(trace.shape, 3)
     order = full.sort(descending=True, stable=True)
     head = order.indices[: int((order.values.cumsum(0) < 0.5).sum()) + 1]
-    every = torch.ones_like(trace.ranks.residual, dtype=torch.bool)
     for row in curve.table.to_dict("records"):
         k = math.floor(row["size"] * trace.edges)
         assert row["edges"] == k
-        ours = probabilities(name, trace, trace.ranks.map(lambda r, k=k: r < k))
+        first = trace.ranks.map(lambda r, k=k: r < k)
+        ours = probabilities(name, trace, with_kinds(first, keep))
+        can = [kind for kind in KINDS if kind not in keep]
+        held, of = (
+            sum(int(getattr(edges, kind).sum()) for kind in can)
+            for edges in (first, trace.shape.reachable())
+        )
+        assert row["ablatable_size"] == pytest.approx(held / of if of else 1)
         gap = (full - ours).abs() / 2
         assert row["tv"] == pytest.approx(float(gap.sum()), abs=2e-6)
         assert row["head_error"] == pytest.approx(float(gap[head].sum()), abs=2e-6)
@@ -60,16 +83,17 @@ def test_every_size_and_control_equals_its_mask_run_alone(name):
         assert row["top"][0][1] == pytest.approx(float(ours.max()), abs=2e-6)
         assert row["trace_head_mass"] == pytest.approx(float(ours[head].sum()), abs=2e-6)
         if row["refined"]:
-            assert math.isnan(row["random_tv"])
-            assert math.isnan(row["inverse_tv"])
+            assert all(math.isnan(row[f"{one}_tv"]) for one in CONTROLS)
             continue
-        grown = random.map(lambda r, k=k: r < k)._replace(residual=every)
-        control = probabilities(name, trace, grown)
-        assert row["random_tv"] == pytest.approx(float((full - control).abs().sum() / 2), abs=2e-6)
-        rest = trace.ranks.map(lambda r, k=k: r >= k)._replace(residual=every)
-        control = probabilities(name, trace, rest)
-        assert row["inverse_tv"] == pytest.approx(float((full - control).abs().sum() / 2), abs=2e-6)
-    assert curve.table["refined"].any()
+        grown = random_ranks(trace.shape, 3, k).map(lambda r, k=k: r < k)
+        rest = first.map(torch.logical_not)
+        for control, kept in zip(
+            CONTROLS, (grown, rest, grown.map(torch.logical_not)), strict=True
+        ):
+            put_out = probabilities(name, trace, with_kinds(kept, kinds))
+            tv = float((full - put_out).abs().sum() / 2)
+            assert row[f"{control}_tv"] == pytest.approx(tv, abs=2e-6)
+    assert curve.table["refined"].any() or len(can) < 2
     assert curve.table["size"].tolist() == sorted(curve.table["size"])
     assert curve.table["tv"].iloc[-1] < 1e-5
     assert curve.logit_gap < 1e-4

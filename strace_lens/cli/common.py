@@ -25,6 +25,7 @@ from strace_lens.known.tracr import MissingTracrError
 from strace_lens.models import DEFAULT, DTYPES
 from strace_lens.run import MEMORY_BUDGET
 from strace_lens.text_files import read_prompt
+from strace_lens.token_graph.edges import KINDS, kinds_to_keep
 from strace_lens.token_graph.estimators import ESTIMATORS
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
 
@@ -56,6 +57,13 @@ EstimatorOption = Annotated[
         "ones give tighter traces and take longer.",
         autocompletion=completing(ESTIMATORS),
     ),
+]
+KEEP_HELP = (
+    "Kinds of edges that are never ablated: attention, mlp or residual, joined by + if there are "
+    "several. none is the definition, attention what the authors' released evaluation computes."
+)
+KeepOption = Annotated[
+    str, typer.Option(help=KEEP_HELP, autocompletion=completing(["none", *KINDS]))
 ]
 BosOption = Annotated[
     bool | None,
@@ -115,6 +123,16 @@ def budgets(memory: float | None) -> tuple[int, int]:
         raise ValueError(f"memory_budget must be positive; got {memory:g} GiB")
     given = int(memory * 2**30)
     return given, given
+
+
+def parse_keep(text: str) -> tuple[str, ...]:
+    """Kinds of edges joined by "+" or ",", as in attention+mlp; "none" for none.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    given = [part.strip() for part in text.replace("+", ",").split(",")]
+    return () if given == ["none"] else kinds_to_keep(given)
 
 
 def parse_sizes(text: str | None) -> tuple[float, ...] | None:

@@ -13,7 +13,7 @@ import typer
 from strace_lens.claims_table import print_claims
 from strace_lens.cli.common import one_line_errors, progress_bar, step
 from strace_lens.corpus.analyses.all import ANALYSES, CLAIMS, analyse
-from strace_lens.corpus.run_folder import read_run
+from strace_lens.corpus.run_folder import read_run, run_folders
 from strace_lens.corpus_report import corpus_report
 from strace_lens.summary import records
 from strace_lens.tables import frame_table, wide_console
@@ -26,7 +26,12 @@ WIDTH = 180
 
 def phases_command(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders that `strace-lens sweep` wrote.", file_okay=False)
+        list[Path],
+        typer.Argument(
+            help="Folders that `strace-lens sweep` wrote; of a sweep of several combinations, the "
+            "folder that holds them all.",
+            file_okay=False,
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -49,7 +54,7 @@ def phases_command(
     files = (PAGE, *(f"{name}.csv" for name in (*ANALYSES, CLAIMS)))
     with one_line_errors(), results_folder(folder, files), progress_bar() as progress:
         step(progress, "reading")
-        read = [read_run(folder) for folder in runs]
+        read = [read_run(one) for folder in runs for one in run_folders(folder)]
         bar = step(progress, "analysing", total=None)
         tables = analyse(
             read, seed=seed, progress=lambda what, _: progress.update(bar, description=what)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
 import typer
+from rich.progress import Progress, TaskID
 
 from strace_lens.architecture import Model
 from strace_lens.cli.common import (
+    KEEP_HELP,
     AllowPickleOption,
     BosOption,
     DeviceOption,
     DtypeOption,
-    EstimatorOption,
     MemoryOption,
     ModelOption,
     RefineOption,
@@ -27,6 +30,7 @@ from strace_lens.cli.common import (
     budgets,
     completing,
     one_line_errors,
+    parse_keep,
     parse_sizes,
     progress_bar,
     step,
@@ -55,6 +59,8 @@ from strace_lens.prompts import own_tokenizer, text_ids
 from strace_lens.refinement import REFINE
 from strace_lens.sizes import SIZES
 from strace_lens.skeleton import Skeleton, skeleton
+from strace_lens.token_graph.edges import KINDS, keep_text
+from strace_lens.token_graph.estimators import ESTIMATORS, estimator_of
 from strace_lens.whole_files import results_folder
 
 ENGINES = ("local", "ray")
@@ -69,10 +75,28 @@ def sweep_command(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; needed unless --dry-run.")
+        Path | None,
+        typer.Option(
+            help="Folder of the run; of several combinations of --estimator and --keep, each has a "
+            "folder in it. Needed unless --dry-run."
+        ),
     ] = None,
     model: ModelOption = "smollm2",
-    estimator: EstimatorOption = "greedy",
+    estimator: Annotated[
+        str,
+        typer.Option(
+            help=f"How edges are ranked: {', '.join(ESTIMATORS)}. Several parted by commas are "
+            "swept one after the other.",
+            autocompletion=completing(ESTIMATORS),
+        ),
+    ] = "greedy",
+    keep: Annotated[
+        str,
+        typer.Option(
+            help=f"{KEEP_HELP} Several parted by commas are swept one after the other.",
+            autocompletion=completing(["none", *KINDS]),
+        ),
+    ] = "none",
     sizes: Annotated[
         str | None, typer.Option(help="Relative sizes; the paper's 27 if unsaid.")
     ] = None,
@@ -152,7 +176,8 @@ def sweep_command(
 
     Stopped in any way, the same command goes on where it was.
 
-    Example: strace-lens sweep carried --limit 16 --out runs/first
+    Examples: strace-lens sweep carried --limit 16 --out runs/first;
+    strace-lens sweep carried --estimator greedy,fisher --keep none,attention --out runs/study
     """
     with (
         one_line_errors(),
@@ -161,8 +186,8 @@ def sweep_command(
     ):
         _check_engine(engine, workers)
         forward, backward = budgets(memory)
+        estimators, keeps = _names(estimator), _keeps(keep)
         options = Options(
-            estimator=estimator,
             sizes=parse_sizes(sizes) or SIZES,
             refine=refine,
             controls=controls,
@@ -189,6 +214,8 @@ def sweep_command(
                 known,
                 _chosen(known, read(), words, count, seed) if lengths is None else lengths,
                 options,
+                estimators=estimators,
+                keep=keeps,
                 speed=parse_speed(speed),
                 workers=workers if engine == "ray" else 1,
             )
@@ -207,29 +234,54 @@ def sweep_command(
         )
         loaded = load()
         chosen = _chosen(loaded, given, words, count, seed)
-        bar = step(progress, "prompts", total=len(chosen), rate="")
-
-        def tell(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-            speed = progress.tasks[-1].finished_speed or progress.tasks[-1].speed
-            progress.update(bar, rate="" if not speed else f"{60 * speed:.1f} a minute")
-
-        try:
-            run = sweep(
-                loaded,
-                chosen,
-                folder,
-                options,
-                engine=_engine(engine, loaded, load, workers, address),
-                retry_failed=retry_failed,
-                progress=tell,
-            )
-        except KeyboardInterrupt:
-            progress.stop()
-            typer.echo("strace-lens: stopped; the same command goes on from here", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+        runner = _engine(engine, loaded, load, workers, address)
+        runs = {}
+        combinations = list(itertools.product(estimators, keeps))
+        for one, kept in combinations:
+            name = _folder_name(one, kept)
+            into = folder / name if len(combinations) > 1 else folder
+            bar = step(progress, name, total=len(chosen), rate="")
+            tell = functools.partial(_tell, progress, bar)
+            own = dataclasses.replace(options, estimator=one, keep=kept)
+            try:
+                runs[into] = sweep(
+                    loaded,
+                    chosen,
+                    into,
+                    own,
+                    engine=runner,
+                    retry_failed=retry_failed,
+                    progress=tell,
+                )
+            except KeyboardInterrupt:
+                progress.stop()
+                typer.echo("strace-lens: stopped; the same command goes on from here", err=True)
+                raise typer.Exit(INTERRUPTED) from None
         progress.stop()
-        _say(run, folder, as_json)
+        _say(runs, folder, as_json)
+
+
+def _names(text: str) -> list[str]:
+    """Estimators parted by commas, each once."""
+    names = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    for name in names:
+        estimator_of(name)
+    return names
+
+
+def _keeps(text: str) -> list[tuple[str, ...]]:
+    """Combinations of kinds of edges to keep, parted by commas, each once."""
+    return list(dict.fromkeys(parse_keep(part) for part in text.split(",")))
+
+
+def _folder_name(estimator: str, keep: Sequence[str]) -> str:
+    return f"{estimator}-keep-{keep_text(keep)}" if keep else estimator
+
+
+def _tell(progress: Progress, bar: TaskID, done: int, total: int) -> None:
+    progress.update(bar, completed=done, total=total)
+    speed = progress.tasks[-1].finished_speed or progress.tasks[-1].speed
+    progress.update(bar, rate="" if not speed else f"{60 * speed:.1f} a minute")
 
 
 @contextlib.contextmanager
@@ -311,23 +363,31 @@ def _chosen(
     return given if count is None else sample(given, count, seed)
 
 
-def _say(run: Run, out: Path, as_json: bool) -> None:
-    density = run.prompts["density"].to_numpy(dtype=np.float64)
+def _say(runs: Mapping[Path, Run], out: Path, as_json: bool) -> None:
     if as_json:
-        said = {
-            "out": str(out),
-            "model": run.model,
-            "prompts": len(run.prompts),
-            "failed": len(run.failures),
-            "density": None if np.isnan(density).any() else float(density.mean()),
-        }
-        print(json.dumps(said, allow_nan=False))
+        said = [_said(run, folder) for folder, run in runs.items()]
+        print(json.dumps(said[0] if len(said) == 1 else said, allow_nan=False))
         return
-    for row in run.failures.to_dict("records"):
-        typer.echo(f"prompt {row['prompt']} failed: {row['error']}", err=True)
-    print(
-        f"prompts measured: {len(run.prompts)} of {run.model} in {out}, "
-        f"mean density {density.mean():.3f}"
-        + (f"; {len(run.failures)} failed" if len(run.failures) else "")
-        + f"\nnext: strace-lens phases {out}"
-    )
+    for folder, run in runs.items():
+        for row in run.failures.to_dict("records"):
+            typer.echo(f"prompt {row['prompt']} failed: {row['error']}", err=True)
+        density = run.prompts["density"].to_numpy(dtype=np.float64)
+        print(
+            f"prompts measured: {len(run.prompts)} of {run.model} in {folder}, "
+            f"mean density {density.mean():.3f}"
+            + (f"; {len(run.failures)} failed" if len(run.failures) else "")
+        )
+    print(f"next: strace-lens phases {out}")
+
+
+def _said(run: Run, folder: Path) -> dict[str, Any]:
+    density = run.prompts["density"].to_numpy(dtype=np.float64)
+    return {
+        "out": str(folder),
+        "model": run.model,
+        "estimator": run.manifest["options"]["estimator"],
+        "keep": run.manifest["options"]["keep"],
+        "prompts": len(run.prompts),
+        "failed": len(run.failures),
+        "density": None if np.isnan(density).any() else float(density.mean()),
+    }

@@ -19,6 +19,7 @@ from strace_lens.cli.common import (
     DeviceOption,
     DtypeOption,
     EstimatorOption,
+    KeepOption,
     MemoryOption,
     ModelOption,
     RefineOption,
@@ -26,6 +27,7 @@ from strace_lens.cli.common import (
     budgets,
     completing,
     one_line_errors,
+    parse_keep,
     parse_sizes,
     progress_bar,
     prompt_text,
@@ -69,6 +71,7 @@ def trace(
     ] = None,
     refine: RefineOption = REFINE,
     estimator: EstimatorOption = "greedy",
+    keep: KeepOption = "none",
     importance: Annotated[
         str,
         typer.Option(
@@ -139,6 +142,7 @@ def trace(
             loaded, tokens, ablation, corrupted=corrupted, references=_reference(reference)
         )
         same = {"replacement": swap, "seed": seed, "memory_budget": forward}
+        kept = parse_keep(keep)
         step(progress, "reading the token graph")
         graph = token_graph(loaded, tokens)
         if estimator == "greedy":
@@ -149,6 +153,7 @@ def trace(
                 loaded,
                 graph,
                 estimator,
+                keep=kept,
                 **{**same, "memory_budget": backward},
                 progress=lambda n: progress.advance(bar, n),
             )
@@ -158,6 +163,7 @@ def trace(
             ranked,
             sizes=grid,
             refine=refine,
+            keep=kept,
             progress=lambda n: progress.advance(bar, n),
             **same,
         )

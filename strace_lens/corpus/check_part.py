@@ -14,10 +14,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-SHARES = ("tv", "head_error", "tail_error", "residual", "attention", "mlp", "trace_head_mass")
+SHARES = (
+    *("tv", "head_error", "tail_error", "residual", "attention", "mlp", "trace_head_mass"),
+    "ablatable_size",
+)
 """Columns of every row that lie in [0, 1] and are never missing."""
 
-MAYBE_SHARES = ("random_tv", "inverse_tv", "unigram_tv", "no_context_tv")
+MAYBE_SHARES = ("random_tv", "inverse_tv", "random_inverse_tv", "unigram_tv", "no_context_tv")
 """Columns of every row that lie in [0, 1] where they are known."""
 
 ROUNDING = 1e-6

@@ -114,6 +114,7 @@ def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row
             model,
             graph,
             options.estimator,
+            keep=options.keep,
             replacement=swap,
             seed=options.seed,
             memory_budget=options.gradient_budget,
@@ -126,6 +127,7 @@ def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row
         traces,
         options.sizes,
         controls=options.controls,
+        keep=options.keep,
         replacements=swaps,
         seed=options.seed,
     )
@@ -186,7 +188,12 @@ def _rows(
         logits=logits,
         rows=plan,
         token_text=token_texts(model),
-        facts={"head": options.head, "ablation": plan.ablation, "seed": options.seed},
+        facts={
+            "head": options.head,
+            "ablation": plan.ablation,
+            "seed": options.seed,
+            "keep": plan.keep,
+        },
     )
     outputs = torch.cat([full.logits[None], logits[plan.trace]]).double().log_softmax(-1)
     shallow = _shallow(setting, outputs)

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from strace_lens.corpus.manifest import NAME as MANIFEST
 from strace_lens.corpus.manifest import read_manifest
 from strace_lens.corpus.parts import (
     GEOMETRY,
@@ -40,7 +41,16 @@ PROMPT_COLUMNS = (
 
 SIZE_COLUMNS = (
     *("prompt", "size", "edges", "tv", "kl", "js", "head_error", "tail_error", "top1", "nucleus"),
-    *("random_tv", "inverse_tv", "residual", "attention", "mlp", "mean_layer"),
+    *(
+        "random_tv",
+        "inverse_tv",
+        "random_inverse_tv",
+        "ablatable_size",
+        "residual",
+        "attention",
+        "mlp",
+        "mean_layer",
+    ),
     *("trace_head_mass", "unigram_tv", "no_context_tv", "top"),
 )
 
@@ -109,6 +119,18 @@ class Run:
     def _repr_html_(self) -> str:
         columns = ["prompt", "text", "tokens", "edges", "density", "entropy", "next"]
         return facts(repr(self), self.prompts[columns])
+
+
+def run_folders(folder: str | Path) -> list[Path]:
+    """The folder itself if it holds a run; otherwise those of its folders that do, by name.
+
+    A sweep of several estimators, or with several kinds of edges kept, writes a folder for each
+    combination. A folder without any run is returned as it is, for `read_run` to say so.
+    """
+    folder = Path(folder)
+    if (folder / MANIFEST).is_file():
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{MANIFEST}")) or [folder]
 
 
 def read_run(folder: str | Path) -> Run:

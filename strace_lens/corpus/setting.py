@@ -19,6 +19,7 @@ from strace_lens.prompts import Prompt, own_tokenizer
 from strace_lens.refinement import REFINE
 from strace_lens.run import MEMORY_BUDGET, last_logits
 from strace_lens.sizes import SIZES, check_sizes
+from strace_lens.token_graph.edges import kinds_to_keep
 from strace_lens.token_graph.estimators import estimator_of
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
 
@@ -31,10 +32,13 @@ class Options:
 
     Attributes:
         estimator: how edges are ranked, a key of `ESTIMATORS`.
+        keep: kinds of edges that are never ablated; none for the definition, ("attention",) for
+            what the authors' released evaluation computes.
         sizes: relative sizes, rising: the grid that all prompts share.
         refine: how many sizes are added to the grid for each prompt at the most, where its curve
             moves and where head and tail are restored (`refinement`).
-        controls: run the random subgraph and the inverse of the trace too, at sizes of the grid.
+        controls: run the random subgraph, its inverse and the inverse of the trace too, at sizes of
+            the grid.
         ablation: what replaces ablated edges: zero, or their mean over the carried page of prose.
         head: p of the head of the distribution.
         seed: of estimators that draw, of the random control, of generated tokens and of what is
@@ -55,6 +59,7 @@ class Options:
     """
 
     estimator: str = "greedy"
+    keep: tuple[str, ...] = ()
     sizes: tuple[float, ...] = SIZES
     refine: int = REFINE
     controls: bool = True
@@ -74,6 +79,7 @@ class Options:
 
     def __post_init__(self) -> None:
         estimator_of(self.estimator)
+        object.__setattr__(self, "keep", kinds_to_keep(self.keep))
         check_sizes(np.asarray(self.sizes, dtype=np.float64))
         if self.ablation not in ABLATIONS:
             raise ValueError(f"sweeps ablate to {' or '.join(ABLATIONS)}; got {self.ablation!r}")

@@ -23,7 +23,15 @@ from strace_lens.token_graph.edges import KINDS, hook_name, order_of
 
 _NUMBERS = (
     *("size", "edges", "tv", "kl", "head_error", "tail_error", "nucleus"),
-    *("trace_head_mass", "random_tv", "inverse_tv", *KINDS, "mean_layer"),
+    *(
+        "trace_head_mass",
+        "random_tv",
+        "inverse_tv",
+        "random_inverse_tv",
+        "ablatable_size",
+        *KINDS,
+        "mean_layer",
+    ),
 )
 
 
@@ -57,6 +65,7 @@ def pack(curve: DensityCurve, most: int) -> dict[str, Any]:
             }
             for row, count in zip(table.to_dict("records"), counts, strict=True)
         ],
+        "keep": list(curve.keep),
         "phases": [dataclasses.asdict(p) for p in curve.phases().along_sizes],
         **{name: finite(getattr(curve, name)) for name in facts},
     }

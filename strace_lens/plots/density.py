@@ -95,7 +95,11 @@ def _add_errors(fig: go.Figure, table: pd.DataFrame) -> None:
 
 
 def _add_controls(fig: go.Figure, table: pd.DataFrame) -> None:
-    controls = {"random": ("random subgraph", "dash"), "inverse": ("inverse of the trace", "dot")}
+    controls = {
+        "random": ("random subgraph", "dash"),
+        "inverse": ("inverse of the trace", "dot"),
+        "random_inverse": ("inverse of the random subgraph", "dashdot"),
+    }
     for control, (name, dash) in controls.items():
         run = table.loc[table[f"{control}_tv"].notna()]  # refined sizes have no controls
         values = run[f"{control}_tv"]

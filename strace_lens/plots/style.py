@@ -26,6 +26,7 @@ COLOURS = {
     "trace": "#000000",
     "random": "#808080",
     "inverse": "#CC79A7",
+    "random_inverse": "#B3B3B3",
     "head": "#E69F00",
     "tail": "#56B4E9",
 }

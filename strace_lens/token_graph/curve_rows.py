@@ -1,9 +1,9 @@
 """The rows of a density curve: which masks its sizes and controls come to, each run once.
 
 Different sizes often come to one mask, or to one output: at s = 1 the trace, its random control and
-the full mask are the same; the controls keep every residual edge, so that sizes between which a
-ranking adds only residual edges are equal; and where a stream of zeros stays zero, every trace that
-reaches no embedding puts out what the empty one does.
+the full mask are the same; where kinds of edges are kept whole, as the controls keep residual ones,
+sizes between which a ranking adds only edges of these kinds are equal; and where a stream of zeros
+stays zero, every trace that reaches no embedding puts out what the empty one does.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
 from strace_lens.ablation import Replacement
 from strace_lens.architecture import Architecture
 from strace_lens.token_graph.controls import random_ranks
-from strace_lens.token_graph.edges import KINDS
+from strace_lens.token_graph.edges import KINDS, EdgeTensors, kinds_to_keep
 from strace_lens.token_graph.rows import MaskedRows
 from strace_lens.token_graph.trace import Trace
 
@@ -33,37 +33,45 @@ class CurveRows:
         full: row of the full mask.
         sizes: relative sizes, rising.
         refined: which of them a refinement added.
-        stop: how many edges the mask of the trace keeps at each size.
+        ablatable: how many edges of kinds that are not kept whole the trace holds at each size.
+        mask: a number for each size, the same where the mask of the trace comes to the same output.
         trace: row of the trace at each size.
-        inverse, random: rows of the controls at each size, -1 where there is none; None without
-            controls.
+        inverse, random, random_inverse: rows of the controls at each size, -1 where there is none;
+            None without controls.
     """
 
     groups: tuple[MaskedRows, ...]
     full: int
     sizes: tuple[float, ...]
     refined: Bool[Tensor, " size"]
-    stop: Int[Tensor, " size"]
+    ablatable: Int64[Tensor, " size"]
+    mask: Int64[Tensor, " size"]
     trace: Int[Tensor, " size"]
     inverse: Int[Tensor, " size"] | None = None
     random: Int[Tensor, " size"] | None = None
+    random_inverse: Int[Tensor, " size"] | None = None
 
     @property
     def ablation(self) -> str:
         """What replaces ablated edges."""
         return self.groups[0].replacement.kind
 
+    @property
+    def keep(self) -> tuple[str, ...]:
+        """Kinds of edges that are never ablated."""
+        return self.groups[0].keep
+
     def __len__(self) -> int:
         return sum(len(group) for group in self.groups)
 
 
 def most_rows(sizes: Sequence[float], controls: bool, refine: int = 0) -> int:
-    """Rows that a curve runs at the most: every size, its two controls, and the full mask once.
+    """Rows that a curve runs at the most: every size, its three controls, and the full mask once.
 
     Sizes that a refinement adds have no controls.
     """
     below = sum(s < 1 for s in sizes)
-    return below + 1 + (below + len(sizes)) * controls + refine
+    return below + 1 + (below + 2 * len(sizes)) * controls + refine
 
 
 def curve_rows(
@@ -74,47 +82,94 @@ def curve_rows(
     controls: bool,
     replacement: Replacement,
     seed: int,
+    keep: Sequence[str] = (),
 ) -> CurveRows:
-    """Distinct masks of a trace at every size, of its inverse and of a random control."""
+    """Distinct masks of a trace at every size, of its inverse, of a random control and its inverse.
+
+    Args:
+        architecture: of the model.
+        trace: ranks of every edge.
+        sizes: relative sizes, rising.
+        controls: whether to run the controls, which keep every residual edge.
+        replacement: what an ablated edge carries.
+        seed: of the random control.
+        keep: kinds of edges that no row ablates.
+
+    Raises:
+        ValueError: an unknown kind of edges to keep.
+    """
+    keep = kinds_to_keep(keep)
     counts = _counts(trace, sizes)
-    stops = _stops(architecture, trace, counts, replacement)
-    stop, rows = torch.unique(
-        torch.cat([stops, torch.tensor([trace.edges], dtype=torch.int32)]), return_inverse=True
+    ablatable = _ablatable(trace, counts, keep)
+    everything = torch.tensor([trace.edges], dtype=torch.int32)
+    masks = torch.cat(
+        [
+            _masks(architecture, trace, counts, replacement, keep),
+            _ablatable(trace, everything, keep),
+        ]
     )
+    distinct, rows = torch.unique(masks, return_inverse=True)
+    stop = _stops(distinct, masks, torch.cat([counts, everything]))
     own = MaskedRows(
         tokens=trace.prompt.tensor,
         shape=trace.shape,
         ranks=trace.ranks,
         start=torch.zeros_like(stop),
         stop=stop,
+        keep=keep,
         replacement=replacement,
     )
-    full = len(stop) - 1
     plan = CurveRows(
         groups=(own,),
-        full=full,
+        full=int(rows[-1]),
         sizes=tuple(float(s) for s in sizes),
         refined=torch.zeros(len(sizes), dtype=torch.bool),
-        stop=stops,
+        ablatable=ablatable,
+        mask=masks[:-1],
         trace=rows[:-1],
     )
-    if not controls:
-        return plan
+    return _with_controls(plan, trace, counts, seed) if controls else plan
 
-    removed, inverse = _distinct(trace, counts, full_mask=0, full=full, first=len(own))
-    inverses = dataclasses.replace(
-        own, start=removed, stop=torch.full_like(removed, trace.edges), keep_residual=True
+
+def _with_controls(
+    plan: CurveRows, trace: Trace, counts: Int[Tensor, " size"], seed: int
+) -> CurveRows:
+    """The rows of a curve and those of its controls at every size."""
+    (own,) = plan.groups
+    keep = kinds_to_keep([*plan.keep, "residual"])
+    removed, inverse = torch.unique(_ablatable(trace, counts, keep), return_inverse=True)
+    start = _stops(removed, removed[inverse], counts)
+    full = removed == 0
+    rows = torch.where(full, plan.full, len(own) - 1 + (~full).cumsum(0))
+    start = start[~full]
+    groups = [own]
+    if len(start):
+        stop = torch.full_like(start, trace.edges)
+        groups.append(dataclasses.replace(own, start=start, stop=stop, keep=keep))
+    first = len(own) + len(start)
+    both = torch.full((2, len(counts)), plan.full)
+    every = _ablatable(trace, torch.tensor([trace.edges]), keep)
+    for size, count in enumerate(counts.tolist()):
+        drawn = random_ranks(trace.shape, seed, count)
+        taken = sum(int((getattr(drawn, kind) < count).sum()) for kind in KINDS if kind not in keep)
+        # The mask of the control, and that of its inverse, unless it ablates nothing.
+        which = [row for row, full in enumerate((taken == every, taken == 0)) if not full]
+        if which:
+            both[which, size] = first + torch.arange(len(which))
+            first += len(which)
+            groups.append(_one_or_the_other(own, drawn, count, keep, which))
+    return dataclasses.replace(
+        plan, groups=tuple(groups), inverse=rows[inverse], random=both[0], random_inverse=both[1]
     )
-    grown = dataclasses.replace(trace, ranks=random_ranks(trace.shape, seed))
-    everything = _without_residual(grown, torch.tensor([trace.edges]))[0]
-    kept, random = _distinct(
-        grown, counts, full_mask=int(everything), full=full, first=len(own) + len(inverses)
-    )
-    randoms = dataclasses.replace(
-        own, ranks=grown.ranks, start=torch.zeros_like(kept), stop=kept, keep_residual=True
-    )
-    groups = tuple(group for group in (own, inverses, randoms) if len(group))
-    return dataclasses.replace(plan, groups=groups, inverse=inverse, random=random)
+
+
+def _one_or_the_other(
+    own: MaskedRows, drawn: EdgeTensors, count: int, keep: tuple[str, ...], which: list[int]
+) -> MaskedRows:
+    """Rows that keep the first edges of a ranking (0), and all others (1)."""
+    start = torch.tensor(which, dtype=torch.int32)
+    sides = drawn.map(lambda ranks: (ranks >= count).to(torch.int8))
+    return dataclasses.replace(own, ranks=sides, start=start, stop=start + 1, keep=keep)
 
 
 def with_sizes(
@@ -126,34 +181,40 @@ def with_sizes(
     sizes have no controls.
     """
     own = rows.groups[0]
-    stops = _stops(architecture, trace, _counts(trace, sizes), own.replacement)
+    counts = _counts(trace, sizes)
+    ablatable = _ablatable(trace, counts, rows.keep)
+    masks = _masks(architecture, trace, counts, own.replacement, rows.keep)
     row_of = {
-        trace.edges: rows.full,
-        **dict(zip(rows.stop.tolist(), rows.trace.tolist(), strict=True)),
+        int(_ablatable(trace, torch.tensor([trace.edges]), rows.keep)): rows.full,
+        **dict(zip(rows.mask.tolist(), rows.trace.tolist(), strict=True)),
     }
-    fresh = sorted(set(stops.tolist()) - set(row_of))
-    row_of.update((stop, len(rows) + i) for i, stop in enumerate(fresh))
+    fresh = sorted(set(masks.tolist()) - set(row_of))
+    row_of.update((mask, len(rows) + i) for i, mask in enumerate(fresh))
     groups = rows.groups
     if fresh:
-        stop = torch.tensor(fresh, dtype=torch.int32)
+        stop = _stops(torch.tensor(fresh), masks, counts)
         groups = (*groups, dataclasses.replace(own, start=torch.zeros_like(stop), stop=stop))
     every = torch.tensor([*rows.sizes, *sizes], dtype=torch.float64)
     order = every.argsort()
-    found = torch.tensor([row_of[stop] for stop in stops.tolist()])
+    found = torch.tensor([row_of[mask] for mask in masks.tolist()])
 
     def merged(old: Tensor, new: Tensor) -> Tensor:
         return torch.cat([old, new])[order]
 
-    none = torch.full_like(found, -1)
+    def without(old: Tensor | None) -> Tensor | None:
+        return None if old is None else merged(old, torch.full_like(found, -1))
+
     return CurveRows(
         groups=groups,
         full=rows.full,
         sizes=tuple(every[order].tolist()),
         refined=merged(rows.refined, torch.ones(len(sizes), dtype=torch.bool)),
-        stop=merged(rows.stop, stops),
+        ablatable=merged(rows.ablatable, ablatable),
+        mask=merged(rows.mask, masks),
         trace=merged(rows.trace, found),
-        inverse=None if rows.inverse is None else merged(rows.inverse, none),
-        random=None if rows.random is None else merged(rows.random, none),
+        inverse=without(rows.inverse),
+        random=without(rows.random),
+        random_inverse=without(rows.random_inverse),
     )
 
 
@@ -161,13 +222,28 @@ def _counts(trace: Trace, sizes: Sequence[float]) -> Int[Tensor, " size"]:
     return torch.tensor([trace.edge_count(s) for s in sizes], dtype=torch.int32)
 
 
-def _stops(
-    architecture: Architecture, trace: Trace, counts: Int[Tensor, " size"], replacement: Replacement
-) -> Int[Tensor, " size"]:
-    """How many edges are kept for traces of some counts: none by one that puts out as the empty."""
-    if not architecture.silent_without_input or replacement.references:
-        return counts.clone()
-    return counts.where(counts > _first_embedding(trace), 0)
+def _ablatable(
+    trace: Trace, counts: Int[Tensor, " size"], keep: Sequence[str]
+) -> Int64[Tensor, " size"]:
+    """How many edges of the kinds that are not kept whole are among the first k edges."""
+    if not keep:
+        return counts.long()
+    by_kind = trace.counts_by_size(counts.tolist()).sum(2)
+    return by_kind[:, [KINDS.index(kind) for kind in KINDS if kind not in keep]].sum(1)
+
+
+def _masks(
+    architecture: Architecture,
+    trace: Trace,
+    counts: Int[Tensor, " size"],
+    replacement: Replacement,
+    keep: Sequence[str],
+) -> Int64[Tensor, " size"]:
+    """A number for each count, equal where the traces come to one output: of ablatable edges."""
+    masks = _ablatable(trace, counts, keep)
+    if keep or not architecture.silent_without_input or replacement.references:
+        return masks
+    return masks.where(counts > _first_embedding(trace), 0)
 
 
 def _first_embedding(trace: Trace) -> int:
@@ -178,23 +254,12 @@ def _first_embedding(trace: Trace) -> int:
     return min(int(ranks.min()) for ranks in first_layer)
 
 
-def _without_residual(trace: Trace, counts: Int[Tensor, " size"]) -> Int[Tensor, " size"]:
-    """How many attention and MLP edges the first k edges hold."""
-    by_kind = trace.counts_by_size(counts.tolist())
-    return by_kind.sum((1, 2)) - by_kind[:, KINDS.index("residual")].sum(1)
+def _stops(
+    distinct: Int64[Tensor, " row"], masks: Int64[Tensor, " size"], counts: Int[Tensor, " size"]
+) -> Int[Tensor, " row"]:
+    """How many edges the row of each distinct mask keeps: the first count that comes to it.
 
-
-def _distinct(
-    trace: Trace, counts: Int[Tensor, " size"], *, full_mask: int, full: int, first: int
-) -> tuple[Int[Tensor, " row"], Int[Tensor, " size"]]:
-    """Counts that differ in more than residual edges, and the row of each size among them.
-
-    Rows are numbered from `first`; sizes whose attention and MLP edges number `full_mask` find
-    theirs in row `full`.
+    A mask without ablatable edges keeps none.
     """
-    kinds, index = torch.unique(_without_residual(trace, counts), return_inverse=True)
-    one_each = torch.stack([counts[index == i][0] for i in range(len(kinds))])
-    own = kinds != full_mask
-    rows = torch.full_like(kinds, full)
-    rows[own] = first + torch.arange(int(own.sum()))
-    return one_each[own], rows[index]
+    first = [counts[masks == mask][0] if mask else counts[0] * 0 for mask in distinct.tolist()]
+    return torch.stack(first) if first else counts[:0]

@@ -7,7 +7,7 @@ from `GraphShape`. Source: s-Trace (arXiv 2605.27033), section "token graph".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +19,25 @@ UNREACHABLE = 2**31 - 1
 """Rank of an edge that cannot reach the output: larger than every size, so no trace holds it."""
 
 KINDS = ("residual", "attention", "mlp")
+
+
+def kinds_to_keep(keep: Sequence[str]) -> tuple[str, ...]:
+    """Kinds of edges that are never ablated, each once and in the order of `KINDS`.
+
+    Raises:
+        ValueError: a single string, or a kind that is not in `KINDS`.
+    """
+    if isinstance(keep, str):
+        raise ValueError(f"keep takes a sequence of kinds, as ({keep!r},); got the string {keep!r}")
+    unknown = [kind for kind in keep if kind not in KINDS]
+    if unknown:
+        raise ValueError(f"unknown kind of edge {unknown[0]!r}; choose from {', '.join(KINDS)}")
+    return tuple(kind for kind in KINDS if kind in keep)
+
+
+def keep_text(keep: Sequence[str]) -> str:
+    """Kinds that are never ablated as the command line writes them: "none", "attention+mlp"."""
+    return "+".join(keep) or "none"
 
 
 class EdgeTensors(NamedTuple):

@@ -6,7 +6,7 @@ passes. What a fitted trace may be taken for is said by its controls (`trials`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
 from strace_lens.hold import verb
 from strace_lens.progress import Steps, steps_bar
+from strace_lens.token_graph.edges import kinds_to_keep
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.fisher import FISHER_PROBES, fisher
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
@@ -31,9 +32,9 @@ class Estimator:
     """A way to rank the edges of a token graph.
 
     Attributes:
-        rank: takes a model and its graph, and `target`, `replacement`, `seed`, `memory_budget`,
-            `progress` and `allow_other_model` by name; `start` too if it starts from another
-            estimator's trace.
+        rank: takes a model and its graph, and `keep`, `target`, `replacement`, `seed`,
+            `memory_budget`, `progress` and `allow_other_model` by name; `start` too if it starts
+            from another estimator's trace.
         steps: how often it calls `progress` at the most. With none, nothing is fitted: neither
             target nor seed matters.
         start: name of the estimator whose trace it starts from.
@@ -109,6 +110,7 @@ def estimate(
     graph: TokenGraph,
     estimator: str = "greedy",
     *,
+    keep: Sequence[str] = (),
     target: Float[Tensor, " vocab"] | None = None,
     replacement: Replacement = ZERO,
     seed: int = 0,
@@ -123,6 +125,8 @@ def estimate(
         model: the model whose graph it is.
         graph: the token graph of a prompt.
         estimator: a key of `ESTIMATORS`.
+        keep: kinds of edges that are never ablated: what is fitted is the order of the others. No
+            effect where nothing is fitted.
         target: probabilities to reproduce; by default the model's own output. No effect where
             nothing is fitted.
         replacement: what an ablated edge carries while fitting.
@@ -136,13 +140,14 @@ def estimate(
             checkpoint.
 
     Raises:
-        ValueError: an unknown estimator, a graph to fit of one token or of other weights, a target
-            that is no distribution, or a start of another graph.
+        ValueError: an unknown estimator or kind of edges to keep, a graph to fit of one token or of
+            other weights, a target that is no distribution, or a start of another graph.
         UnsupportedModelError: gradients through quantised weights.
     """
     found = estimator_of(estimator)
     with steps_bar(progress, estimator, steps(estimator, started=start is not None)) as told:
         options: dict[str, Any] = {
+            "keep": kinds_to_keep(keep),
             "target": target,
             "replacement": replacement,
             "seed": seed,

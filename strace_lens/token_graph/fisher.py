@@ -11,6 +11,8 @@ add exactly.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,7 +29,7 @@ from strace_lens.token_graph.gradients import (
     weighted_log_probs,
 )
 from strace_lens.token_graph.graph import TokenGraph
-from strace_lens.token_graph.schedule import schedule
+from strace_lens.token_graph.schedule_kept import schedule_ablatable
 from strace_lens.token_graph.trace import Trace
 
 FISHER_PROBES = 8
@@ -84,6 +86,7 @@ def fisher(
     graph: TokenGraph,
     *,
     probes: int = FISHER_PROBES,
+    keep: Sequence[str] = (),
     target: Float[Tensor, " vocab"] | None = None,
     replacement: Replacement = ZERO,
     seed: int = 0,
@@ -92,10 +95,13 @@ def fisher(
 ) -> Trace:
     """Rank edges by their Fisher scores in the full graph, scheduled: one forward pass.
 
+    Edges of kinds that are kept whole come last (`schedule_ablatable`).
+
     Args:
         model: the model whose graph it is.
         graph: the token graph of a prompt.
         probes: backward passes.
+        keep: kinds of edges that are never ablated.
         target: probabilities whose Fisher information is taken; by default the model's own output.
         replacement: what an ablated edge carries.
         seed: of the probes.
@@ -103,12 +109,19 @@ def fisher(
         allow_other_model: accept a replacement made with other weights, as from another checkpoint.
 
     Raises:
-        ValueError: a graph of one token or of other weights, a replacement of other weights, a
-            target that is no distribution, or no probes.
+        ValueError: a graph of one token or of other weights, kinds of edges to keep that leave
+            nothing to fit, a replacement of other weights, a target that is no distribution, or no
+            probes.
         UnsupportedModelError: quantised weights.
     """
     fit = fit_to(
-        model, graph, target, replacement, memory_budget, allow_other_model=allow_other_model
+        model,
+        graph,
+        target,
+        replacement,
+        memory_budget,
+        keep=keep,
+        allow_other_model=allow_other_model,
     )
     everything = graph.shape.full(0, torch.int32)
     generator = torch.Generator().manual_seed(seed)
@@ -117,7 +130,7 @@ def fisher(
     return fitted_trace(
         fit,
         graph,
-        schedule(scores, graph.shape),
+        schedule_ablatable(scores, graph.shape, fit.keep),
         start=None,
         passes=(1, probes),
         made={"importance": "fisher", "order": "scheduled", "seed": seed, "probes": probes},

@@ -15,7 +15,12 @@ from strace_lens.architecture import Architecture, Model
 from strace_lens.fixed_weights import expect_gradients
 from strace_lens.hold import noted
 from strace_lens.run import even_chunks
-from strace_lens.token_graph.edges import EdgeTensors, GraphShape, in_reach
+from strace_lens.token_graph.edges import (
+    EdgeTensors,
+    GraphShape,
+    in_reach,
+    kinds_to_keep,
+)
 from strace_lens.token_graph.gradients import bytes_per_gradient_row
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.rows import WeightedRows, weighted_rows
@@ -35,6 +40,7 @@ class Fit:
         own: whether they are the model's own.
         replacement: what an ablated edge carries.
         memory_budget: bytes of a forward and backward pass.
+        keep: kinds of edges that are never ablated.
     """
 
     model: Model
@@ -45,6 +51,7 @@ class Fit:
     own: bool
     replacement: Replacement
     memory_budget: int
+    keep: tuple[str, ...] = ()
 
     def rows(
         self, ranks: EdgeTensors, counts: Sequence[int], besides: Sequence[EdgeTensors] = ()
@@ -61,7 +68,14 @@ class Fit:
             self.replacement,
             self.target.device,
             besides,
+            self.keep,
         )
+
+    @property
+    def ablatable(self) -> int:
+        """Number of edges that can be ablated: those of kinds that are not kept whole."""
+        kinds = self.shape.reachable()._asdict().items()
+        return sum(int(there.sum()) for kind, there in kinds if kind not in self.keep)
 
     def chunks(self, rows: int) -> Iterator[slice]:
         """Cut rows, or the probes of one, into as few passes as the budget allows."""
@@ -77,14 +91,16 @@ def fit_to(
     memory_budget: int,
     start: Trace | None = None,
     *,
+    keep: Sequence[str] = (),
     allow_other_model: bool = False,
 ) -> Fit:
     """Put a graph and what to reproduce together; by default the model's own output.
 
     Raises:
-        ValueError: a graph of one token or of other weights, a target that is no distribution over
-            the vocabulary, a ranking to start from that belongs to another prompt or, unless
-            `allow_other_model`, a ranking or a replacement of other weights.
+        ValueError: a graph of one token or of other weights, kinds of edges to keep that leave
+            nothing to fit, a target that is no distribution over the vocabulary, a ranking to start
+            from that belongs to another prompt or, unless `allow_other_model`, a ranking or a
+            replacement of other weights.
         UnsupportedModelError: no gradient passes through the model's weights.
     """
     expect_gradients(model)
@@ -103,6 +119,11 @@ def fit_to(
             "a graph of one token has no token to read from, and nothing to fit; "
             "give a prompt of two tokens or more"
         )
+    keep = kinds_to_keep(keep)
+    if {"attention", "mlp"} <= {*keep}:
+        raise ValueError(
+            "with attention and MLP edges kept there is nothing to fit; keep one of them"
+        )
     own = graph.activations.logits.float().softmax(-1)
     return Fit(
         model=model,
@@ -113,6 +134,7 @@ def fit_to(
         own=target is None,
         replacement=replacement,
         memory_budget=memory_budget,
+        keep=keep,
     )
 
 
@@ -166,6 +188,7 @@ def fitted_trace(
             **made,
             "target": "own" if fit.own else "given",
             "ablation": fit.replacement.kind,
+            "keep": list(fit.keep),
             "passes": {
                 "forward": passes[0] + cost.get("forward", 0),
                 "backward": passes[1] + cost.get("backward", 0),

@@ -36,7 +36,7 @@ from strace_lens.token_graph.gradients import (
     weighted_log_probs,
 )
 from strace_lens.token_graph.graph import TokenGraph
-from strace_lens.token_graph.schedule import schedule
+from strace_lens.token_graph.schedule_kept import schedule_ablatable
 from strace_lens.token_graph.trace import Trace
 
 STEPS = 60
@@ -60,6 +60,7 @@ def learn(
     reach: float = math.inf,
     company: float = 0.0,
     sizes: tuple[float, float] = (2e-3, 0.2),
+    keep: Sequence[str] = (),
     target: Float[Tensor, " vocab"] | None = None,
     replacement: Replacement = ZERO,
     seed: int = 0,
@@ -78,7 +79,9 @@ def learn(
             for 60 steps, and more for fewer.
         reach: how far a parameter may move from its start, in log rank.
         company: share of the edges outside a trace that every second trace is fitted together with.
-        sizes: relative sizes between which each step draws its traces, evenly in the logarithm.
+        sizes: relative sizes between which each step draws its traces, evenly in the logarithm;
+            where kinds of edges are kept, relative to the edges that can be ablated.
+        keep: kinds of edges that are never ablated; they rank last (`schedule_ablatable`).
         target: probabilities to reproduce; by default the model's own output.
         replacement: what an ablated edge carries.
         seed: of the sizes.
@@ -88,13 +91,13 @@ def learn(
             checkpoint.
 
     Raises:
-        ValueError: a graph of one token or of other weights, a target that is no distribution, a
-            start of another graph, or an option out of its range.
+        ValueError: a graph of one token or of other weights, kinds of edges to keep that leave
+            nothing to fit, a target that is no distribution, a start of another graph, or an option
+            out of its range.
         UnsupportedModelError: quantised weights.
     """
     _check_options(steps, reach, company)
     shape = graph.shape
-    low, high = _edge_range(sizes, shape)
     fit = fit_to(
         model,
         graph,
@@ -102,8 +105,10 @@ def learn(
         replacement,
         memory_budget,
         start,
+        keep=keep,
         allow_other_model=allow_other_model,
     )
+    low, high = _edge_range(sizes, fit.ablatable)
     rate = 0.2 * math.sqrt(STEPS / steps) if rate is None else rate
     candidates = shape.reachable()
     candidates = candidates._replace(residual=torch.zeros_like(candidates.residual)).flat()
@@ -115,7 +120,7 @@ def learn(
     falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=steps)
     with fixed_weights(model), steps_bar(progress, "learning", steps) as told:
         for _ in range(steps):
-            ranks = _ranks(parameters, candidates, shape)
+            ranks = _ranks(parameters, candidates, fit)
             counts = _draw_counts(low, high, generator)
             besides = _company(shape, company, generator)
             parameters.grad = _direction(fit, ranks, counts, besides, candidates)
@@ -126,7 +131,7 @@ def learn(
     return fitted_trace(
         fit,
         graph,
-        _ranks(parameters, candidates, shape),
+        _ranks(parameters, candidates, fit),
         start=start,
         passes=(steps * ROWS, steps * ROWS),
         made={
@@ -142,12 +147,12 @@ def learn(
     )
 
 
-def _edge_range(sizes: tuple[float, float], shape: GraphShape) -> tuple[float, float]:
-    low, high = (s * shape.edges for s in sizes)
-    if not 1 <= low < high <= shape.edges:
+def _edge_range(sizes: tuple[float, float], edges: int) -> tuple[float, float]:
+    low, high = (s * edges for s in sizes)
+    if not 1 <= low < high <= edges:
         raise ValueError(
             f"sizes must rise within (0, 1] and hold an edge at least; got {sizes}, which is "
-            f"{low:.3g} to {high:.3g} of {shape.edges} edges"
+            f"{low:.3g} to {high:.3g} of {edges} edges"
         )
     return low, high
 
@@ -186,10 +191,10 @@ def _draw_counts(low: float, high: float, generator: torch.Generator) -> list[in
 
 
 def _ranks(
-    parameters: Float[Tensor, " edge_id"], candidates: Bool[Tensor, " edge_id"], shape: GraphShape
+    parameters: Float[Tensor, " edge_id"], candidates: Bool[Tensor, " edge_id"], fit: Fit
 ) -> EdgeTensors:
     scores = torch.where(candidates, parameters.exp(), 0.0)
-    return schedule(shape.split(scores), shape, RESIDUAL_COST)
+    return schedule_ablatable(fit.shape.split(scores), fit.shape, fit.keep, RESIDUAL_COST)
 
 
 def _log_rank(ranks: EdgeTensors, shape: GraphShape) -> Float[Tensor, " edge_id"]:

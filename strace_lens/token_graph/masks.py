@@ -26,7 +26,7 @@ from strace_lens.architecture import (
     per_query_head,
 )
 from strace_lens.run import Hook
-from strace_lens.token_graph.rows import Keep, Rows, complement, times
+from strace_lens.token_graph.rows import Keep, MaskedRows, Rows, complement, times
 
 
 def mask_hooks(
@@ -97,6 +97,9 @@ class _LayerMask:
             self.constant = mlp_constant(model, architecture, layer)
         self.read: dict[str, Tensor] = {}
         replaced = any(g.replacement.references for _, g in groups)
+        self.attention_kept = all(
+            isinstance(g, MaskedRows) and "attention" in g.keep for _, g in groups
+        )
         self.patches_z = replaced or bool(self.output.value_bias.any())
         self.has_constant = bool(self.constant.any())
 
@@ -106,13 +109,14 @@ class _LayerMask:
             (block + "hook_resid_pre", self.reader("resid_pre")),
             (block + "hook_attn_out", self.reader("attn_out")),
         ]
-        if not arch.pattern_is_live or self.patches_z:
-            hooks.append((block + "attn.hook_v", self.reader("value")))
-        if arch.pattern_is_live:
+        if self.attention_kept:
+            pass  # what attention writes stays as the model computes it
+        elif arch.pattern_is_live:
             hooks.append((block + "attn.hook_pattern", self.write_pattern))
             if self.patches_z:
                 hooks.append((block + "attn.hook_z", self.write_z))
         else:
+            hooks.append((block + "attn.hook_v", self.reader("value")))
             hooks.append((block + "attn.hook_pattern", self.reader("pattern")))
         if arch.mlp:
             hooks.append((block + "hook_mlp_out", self.reader("mlp_out")))
@@ -178,7 +182,7 @@ class _LayerMask:
     def attention(self) -> Float[Tensor, "row pos d_model"]:
         """This layer's attention output under the mask."""
         attn_out = self.read.pop("attn_out")
-        if self.architecture.pattern_is_live:
+        if self.architecture.pattern_is_live or self.attention_kept:
             return attn_out
         # The pattern cannot be written here (and fires after `hook_z`): z is computed from it anew.
         pattern, value = self.read.pop("pattern"), self.read.pop("value")

@@ -8,6 +8,7 @@ fall off at a step take the ranks above the survivors: nested by construction.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
@@ -24,7 +25,7 @@ from strace_lens.token_graph.fisher import fisher_scores
 from strace_lens.token_graph.fit import fit_to, fitted_trace
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
 from strace_lens.token_graph.graph import TokenGraph
-from strace_lens.token_graph.schedule import schedule
+from strace_lens.token_graph.schedule_kept import kept_last, schedule_ablatable
 from strace_lens.token_graph.trace import Trace, check_size
 
 PROBES = 3
@@ -41,6 +42,7 @@ def prune(
     factor: float = FACTOR,
     decay: float = 0.5,
     smallest: float = SMALLEST,
+    keep: Sequence[str] = (),
     start: Trace | None = None,
     largest: float = 1.0,
     target: Float[Tensor, " vocab"] | None = None,
@@ -59,6 +61,8 @@ def prune(
         factor: share of its edges that a step keeps.
         decay: weight of the former steps in the running mean of scores that decides.
         smallest: no trace smaller than this is scored; its edges keep their last order.
+        keep: kinds of edges that are never ablated; they rank last, and the edges that can be
+            ablated are the full graph that is pruned (`schedule_ablatable`).
         start: a ranking whose edges beyond `largest` keep their ranks, to take up a pruning again;
             by default the full graph is pruned.
         largest: relative size of the start's trace that is pruned.
@@ -71,8 +75,9 @@ def prune(
             checkpoint.
 
     Raises:
-        ValueError: a graph of one token or of other weights, a target that is no distribution, a
-            start of another graph, or an option out of its range.
+        ValueError: a graph of one token or of other weights, kinds of edges to keep that leave
+            nothing to fit, a target that is no distribution, a start of another graph, or an option
+            out of its range.
         UnsupportedModelError: quantised weights.
     """
     _check_options(factor, decay)
@@ -85,12 +90,16 @@ def prune(
         replacement,
         memory_budget,
         start,
+        keep=keep,
         allow_other_model=allow_other_model,
     )
     shape = graph.shape
     residual = _is_residual(shape)
     order = shape.reachable().flat().nonzero()[:, 0] if start is None else order_of(start.ranks)
+    if fit.keep:
+        order = order_of(kept_last(ranks_of(order, shape), shape, fit.keep))
     count = math.floor(check_size(largest) * len(order))
+    count, kept = min(count, fit.ablatable), order[fit.ablatable :]
     fewest = math.ceil(check_size(smallest) * len(order))
     generator = torch.Generator().manual_seed(seed)
     mean = torch.zeros(len(residual))
@@ -101,21 +110,23 @@ def prune(
             ranks = ranks_of(order, shape)
             found = fisher_scores(fit, ranks, count, probes=probes, generator=generator).flat()
             alive = order[:count]
+            there = torch.cat([alive, kept])
             scores = torch.zeros_like(mean)
-            scores[alive] = found[alive] / found[alive].mean().clamp_min(1e-30)
+            scores[there] = found[there] / found[there].mean().clamp_min(1e-30)
             mean = scores if steps == 0 else decay * mean + (1 - decay) * scores
-            mean[order[count:]] = 0
-            scheduled = schedule(shape.split(mean), shape).flat()
+            mean[order[count : fit.ablatable]] = 0
+            scheduled = schedule_ablatable(shape.split(mean), shape, fit.keep).flat()
             order[:count] = alive[scheduled[alive].argsort()]
             count = _whole_columns(order, int(count * factor), residual)
             steps += 1
             told(1)
     made = {"importance": "fisher", "order": "pruned", "seed": seed}
     options = {"probes": probes, "factor": factor, "decay": decay, "smallest": smallest}
+    ranks = ranks_of(order, shape)
     return fitted_trace(
         fit,
         graph,
-        hanging(ranks_of(order, shape), shape),
+        ranks if fit.keep else hanging(ranks, shape),
         start=start,
         passes=(steps, steps * probes),
         made={**made, **options, "largest": largest},

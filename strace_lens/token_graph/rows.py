@@ -30,7 +30,7 @@ class MaskedRows:
         shape: of its token graph.
         ranks: one rank an edge.
         start, stop: row r keeps the edges with start[r] <= rank < stop[r].
-        keep_residual: keep every residual edge whatever its rank, as the controls do.
+        keep: kinds of edges (of `KINDS`) that are kept whatever their rank.
         replacement: what an ablated edge carries instead.
     """
 
@@ -39,7 +39,7 @@ class MaskedRows:
     ranks: EdgeTensors
     start: Int[Tensor, " row"]
     stop: Int[Tensor, " row"]
-    keep_residual: bool = False
+    keep: tuple[str, ...] = ()
     replacement: Replacement = ZERO
 
     def __post_init__(self) -> None:
@@ -50,19 +50,21 @@ class MaskedRows:
 
     def keep_attention_edges(self, layer: int) -> Bool[Tensor, "row head query key"]:
         """Which attention edges of a layer each row keeps."""
-        return self.keep(self.ranks.attention[layer])
+        return self.kept("attention", self.ranks.attention[layer])
 
     def keep_residual_edges(self) -> Bool[Tensor, "row layer join pos"]:
         """Which residual edges each row keeps."""
-        keep = self.keep(self.ranks.residual)
-        return torch.ones_like(keep) if self.keep_residual else keep
+        return self.kept("residual", self.ranks.residual)
 
     def keep_mlp_edges(self) -> Bool[Tensor, "row mlp_layer pos"]:
         """Which MLP edges each row keeps."""
-        return self.keep(self.ranks.mlp)
+        return self.kept("mlp", self.ranks.mlp)
 
-    def keep(self, ranks: Int[Tensor, "*edges"]) -> Bool[Tensor, "row *edges"]:
-        """Which edges each row keeps, from their ranks."""
+    def kept(self, kind: str, ranks: Int[Tensor, "*edges"]) -> Bool[Tensor, "row *edges"]:
+        """Which edges of a kind each row keeps, from their ranks."""
+        if kind in self.keep:
+            everything = torch.ones((), dtype=torch.bool, device=ranks.device)
+            return everything.expand(len(self), *ranks.shape)
         per_row = (-1, *[1] * ranks.ndim)
         start, stop = (x.view(per_row).to(ranks.device) for x in (self.start, self.stop))
         if not bool(self.start.any()):  # a trace, or its random control
@@ -126,17 +128,30 @@ def weighted_rows(
     replacement: Replacement,
     device: torch.device,
     besides: Sequence[EdgeTensors] = (),
+    keep: Sequence[str] = (),
 ) -> WeightedRows:
     """The traces of so many edges each, as weights of 0 and 1 that ask for a gradient.
 
-    Residual edges are structure (`schedule`): their weights ask for none. `besides` are the edges
-    that each row keeps whatever their rank, if any.
+    Residual edges are structure (`schedule`): their weights ask for none.
+
+    Args:
+        tokens: the prompt.
+        shape: of its token graph.
+        ranks: one rank an edge.
+        counts: how many of the first edges each row keeps.
+        replacement: what an ablated edge carries instead.
+        device: where the weights live.
+        besides: edges that each row keeps whatever their rank, if any.
+        keep: kinds of edges whose weights are 1 in every row.
     """
-    keep = ranks.map(lambda r: r < counts.to(r.device).view(-1, *[1] * r.ndim))
+    kept = ranks.map(lambda r: r < counts.to(r.device).view(-1, *[1] * r.ndim))
     if besides:
         always = (torch.stack(of_a_kind) for of_a_kind in zip(*besides, strict=True))
-        keep = EdgeTensors(*map(torch.logical_or, keep, always))
-    attention, residual, mlp = keep.map(lambda k: k.float().to(device))
+        kept = EdgeTensors(*map(torch.logical_or, kept, always))
+    attention, residual, mlp = (
+        (torch.ones_like(edges) if kind in keep else edges).float().to(device)
+        for kind, edges in kept._asdict().items()
+    )
     return WeightedRows(
         tokens=tokens,
         shape=shape,

@@ -26,6 +26,7 @@ from strace_lens.token_graph.edges import (
     GraphShape,
     edge_list,
     hook_name,
+    kinds_to_keep,
     order_of,
 )
 from strace_lens.token_graph.graph import shape_of
@@ -200,6 +201,7 @@ class Trace:
         size: float,
         model: Model,
         *,
+        keep: Sequence[str] = (),
         replacement: Replacement = ZERO,
         allow_other_model: bool = False,
     ) -> list[Hook]:
@@ -217,6 +219,7 @@ class Trace:
         Args:
             size: in (0, 1].
             model: that the trace was made with.
+            keep: kinds of edges that are never ablated.
             replacement: what an ablated edge carries instead.
             allow_other_model: accept a model of another name or with other weights than those of
                 the trace or the replacement, as another checkpoint, if its graph has the shape of
@@ -226,8 +229,8 @@ class Trace:
             Pairs of hook point and function. A run of another number of tokens raises ValueError.
 
         Raises:
-            ValueError: a size out of range, a model other than the trace's, or a replacement of
-                other weights or of another length than the prompt.
+            ValueError: a size out of range, an unknown kind of edges to keep, a model other than
+                the trace's, or a replacement of other weights or of another length than the prompt.
         """
         self.expect_model(model, allow_other_model=allow_other_model)
         replacement.expect_model(model, allow_other_model=allow_other_model)
@@ -237,6 +240,7 @@ class Trace:
             ranks=self.ranks,
             start=torch.tensor([0]),
             stop=torch.tensor([self.edge_count(size)]),
+            keep=kinds_to_keep(keep),
             replacement=replacement,
         )
         return run_hooks(model, row)

@@ -117,7 +117,7 @@ def test_rows_keep_the_ranks_from_start_to_stop(name: str) -> None:
 def test_controls_keep_every_residual_edge(name: str) -> None:
     shape = cases.shape(name, len(TOKENS))
     keep = random_mask(shape, 0.3, seed=0)
-    ours = run(name, rows(TOKENS, shape, [keep], keep_residual=True))[0]
+    ours = run(name, rows(TOKENS, shape, [keep], keep=("residual",)))[0]
     lifted = keep._replace(residual=torch.ones_like(keep.residual))
     truth = oracle.masked_logits(name, TOKENS, lifted)
     assert relative_error(ours, truth) < 1e-5
@@ -133,7 +133,7 @@ def test_groups_that_differ_share_a_pass_whatever_the_budget(name: str) -> None:
         stop = torch.arange(0, shape.edges, shape.edges // 4)
         start = torch.zeros_like(stop)
         group = MaskedRows(torch.tensor(tokens), shape, ranks, start, stop)
-        groups += [group, dataclasses.replace(group, keep_residual=True)]
+        groups += [group, dataclasses.replace(group, keep=("residual",))]
     total = sum(len(g) for g in groups)
     arch = cases.architecture(name)
     results = []
@@ -234,5 +234,5 @@ def test_rows_slice_like_a_list() -> None:
     part = group.rows(slice(2, 4))
     assert len(group) == 6
     assert part.stop.tolist() == [2, 3]
-    kept = part.keep(ranks.attention)
+    kept = part.kept("attention", ranks.attention)
     assert [int(k.sum()) for k in kept] == [2, 3]

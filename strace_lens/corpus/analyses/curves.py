@@ -12,6 +12,7 @@ CURVES = {
     "trace": "tv",
     "inverse": "inverse_tv",
     "random": "random_tv",
+    "random_inverse": "random_inverse_tv",
     "head": "head_error",
     "tail": "tail_error",
 }
@@ -35,7 +36,7 @@ def mean_curves(run: Run, *, seed: int = 0, resamples: int = 1000) -> pd.DataFra
         resamples: how often prompts are drawn.
 
     Returns:
-        Columns `curve` (trace, inverse, random, head, tail), `size`, `mean`, `median`, each of
+        Columns `curve` (a key of `CURVES`), `size`, `mean`, `median`, each of
         these two with `_low` and `_high`, and `prompts`, those the curve is of: a prompt that
         lacks a value is left out, and so is a curve that no prompt has.
 

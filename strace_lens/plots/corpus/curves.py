@@ -34,11 +34,12 @@ from strace_lens.trials.intervals import interval_text
 
 _INNER = 380  # pixels
 _TURN = -2.5  # log10 of the size beyond which a text ends at its place instead of beginning there
-_CONTROLS = ("inverse", "random")
+_CONTROLS = ("inverse", "random", "random_inverse")
 _NAMES = {
     "trace": "trace",
     "inverse": "inverse of the trace",
     "random": "random subgraph",
+    "random_inverse": "inverse of the random subgraph",
     "head": "head error",
     "tail": "tail error",
 }
@@ -49,7 +50,7 @@ _BOUNDARIES = {
 
 
 def plot_mean_curves(mean_curves: pd.DataFrame, corpus_boundaries: pd.DataFrame) -> go.Figure:
-    """Mean total variation by size of the trace, its inverse and a random subgraph.
+    """Mean total variation by size of the trace, a random subgraph and the inverses of both.
 
     Bands are 95 % bootstrap intervals over prompts, the thin line is the trace's median. Upright
     lines stand at the boundaries of the mean curve's phases, over the bands of their intervals.
@@ -69,7 +70,9 @@ def plot_mean_curves(mean_curves: pd.DataFrame, corpus_boundaries: pd.DataFrame)
     name_runs(fig, names_of(curves))
     missing = set(_CONTROLS) - set(curves["curve"])
     if missing:
-        remark(fig, f"not measured: {', '.join(sorted(missing))}", row=said)
+        remark(
+            fig, f"not measured: {', '.join(_NAMES[name] for name in sorted(missing))}", row=said
+        )
     return make_room(fig, _INNER, said + bool(missing)).update_yaxes(range=[-0.02, 1.02])
 
 
