@@ -16,7 +16,10 @@ from strace_lens.corpus.analyses.claim_rules import (
     STATISTICS,
 )
 from strace_lens.corpus.analyses.claims import COLUMNS, claims, no_test
+from strace_lens.corpus.analyses.layer_phases import head_and_tail
 from strace_lens.corpus.run_folder import Run
+from strace_lens.corpus.sweep import sweep
+from tests.corpus import made
 from tests.corpus.planted import planted_run, with_density, with_options
 from tests.corpus.synthetic import synthetic_run
 
@@ -154,3 +157,19 @@ def test_no_runs_and_runs_of_one_name_are_refused() -> None:
         claims([])
     with pytest.raises(ValueError, match="two runs are named planted"):
         claims([GOOD, GOOD])
+
+
+def test_runs_of_one_sweep_that_differ_in_what_they_keep_are_told_apart(tmp_path) -> None:
+    runs = [
+        sweep(made.model(), made.prompts(4), tmp_path / name, made.options(keep=keep))
+        for name, keep in (("greedy", ()), ("greedy-keep-attention", ("attention",)))
+    ]
+    table = claims(runs)
+    heads = table[["run", "estimator", "keep"]].drop_duplicates().to_numpy().tolist()
+    assert heads == [["greedy", "greedy", "none"], ["greedy-keep-attention", "greedy", "attention"]]
+    for run in runs:
+        # The shares of ablatable edges are those that the sweep itself wrote beside each size.
+        rows = pd.concat([run.sizes, run.refined]).set_index(["prompt", "size"])["ablatable_size"]
+        for row in head_and_tail(run).to_dict("records"):
+            written = rows[row["prompt"], row["head_size"]]
+            assert row["head_ablatable_size"] == pytest.approx(written)
