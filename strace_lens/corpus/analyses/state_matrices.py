@@ -177,20 +177,29 @@ def _information_imbalance(states: States) -> Matrix:
     if count < 2:
         return np.full((sizes, sizes), np.nan)
     distances = [_distances(one) for one in states.swapaxes(0, 1)]
-    nearest = [d == d.min(1, keepdims=True) for d in distances]
-    nearest = [near / near.sum(1, keepdims=True) for near in nearest]
+    nearest = [_nearest(distance) for distance in distances]
     found = np.empty((sizes, sizes))
     for b, distance in enumerate(distances):
         # The distance of a point to itself is infinite, and so of the last rank, which none takes.
         ranks = rankdata(distance, axis=1)
-        found[:, b] = [2 / count * (near * ranks).sum(1).mean() for near in nearest]
+        found[:, b] = [2 / count**2 * ranks[of, near] @ share for of, near, share in nearest]
     return found
+
+
+def _nearest(distance: Float[np.ndarray, "prompt prompt"]) -> tuple[np.ndarray, ...]:
+    """Each point with its nearest neighbours: both their numbers, and one over how many it has."""
+    ties = distance == distance.min(1, keepdims=True)
+    of, near = ties.nonzero()
+    return of, near, 1 / ties.sum(1)[of]
 
 
 def _distances(points: Float[np.ndarray, "prompt d_model"]) -> Float[np.ndarray, "prompt prompt"]:
     """Distances of points; zero between points that are the same, infinite from each to itself."""
     longest = np.linalg.norm(points, axis=1).max()
-    apart = np.stack([np.linalg.norm(points - point, axis=1) for point in points])
+    centred = points - points.mean(0)
+    squares = (centred**2).sum(1)
+    # In float64 the difference of squares is wrong by far less than what counts as equal.
+    apart = np.sqrt(np.maximum(0.0, squares[:, None] + squares - 2 * centred @ centred.T))
     apart[apart <= EQUAL * longest] = 0.0
     np.fill_diagonal(apart, np.inf)
     return apart
