@@ -20,6 +20,7 @@ from strace_lens.progress import Steps, no_progress, steps_bar
 from strace_lens.prompts import Prompt, cut, tokenize
 from strace_lens.run import MEMORY_BUDGET, all_logits
 from strace_lens.sizes import check_sizes
+from strace_lens.token_graph.edges import kinds_to_keep
 from strace_lens.token_graph.estimators import estimate, estimator_of
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
 from strace_lens.token_graph.graph import token_graph
@@ -42,6 +43,7 @@ def text_density(
     small: float = SMALL,
     min_context: int = 2,
     estimator: str = "greedy",
+    keep: Sequence[str] = (),
     bos: bool | None = None,
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
@@ -60,6 +62,7 @@ def text_density(
         small: one of them, whose predictions are told beside the model's.
         min_context: tokens before the first that is measured; at least two.
         estimator: how edges are ranked, a key of `ESTIMATORS`.
+        keep: kinds of edges that are never ablated, as in `density_curve`.
         bos: as in `tokenize`.
         seed: of estimators that draw.
         memory_budget: bytes that one forward pass may take.
@@ -76,7 +79,7 @@ def text_density(
 
     Raises:
         ValueError: sizes outside (0, 1] or not rising, a `small` that is none of them, an unknown
-            estimator, or no token with enough context.
+            estimator or kind of edges to keep, or no token with enough context.
         PromptError: as in `tokenize`.
     """
     check_sizes(torch.tensor(sizes, dtype=torch.float64))
@@ -87,6 +90,7 @@ def text_density(
     if min_context < 2:
         raise ValueError(f"min_context must be at least 2, as a trace needs; got {min_context}")
     estimator_of(estimator)
+    kept = kinds_to_keep(keep)
     architecture = architecture_of(model)
     prompt = tokenize(model, architecture, text, bos)
     if len(prompt.ids) <= min_context:
@@ -107,6 +111,7 @@ def text_density(
                     model,
                     token_graph(model, cut(model, prompt, position)),
                     estimator,
+                    keep=kept,
                     seed=seed,
                     memory_budget=gradient_budget,
                     progress=no_progress,
@@ -119,6 +124,7 @@ def text_density(
                 sizes=sizes,
                 refine=0,
                 controls=False,
+                keep=kept,
                 memory_budget=memory_budget,
                 progress=no_progress,
             )

@@ -16,13 +16,18 @@ from tests import cases, tiny
 SIZES = (0.001, 0.05, 0.2, 1.0)
 
 
-@pytest.mark.parametrize(("name", "estimator"), [("llama", "greedy"), ("gpt2", "scheduled")])
-def test_each_token_is_measured_by_the_curve_of_its_prefix(name: str, estimator: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "estimator", "keep"),
+    [("llama", "greedy", ()), ("llama", "fisher", ("attention",)), ("gpt2", "scheduled", ())],
+)
+def test_each_token_is_measured_by_the_curve_of_its_prefix(
+    name: str, estimator: str, keep: tuple[str, ...]
+) -> None:
     model = tiny.bridge(name)
     ids = tiny.token_ids(12)
     told: list[int] = []
     tokens = text_density(
-        model, ids, sizes=SIZES, small=0.2, estimator=estimator, progress=told.append
+        model, ids, sizes=SIZES, small=0.2, estimator=estimator, keep=keep, progress=told.append
     )
     assert sum(told) == 10
     assert tokens["position"].tolist() == list(range(12))
@@ -32,8 +37,8 @@ def test_each_token_is_measured_by_the_curve_of_its_prefix(name: str, estimator:
     for position in range(2, 12):
         row = tokens.iloc[position]
         prefix = ids[:position]
-        trace = sl.estimate(model, sl.token_graph(model, prefix), estimator)
-        curve = sl.density_curve(model, trace, sizes=SIZES, refine=0, controls=False)
+        trace = sl.estimate(model, sl.token_graph(model, prefix), estimator, keep=keep)
+        curve = sl.density_curve(model, trace, sizes=SIZES, refine=0, controls=False, keep=keep)
         assert row["density"] == pytest.approx(curve.density, abs=1e-5)
         full = cases.full_logits(name, prefix).double().softmax(-1)
         assert row["probability"] == pytest.approx(float(full[ids[position]]), abs=1e-6)
@@ -67,6 +72,7 @@ def test_context_can_be_longer_and_a_bos_be_asked_for() -> None:
         ({"sizes": (0.2, 0.1)}, "sizes must"),
         ({"min_context": 1}, "min_context must be at least 2, as a trace needs; got 1"),
         ({"min_context": 4}, "the text has 4 tokens, and the first to be measured is number 5"),
+        ({"keep": ("head",)}, "'head'"),
         ({"estimator": "none"}, "unknown estimator 'none'"),
     ],
 )

@@ -49,6 +49,15 @@ def test_page_and_table_are_those_of_the_verb(model: str, tmp_path: Path) -> Non
     assert "tiny-llama" in page
 
 
+def test_edges_can_be_kept(model: str, tmp_path: Path) -> None:
+    result = run(TEXT, "--model", model, "--keep", "attention", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    truth = text_density(tiny.bridge("llama"), TEXT, keep=("attention",))
+    written = pd.read_csv(tmp_path / "text.csv")["density"]
+    assert written.tolist() == pytest.approx(truth["density"].tolist(), nan_ok=True)
+    assert "greedy, edges of attention left in place" in (tmp_path / "text.html").read_text()
+
+
 def test_json_is_one_object_and_a_file_can_hold_the_text(model: str, tmp_path: Path) -> None:
     (tmp_path / "given.txt").write_text(TEXT)
     out = tmp_path / "out"

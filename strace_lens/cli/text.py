@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +18,13 @@ from strace_lens.cli.common import (
     DeviceOption,
     DtypeOption,
     EstimatorOption,
+    KeepOption,
     MemoryOption,
     ModelOption,
     RevisionOption,
     budgets,
     one_line_errors,
+    parse_keep,
     parse_sizes,
     progress_bar,
     prompt_text,
@@ -46,6 +49,7 @@ def text_command(
     ] = None,
     model: ModelOption = "smollm2",
     estimator: EstimatorOption = "greedy",
+    keep: KeepOption = "none",
     sizes: Annotated[
         str | None,
         typer.Option(help=f"Relative sizes; {', '.join(f'{s:g}' for s in TEXT_SIZES)} if unsaid."),
@@ -75,6 +79,7 @@ def text_command(
     with one_line_errors(), folder, progress_bar() as progress:
         given = prompt_text(text, text_file, "a text", "--text-file")
         estimator_of(estimator)
+        kept = parse_keep(keep)
         forward, backward = budgets(memory)
         step(progress, f"loading {model}")
         loaded = load_model(
@@ -89,26 +94,30 @@ def text_command(
             small=small,
             min_context=min_context,
             estimator=estimator,
+            keep=kept,
             seed=seed,
             memory_budget=forward,
             gradient_budget=backward,
             progress=lambda n: progress.advance(bar, n),
         )
-        write_whole(out / PAGE, _page(loaded, tokens, small, estimator).encode())
+        write_whole(out / PAGE, _page(loaded, tokens, small, estimator, kept).encode())
         write_whole(out / TABLE, _table(tokens).to_csv(index=False).encode())
         progress.stop()
         _say(loaded, tokens, out, as_json)
 
 
-def _page(model: Model, tokens: pd.DataFrame, small: float, estimator: str) -> str:
+def _page(
+    model: Model, tokens: pd.DataFrame, small: float, estimator: str, keep: Sequence[str]
+) -> str:
+    left = f", edges of {' and '.join(keep)} left in place" if keep else ""
     name = architecture_of(model).name
     return text_density_page(
         tokens,
         small,
         f"Density of every token: {name}",
         "Each token's colour is the density of its prediction from the tokens before it: the area "
-        f"under the total variation between traces (estimator {estimator}) and the model, over "
-        "log s.",
+        f"under the total variation between traces (estimator {estimator}{left}) and the model, "
+        "over log s.",
     )
 
 
