@@ -6,7 +6,7 @@ the model; `contract.py` proves on a real forward pass that what is said here is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from strace_lens.norms import hooks_aside, norm_weights
+from strace_lens.placement import at_hand, device_of_part
 
 if TYPE_CHECKING:
     # The protocol is new in TransformerLens 4; HookedTransformer 3.9 satisfies it all the same.
@@ -274,6 +275,17 @@ class AttentionOutput:
     norm_bias: Float[Tensor, " d_model"]
     centred: bool
 
+    def to(self, device: torch.device) -> AttentionOutput:
+        """The same weights on a device; itself where they lie there."""
+        if self.weight.device == device:
+            return self
+        moved = {
+            name: value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
     def linear_norm(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """The norm after attention without its bias and its division by the scale."""
         if self.centred:
@@ -300,12 +312,12 @@ def attention_output(model: Model, architecture: Architecture, layer: int) -> At
     """Weights with which the heads of one block write to the residual stream, detached."""
     attn = block_of(model, layer).attn
     scale = architecture.attention_scales[layer] if architecture.attention_scales else 1.0
-    weight = attn.W_O.detach() if scale == 1 else attn.W_O.detach() * scale
     heads, d_head, d_model = architecture.heads, architecture.d_head, architecture.d_model
+    with at_hand(attn):
+        weight = attn.W_O.detach() if scale == 1 else attn.W_O.detach() * scale
+        bias, value_bias = getattr(attn, "b_O", None), getattr(attn, "b_V", None)
     weight = weight.reshape(heads, d_head, d_model)
     zeros = weight.new_zeros(d_model)
-    bias = getattr(attn, "b_O", None)
-    value_bias = getattr(attn, "b_V", None)
     if value_bias is None or architecture.value_clip is not None:
         value_bias = weight.new_zeros(heads, d_head)
     gain, norm_bias, centred = torch.ones_like(zeros), zeros, False
@@ -330,7 +342,12 @@ def mlp_constant(model: Model, architecture: Architecture, layer: int) -> Float[
     """
     block = block_of(model, layer)
     bias = getattr(block.mlp, "b_out", None)
-    zeros = block.attn.W_O.detach().new_zeros(architecture.d_model)
+    if bias is not None and bias.is_meta:  # a bridge's alias, from when no weights were at hand
+        module = block.mlp.out.original_component
+        with at_hand(module):
+            bias = module.bias.detach()
+    dtype = next(block.attn.parameters()).dtype
+    zeros = torch.zeros(architecture.d_model, dtype=dtype, device=device_of_part(block.attn))
     scale = architecture.mlp_scales[layer] if architecture.mlp_scales else 1.0
     constant = zeros if bias is None else bias.detach() * scale
     if architecture.post_norm:
@@ -345,8 +362,13 @@ def block_of(model: Model, layer: int) -> Any:
 
 
 def device_of(model: Model) -> torch.device:
-    """The device that the model's weights lie on."""
-    return next(cast(Any, model).parameters()).device
+    """The device that a model reads tokens on, where what is read of a run is gathered."""
+    return device_of_part(cast(Any, model))
+
+
+def device_of_layer(model: Model, layer: int) -> torch.device:
+    """The device that a block runs on."""
+    return device_of_part(block_of(model, layer))
 
 
 def clipped(architecture: Architecture, value: Tensor) -> Tensor:

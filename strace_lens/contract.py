@@ -134,6 +134,7 @@ def check_sums(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) ->
         expect("hook_resid_post", at("hook_resid_post"), stream)
         if layer + 1 < arch.layers:
             following = at_least_single(cache[f"blocks.{layer + 1}.hook_resid_pre"][0])
+            following = following.to(stream[0].device)  # the next block may run elsewhere
             expect("the next hook_resid_pre", following, [at("hook_resid_post")])
     return dataclasses.replace(arch, attention_scales=tuple(scales), mlp_scales=tuple(mlp_scales))
 

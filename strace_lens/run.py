@@ -12,7 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.architecture import Architecture, Model, clipped, device_of, mlp_constant
+from strace_lens.architecture import (
+    Architecture,
+    Model,
+    clipped,
+    device_of,
+    device_of_layer,
+    mlp_constant,
+)
 from strace_lens.hold import hold, of_this_thread
 
 Hook = tuple[str, Callable[..., Tensor | None]]
@@ -45,7 +52,7 @@ def last_logits(
         ValueError: the lengths are not of one class, so that a row would change another.
     """
     rows, width = tokens.shape
-    device = device_of(model)
+    device = device_of_layer(model, architecture.layers - 1)  # where the unembedding follows
     last = torch.full((rows,), width - 1) if lengths is None else lengths - 1
     row_index, last = torch.arange(rows, device=device), last.to(device)
 
@@ -149,12 +156,13 @@ def read_activations(
 ) -> Activations:
     """Run a prompt untouched and keep what the token graph is made of."""
     read: dict[str, list[Tensor]] = {}
+    device = device_of(model)
 
     def keep(name: str) -> Callable[..., None]:
         kept = read.setdefault(name, [])
 
         def hook(value: Tensor, hook: Any) -> None:
-            kept.append(value[0].detach().clone())
+            kept.append(value[0].detach().clone().to(device, non_blocking=True))
 
         return hook
 
@@ -168,7 +176,7 @@ def read_activations(
         for layer in range(architecture.layers)
         for name in names
     ]
-    logits = last_logits(model, architecture, tokens[None], hooks=hooks)[0]
+    logits = last_logits(model, architecture, tokens[None], hooks=hooks)[0].to(device)
 
     pattern = torch.stack(read["attn.hook_pattern"])
     scale = pattern.new_ones(architecture.layers, len(tokens))
@@ -176,7 +184,9 @@ def read_activations(
         scale = torch.stack(read["ln1_post.hook_scale"]).squeeze(-1)
     mlp = pattern.new_zeros(0, len(tokens), architecture.d_model)
     if architecture.mlp:
-        constants = [mlp_constant(model, architecture, n) for n in range(architecture.layers)]
+        constants = [
+            mlp_constant(model, architecture, n).to(device) for n in range(architecture.layers)
+        ]
         mlp = torch.stack(read["hook_mlp_out"]) - torch.stack(constants)[:, None]
     return Activations(
         nodes=torch.stack(read["embedding"] + read["node"]),

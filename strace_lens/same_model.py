@@ -18,6 +18,7 @@ from torch import Tensor
 from strace_lens.architecture import Model, UnsupportedModelError, device_of
 from strace_lens.hold import hold, verb
 from strace_lens.measures import total_variation
+from strace_lens.placement import device_of_part
 
 PROBE_TOKENS = 32
 # Bridges of tiny models gave at most 1e-6 in single precision. Half precision by itself moves the
@@ -71,7 +72,7 @@ def reference_of(hugging_face: Any) -> Reference:
     generator = torch.Generator().manual_seed(0)
     length = min(PROBE_TOKENS, context)
     tokens = torch.randint(config.vocab_size, (length,), generator=generator)
-    device = next(hugging_face.parameters()).device
+    device = device_of_part(hugging_face)
     with hold(hugging_face), torch.no_grad():
         logits = hugging_face(tokens[None].to(device)).logits[0]
     return Reference(tokens, logits.cpu())

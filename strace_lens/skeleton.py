@@ -151,7 +151,7 @@ def _made(name: str, config: Any, dtype: torch.dtype, device: str) -> Any:
 def _described(name: str, config: Any, made: Any) -> Architecture:
     """The architecture of a model without values."""
     try:
-        return describe(_bridge(name, made))
+        return describe(textless(name, made))
     except UnsupportedModelError as error:
         if not isinstance(error.__cause__, NotImplementedError):
             raise
@@ -159,7 +159,7 @@ def _described(name: str, config: Any, made: Any) -> Architecture:
     # wrapped, which asks for values, whatever they are. One layer of them shows the others.
     one = _of_layers(config, 1)
     block = _made(name, one, next(made.parameters()).dtype, "meta").to_empty(device="cpu")
-    return dataclasses.replace(describe(_bridge(name, block)), layers=config.num_hidden_layers)
+    return dataclasses.replace(describe(textless(name, block)), layers=config.num_hidden_layers)
 
 
 def _of_layers(config: Any, count: int) -> Any:
@@ -188,14 +188,14 @@ def _small(name: str, config: Any) -> Model | None:
         if getattr(small, attribute, None) is not None:
             setattr(small, attribute, 0)
     try:
-        return _bridge(name, _made(name, small, torch.float32, "cpu"))
+        return textless(name, _made(name, small, torch.float32, "cpu"))
     # Widths that depend on one another in ways of their own may fail anywhere in the model's code.
     except (ValueError, RuntimeError, AttributeError, KeyError, IndexError, TypeError):
         return None
 
 
-def _bridge(name: str, made: Any) -> Model:
-    """The bridge around a model that is never given a text."""
+def textless(name: str, made: Any) -> Model:
+    """The bridge around a model of transformers that is never given a text, but token ids."""
     import transformers
     from tokenizers import Tokenizer, models
 

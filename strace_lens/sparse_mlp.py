@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from strace_lens.architecture import Model
+from strace_lens.architecture import Model, device_of_layer
 
 WORTHWHILE = 0.8
 """Share of kept tokens above which picking them out costs more than it saves."""
@@ -32,7 +32,7 @@ def kept_mlps(model: Model, keep: Bool[Tensor, "mlp_layer row pos"]) -> Iterator
     """
     shares = keep.float().mean((1, 2)).tolist()
     chosen = {
-        layer: functools.partial(_on_kept, keep[layer])
+        layer: functools.partial(_on_kept, keep[layer].to(device_of_layer(model, layer)))
         for layer, share in enumerate(shares)
         if share < WORTHWHILE and not _is_watched(_module(model, layer))
     }

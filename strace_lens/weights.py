@@ -8,6 +8,7 @@ remembered by `fingerprint`, and what is written to disk is tied to its model by
 from __future__ import annotations
 
 import hashlib
+import itertools
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeVar, cast
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from strace_lens.architecture import Model
 from strace_lens.hold import noted
+from strace_lens.placement import at_hand, is_away
 
 _WHOLE = 2**16
 _SAMPLES = 64
@@ -31,14 +33,14 @@ _hashes: Cache[str] = weakref.WeakKeyDictionary()
 def weights_hash(model: Model) -> str:
     """SHA-256 over every parameter of a model, in hexadecimal: shape, dtype and all values.
 
-    The same weights give the same hash on every device and in every process. It reads every byte:
-    0.4 seconds for SmolLM2-135M in float32.
+    The same weights give the same hash on every device, in every process and wherever a device map
+    has put them. It reads every byte: 0.4 seconds for SmolLM2-135M in float32.
 
     Args:
         model: a HookedTransformer or a TransformerBridge.
     """
     digest = hashlib.sha256()
-    for tensor in _tensors(model, buffers=False):
+    for tensor in _tensors(model, buffers=False, whole=True):
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype};".encode())
         digest.update(_bytes(tensor.reshape(-1)))
     return digest.hexdigest()
@@ -51,8 +53,9 @@ def fingerprint(model: Model) -> Hashable:
     converted, or if a setting of `model.cfg` changed. Tensors of up to 65,536 values, which hold
     every norm and bias, are read whole. Larger ones are known by their storage, their version
     counter and 64 of their values, so a write through `.data` that leaves all of these as they were
-    is missed. Buffers that no state dict holds are left out: they follow from the configuration,
-    and some models rewrite them from run to run (LongRoPE).
+    is missed, and so is a write to weights that lie on the disk. Buffers that no state dict holds
+    are left out: they follow from the configuration, and some models rewrite them from run to run
+    (LongRoPE).
 
     Args:
         model: a HookedTransformer or a TransformerBridge.
@@ -62,6 +65,8 @@ def fingerprint(model: Model) -> Hashable:
     for tensor in _tensors(model, buffers=True):
         version = None if tensor.is_inference() else tensor._version
         facts.append((tensor.data_ptr(), version, tuple(tensor.shape), tensor.stride()))
+        if tensor.is_meta:
+            continue
         flat = tensor.reshape(-1)
         if flat.numel() > _WHOLE:
             flat = flat[:: flat.numel() // _SAMPLES]
@@ -116,23 +121,64 @@ def expect_same_weights(what: object, made: Mapping[str, Any], model: Model) -> 
         )
 
 
-def _tensors(model: Model, *, buffers: bool) -> Iterator[Tensor]:
-    """Each tensor of a model's state dict, once, in the order of its modules."""
+def _tensors(model: Model, *, buffers: bool, whole: bool = False) -> Iterator[Tensor]:
+    """Each tensor of a model's state dict, once, in the order of its modules.
+
+    Weights that lie on the disk are brought, one module's at a time, where the `whole` is asked
+    for; otherwise they are tensors without values.
+    """
     module = cast(torch.nn.Module, model)
     seen: set[tuple[object, ...]] = set()
-    for tensor in (*module.parameters(), *(_saved_buffers(module) if buffers else ())):
-        tensor = tensor.detach()
-        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.device)
+    for place, tensor in itertools.chain(
+        _parameters(module, whole), _saved_buffers(module) if buffers else ()
+    ):
         if place not in seen:
             seen.add(place)
             yield tensor
 
 
-def _saved_buffers(module: torch.nn.Module) -> Iterator[Tensor]:
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    """What two names of one tensor have in common."""
+    return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.device)
+
+
+def _parameters(
+    module: torch.nn.Module, whole: bool
+) -> Iterator[tuple[tuple[object, ...], Tensor]]:
+    """Parameters with their places."""
+    tied = _tied(module) if whole and is_away(module) else set()
+    for part in module.modules():
+        own = [name for name, found in part._parameters.items() if found is not None]
+        if not (whole and any(cast(Tensor, part._parameters[name]).is_meta for name in own)):
+            for name in own:
+                held = cast(Tensor, part._parameters[name]).detach()
+                yield _place(held), held
+            continue
+        with at_hand(part):
+            for name in own:
+                # What is brought lies where something else lay before: only its name is its own.
+                if (id(part), name) not in tied:
+                    yield (id(part), name), cast(Tensor, part._parameters[name]).detach()
+
+
+def _tied(module: torch.nn.Module) -> set[tuple[int, str]]:
+    """Parameters that are others under another name, of the original model inside a bridge."""
+    original: Any = getattr(module, "original_model", module)
+    found = set()
+    for key in getattr(original, "all_tied_weights_keys", None) or ():
+        path, _, name = key.rpartition(".")
+        part = original.get_submodule(path)
+        while isinstance(inner := getattr(part, "original_component", None), torch.nn.Module):
+            part = inner
+        found.add((id(part), name))
+    return found
+
+
+def _saved_buffers(module: torch.nn.Module) -> Iterator[tuple[tuple[object, ...], Tensor]]:
     for part in module.modules():
         for name, buffer in part._buffers.items():
             if buffer is not None and name not in part._non_persistent_buffers_set:
-                yield buffer
+                yield _place(buffer), buffer
 
 
 def _bytes(values: Tensor) -> memoryview:

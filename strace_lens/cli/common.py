@@ -22,8 +22,9 @@ from rich.progress import (
 from strace_lens.corpus.memory import PromptMemoryError
 from strace_lens.corpus.ray_engine import LostWorkersError, MissingRayError
 from strace_lens.known.tracr import MissingTracrError
-from strace_lens.models import DEFAULT, DTYPES
+from strace_lens.models import DEFAULT, DTYPES, MAPS
 from strace_lens.run import MEMORY_BUDGET
+from strace_lens.strict_json import parse_object
 from strace_lens.text_files import read_prompt
 from strace_lens.token_graph.edges import KINDS, kinds_to_keep
 from strace_lens.token_graph.estimators import ESTIMATORS
@@ -75,6 +76,14 @@ BosOption = Annotated[
 ]
 DeviceOption = Annotated[
     str | None, typer.Option(help="As torch names it; a GPU if there is one, else cpu.")
+]
+DeviceMapOption = Annotated[
+    str | None,
+    typer.Option(
+        help=f"For models larger than one device: {', '.join(MAPS)}, or a .json file with the "
+        "device of each part by its name.",
+        autocompletion=completing(MAPS),
+    ),
 ]
 DtypeOption = Annotated[
     str,
@@ -133,6 +142,21 @@ def parse_keep(text: str) -> tuple[str, ...]:
     """
     given = [part.strip() for part in text.replace("+", ",").split(",")]
     return () if given == ["none"] else kinds_to_keep(given)
+
+
+def parse_device_map(text: str | None) -> str | dict[str, str | int] | None:
+    """A device map by its name, or out of a file.
+
+    Raises:
+        ValueError: the file holds no device map.
+        FileNotFoundError: it is not there.
+    """
+    if text is None or not text.endswith(".json"):
+        return text
+    found = parse_object(Path(text).read_bytes(), text)
+    if not found or not all(type(value) in (str, int) for value in found.values()):
+        raise ValueError(f"{text} must hold one object, with the device of each part by its name")
+    return found
 
 
 def parse_sizes(text: str | None) -> tuple[float, ...] | None:

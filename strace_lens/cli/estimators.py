@@ -10,6 +10,7 @@ import typer
 
 from strace_lens.cli.common import (
     AllowPickleOption,
+    DeviceMapOption,
     DeviceOption,
     DtypeOption,
     MemoryOption,
@@ -18,6 +19,7 @@ from strace_lens.cli.common import (
     budgets,
     completing,
     one_line_errors,
+    parse_device_map,
     parse_sizes,
     progress_bar,
     step,
@@ -70,6 +72,7 @@ def estimators(
         ),
     ] = Path("out/estimators"),
     device: DeviceOption = None,
+    device_map: DeviceMapOption = None,
     dtype: DtypeOption = "float32",
     allow_pickle: AllowPickleOption = False,
     revision: RevisionOption = None,
@@ -100,7 +103,12 @@ def estimators(
         forward, backward = budgets(memory)
         step(progress, f"loading {model}")
         loaded = load_model(
-            model, device=device, dtype=dtype, allow_pickle=allow_pickle, revision=revision
+            model,
+            device=device,
+            device_map=parse_device_map(device_map),
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            revision=revision,
         )
         total = len(read[:limit]) * trial_steps(names, seeds)
         bar = step(progress, "tokenizing", total=total)

@@ -16,6 +16,7 @@ from strace_lens.causal import phase_ablation
 from strace_lens.cli.common import (
     AllowPickleOption,
     BosOption,
+    DeviceMapOption,
     DeviceOption,
     DtypeOption,
     EstimatorOption,
@@ -27,6 +28,7 @@ from strace_lens.cli.common import (
     budgets,
     completing,
     one_line_errors,
+    parse_device_map,
     parse_keep,
     parse_sizes,
     progress_bar,
@@ -96,6 +98,7 @@ def trace(
         typer.Option(help="Text for --ablation mean; a page is built in.", dir_okay=False),
     ] = None,
     device: DeviceOption = None,
+    device_map: DeviceMapOption = None,
     dtype: DtypeOption = "float32",
     allow_pickle: AllowPickleOption = False,
     revision: RevisionOption = None,
@@ -130,7 +133,12 @@ def trace(
         forward, backward = budgets(memory)
         step(progress, f"loading {model}")
         loaded = load_model(
-            model, device=device, dtype=dtype, allow_pickle=allow_pickle, revision=revision
+            model,
+            device=device,
+            device_map=parse_device_map(device_map),
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            revision=revision,
         )
         tokens = tokenize(loaded, architecture_of(loaded), text, bos)
         cost = plan(loaded, len(tokens.ids), sizes=grid, refine=refine, memory_budget=forward)

@@ -124,7 +124,9 @@ class Watcher:
                 self.last[first + own, depth] = stream[:, -1].cpu()
                 if 0 < depth < len(self.points) - 1 and tokens > 1:
                     gram = self.grams[number][depth - 1]
-                    self.cka[first + own, depth - 1] = _alignment(_grams(stream), gram).cpu()
+                    self.cka[first + own, depth - 1] = _alignment(
+                        _grams(stream), gram.to(value.device)
+                    ).cpu()
 
         return read
 

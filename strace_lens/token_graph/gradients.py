@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.architecture import Architecture, Model
+from strace_lens.architecture import Architecture, Model, device_of
 from strace_lens.run import bytes_per_row, last_logits
 from strace_lens.token_graph.edges import EdgeTensors
 from strace_lens.token_graph.masks import mask_hooks
@@ -29,7 +29,7 @@ def weighted_log_probs(
         hooks=mask_hooks(model, architecture, [rows]),
         gradient=True,
     )
-    return logits.float().log_softmax(-1)
+    return logits.float().log_softmax(-1).to(device_of(model))
 
 
 def gradients(value: Float[Tensor, "*any"], rows: WeightedRows, **options: Any) -> EdgeTensors:

@@ -22,6 +22,7 @@ from strace_lens.architecture import (
     Model,
     UnsupportedModelError,
     attention_output,
+    device_of,
     mlp_constant,
     per_query_head,
 )
@@ -216,15 +217,15 @@ def token_graph(
             raise PromptError(f"position {position} lies outside the prompt of {count} tokens")
         length = range(1, count + 1)[position]
         tokens = tokenize(model, architecture, cut(model, tokens, length))
-    blocks = range(architecture.layers)
+    blocks, device = range(architecture.layers), device_of(model)
     graph = TokenGraph(
         shape=shape_of(architecture, len(tokens.ids)),
         prompt=tokens,
         architecture=architecture,
         activations=read_activations(model, architecture, tokens.tensor),
-        outputs=tuple(attention_output(model, architecture, n) for n in blocks),
+        outputs=tuple(attention_output(model, architecture, n).to(device) for n in blocks),
         mlp_constants=tuple(
-            mlp_constant(model, architecture, n) for n in blocks if architecture.mlp
+            mlp_constant(model, architecture, n).to(device) for n in blocks if architecture.mlp
         ),
         weights=noted(remembered_hash, model),
     )

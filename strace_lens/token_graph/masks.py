@@ -22,6 +22,7 @@ from strace_lens.architecture import (
     Model,
     attention_output,
     clipped,
+    device_of_layer,
     mlp_constant,
     per_query_head,
 )
@@ -89,8 +90,10 @@ class _LayerMask:
         self.architecture = architecture
         self.layer = layer
         self.groups = groups
-        self.keep_residual = residual
-        self.keep_mlp = mlp
+        # Masks and replacements live where their layer runs.
+        self.device = device_of_layer(model, layer)
+        self.keep_residual = residual.to(self.device)
+        self.keep_mlp = None if mlp is None else mlp.to(self.device)
         self.output: AttentionOutput = attention_output(model, architecture, layer)
         self.constant: Tensor = torch.zeros(())
         if architecture.mlp:
@@ -151,7 +154,7 @@ class _LayerMask:
         return masked
 
     def kept_attention(self, group: Rows) -> Keep:
-        return group.keep_attention_edges(self.layer)
+        return group.keep_attention_edges(self.layer).to(self.device, non_blocking=True)
 
     def write_z(
         self, z: Float[Tensor, "row query head d_head"], hook: Any
@@ -172,8 +175,10 @@ class _LayerMask:
             ablated = complement(self.kept_attention(group))
             missing = (pattern[rows, :, :n, :n] * ablated).sum(-1)
             for pattern_there, value_there in group.replacement.references:
-                weight = ablated * pattern_there[self.layer] / len(group.replacement.references)
-                value = per_query_head(value_there[self.layer], heads, dim=1).transpose(0, 1)
+                there = pattern_there[self.layer].to(self.device, non_blocking=True)
+                weight = ablated * there / len(group.replacement.references)
+                carried = value_there[self.layer].to(self.device, non_blocking=True)
+                value = per_query_head(carried, heads, dim=1).transpose(0, 1)
                 z[rows, :, :n] += weight.to(value.dtype) @ value
                 missing = missing - weight.sum(-1)
             z[rows, :, :n] += missing[..., None].to(bias.dtype) * bias[:, None]
@@ -217,6 +222,7 @@ class _LayerMask:
         for rows, group in self.groups:
             if group.replacement.residual is not None:
                 n, there = group.shape.tokens, group.replacement.residual[self.layer, join]
+                there = there.to(self.device, non_blocking=True)
                 written[rows, :n] += complement(keep[rows, :n]) * there
         return written
 
@@ -231,5 +237,6 @@ class _LayerMask:
         for rows, group in self.groups:
             if group.replacement.mlp is not None:
                 n, there = group.shape.tokens, group.replacement.mlp[self.layer]
+                there = there.to(self.device, non_blocking=True)
                 written[rows, :n] += complement(keep[rows, :n]) * there
         return written
