@@ -91,6 +91,8 @@ def synthetic_run(
                     "nucleus": np.select([tv < 0.02, tv < 0.1, tv < 0.3], [0.99, 0.8, 0.5], 0.0),
                     "random_tv": np.where(grid < 1, 0.98, 0.0),
                     "inverse_tv": np.minimum(1, grid * 50),
+                    "random_inverse_tv": np.minimum(1, grid * 20),
+                    "ablatable_size": edges / whole.sum(),
                     **by_kind,
                     "mean_layer": mean_layer,
                     "trace_head_mass": head_mass - share * tv / 2,
