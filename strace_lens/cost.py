@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ LAYER_SECONDS = 2e-3
 """What Python and the launching of operations cost in one layer of a pass, whatever its size."""
 
 EDGE_SECONDS = 2e-7
-"""What it costs a search to rank an edge, as the random control needs."""
+"""What it costs to rank an edge: by a search, or by the growth of a random control."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,6 @@ def plan(
             or a budget that is not positive.
     """
     architecture, dtype = architecture_of(model), _dtype_of(model)
-    rows = most_rows(sizes, controls, refine)
 
     def timed(at_once: int) -> Speed:
         return speed_here(device_of(model), dtype, architecture.heads, tokens, at_once)
@@ -123,7 +123,7 @@ def plan(
         architecture,
         dtype,
         tokens,
-        rows=rows,
+        sizes=sizes,
         refine=refine,
         controls=controls,
         memory_budget=memory_budget,
@@ -136,7 +136,7 @@ def plan_of(
     dtype: torch.dtype,
     tokens: int,
     *,
-    rows: int,
+    sizes: Sequence[float],
     refine: int,
     controls: bool,
     memory_budget: int,
@@ -147,9 +147,7 @@ def plan_of(
     Args:
         architecture, dtype: of the model.
         tokens: length of the prompt.
-        rows: masks at the most (`most_rows`).
-        refine: how many of them a refinement adds.
-        controls: whether a random ranking is searched for too.
+        sizes, refine, controls: as for `density_curve`.
         memory_budget: bytes that one forward pass may take.
         speed: of the device, given the rows of a pass.
 
@@ -164,6 +162,7 @@ def plan_of(
         )
     if refine < 0:
         raise ValueError(f"refine must be at least 0; got {refine}")
+    rows = most_rows(sizes, controls, refine)
     at_once = min(rows, rows_per_pass(architecture, tokens, memory_budget))
     # Every size that is added may be a round of its own.
     count = passes(architecture, [tokens] * (rows - refine), memory_budget) + refine
@@ -177,11 +176,13 @@ def plan_of(
         row_bytes=row,
         graph_bytes=graph_bytes(architecture, tokens, dtype.itemsize),
         trace_bytes=trace_bytes(architecture, tokens),
-        peak_bytes=peak_bytes(architecture, tokens, rows, at_once, dtype.itemsize),
+        peak_bytes=peak_bytes(
+            architecture, tokens, rows, at_once, dtype.itemsize, drawn=len(sizes) * controls
+        ),
         memory_budget=memory_budget,
         seconds=(
             seconds_of_rows(architecture, tokens, rows, count, speed(at_once))
-            + controls * shape_of(architecture, tokens).edges * EDGE_SECONDS
+            + random_edges(architecture, tokens, sizes) * controls * EDGE_SECONDS
         ),
     )
 
@@ -271,10 +272,36 @@ def places(architecture: Architecture, tokens: int) -> int:
     return sum(torch.Size(shape).numel() for shape in shapes)
 
 
+def random_edges(architecture: Architecture, tokens: int, sizes: Sequence[float]) -> int:
+    """Edges that the random controls take: each size is grown anew."""
+    edges = shape_of(architecture, tokens).edges
+    return sum(math.floor(size * edges) for size in sizes)
+
+
+def random_bytes(architecture: Architecture, tokens: int, drawn: int) -> int:
+    """Bytes of so many random controls: whether each holds an edge, in one byte."""
+    return drawn * places(architecture, tokens)
+
+
 def peak_bytes(
-    architecture: Architecture, tokens: int, rows: int, at_once: int, itemsize: int
+    architecture: Architecture,
+    tokens: int,
+    rows: int,
+    at_once: int,
+    itemsize: int,
+    *,
+    drawn: int,
 ) -> int:
-    """The most that reading, ranking and measuring one prompt hold, without the weights."""
+    """The most that reading, ranking and measuring one prompt hold, without the weights.
+
+    Args:
+        architecture: of the model.
+        tokens: length of the prompt.
+        rows: masks that are run.
+        at_once: how many of them run in one forward pass.
+        itemsize: bytes of one number of the model.
+        drawn: random controls, which are all there until the last of them has run.
+    """
     there, edges = places(architecture, tokens), shape_of(architecture, tokens).edges
     graph = graph_bytes(architecture, tokens, itemsize)
     row = bytes_per_row(architecture, tokens)
@@ -284,10 +311,11 @@ def peak_bytes(
     search = 8 * there + 8 * edges
     layer = 12 * architecture.heads * tokens * (tokens + architecture.d_model)
     extracting = graph + max(search, 14 * there, 4 * there + layer)
-    # The random control has scores and ranks of its own, of which the ranks stay.
-    controls = graph + 8 * there + search
-    running = graph + 12 * there + max(at_once * row, 64 * rows * architecture.d_vocab)
-    return max(reading, extracting, controls, running)
+    held = graph + 8 * there + random_bytes(architecture, tokens, drawn)
+    # The control that is grown: its ranks, two draws in double precision an edge, a pool of edges.
+    growing = held + (4 * there + 20 * edges if drawn else 0)
+    running = held + max(at_once * row, 64 * rows * architecture.d_vocab)
+    return max(reading, extracting, growing, running)
 
 
 def _touches(architecture: Architecture, tokens: int) -> int:

@@ -47,6 +47,7 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
         "importance": made["importance"],
         "order": made["order"],
         "ablation": curve.ablation,
+        "keep": list(curve.keep),
         "seed": curve.seed,
         "versions": dict(made["versions"]),
         "phases": [_phase(p) for p in phases.along_sizes],

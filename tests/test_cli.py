@@ -62,6 +62,7 @@ def test_json_is_one_object_with_the_promised_keys(json_run):
     assert found["prompt"] == PROMPT
     assert found["tokens"] == list(tiny.WORDS[:9])
     assert (found["importance"], found["ablation"], found["seed"]) == ("l1", "zero", 5)
+    assert found["keep"] == []
     assert found["versions"]["torch"]
     grid = [s["size"] for s in found["sizes"] if not s["refined"]]
     assert grid == [0.01, 0.1, 0.4, 1.0]
@@ -73,7 +74,8 @@ def test_json_is_one_object_with_the_promised_keys(json_run):
     for size in found["sizes"]:
         assert {
             *("size", "edges", "tv", "kl", "js", "head_error", "tail_error", "top1", "nucleus"),
-            *("random_tv", "inverse_tv", "share", "mean_layer", "top", "refined"),
+            *("random_tv", "inverse_tv", "random_inverse_tv", "ablatable_size", "share"),
+            *("mean_layer", "top", "refined"),
         } == set(size)
         assert size["edges"] == math.floor(size["size"] * found["edges"])
         assert isinstance(size["top1"], bool)
@@ -138,7 +140,7 @@ def test_a_dry_run_prints_a_plan_and_writes_nothing(folder, tmp_path):
     out = tmp_path / "out"
     result = run(PROMPT, "--model", folder, "--dry-run", "--out", str(out))
     assert result.exit_code == 0, result.output
-    assert "92 rows in 13 forward passes" in result.stdout
+    assert "119 rows in 13 forward passes" in result.stdout
     assert "beside the model's weights" in result.stdout
     assert "one row" not in result.stdout
     assert not out.exists()
@@ -293,7 +295,7 @@ def test_greedy_takes_another_importance(folder, tmp_path):
 
 def test_a_dry_run_tells_of_the_fitting(folder):
     result = run(PROMPT, "--model", folder, "--dry-run", "--estimator", "learned")
-    assert f"after {steps('learned')} steps of fitting: 92 rows" in result.stdout
+    assert f"after {steps('learned')} steps of fitting: 119 rows" in result.stdout
     result = run(PROMPT, "--model", folder, "--dry-run", "--estimator", "fisher", "--json")
     assert json.loads(result.stdout)["fitting_steps"] == 1
 

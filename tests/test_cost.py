@@ -15,8 +15,18 @@ import strace_lens as sl
 from strace_lens import cost
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.contract import architecture_of
-from strace_lens.cost import as_text, graph_bytes, multiply_adds, trace_bytes
+from strace_lens.cost import (
+    as_text,
+    graph_bytes,
+    multiply_adds,
+    random_bytes,
+    random_edges,
+    trace_bytes,
+)
 from strace_lens.run import MEMORY_BUDGET, bytes_per_row
+from strace_lens.token_graph import curve_rows as module
+from strace_lens.token_graph.curve_rows import curve_rows
+from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors
 from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.rows import MaskedRows
@@ -104,6 +114,29 @@ def test_bytes_of_graph_and_trace_are_those_of_their_tensors(name: str) -> None:
         assert plan.trace_bytes == sum(x.nbytes for x in tensors_in(trace))
 
 
+@pytest.mark.parametrize("name", ["llama", "gptj"])
+def test_random_controls_take_and_hold_what_is_planned(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each size is grown anew, and all of them are there at once."""
+    arch, sizes = architecture(name), (0.01, 0.2, 0.25, 0.7, 1.0)
+    trace = sl.extract(token_graph(model_of(name), tiny.token_ids(23)))
+    grown: list[int] = []
+    real = module.random_ranks
+
+    def counted(*given: Any) -> EdgeTensors:
+        ranks = real(*given)
+        grown.append(int((ranks.flat() != UNREACHABLE).sum()))
+        return ranks
+
+    monkeypatch.setattr(module, "random_ranks", counted)
+    rows = curve_rows(arch, trace, sizes, controls=True, replacement=ZERO, seed=0)
+    assert len(grown) == len(sizes)
+    assert random_edges(arch, 23, sizes) == sum(grown)
+    held = [group.ranks for group in rows.groups if group.ranks is not trace.ranks]
+    assert random_bytes(arch, 23, len(sizes)) == sum(x.nbytes for ranks in held for x in ranks)
+
+
 @pytest.mark.parametrize("name", LONG_MODELS)
 def test_a_row_of_a_long_prompt_takes_no_more_bytes_than_planned(name: str) -> None:
     model, ids = long_model(name), tiny.token_ids(LONG)
@@ -134,6 +167,19 @@ def test_the_peak_is_not_below_what_a_trace_and_its_curve_hold(name: str, tokens
     if tokens == LONG:
         assert plan.peak_bytes < 2 * live.most
     assert plan.peak_bytes > plan.graph_bytes + plan.trace_bytes + plan.row_bytes
+
+
+def test_the_peak_counts_the_random_controls_of_all_sizes() -> None:
+    model, ids = long_model("llama"), tiny.token_ids(LONG)
+    given: Any = {"sizes": [i / 30 for i in range(1, 31)], "refine": 0, "memory_budget": 1}
+    plan = sl.plan(model, LONG, **given)
+    trace = sl.extract(sl.token_graph(model, ids))
+    with LiveBytes() as live:
+        sl.density_curve(model, trace, **given)
+    assert live.most <= plan.peak_bytes < 2 * (live.most + plan.graph_bytes + plan.trace_bytes)
+    held = random_bytes(architecture_of(model), LONG, 30)
+    assert held > plan.row_bytes
+    assert live.most > held
 
 
 def test_a_row_that_does_not_fit_the_budget_is_named() -> None:

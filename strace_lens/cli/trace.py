@@ -120,7 +120,7 @@ def trace(
     """Trace one prompt: how much of the model does its next token need?
 
     Every edge of the model's computation graph is ranked. The first s of them are run at every
-    size s beside two controls, and the page says where the prediction is constructed and refined.
+    size s beside three controls, and the page says where the prediction is constructed and refined.
 
     Example: strace-lens trace "The capital of France is" --estimator fisher
     """

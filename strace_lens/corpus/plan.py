@@ -23,9 +23,11 @@ from strace_lens.cost import (
     most_rows,
     multiply_adds,
     peak_bytes,
-    places,
+    random_bytes,
+    random_edges,
     seconds_of_rows,
     speed_here,
+    trace_bytes,
 )
 from strace_lens.models import DEFAULT
 from strace_lens.prompts import Prompt
@@ -279,7 +281,6 @@ def _combination(
     rows = _rows(options)
     fitted_forward, fitted_backward = fitting_passes(estimator)
     searches = 1 + steps(estimator)
-    drawn = sum(options.sizes) if options.controls else 0.0
 
     @functools.cache
     def of_batch(batch: tuple[int, ...]) -> tuple[int, float, float]:
@@ -301,8 +302,10 @@ def _combination(
             seconds += seconds_of_rows(
                 architecture, tokens, alone, launched + 2 * fitted_backward, speed
             )
-            edges = shape_of(architecture, tokens).edges
-            seconds += (searches + drawn) * edges * EDGE_SECONDS
+            ranked = searches * shape_of(architecture, tokens).edges
+            if options.controls:
+                ranked += random_edges(architecture, tokens, options.sizes)
+            seconds += ranked * EDGE_SECONDS
             seconds += rows * architecture.d_vocab * MEASURE_SECONDS
         return count, flops, seconds
 
@@ -355,9 +358,13 @@ def _peak(known: Skeleton, batch: tuple[int, ...], options: Options, gradient: i
     architecture, rows = known.architecture, _rows(options)
     itemsize, longest = known.dtype.itemsize, max(batch)
     graphs = [graph_bytes(architecture, tokens, itemsize) for tokens in batch]
-    ranks = [12 * places(architecture, tokens) for tokens in batch]
+    drawn = len(options.sizes) * options.controls
+    ranks = [
+        trace_bytes(architecture, tokens) + random_bytes(architecture, tokens, drawn)
+        for tokens in batch
+    ]
     at_once = min(rows * len(batch), rows_per_pass(architecture, longest, options.memory_budget))
-    one = peak_bytes(architecture, longest, rows, at_once, itemsize)
+    one = peak_bytes(architecture, longest, rows, at_once, itemsize, drawn=drawn)
     others = sum(graphs) + sum(ranks) - max(graphs) - max(ranks)
     outputs = 4 * rows * len(batch) * architecture.d_vocab
     states = 4 * rows * len(batch) * (architecture.layers + 2) * architecture.d_model

@@ -23,7 +23,7 @@ from strace_lens.plots.style import (
 
 
 def plot_density(curve: DensityCurve, phases: Phases) -> go.Figure:
-    """Total variation by size, its head and tail parts, both controls, and the phases as bands.
+    """Total variation by size, its head and tail parts, its controls, and the phases as bands.
 
     A filled marker is a size at which the trace has the model's top-1 token, an open one a size at
     which it has not. Controls that were left out of the curve are left out of the figure.
