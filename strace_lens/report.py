@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping
 from string import Template
 
 import numpy as np
@@ -27,11 +28,23 @@ from strace_lens.plots.density import plot_density
 from strace_lens.plots.phases import missing, plot_layer_phases, plot_layer_profiles
 from strace_lens.plots.style import quoted, visible
 from strace_lens.plots.trace import plot_trace
-from strace_lens.token_graph.edges import KINDS
+from strace_lens.plots.ways import plot_ways
+from strace_lens.token_graph.edges import KINDS, keep_text
+from strace_lens.ways import Way, read_ways
 
 
-def trace_report(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | None = None) -> str:
+def trace_report(
+    curve: DensityCurve,
+    phases: Phases,
+    ablation: pd.DataFrame | None = None,
+    *,
+    ways: Mapping[Way, DensityCurve] | None = None,
+    ablations: Mapping[Way, pd.DataFrame] | None = None,
+) -> str:
     """One self-contained page: every figure of a curve, its tables, and what made it.
+
+    With other ways of measuring the same prompt, the page opens with all of them in one figure, and
+    shows the phases along the layers of each.
 
     The same results give the same page, byte for byte.
 
@@ -39,6 +52,8 @@ def trace_report(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | N
         curve: a trace measured at every size.
         phases: of the same curve.
         ablation: table of `phase_ablation`; None or empty is said in its place.
+        ways: curves of the same prompt in several ways (`ways.measure_ways`), `curve` among them.
+        ablations: tables of `phase_ablation` in these ways.
 
     Returns:
         HTML with plotly.js inside it (about 5 MB).
@@ -47,6 +62,12 @@ def trace_report(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | N
         model=html.escape(model_name(curve)),
         tokens=" ".join(f"<span>{visible(t, 40)}</span>" for t in curve.trace.prompt.strings),
         facts=_facts(curve),
+        ways=_ways(ways) if ways and len(ways) > 1 else "",
+        others="".join(
+            _other(way, other, (ablations or {}).get(way))
+            for way, other in (ways or {}).items()
+            if other is not curve
+        ),
         phases=html.escape(sentence(phases.describe())),
         density=figure_html(
             plot_density(curve, phases), "density", _density_caption(curve, phases)
@@ -63,6 +84,24 @@ def trace_report(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame | N
     return page(trace_title(curve), body)
 
 
+def _ways(curves: Mapping[Way, DensityCurve]) -> str:
+    """The figure of all ways and what follows from it."""
+    read = "".join(f"<p>{html.escape(s)}</p>" for s in read_ways(curves))
+    return figure_html(plot_ways(curves), "ways", _WAYS) + read
+
+
+def _other(way: Way, curve: DensityCurve, ablation: pd.DataFrame | None) -> str:
+    """Phases along sizes and layers in another way."""
+    phases = curve.phases()
+    return (
+        f"<h3>Phases in another way: {html.escape(way.title)}</h3>"
+        f"<p>{html.escape(sentence(phases.describe()))}</p>"
+        + figure_html(plot_layer_phases(curve, phases), f"layer-phases-{way.name}", _LAYER_PHASES)
+        + _phase_table(phases)
+        + _ablation(phases, ablation)
+    )
+
+
 def _facts(curve: DensityCurve) -> str:
     trace, made = curve.trace, curve.trace.made
     known = not math.isnan(curve.density)
@@ -70,6 +109,7 @@ def _facts(curve: DensityCurve) -> str:
         "edges of the graph": f"{trace.edges:,} over {trace.shape.tokens} tokens",
         "importance, order": f"{made.get('importance', '?')}, {made.get('order', '?')}",
         "ablated edges carry": curve.ablation,
+        "kinds of edges never ablated": keep_text(curve.keep),
         "density": f"{curve.density:.3f}" if known else "needs two sizes; one was measured",
         "entropy of the model's output": f"{curve.entropy:.3f} nats",
         "head": f"top-{curve.head:g} nucleus, mass {curve.head_mass:.3f}",
@@ -120,6 +160,13 @@ def _ablation(phases: Phases, table: pd.DataFrame | None) -> str:
     return "<p>The table is absent: the ablation was not run.</p>"
 
 
+_WAYS = (
+    "Total variation from the model's output at each size: for the trace of the paper's search "
+    "with every other edge ablated (the definition), for the same trace with attention edges left "
+    "in place (what the authors' released evaluation computes), and for a tighter ranking. The "
+    "wide pale stroke is construction, what follows is refinement. A dot marks the size from which "
+    "on the trace has the model's top token."
+)
 _DENSITY = (
     "How far the output of the trace is from the model's, at each size. The shaded areas under the "
     "curve are the two parts of its total variation: over the head (the model's top-p nucleus) and "
@@ -175,6 +222,7 @@ _ABLATION = (
 _BODY = Template("""<h1>Trace of a prompt through $model</h1>
 <p class="tokens">$tokens</p>
 <dl>$facts</dl>
+$ways
 <p class="finding">$phases</p>
 <h2>Density: how much of the graph the prediction needs</h2>
 $density
@@ -187,6 +235,7 @@ $profiles
 $phase_table
 <h3>Does the split hold? Ablation of early and late layers</h3>
 $ablation
+$others
 <h2>The trace itself</h2>
 $trace
 <h2>Every size</h2>

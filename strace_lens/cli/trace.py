@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,17 +47,21 @@ from strace_lens.report import trace_report
 from strace_lens.sizes import SIZES
 from strace_lens.summary import summarize
 from strace_lens.tables import print_curve
+from strace_lens.tables_ways import print_ways
 from strace_lens.text_files import read_text
+from strace_lens.token_graph.curve_rows import most_rows
 from strace_lens.token_graph.estimators import estimate, estimator_of, steps
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.importance import IMPORTANCES, importance_function
+from strace_lens.ways import WAYS, Way, measure_ways, way_of, ways_summary
 from strace_lens.whole_files import results_folder, write_whole
 
 PAGE = "trace.html"
 EXPLORER = "explorer.html"
 RESULT = "trace.safetensors"
 IMPORTANCE = "l1"
+TABLES = ("short", "full")
 
 
 def trace(
@@ -110,6 +115,21 @@ def trace(
     ] = 0,
     bos: BosOption = None,
     memory: MemoryOption = None,
+    alone: Annotated[
+        bool,
+        typer.Option(
+            "--alone",
+            help="Measure this trace alone, and not also the definition, the same with attention "
+            "left in place, and a tight trace.",
+        ),
+    ] = False,
+    table: Annotated[
+        str,
+        typer.Option(
+            help="short: about ten sizes of each way in 80 columns; full: every size and column.",
+            autocompletion=completing(TABLES),
+        ),
+    ] = "short",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and no table.")
     ] = False,
@@ -120,9 +140,11 @@ def trace(
     """Trace one prompt: how much of the model does its next token need?
 
     Every edge of the model's computation graph is ranked. The first s of them are run at every
-    size s beside three controls, and the page says where the prediction is constructed and refined.
+    size s beside controls, and the page says where the prediction is constructed and refined. Next
+    to it stand the same prompt with attention edges left in place, as the authors' released
+    evaluation leaves them, and a tighter ranking.
 
-    Example: strace-lens trace "The capital of France is" --estimator fisher
+    Example: strace-lens trace "The capital of France is" --keep attention
     """
     files = (PAGE, EXPLORER, RESULT)
     folder = nullcontext() if dry_run else results_folder(out, files)
@@ -130,6 +152,10 @@ def trace(
         text = prompt_text(prompt, prompt_file)
         grid = parse_sizes(sizes) or SIZES
         _check_ranking(estimator, importance)
+        _check_table(table)
+        kept = parse_keep(keep)
+        own = way_of(estimator, kept, importance)
+        others = [] if alone else [way for way in WAYS if way != own]
         forward, backward = budgets(memory)
         step(progress, f"loading {model}")
         loaded = load_model(
@@ -144,13 +170,13 @@ def trace(
         cost = plan(loaded, len(tokens.ids), sizes=grid, refine=refine, memory_budget=forward)
         if dry_run:
             progress.stop()
-            _print_plan(cost, steps(estimator), as_json)
+            more = len(others) * most_rows(grid, controls=False, refine=refine)
+            _print_plan(cost, steps(estimator), more, as_json)
             return
         swap = replacement(
             loaded, tokens, ablation, corrupted=corrupted, references=_reference(reference)
         )
         same = {"replacement": swap, "seed": seed, "memory_budget": forward}
-        kept = parse_keep(keep)
         step(progress, "reading the token graph")
         graph = token_graph(loaded, tokens)
         if estimator == "greedy":
@@ -175,7 +201,18 @@ def trace(
             progress=lambda n: progress.advance(bar, n),
             **same,
         )
-        _finish(loaded, curve, same, out, as_json, progress)
+        step(progress, "measuring other ways")
+        beside = measure_ways(
+            loaded, graph, others, sizes=grid, refine=refine, gradient_budget=backward, **same
+        )
+        measured = {own: curve, **beside}
+        curves = {way: measured[way] for way in dict.fromkeys((*WAYS, own)) if way in measured}
+        _finish(loaded, curves, own, same, out, "json" if as_json else table, progress)
+
+
+def _check_table(table: str) -> None:
+    if table not in TABLES:
+        raise ValueError(f"unknown table {table!r}; choose from {', '.join(TABLES)}")
 
 
 def _check_ranking(estimator: str, importance: str) -> None:
@@ -189,35 +226,49 @@ def _check_ranking(estimator: str, importance: str) -> None:
 
 def _finish(
     model: Model,
-    curve: DensityCurve,
+    curves: Mapping[Way, DensityCurve],
+    own: Way,
     same: dict[str, Any],
     out: Path,
-    as_json: bool,
+    told: str,
     progress: Progress,
 ) -> None:
-    """Find the phases, ablate them, write page and file, print."""
-    phases = curve.phases()
+    """Find the phases, ablate them, write page and files, print."""
     step(progress, "ablating the phases")
-    ablated = phase_ablation(model, curve, **same)
+    ablated = {way: phase_ablation(model, curve, **same) for way, curve in curves.items()}
     step(progress, "drawing")
-    write_whole(out / PAGE, trace_report(curve, phases, ablated).encode())
+    curve, phases = curves[own], curves[own].phases()
+    page = trace_report(curve, phases, ablated[own], ways=curves, ablations=ablated)
+    write_whole(out / PAGE, page.encode())
     write_whole(out / EXPLORER, explorer([curve]).encode())
     curve.save(out / RESULT)
+    for way, other in curves.items():
+        if way != own:
+            other.save(out / f"trace-{way.name}.safetensors")
     progress.stop()
-    if as_json:
-        print(json.dumps(summarize(curve, phases, ablated), allow_nan=False))
-    else:
-        print_curve(curve, phases, ablated)
-        print(f"wrote {out / PAGE}, {out / EXPLORER} and {out / RESULT}")
+    if told == "json":
+        said = summarize(curve, phases, ablated[own]) | {"ways": ways_summary(curves)}
+        print(json.dumps(said, allow_nan=False))
+        return
+    if told == "full":
+        print_curve(curve, phases, ablated[own])
+    if told == "short" or len(curves) > 1:
+        print_ways(curves)
+    print(f"wrote {out / PAGE}, {out / EXPLORER} and {out / RESULT}")
 
 
 def _reference(path: Path | None) -> list[str] | None:
     return None if path is None else [read_text(path)]
 
 
-def _print_plan(cost: Plan, fitting_steps: int, as_json: bool) -> None:
+def _print_plan(cost: Plan, fitting_steps: int, more: int, as_json: bool) -> None:
     if as_json:
-        told = {**vars(cost), "over_budget": cost.over_budget, "fitting_steps": fitting_steps}
+        told = {
+            **vars(cost),
+            "over_budget": cost.over_budget,
+            "fitting_steps": fitting_steps,
+            "rows_of_other_ways": more,
+        }
         print(json.dumps(told))
         return
     before = f"after {fitting_steps} steps of fitting: " if fitting_steps else ""
@@ -225,6 +276,8 @@ def _print_plan(cost: Plan, fitting_steps: int, as_json: bool) -> None:
         f"{before}{cost.rows} rows in {cost.passes} forward passes, "
         f"at most {as_text(cost.bytes)} each, about {cost.seconds:.1f} seconds"
     )
+    if more:
+        print(f"other ways add at most {more} rows; --alone leaves them out")
     print(
         f"at most {as_text(cost.peak_bytes)} at once beside the model's weights, of which "
         f"{as_text(cost.graph_bytes)} token graph and {as_text(cost.trace_bytes)} trace"
