@@ -16,8 +16,6 @@ SHOWN = (1e-4, 1e-3, 4e-3, 1e-2, 2e-2, 4e-2, 0.1, 0.2, 0.4, 0.8)
 
 WIDTH = 80
 _NAMES = {"definition": "as defined", "attention-kept": "attention kept", "tight": "tight (fisher)"}
-_COLUMNS = {"TV": 4, "top": 3, "head": 4, "tail": 4}
-"""Columns of each way and their widths."""
 
 
 def print_ways(curves: Mapping[Way, DensityCurve]) -> None:
@@ -40,21 +38,26 @@ def print_ways(curves: Mapping[Way, DensityCurve]) -> None:
 
 
 def ways_lines(curves: Mapping[Way, DensityCurve]) -> list[str]:
-    """Total variation, top-1 agreement, head and tail error of each way, a line a size."""
-    gap = "  " if len(curves) > 3 else "   "
-    width = sum(_COLUMNS.values()) + len(_COLUMNS) - 1
-    heads = " ".join(f"{name:>{wide}}" for name, wide in _COLUMNS.items())
+    """Total variation, top-1 agreement, head and tail error of each way, a line a size.
+
+    More than three ways leave no room for the zero before the point.
+    """
+    wide = 4 if len(curves) <= 3 else 3
+    columns = {"TV": wide, "top": 3, "head"[:wide]: wide, "tail"[:wide]: wide}
+    width = sum(columns.values()) + len(columns) - 1
+    gap = "   " if wide == 4 else "  "
+    heads = " ".join(f"{name:>{room}}" for name, room in columns.items())
+    names = [f"{_NAMES.get(way.name, way.name)[:width]:^{width}}" for way in curves]
     lines = [
-        gap.join(
-            [" " * 6, *(f"{_NAMES.get(way.name, way.name)[:width]:^{width}}" for way in curves)]
-        ),
+        gap.join([" " * 6, *names]).rstrip(),
         gap.join([f"{'s':>6}", *([heads] * len(curves))]),
         gap.join(["-" * 6, *(["-" * width] * len(curves))]),
     ]
     (first, *_) = curves.values()
-    for size in _shown(first.table["size"].to_numpy()):
-        cells = [_cells(curve, size) for curve in curves.values()]
-        lines.append(gap.join([f"{size:>6g}", *cells]).rstrip())
+    grid = first.table["size"].to_numpy()[~first.table["refined"].to_numpy()]
+    for size in _shown(grid):
+        cells = [_cells(curve, size, list(columns.values())) for curve in curves.values()]
+        lines.append(gap.join([f"{size:>6.4g}", *cells]))
     return lines
 
 
@@ -67,12 +70,14 @@ def _shown(sizes: Float[np.ndarray, " size"]) -> Sequence[float]:
     return sizes[places].tolist()
 
 
-def _cells(curve: DensityCurve, size: float) -> str:
+def _cells(curve: DensityCurve, size: float, widths: Sequence[int]) -> str:
     near = np.isclose(curve.table["size"].to_numpy(), size, rtol=1e-9, atol=0)
-    rows = curve.table[near].to_dict("records")
-    if not rows:  # a size that was added to the grid of another way
-        return " ".join(f"{'-':>{wide}}" for wide in _COLUMNS.values())
-    (row,) = rows
+    (row,) = curve.table[near].to_dict("records")
     values = (row["tv"], "yes" if row["top1"] else "no", row["head_error"], row["tail_error"])
-    shown = (value if isinstance(value, str) else f"{value:.2f}" for value in values)
-    return " ".join(f"{v:>{wide}}" for v, wide in zip(shown, _COLUMNS.values(), strict=True))
+    shown = [v if isinstance(v, str) else _error(v, w) for v, w in zip(values, widths, strict=True)]
+    return " ".join(f"{v:>{w}}" for v, w in zip(shown, widths, strict=True))
+
+
+def _error(value: float, width: int) -> str:
+    text = f"{value:.2f}"
+    return text if width >= len(text) else text.removeprefix("0")[:width]

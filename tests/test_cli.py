@@ -74,8 +74,8 @@ def test_json_is_one_object_with_the_promised_keys(json_run):
     for size in found["sizes"]:
         assert {
             *("size", "edges", "tv", "kl", "js", "head_error", "tail_error", "top1", "nucleus"),
-            *("random_tv", "inverse_tv", "random_inverse_tv", "ablatable_size", "share"),
-            *("mean_layer", "top", "refined"),
+            *("random_tv", "inverse_tv", "random_inverse_tv", "ablatable_size"),
+            *("share", "mean_layer", "top", "refined"),
         } == set(size)
         assert size["edges"] == math.floor(size["size"] * found["edges"])
         assert isinstance(size["top1"], bool)
@@ -95,14 +95,54 @@ def test_the_result_file_holds_what_json_says(json_run):
     assert "plotly" in (out / "trace.html").read_text("utf-8")
 
 
-def test_the_table_says_sizes_and_phases(folder, tmp_path):
+def test_the_full_table_says_sizes_and_phases(folder, tmp_path):
     file = tmp_path / "prompt.txt"
     file.write_text(PROMPT + "\n", "utf-8")
-    result = run("--prompt-file", str(file), "--model", folder, "--out", str(tmp_path))
+    given = ("--prompt-file", str(file), "--model", folder, "--out", str(tmp_path))
+    result = run(*given, "--table", "full", "--alone")
     assert result.exit_code == 0, result.output
     for words in ("TV", "random", "inverse", "1e-05", "construction", "density", "trace.html"):
         assert words in result.stdout
+    assert "as defined" not in result.stdout
     assert sl.load_curve(tmp_path / "trace.safetensors").trace.prompt.text == PROMPT
+
+
+def test_three_ways_stand_side_by_side_in_80_columns(folder, tmp_path):
+    result = run(PROMPT, "--model", folder, "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    *lines, last = result.stdout.splitlines()
+    assert last.startswith("wrote")
+    assert max(map(len, lines)) <= 80
+    for words in ("as defined", "attention kept", "tight (fisher)", "has the model's top token"):
+        assert words in result.stdout
+    kept = sl.load_curve(tmp_path / "trace-attention-kept.safetensors")
+    assert kept.keep == ("attention",)
+    assert sl.load_curve(tmp_path / "trace-tight.safetensors").trace.made["estimator"] == "fisher"
+    page = (tmp_path / "trace.html").read_text("utf-8")
+    assert page.index("figure-ways") < page.index("figure-density")
+    assert "figure-layer-phases-attention-kept" in page
+
+
+def test_kinds_that_are_kept_make_another_trace_of_the_page(folder, tmp_path):
+    given = (PROMPT, "--model", folder, "--sizes", "0.1,0.4,1", "--out", str(tmp_path), "--json")
+    result = run(*given, "--keep", "mlp+residual", "--estimator", "scheduled")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert sl.load_curve(tmp_path / "trace.safetensors").keep == ("residual", "mlp")
+    assert [way["name"] for way in found["ways"]] == [
+        *("definition", "attention-kept", "tight", "scheduled-keep-residual+mlp")
+    ]
+    assert found["ways"][1]["keep"] == ["attention"]
+
+
+def test_an_unknown_kind_or_table_is_one_line(folder, tmp_path):
+    for option, words in (
+        (("--keep", "heads"), "unknown kind of edge 'heads'; choose from residual, attention, mlp"),
+        (("--table", "long"), "unknown table 'long'; choose from short, full"),
+    ):
+        result = run(PROMPT, "--model", folder, "--out", str(tmp_path / "out"), *option)
+        assert result.exit_code == 2
+        assert words in result.stderr
 
 
 def test_a_prompt_file_is_read_as_the_editor_meant_it(folder, tmp_path):
