@@ -182,6 +182,7 @@ def test_a_dry_run_prints_a_plan_and_writes_nothing(folder, tmp_path):
     assert result.exit_code == 0, result.output
     assert "119 rows in 13 forward passes" in result.stdout
     assert "beside the model's weights" in result.stdout
+    assert "other ways add at most 78 rows" in result.stdout
     assert "one row" not in result.stdout
     assert not out.exists()
 
@@ -196,6 +197,7 @@ def test_a_dry_run_names_a_row_that_does_not_fit(folder):
     told = json.loads(run(*arguments, "--json").stdout)
     assert told.pop("over_budget") == said
     assert told.pop("fitting_steps") == 0
+    assert told.pop("rows_of_other_ways") == 2 * 39
     assert told.pop("seconds") > 0
     assert told == {name: x for name, x in vars(planned).items() if name != "seconds"}
     fits = json.loads(run(*arguments[:-2], "--json").stdout)
