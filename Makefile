@@ -53,11 +53,11 @@ bench: $(READY4)
 estimators: $(READY4)
 	.venv/bin/strace-lens estimators benchmarks/prompts.jsonl --out docs/estimators
 
-# The published study of many prompts, about half an hour; stopped, it goes on where it was.
+# The published study of many prompts, about an hour on two cores; stopped, it goes on where it was.
 study: $(READY4)
-	.venv/bin/strace-lens sweep carried --out runs/greedy
-	.venv/bin/strace-lens sweep carried --estimator fisher --no-controls --out runs/fisher
-	.venv/bin/strace-lens phases runs/greedy runs/fisher --out docs/phases
+	.venv/bin/strace-lens sweep carried --estimator greedy,fisher --keep none,attention --threads 1 \
+	--out runs/study
+	.venv/bin/strace-lens phases runs/study --out docs/phases
 
 lint: $(READY4)
 	.venv/bin/ruff check .

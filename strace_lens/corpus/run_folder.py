@@ -32,6 +32,7 @@ from strace_lens.corpus.parts import (
 )
 from strace_lens.html_repr import facts
 from strace_lens.sizes import auc_paper
+from strace_lens.token_graph.estimators import ESTIMATORS
 
 PROMPT_COLUMNS = (
     *("prompt", "text", "sha256", "tokens", "graph_edges", "entropy", "head_mass", "density"),
@@ -122,15 +123,22 @@ class Run:
 
 
 def run_folders(folder: str | Path) -> list[Path]:
-    """The folder itself if it holds a run; otherwise those of its folders that do, by name.
+    """The folder itself if it holds a run; otherwise those of its folders that do.
 
     A sweep of several estimators, or with several kinds of edges kept, writes a folder for each
-    combination. A folder without any run is returned as it is, for `read_run` to say so.
+    combination. They come in the order of `ESTIMATORS` and then by name. A folder without any run
+    is returned as it is, for `read_run` to say so.
     """
-    folder = Path(folder)
+    folder, estimators = Path(folder), list(ESTIMATORS)
     if (folder / MANIFEST).is_file():
         return [folder]
-    return sorted(path.parent for path in folder.glob(f"*/{MANIFEST}")) or [folder]
+
+    def place(run: Path) -> tuple[int, str]:
+        estimator = run.name.partition("-keep-")[0]
+        known = estimator in estimators
+        return estimators.index(estimator) if known else len(estimators), run.name
+
+    return sorted((path.parent for path in folder.glob(f"*/{MANIFEST}")), key=place) or [folder]
 
 
 def read_run(folder: str | Path) -> Run:

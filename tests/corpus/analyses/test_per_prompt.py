@@ -51,28 +51,31 @@ def test_a_row_is_what_the_run_holds_of_its_prompt() -> None:
     assert table["top1_size"].isna().tolist() == [n == 3 for n in range(7)]
 
 
-@pytest.fixture(scope="module")
-def rerun(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Four prompts of the study swept again, one after another as it did."""
+@pytest.fixture(scope="module", params=[(), ("attention",)], ids=["greedy", "attention-kept"])
+def rerun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Prompts of the study swept again, one after another as it did: four, or two with attention."""
+    keep = request.param
     prompts = read_corpus(CARRIED)
-    options = Options(controls=False, hidden=False)
-    folder = tmp_path_factory.mktemp("runs") / "greedy"
-    return sweep(smollm2(), [prompts[number] for number in RERUN], folder, options)
+    options = Options(keep=keep, controls=False, hidden=False)
+    folder = tmp_path_factory.mktemp("runs") / f"greedy{'-keep-attention' * bool(keep)}"
+    chosen = [prompts[number] for number in (RERUN[:2] if keep else RERUN)]
+    return sweep(smollm2(), chosen, folder, options)
 
 
-def published(name: str) -> pd.DataFrame:
-    table = pd.read_csv(STUDY / f"{name}.csv").query("run == 'greedy'").drop(columns="run")
-    return table.set_index("prompt").loc[list(RERUN)].reset_index(drop=True)
+def published(name: str, rerun: Run) -> pd.DataFrame:
+    table = pd.read_csv(STUDY / f"{name}.csv")
+    table = table[table["run"] == rerun.name].drop(columns="run").set_index("prompt")
+    return table.loc[list(RERUN[: len(rerun.prompts)])].reset_index(drop=True)
 
 
 def test_the_published_head_and_tail_are_those_of_a_rerun(rerun: Run) -> None:
-    table = published("head_and_tail")
+    table = published("head_and_tail", rerun)
     found = head_and_tail(rerun).drop(columns="prompt")
     np.testing.assert_allclose(found[list(table)].to_numpy(float), table.to_numpy(float), rtol=1e-3)
 
 
 def test_the_published_scalars_are_those_of_a_rerun(rerun: Run) -> None:
-    table = published("prompts")
+    table = published("prompts", rerun)
     found = per_prompt(rerun).drop(columns="prompt")
     assert table["sha256"].tolist() == found["sha256"].tolist()
     numbers = [name for name in table if name != "sha256"]
