@@ -85,6 +85,7 @@ from strace_lens.trials.prompts import TrialPrompt, read_prompts
 from strace_lens.trials.run import Trials, run_trials
 from strace_lens.trials.table import estimator_table
 from strace_lens.versions import VERSION as __version__
+from strace_lens.ways import WAYS, Way, measure_ways, read_ways
 
 __all__ = [
     "ESTIMATORS",
@@ -94,6 +95,7 @@ __all__ = [
     "METRICS",
     "SIZES",
     "TASKS",
+    "WAYS",
     "Circuit",
     "Comparison",
     "ComponentGraph",
@@ -119,6 +121,7 @@ __all__ = [
     "TrialPrompt",
     "Trials",
     "UnsupportedModelError",
+    "Way",
     "__version__",
     "accuracy",
     "analyse",
@@ -152,6 +155,7 @@ __all__ = [
     "load_scores",
     "load_trace",
     "make_task",
+    "measure_ways",
     "phase_ablation",
     "plan",
     "plan_sweep",
@@ -163,6 +167,7 @@ __all__ = [
     "read_prompts",
     "read_run",
     "read_task",
+    "read_ways",
     "replacement",
     "run_circuits",
     "run_trials",

@@ -53,7 +53,7 @@ def test_a_row_is_what_the_run_holds_of_its_prompt() -> None:
 
 @pytest.fixture(scope="module", params=[(), ("attention",)], ids=["greedy", "attention-kept"])
 def rerun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Prompts of the study swept again, one after another as it did: four, or two with attention."""
+    """Prompts of the study swept again, one after another: four, or two with attention kept."""
     keep = request.param
     prompts = read_corpus(CARRIED)
     options = Options(keep=keep, controls=False, hidden=False)
