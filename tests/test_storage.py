@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 import strace_lens as sl
 from strace_lens.result_files import ResultFileError, read_result, write_result
+from strace_lens.token_graph.edges import KINDS
 from tests import tiny
 
 SIZES = (0.02, 0.1, 0.3, 0.7, 1.0)
@@ -42,9 +43,24 @@ def test_a_curve_comes_back_as_it_was(curve, tmp_path):
     back = sl.load_curve(path)
     assert back.table.equals(curve.table)
     assert repr(back) == repr(curve)
-    for name in ("top", "entropy", "head", "head_mass", "logit_gap", "ablation", "seed"):
+    facts = ("top", "entropy", "head", "head_mass", "logit_gap", "ablation", "seed", "keep")
+    for name in facts:
         assert getattr(back, name) == getattr(curve, name)
     assert [p.name for p in tmp_path.iterdir()] == ["curve.safetensors"]
+
+
+@pytest.mark.parametrize("keep", [("attention",), ("residual", "mlp"), KINDS])
+def test_a_curve_comes_back_with_the_kinds_that_it_keeps(curve, tmp_path, keep):
+    path = tmp_path / "curve.safetensors"
+    model = tiny.bridge("llama")
+    kept = sl.density_curve(model, curve.trace, sizes=SIZES, refine=0, keep=keep)
+    kept.save(path)
+    back = sl.load_curve(path)
+    assert back.keep == kept.keep == keep
+    assert back.table.equals(kept.table)
+    rewritten(path, lambda facts, _: facts["curve"].update(keep=[]))
+    with pytest.raises(ResultFileError, match="edges that can be ablated are not its trace's"):
+        sl.load_curve(path)
 
 
 def test_a_trace_comes_back_and_reruns_to_the_same_curve(curve, tmp_path):
@@ -119,6 +135,15 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tens
         (lambda f: f["curve"].update(head=True), "head is True, not a number in 0 to 1"),
         (lambda f: f["curve"].update(seed=0.5), "seed is 0.5, not a whole number"),
         (lambda f: f["curve"].update(ablation="half"), "ablation is 'half', not one of zero, mean"),
+        (lambda f: f["curve"].pop("keep"), "the curve has no 'keep'"),
+        (lambda f: f["curve"].update(keep="mlp"), "keep is 'mlp', not a list"),
+        (lambda f: f["curve"].update(keep=["heads"]), "unknown kind of edge 'heads'"),
+        (lambda f: f["curve"].update(keep=[1]), "a kind to keep is 1, not a text"),
+        (
+            lambda f: f["curve"].update(keep=["mlp", "mlp"]),
+            r"keep is \['mlp', 'mlp'\], which no curve holds so",
+        ),
+        (lambda f: f["curve"].update(keep=["mlp"]), "the shares of edges that can be ablated"),
     ],
 )
 def test_facts_that_are_nonsense_are_refused_by_name(content, tmp_path, change, words):
@@ -133,7 +158,10 @@ def set_cell(name: str, value: float, row: int = 2) -> Callable[[dict[str, torch
     return lambda arrays: arrays[name].__setitem__(row, value)
 
 
-PARTS = "residual attention mlp tv head_error tail_error nucleus trace_head_mass".split()
+PARTS = (
+    *("residual", "attention", "mlp", "ablatable_size"),
+    *("tv", "head_error", "tail_error", "nucleus", "trace_head_mass"),
+)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +174,7 @@ PARTS = "residual attention mlp tv head_error tail_error nucleus trace_head_mass
         ),
         *(
             (set_cell(f"table.{name}", 1.5), f"{name}, row 2")
-            for name in ("random_tv", "inverse_tv")
+            for name in ("random_tv", "inverse_tv", "random_inverse_tv")
         ),
         (set_cell("table.kl", -1.0), "kl, row 2 is -1.0, not a number of at least -1e-06"),
         (set_cell("table.mean_layer", -1.0), "mean_layer, row 2 is -1.0"),
@@ -154,6 +182,8 @@ PARTS = "residual attention mlp tv head_error tail_error nucleus trace_head_mass
         (set_cell("table.mean_layer", math.nan), "the mean layers are not its trace's"),
         (set_cell("table.tv", 0.5), "head and tail do not add up to tv"),
         (set_cell("table.mlp", 0.9), "the shares of residual, attention and MLP edges"),
+        (set_cell("table.ablatable_size", 0.9), "the shares of edges that can be ablated"),
+        (lambda a: a.pop("table.ablatable_size"), "it names the columns"),
         (set_cell("table.edges", 7), "its sizes and edges disagree"),
         (set_cell("table.size", 0.0, 0), "its sizes do not rise from above 0"),
         (set_cell("table.size", 0.1, 2), "its sizes do not rise from above 0"),

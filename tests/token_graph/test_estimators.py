@@ -78,6 +78,29 @@ def test_a_start_is_made_first_unless_it_is_given(graph, brief) -> None:
     assert same_ranks(sl.estimate(model, graph, "fisher", start=start), sl.fisher(model, graph))
 
 
+@pytest.mark.parametrize("name", ["fisher", "pruned", "brief"])
+def test_kinds_to_keep_reach_the_fit_and_its_start(graph, brief, name) -> None:
+    trace = sl.estimate(tiny.bridge("llama"), graph, name, keep=("mlp",), seed=3)
+    if name == "brief":
+        start = trace.made["start"]
+        assert (start["estimator"], start["keep"]) == ("pruned", ["mlp"])
+    else:
+        assert same_ranks(trace, by_hand(name, graph, keep=("mlp",), seed=3))
+    assert trace.made["keep"] == ["mlp"]
+    others = [r[r < trace.edges] for r in (trace.ranks.attention, trace.ranks.residual)]
+    kept = trace.ranks.mlp[trace.ranks.mlp < trace.edges]
+    assert int(kept.min()) > max(int(r.max()) for r in others)
+
+
+@pytest.mark.parametrize("name", ["greedy", "scheduled"])
+def test_kinds_to_keep_have_no_effect_where_nothing_is_fitted(graph, name) -> None:
+    model = tiny.bridge("llama")
+    trace = sl.estimate(model, graph, name, keep=("attention",))
+    assert same_ranks(trace, sl.estimate(model, graph, name))
+    with pytest.raises(ValueError, match="keep takes a sequence of kinds"):
+        sl.estimate(model, graph, name, keep="attention")
+
+
 @pytest.mark.parametrize("name", ["fisher", "pruned"])
 def test_a_target_and_a_replacement_reach_the_fit(graph, name) -> None:
     model = tiny.bridge("llama")

@@ -17,6 +17,7 @@ from strace_lens.token_graph.fisher import fisher_scores
 from strace_lens.token_graph.fit import Fit, fit_to
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET, bytes_per_gradient_row
 from strace_lens.token_graph.schedule import schedule
+from strace_lens.token_graph.schedule_kept import schedule_ablatable
 from tests import cases, tiny
 from tests.cases import architecture, model_of, relative_error
 from tests.oracle_weighted import weighted_logits
@@ -160,6 +161,18 @@ def test_fisher_schedules_the_scores_of_the_full_graph(kind: str) -> None:
     assert made.items() <= trace.made.items()
     assert trace.made["passes"] == {"forward": 1, "backward": 5}
     assert (trace.made["target"], trace.made["ablation"]) == ("own", kind)
+
+
+@pytest.mark.parametrize("keep", [("attention",), ("residual",)])
+def test_fisher_schedules_what_can_be_ablated_by_all_scores(keep: tuple[str, ...]) -> None:
+    trace = sl.fisher(model_of("llama"), graph_of("llama"), keep=keep, seed=3)
+    plain = sl.fisher(model_of("llama"), graph_of("llama"), seed=3)
+    assert trace.importance is not None
+    assert plain.importance is not None
+    # Nothing is ablated where scores are taken, whatever is kept.
+    assert relative_error(trace.importance.flat(), plain.importance.flat()) < 1e-6
+    assert_same(trace, schedule_ablatable(trace.importance, trace.shape, keep))
+    assert trace.made["keep"] == list(keep)
 
 
 def assert_same(trace: sl.Trace, ranks: EdgeTensors) -> None:

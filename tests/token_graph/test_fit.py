@@ -13,8 +13,12 @@ import strace_lens as sl
 from strace_lens.prompts import cut
 from strace_lens.token_graph.controls import random_ranks
 from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace
+from strace_lens.token_graph.gradients import weighted_log_probs
+from strace_lens.token_graph.masked_run import masked_logits
+from strace_lens.token_graph.rows import MaskedRows
 from tests import cases, tiny
 from tests.cases import model_of, relative_error
+from tests.token_graph.test_schedule import in_order
 from tests.weighted import TOKENS, graph_of, replacement_of, shape_of
 
 UNIFORM = torch.full((tiny.VOCABULARY,), 1 / tiny.VOCABULARY)
@@ -30,7 +34,7 @@ def estimators(graph: sl.TokenGraph, start: sl.Trace, **options):
     return {
         "fisher": lambda: sl.fisher(model, graph, **options),
         "prune": lambda: sl.prune(model, graph, **options),
-        "learn": lambda: sl.learn(model, graph, start=start, sizes=(0.1, 0.5), **options),
+        "learn": lambda: sl.learn(model, graph, start=start, sizes=(0.1, 0.5), steps=2, **options),
     }
 
 
@@ -41,6 +45,64 @@ def changed(at: int, by: float) -> Tensor:
     target = UNIFORM.clone()
     target[at] += by
     return target
+
+
+KEEPS = [("attention",), ("mlp",), ("residual",), ("residual", "mlp")]
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("name", ["llama", "gptj", "gemma2"])
+def test_every_row_that_is_fitted_holds_the_kinds_kept(name: str, keep: tuple[str, ...]) -> None:
+    model, graph = model_of(name), graph_of(name)
+    fitted = fit_to(model, graph, None, replacement_of(name, "zero"), 1, keep=keep)
+    trace = sl.extract(graph)
+    counts = [trace.edge_count(size) for size in (0.1, 0.5)]
+    rows = fitted.rows(trace.ranks, counts)
+    stop = torch.tensor(counts, dtype=torch.int32)
+    masks = MaskedRows(trace.prompt.tensor, trace.shape, trace.ranks, stop * 0, stop, keep)
+    kept = [x.float() for x in (masks.keep_residual_edges(), masks.keep_mlp_edges())]
+    for ours, theirs in zip((rows.residual, rows.mlp), kept, strict=True):
+        assert torch.equal(ours, theirs)
+    for layer, weights in enumerate(rows.attention):
+        assert torch.equal(weights, masks.keep_attention_edges(layer).float())
+    truth = masked_logits(model, graph.architecture, [masks]).log_softmax(-1)
+    ours = weighted_log_probs(model, graph.architecture, rows)
+    assert relative_error(ours, truth) < 1e-5
+    kinds = trace.shape.reachable()._asdict()
+    assert fitted.ablatable == sum(int(x.sum()) for kind, x in kinds.items() if kind not in keep)
+
+
+@pytest.mark.parametrize("keep", [("attention",), ("mlp",), ("residual", "attention")])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_fitted_trace_ranks_what_is_kept_last_and_says_so(
+    name: str, keep: tuple[str, ...]
+) -> None:
+    graph = graph_of("llama")
+    trace = estimators(graph, sl.extract(graph), keep=keep)[name]()
+    behind = [edge.kind in keep for edge in in_order(trace.ranks, trace.shape)]
+    assert behind == sorted(behind)
+    assert any(behind)
+    assert not all(behind)
+    assert trace.made["keep"] == list(keep)
+    assert estimators(graph, sl.extract(graph))[name]().made["keep"] == []
+
+
+@pytest.mark.parametrize(
+    ("keep", "words"),
+    [
+        (("attention", "mlp"), "with attention and MLP edges kept there is nothing to fit"),
+        (("residual", "attention", "mlp"), "nothing to fit; keep one of them"),
+        ("attention", "keep takes a sequence of kinds, as .*; got the string 'attention'"),
+        (("head",), "unknown kind of edge 'head'; choose from residual, attention, mlp"),
+    ],
+)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_kinds_that_leave_nothing_to_fit_or_are_none_are_refused(
+    name: str, keep: tuple[str, ...], words: str
+) -> None:
+    graph = graph_of("llama")
+    with pytest.raises(ValueError, match=words):
+        estimators(graph, sl.extract(graph), keep=keep)[name]()
 
 
 def test_the_target_is_the_models_own_output_unless_another_is_given() -> None:

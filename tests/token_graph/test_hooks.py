@@ -28,11 +28,17 @@ def random_trace(name: str, seed: int = 0) -> Trace:
     return Trace(shape, prompt, ranks, {"model": cases.architecture(name).name})
 
 
-def masked(name: str, trace: Trace, size: float, replacement: Replacement = ZERO) -> Tensor:
+def masked(
+    name: str,
+    trace: Trace,
+    size: float,
+    replacement: Replacement = ZERO,
+    keep: tuple[str, ...] = (),
+) -> Tensor:
     """The logits that `density_curve` would measure."""
     ends = torch.tensor([trace.edge_count(size)])
     row = MaskedRows(
-        trace.prompt.tensor, trace.shape, trace.ranks, ends * 0, ends, replacement=replacement
+        trace.prompt.tensor, trace.shape, trace.ranks, ends * 0, ends, keep, replacement
     )
     return masked_logits(model_of(name), cases.architecture(name), [row])[0]
 
@@ -56,6 +62,38 @@ def test_a_run_with_hooks_equals_the_masked_run(name: str) -> None:
         assert relative_error(batch, truth.expand(3, -1)) < 1e-5
     gap = relative_error(masked(name, trace, SIZE), cases.full_logits(name, TOKENS))
     assert gap > 1e-2  # the mask does something
+
+
+@pytest.mark.parametrize("keep", [("attention",), ("mlp",), ("residual",), ("residual", "mlp")])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gptj", "opt", "gemma2", *cases.HOOKED[:1]])
+def test_hooks_keep_the_kinds_that_a_curve_keeps(name: str, keep: tuple[str, ...]) -> None:
+    model, trace = model_of(name), random_trace(name)
+    hooks = trace.hooks(SIZE, model, keep=keep)
+    ours = last_logits(model, trace.prompt.tensor.expand(2, -1), hooks)
+    truth = masked(name, trace, SIZE, keep=keep)
+    assert relative_error(ours, truth.expand(2, -1)) < 1e-5
+    assert relative_error(truth, masked(name, trace, SIZE)) > 1e-3
+
+
+def test_hooks_put_out_what_a_curve_that_keeps_kinds_measures() -> None:
+    model, trace = model_of("llama"), sl.extract(sl.token_graph(model_of("llama"), TOKENS))
+    for keep in ((), ("attention",), ("residual",)):
+        curve = sl.density_curve(model, trace, sizes=[SIZE], controls=False, refine=0, keep=keep)
+        hooks = trace.hooks(SIZE, model, keep=keep)
+        ours = last_logits(model, trace.prompt.tensor[None], hooks)[0].double().softmax(-1)
+        full = cases.full_logits("llama", TOKENS).double().softmax(-1)
+        tv = float((ours - full).abs().sum()) / 2
+        assert curve.table["tv"].tolist() == pytest.approx([tv], abs=1e-6)
+        best = [p for _, p in curve.table["top"][0]]
+        assert best == pytest.approx(ours.topk(len(best)).values.tolist(), abs=1e-6)
+
+
+def test_kinds_that_are_none_are_refused() -> None:
+    model, trace = model_of("llama"), random_trace("llama")
+    with pytest.raises(ValueError, match="unknown kind of edge 'heads'; choose from residual"):
+        trace.hooks(SIZE, model, keep=("heads",))
+    with pytest.raises(ValueError, match="keep takes a sequence of kinds"):
+        trace.hooks(SIZE, model, keep="attention")
 
 
 @pytest.mark.parametrize("kind", ["mean", "resample"])

@@ -17,6 +17,7 @@ from strace_lens.token_graph.gradients import GRADIENT_BUDGET, bytes_per_gradien
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.rows import MaskedRows
 from strace_lens.token_graph.schedule import schedule
+from strace_lens.token_graph.schedule_kept import FREE, kept_last
 from tests import cases, tiny
 from tests.cases import architecture, model_of
 from tests.oracle_weighted import weighted_logits
@@ -49,6 +50,7 @@ def slow_learn(
     reach: float = math.inf,
     company: float = 0.0,
     seed: int = 0,
+    keep: tuple[str, ...] = (),
 ) -> EdgeTensors:
     """Ranks after so many steps of four rows from `start_of` on."""
     shape = shape_of(name)
@@ -63,18 +65,22 @@ def slow_learn(
     flat = start_of(name).ranks.flat()
     start[candidates] = -(flat[candidates].double() + 1).log()
     now, first, second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
-    low, high = (s * shape.edges for s in SIZES)
+    whole = EdgeTensors(
+        **{k: torch.full_like(x, k in keep) for k, x in shape.reachable()._asdict().items()}
+    )
+    edges = shape.edges - int((whole.flat() & shape.reachable().flat()).sum())
+    low, high = (s * edges for s in SIZES)
     for step in range(steps):
-        ranks = by_parameters(now, shape)
+        ranks = by_parameters(now, shape, keep)
         chances = torch.rand(4, generator=generator)
         counts = [int(low * (high / low) ** ((i + float(c)) / 4)) for i, c in enumerate(chances)]
         besides = [random_edges(shape, company * (i % 2), generator) for i in range(4) if company]
         direction = torch.zeros_like(start)
         for i, count in enumerate(counts):
-            keep = ranks.map(lambda r, count=count: r < count)
-            if company:
-                keep = EdgeTensors(*map(torch.logical_or, keep, besides[i]))
-            slope = slow_slope(name, kind, keep, target)
+            there = ranks.map(lambda r, count=count: r < count)
+            for more in [whole, *besides[i : i + 1]]:
+                there = EdgeTensors(*map(torch.logical_or, there, more))
+            slope = slow_slope(name, kind, there, target)
             place = torch.zeros_like(start)
             place[candidates] = (ranks.flat()[candidates].double() + 1).log()
             near = torch.sigmoid((math.log(count) - place) / 0.5)
@@ -87,11 +93,13 @@ def slow_learn(
         spread = (second / (1 - 0.98 ** (step + 1))).sqrt() + 0.3
         now = now - size * moved / spread
         now = torch.where(candidates, now.clamp(start - reach, start + reach), start)
-    return by_parameters(now, shape)
+    return by_parameters(now, shape, keep)
 
 
-def by_parameters(parameters: Tensor, shape: GraphShape) -> EdgeTensors:
-    return schedule(shape.split(parameters.exp().float()), shape, 3.0)
+def by_parameters(parameters: Tensor, shape: GraphShape, keep: tuple[str, ...] = ()) -> EdgeTensors:
+    """The schedule, those kinds last that are kept."""
+    cost = FREE if "residual" in keep else 3.0
+    return kept_last(schedule(shape.split(parameters.exp().float()), shape, cost), shape, keep)
 
 
 def random_edges(shape: GraphShape, chance: float, generator: torch.Generator) -> EdgeTensors:
@@ -131,6 +139,23 @@ def test_steps_are_those_of_the_slow_forward(name: str, kind: str, options: dict
     truth = slow_learn(name, kind, **options)
     assert order_of(ours) == in_order(truth, shape)
     assert order_of(ours) != in_order(by_parameters(-log_rank(name), shape), shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "keep", "options"),
+    [
+        ("llama", ("attention",), {"steps": 2, "rate": 0.3}),
+        ("gemma2", ("mlp",), {"steps": 2, "rate": 0.4, "company": 0.3}),
+        ("gptj", ("residual",), {"steps": 2, "rate": 0.5, "seed": 2}),
+    ],
+)
+def test_steps_of_what_can_be_ablated_are_those_of_the_slow_forward(
+    name: str, keep: tuple[str, ...], options: dict
+) -> None:
+    ours = learned(name, keep=keep, **options)
+    assert in_order(ours.ranks, ours.shape) == in_order(
+        slow_learn(name, keep=keep, **options), ours.shape
+    )
 
 
 def log_rank(name: str) -> Tensor:
