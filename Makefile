@@ -24,8 +24,8 @@ test-tl3: $(READY3)
 
 # Every family of models against its own Hugging Face modules, with both versions.
 test-families: $(READY4) $(READY3)
-	.venv/bin/python -m pytest -m families tests/test_families.py $(PYTEST_ARGS)
-	.venv-tl3/bin/python -m pytest -m families tests/test_families.py $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -m families tests/test_families.py tests/test_authors.py $(PYTEST_ARGS)
+	.venv-tl3/bin/python -m pytest -m families tests/test_families.py tests/test_authors.py $(PYTEST_ARGS)
 
 # Every notebook from top to bottom, as it stands; `python notebooks/run.py` writes outputs anew.
 notebooks: $(READY4)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from strace_lens.run import bytes_per_row
-from strace_lens.token_graph.edges import EdgeTensors, GraphShape
+from strace_lens.token_graph.edges import KINDS, EdgeTensors, GraphShape
 from strace_lens.token_graph.masked_run import masked_logits, passes
 from strace_lens.token_graph.rows import MaskedRows
 from tests import cases, oracle, tiny
@@ -113,15 +113,39 @@ def test_rows_keep_the_ranks_from_start_to_stop(name: str) -> None:
         assert relative_error(row, oracle.masked_logits(name, TOKENS, keep)) < 2e-5
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gptj", "opt", "olmo2", "bloom"])
-def test_controls_keep_every_residual_edge(name: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_kind_of_edges_is_kept_whole(name: str, kind: str) -> None:
     shape = cases.shape(name, len(TOKENS))
-    keep = random_mask(shape, 0.3, seed=0)
-    ours = run(name, rows(TOKENS, shape, [keep], keep=("residual",)))[0]
-    lifted = keep._replace(residual=torch.ones_like(keep.residual))
+    few, most = (random_mask(shape, density, seed=0) for density in (0.3, 0.8))
+    mask = most._replace(**{kind: getattr(few, kind)})
+    ours = run(name, rows(TOKENS, shape, [mask], keep=(kind,)))[0]
+    lifted = mask._replace(**{kind: torch.ones_like(getattr(mask, kind))})
     truth = oracle.masked_logits(name, TOKENS, lifted)
     assert relative_error(ours, truth) < 1e-5
-    assert relative_error(oracle.masked_logits(name, TOKENS, keep), truth) > 1e-2
+    moved = relative_error(oracle.masked_logits(name, TOKENS, mask), truth)
+    # Without MLPs there is no such edge to keep.
+    assert moved > 1e-2 or (kind == "mlp" and not shape.mlp)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_every_kind_kept_the_output_is_the_models(name: str) -> None:
+    """Whatever the ranks, and on bridges whose pattern cannot be written."""
+    shape = cases.shape(name, len(TOKENS))
+    ours = run(name, rows(TOKENS, shape, [random_mask(shape, 0.3, seed=0)], keep=KINDS))[0]
+    assert relative_error(ours, cases.full_logits(name, TOKENS)) < 1e-6
+
+
+def test_rows_that_keep_different_kinds_share_a_pass() -> None:
+    """Attention is as the model computes it only where every row keeps it."""
+    for name in ("llama", "gptj", "opt", "gpt2"):
+        shape = cases.shape(name, len(TOKENS))
+        mask = random_mask(shape, 0.4, seed=2)
+        keeps = ((), ("attention",), ("residual", "attention"), ("mlp",))
+        groups = [one for keep in keeps for one in rows(TOKENS, shape, [mask], keep=keep)]
+        together = run(name, groups)
+        alone = torch.cat([run(name, [group]) for group in groups])
+        assert relative_error(together, alone) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["llama", "opt"])

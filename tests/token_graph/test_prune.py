@@ -15,6 +15,7 @@ from strace_lens.token_graph.fit import fit_to
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET, bytes_per_gradient_row
 from strace_lens.token_graph.prune import prune_steps
 from strace_lens.token_graph.schedule import schedule
+from strace_lens.token_graph.schedule_kept import FREE
 from tests import cases, tiny
 from tests.cases import architecture, model_of
 from tests.token_graph.test_schedule import Edge, in_order, reachable_edges
@@ -50,30 +51,41 @@ def slow_prune(
     decay: float = 0.5,
     smallest: float = 1e-4,
     seed: int = 0,
+    keep: tuple[str, ...] = (),
 ) -> list[Edge]:
-    """Edges in the order that `prune` should rank them, with three probes a step."""
+    """Edges in the order that `prune` should rank them, with three probes a step.
+
+    Edges of kinds to keep are in every trace, so that their scores count, but none of them is ever
+    dropped: they come last. Where residual edges are among them, columns cost next to nothing.
+    """
     model, graph, shape = model_of(name), graph_of(name), shape_of(name)
-    fit = fit_to(model, graph, None, replacement_of(name, kind), GRADIENT_BUDGET)
+    fit = fit_to(model, graph, None, replacement_of(name, kind), GRADIENT_BUDGET, keep=keep)
     generator = torch.Generator().manual_seed(seed)
     edges = reachable_edges(shape)
     if start is not None:
         edges = in_order(start.ranks, shape)
-    count = math.floor(largest * len(edges))
+    kept = [e for e in edges if e.kind in keep]
+    if start is None:  # in the order of their ids
+        kept.sort(key=lambda e: (EdgeTensors._fields.index(e.kind), e.index))
+    total, edges = len(edges), [e for e in edges if e.kind not in keep]
+    count = min(math.floor(largest * total), len(edges))
     alive, dropped = edges[:count], edges[count:]
     mean: dict[Edge, float] = {}
-    while len(alive) >= smallest * len(edges) and alive:
-        ranks = ranked([*alive, *dropped], shape)
+    while len(alive) >= smallest * total and alive:
+        ranks = ranked([*alive, *dropped, *kept], shape)
         found = fisher_scores(fit, ranks, len(alive), probes=3, generator=generator)
-        average = sum(at(found, e) for e in alive) / len(alive)
-        scores = {e: at(found, e) / max(average, 1e-30) for e in alive}
+        there = [*alive, *kept]
+        average = sum(at(found, e) for e in there) / len(there)
+        scores = {e: at(found, e) / max(average, 1e-30) for e in there}
         mean = {e: decay * mean[e] + (1 - decay) * s if mean else s for e, s in scores.items()}
-        scheduled = schedule(values(mean, shape), shape)
+        scheduled = schedule(values(mean, shape), shape, FREE if "residual" in keep else None)
         alive = sorted(alive, key=lambda e, order=scheduled: at(order, e))
-        keep = int(len(alive) * factor)
-        while keep > 0 and alive[keep].residual:  # the column goes with the read it is bought for
-            keep -= 1
-        alive, dropped = alive[:keep], alive[keep:] + dropped
-    return held_back([*alive, *dropped], shape)
+        left = int(len(alive) * factor)
+        while left > 0 and alive[left].residual:  # the column goes with the read it is bought for
+            left -= 1
+        alive, dropped = alive[:left], alive[left:] + dropped
+    order = [*alive, *dropped, *kept]
+    return order if keep else held_back(order, shape)
 
 
 def at(tensors: EdgeTensors, edge: Edge) -> float:
@@ -121,6 +133,29 @@ def test_equals_the_recipe_edge_by_edge(name: str, options: dict) -> None:
     instead = replacement_of(name, options.get("kind", "zero"))
     given = {k: v for k, v in options.items() if k != "kind"}
     assert order_of(pruned(name, replacement=instead, **given)) == slow_prune(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "keep", "options"),
+    [
+        ("llama", ("attention",), {}),
+        ("llama", ("mlp",), {"factor": 0.5}),
+        ("gptj", ("residual",), {"factor": 0.6, "seed": 1}),
+        ("opt", ("residual", "attention"), {"kind": "mean", "factor": 0.5}),
+    ],
+)
+def test_what_is_kept_is_never_pruned_and_comes_last(
+    name: str, keep: tuple[str, ...], options: dict
+) -> None:
+    instead = replacement_of(name, options.get("kind", "zero"))
+    given = {k: v for k, v in options.items() if k != "kind"}
+    trace = pruned(name, replacement=instead, keep=keep, **given)
+    edges = in_order(trace.ranks, trace.shape)
+    assert edges == slow_prune(name, keep=keep, **options)
+    behind = [edge.kind in keep for edge in edges]
+    assert behind == sorted(behind)
+    assert trace.made["keep"] == list(keep)
+    assert edges != in_order(pruned(name, replacement=instead, **given).ranks, trace.shape)
 
 
 @pytest.mark.parametrize(("largest", "importance"), [(0.3, "random"), (0.6, "l1"), (0.29, "l2")])
