@@ -41,7 +41,8 @@ def test_a_run_becomes_tables_and_a_page(run: Path, tmp_path: Path) -> None:
     for name in (*ANALYSES, "claims"):
         assert (tmp_path / "one" / f"{name}.csv").is_file()
     curves = pd.read_csv(tmp_path / "one" / "mean_curves.csv")
-    assert set(curves["curve"]) == {"trace", "inverse", "random", "head", "tail"}
+    lines = {"trace", "inverse", "random", "random_inverse", "head", "tail"}
+    assert set(curves["curve"]) == lines
     page = (tmp_path / "one" / "phases.html").read_text()
     assert "Phases over many prompts: first" in page
     assert 'id="figure-mean-curves"' in page

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -16,6 +17,7 @@ from strace_lens.corpus import measure as measure_module
 from strace_lens.corpus import sweep as sweep_module
 from strace_lens.corpus.parts import part_paths
 from strace_lens.corpus.run_folder import read_run
+from strace_lens.models import load_model
 from tests import hub, tiny
 from tests.corpus.made import prompts, words
 
@@ -152,6 +154,8 @@ def test_texts_that_cannot_be_cut_are_counted_and_none_left_is_an_error(
         (["--engine", "spark"], "unknown engine 'spark'; choose from local, ray"),
         (["--workers", "0"], "workers must be at least 1; got 0"),
         (["--estimator", "magic"], "unknown estimator 'magic'"),
+        (["--estimator", "greedy,magic"], "unknown estimator 'magic'"),
+        (["--keep", "none,heads"], "unknown kind of edge 'heads'; choose from residual"),
         (["--ablation", "resample"], "sweeps ablate to zero or mean; got 'resample'"),
         (["--words", "many"], "--words takes LOW:HIGH in tokens, as 20:60; got 'many'"),
     ],
@@ -194,6 +198,76 @@ def test_another_run_in_the_folder_is_told_by_its_difference(
     result = run(file, "--model", model, "--out", out, "--no-controls")
     assert result.exit_code == 2
     assert "holds another run: controls was True and is False" in result.stderr
+
+
+def test_other_kinds_kept_are_another_run(file: Path, model: str, tmp_path: Path) -> None:
+    given = (file, "--limit", 1, "--no-controls", "--no-hidden", "--model", model)
+    out = ("--out", tmp_path / "run")
+    assert run(*given, *out, "--keep", "mlp+residual").exit_code == 0
+    assert read_run(tmp_path / "run").manifest["options"]["keep"] == ["residual", "mlp"]
+    result = run(*given, *out, "--keep", "attention")
+    assert result.exit_code == 2
+    assert "holds another run: keep was ['residual', 'mlp'] and is ['attention']" in result.stderr
+    # The order in which kinds are named is no difference.
+    assert run(*given, *out, "--keep", "residual+mlp").exit_code == 0
+
+
+def test_every_combination_of_estimators_and_kinds_kept_is_a_run_in_a_folder_of_its_own(
+    file: Path, model: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "runs"
+    given = (file, "--model", model, "--refine", 0, "--no-hidden", "--out", out)
+    several = ("--estimator", "greedy,scheduled", "--keep", "none,attention")
+    result = run(*given, *several, "--json")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    names = ["greedy", "greedy-keep-attention", "scheduled", "scheduled-keep-attention"]
+    assert [Path(one["out"]) for one in said] == [out / name for name in names]
+    assert [(one["estimator"], one["keep"], one["prompts"]) for one in said] == [
+        ("greedy", [], 5),
+        ("greedy", ["attention"], 5),
+        ("scheduled", [], 5),
+        ("scheduled", ["attention"], 5),
+    ]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    loaded = load_model(model)
+    for one in said:
+        found = read_run(one["out"])
+        assert found.manifest["options"]["keep"] == one["keep"]
+        assert one["density"] == pytest.approx(found.prompts["density"].mean())
+        trace = sl.estimate(
+            loaded, sl.token_graph(loaded, prompts(5)[2].text), one["estimator"], keep=one["keep"]
+        )
+        sizes = found.sizes[found.sizes["prompt"] == 2]
+        curve = sl.density_curve(
+            loaded, trace, sizes=sizes["size"].tolist(), refine=0, keep=one["keep"]
+        )
+        for column in ("tv", "random_tv", "random_inverse_tv", "ablatable_size"):
+            assert sizes[column].tolist() == pytest.approx(curve.table[column].tolist(), abs=1e-5)
+
+    again = run(*given, *several)
+    assert again.exit_code == 0
+    for name in names:
+        assert f"prompts measured: 5 of tiny-llama in {out / name}" in again.stdout
+    assert f"next: strace-lens phases {out}\n" in again.stdout
+
+    analysed = CliRunner().invoke(app, ["phases", str(out), "--out", str(tmp_path / "page")])
+    assert analysed.exit_code == 0, analysed.output
+    claims = pd.read_csv(tmp_path / "page" / "claims.csv", keep_default_na=False)
+    assert set(zip(claims["estimator"], claims["keep"], strict=True)) >= {
+        (estimator, keep) for estimator in ("greedy", "scheduled") for keep in ("none", "attention")
+    }
+    curves = pd.read_csv(tmp_path / "page" / "mean_curves.csv")
+    assert curves["run"].unique().tolist() == names
+
+
+def test_a_combination_named_twice_is_swept_once(file: Path, model: str, tmp_path: Path) -> None:
+    given = (file, "--limit", 1, "--no-controls", "--no-hidden", "--refine", 0, "--model", model)
+    twice = ("--estimator", "greedy,greedy", "--keep", "attention+mlp,mlp+attention")
+    result = run(*given, *twice, "--out", tmp_path / "run", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["keep"] == ["attention", "mlp"]
+    assert read_run(tmp_path / "run").manifest["options"]["estimator"] == "greedy"
 
 
 def test_another_revision_is_another_run(
