@@ -43,6 +43,7 @@ _NAMES = {
     "head": "head error",
     "tail": "tail error",
 }
+_MOST_TOLD = 2  # runs whose boundaries are told in words
 _BOUNDARIES = {
     "construction_start": "construction starts",
     "construction_stop": "construction stops",
@@ -158,8 +159,12 @@ def _texts(curve: pd.DataFrame, start: str, statistic: str) -> list[str]:
 
 
 def _add_boundaries(fig: go.Figure, boundaries: pd.DataFrame) -> int:
-    """Draw where phases meet, with a line of text for each; how many lines there are."""
-    several = len(names_of(boundaries)) > 1
+    """Draw where phases meet, with a line of text for each; how many lines there are.
+
+    Of more than two runs lines of text would bury the curves: their boundaries are in the table.
+    """
+    runs = len(names_of(boundaries))
+    several = runs > 1
     said: list[tuple[str, float]] = []
     for number, run, own in by_run(boundaries):
         found = own.set_index("quantity").to_dict("index")
@@ -167,7 +172,8 @@ def _add_boundaries(fig: go.Figure, boundaries: pd.DataFrame) -> int:
             if quantity in found:
                 row = found[quantity]
                 _mark(fig, row["value"], row["low"], row["high"], dash_of(number))
-                said.append((f"{run}: " * several + _told(called, row), row["value"]))
+                if runs <= _MOST_TOLD:
+                    said.append((f"{run}: " * several + _told(called, row), row["value"]))
     for row, (text, at) in enumerate(reversed(said)):
         _say(fig, text, at, row)
     return len(said)

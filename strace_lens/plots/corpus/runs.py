@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 _BOTTOM = 60
 _TITLE, _LEGEND = 52, 26  # pixels that a title and a line of the legend take
+_ENTRIES = 4  # of the legend that stand in one line of it, with names of any length
 
 
 def by_run(table: pd.DataFrame) -> Iterator[tuple[int, str, pd.DataFrame]]:
@@ -48,8 +50,9 @@ def make_room(fig: go.Figure, inner: int, lines: int = 0) -> go.Figure:
         inner: pixels from the top of the uppermost panel to the bottom of the lowest.
         lines: of small text, such as `style.remark`, right above the panels.
     """
+    entries = {one.legendgroup or one.name: one for one in fig.data if one.showlegend is not False}
     text = LINE * lines + 6
-    top = _TITLE + _LEGEND + text
+    top = _TITLE + _LEGEND * max(1, math.ceil(len(entries) / _ENTRIES)) + text
     legend = {**ABOVE, "y": 1 + text / inner, "traceorder": "normal"}
     margin = {"t": top, "b": _BOTTOM, "l": 72}
     return fig.update_layout(height=inner + top + _BOTTOM, margin=margin, legend=legend)

@@ -112,7 +112,17 @@ def test_runs_are_named_where_there_are_several() -> None:
 def test_missing_controls_are_said() -> None:
     curves, boundaries = tables("one run")
     trace = curves[curves["curve"] == "trace"]
-    assert "not measured: inverse, random" in made.texts(plot_mean_curves(trace, boundaries))
+    said = "not measured: inverse of the trace, random subgraph, inverse of the random subgraph"
+    assert said in made.texts(plot_mean_curves(trace, boundaries))
+
+
+def test_boundaries_of_many_runs_are_drawn_and_not_told() -> None:
+    curves, boundaries = tables("one run")
+    three = [t.assign(run=f"{name}") for name in "abc" for t in (curves,)]
+    bounds = [boundaries.assign(run=name) for name in "abc"]
+    fig = plot_mean_curves(pd.concat(three), pd.concat(bounds))
+    assert not any("construction starts" in text for text in made.texts(fig))
+    assert len(fig.layout.shapes) == 3 * len(plot_mean_curves(curves, boundaries).layout.shapes)
 
 
 def test_empty_tables_say_why_nothing_is_drawn() -> None:
