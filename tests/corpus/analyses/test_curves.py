@@ -56,7 +56,8 @@ def test_a_curve_without_values_is_left_out() -> None:
     run.sizes.loc[run.sizes["prompt"] == 1, "inverse_tv"] = math.nan
     found = mean_curves(run, resamples=20)
     prompts = found.groupby("curve")["prompts"].first()
-    assert prompts.to_dict() == {"trace": 3, "inverse": 2, "head": 3, "tail": 3}
+    left = {"trace": 3, "inverse": 2, "random_inverse": 3, "head": 3, "tail": 3}
+    assert prompts.to_dict() == left
 
 
 def test_one_prompt_has_values_but_no_band() -> None:
