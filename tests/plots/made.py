@@ -64,7 +64,8 @@ def other_scripts() -> DensityCurve:
 
 def bare(rows: int) -> DensityCurve:
     """The first sizes of the curve, without controls."""
-    table = curve().table.head(rows).assign(random_tv=math.nan, inverse_tv=math.nan)
+    controls = dict.fromkeys(("random_tv", "inverse_tv", "random_inverse_tv"), math.nan)
+    table = curve().table.head(rows).assign(**controls)
     return dataclasses.replace(curve(), table=table)
 
 

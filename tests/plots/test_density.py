@@ -12,12 +12,13 @@ CURVE = {
     "trace": "tv",
     "random subgraph": "random_tv",
     "inverse of the trace": "inverse_tv",
+    "inverse of the random subgraph": "random_inverse_tv",
     "head error": "head_error",
     "tail error": "tail_error",
 }
 
 
-CONTROLS = ("random subgraph", "inverse of the trace")
+CONTROLS = ("random subgraph", "inverse of the trace", "inverse of the random subgraph")
 
 
 @pytest.mark.parametrize("name", CURVE)
