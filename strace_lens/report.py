@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Mapping
 from string import Template
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pandas as pd
 from strace_lens.causal import read_ablation
 from strace_lens.density import DensityCurve
 from strace_lens.page import (
+    NUMBER,
     facts_html,
     figure_html,
     model_name,
@@ -151,13 +153,34 @@ def _phase_table(phases: Phases) -> str:
 
 def _ablation(phases: Phases, table: pd.DataFrame | None) -> str:
     if table is not None and not table.empty:
-        shown = table.rename(columns=lambda c: c.replace("_", " "))
         found = "".join(f"<p>{html.escape(s)}</p>" for s in read_ablation(table))
-        return f"<p>{_ABLATION}</p>" + table_html(shown, ("of", "edges")) + found
+        return f"<p>{_ABLATION}</p>" + table_html(_ablation_cells(table), ("of", "edges")) + found
     if phases.head is None or phases.tail is None:
         part = "head subgraph" if phases.head is None else "tail refinement"
         return f"<p>The table is absent: this curve has no {part} to ablate.</p>"
     return "<p>The table is absent: the ablation was not run.</p>"
+
+
+def _ablation_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `phase_ablation` with the range of the draws beside each mean."""
+    columns = {}
+    for name in table.columns.drop("keep"):
+        if name.endswith(("_low", "_high")):
+            continue
+        columns[name.replace("_", " ")] = (
+            [_drawn(row, name) for row in table.to_dict("records")]
+            if f"{name}_low" in table
+            else table[name]
+        )
+    return pd.DataFrame(columns)
+
+
+def _drawn(row: dict[Any, Any], name: str) -> str:
+    """A mean, with the least and the greatest draw where there are several; a dash for none."""
+    if math.isnan(row[name]):
+        return "–"
+    mean, low, high = (NUMBER(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return mean if low in (high, "nan") else f"{mean} ({low} to {high})"
 
 
 _WAYS = (
@@ -213,10 +236,12 @@ _TRACE = (
 _ABLATION = (
     "From the trace at the end of the refinement, each row ablates edges of one part: those that "
     "the refinement added, or those of the head subgraph, in the early or the late half of the "
-    "layers. Of both halves equally many edges are ablated; where a half has more, the row is the "
-    "mean of five random draws. The random columns are the mean of five draws of as many edges of "
-    "the same part from all layers. The spread columns are the widest range of the draws. The last "
-    "row ablates the whole trace."
+    "layers. Kinds of edges that are never ablated do not count. Both halves lose equally many "
+    "edges: as many as the smaller one has or, where that destroys the output, a half, a quarter "
+    "and so on of it. Where a half has more, the row is the mean of five "
+    "random draws, with the least and the greatest in parentheses. The matched columns are the "
+    "same of a control: as many edges of each kind in each layer, drawn five times from all other "
+    "edges of the trace; where there are fewer, all of them. The last row ablates the whole trace."
 )
 
 _BODY = Template("""<h1>Trace of a prompt through $model</h1>

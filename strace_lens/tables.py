@@ -36,7 +36,10 @@ def print_curve(curve: DensityCurve, phases: Phases, ablated: pd.DataFrame) -> N
     if len(layers):
         console.print(frame_table("Layer phases", layers))
     if len(ablated):
-        title = "What is left when edges of the trace are ablated"
+        title = (
+            "What is left when edges of the trace are ablated, early or late in the layers;\n"
+            "match: as many others of the same kinds in the same layers"
+        )
         console.print(frame_table(title, _ablated_cells(ablated)))
         for sentence in read_ablation(ablated):
             console.print(f"{sentence}\n")
@@ -48,17 +51,16 @@ _ABLATED = {
     "tv": "TV",
     "head_error": "head",
     "tail_error": "tail",
-    "random_head_error": "random head",
-    "random_tail_error": "random tail",
-    "head_error_spread": "spread head",
-    "tail_error_spread": "spread tail",
+    "matched_tv": "match\nTV",
+    "matched_head_error": "match\nhead",
+    "matched_tail_error": "match\ntail",
 }
-"""The measures of `phase_ablation` that a terminal has room for, and their heads."""
+"""The measures of `phase_ablation` that 80 columns have room for, and their heads."""
 
 
 def _ablated_cells(ablated: pd.DataFrame) -> pd.DataFrame:
-    whole = {name: ablated[name] for name in ("ablated", "of", "edges")}
-    return pd.DataFrame(whole).assign(
+    parts = [name.removesuffix(" layers") for name in ablated["ablated"]]
+    return pd.DataFrame({"ablated": parts, "edges": ablated["edges"]}).assign(
         **{
             head: [_or_dash(x, "{:.3f}") for x in ablated[column]]
             for column, head in _ABLATED.items()

@@ -102,7 +102,9 @@ def trace_verbs(model: Any) -> dict[str, Any]:
     found["importance"] = sl.edge_importance(graph, "proximity").flat()
     curve = sl.density_curve(model, start, replacement=swap)
     found["curve"] = curve.table.drop(columns=["top", "beside"]).to_numpy(float)
-    found["ablation"] = sl.phase_ablation(model, curve).drop(columns="ablated").to_numpy(float)
+    found["ablation"] = (
+        sl.phase_ablation(model, curve).drop(columns=["ablated", "keep"]).to_numpy(float)
+    )
     hooks = start.hooks(0.3, model)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
         tokens = torch.tensor([graph.prompt.ids])

@@ -111,7 +111,7 @@ def test_the_ablation_table_is_shown(page: str) -> None:
     shown = tables(page)[-2]
     expected = phase_ablation(tiny.bridge("llama"), made.curve())
     assert shown["ablated"].tolist() == expected["ablated"].tolist()
-    assert shown["random head error"][0] == "–"  # nothing was ablated: no draws
+    assert shown["matched head error"][0] == "–"  # nothing was ablated: no draws
     assert shown["tv"].astype(float).to_numpy() == pytest.approx(
         expected["tv"].to_numpy(), rel=5e-3
     )
