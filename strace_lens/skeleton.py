@@ -145,6 +145,8 @@ def _made(name: str, config: Any, dtype: torch.dtype, device: str) -> Any:
     except ValueError as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UnsupportedModelError(f"{name} cannot be traced: {reason}") from error
+    # A configuration that was never saved does not say of which class its model is.
+    made.config.architectures = made.config.architectures or [type(made).__name__]
     return made.eval()
 
 
