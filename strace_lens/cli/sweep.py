@@ -179,8 +179,7 @@ def sweep_command(
 
     Stopped in any way, the same command goes on where it was.
 
-    Examples: strace-lens sweep carried --limit 16 --out runs/first;
-    strace-lens sweep carried --estimator greedy,fisher --keep none,attention --out runs/study
+    Example: strace-lens sweep carried --estimator greedy,fisher --keep none,attention --out runs/x
     """
     with (
         one_line_errors(),
