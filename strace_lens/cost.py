@@ -108,7 +108,10 @@ def plan(
     Args:
         model: a HookedTransformer or a TransformerBridge.
         tokens: length of the prompt.
-        sizes, refine, controls, memory_budget: as for `density_curve`.
+        sizes: as for `density_curve`.
+        refine: as for `density_curve`.
+        controls: as for `density_curve`.
+        memory_budget: as for `density_curve`.
 
     Raises:
         ValueError: fewer than two tokens or more than the model's context, a negative `refine`,
@@ -147,7 +150,9 @@ def plan_of(
     Args:
         architecture, dtype: of the model.
         tokens: length of the prompt.
-        sizes, refine, controls: as for `density_curve`.
+        sizes: as for `density_curve`.
+        refine: as for `density_curve`.
+        controls: as for `density_curve`.
         memory_budget: bytes that one forward pass may take.
         speed: of the device, given the rows of a pass.
 

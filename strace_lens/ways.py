@@ -94,7 +94,13 @@ def measure_ways(
         model: whose graph it is.
         graph: the token graph of a prompt.
         ways: what to measure.
-        sizes, refine, controls, replacement, seed, memory_budget, progress: as for `density_curve`.
+        sizes: as for `density_curve`.
+        refine: as for `density_curve`.
+        controls: as for `density_curve`.
+        replacement: as for `density_curve`.
+        seed: as for `density_curve`.
+        memory_budget: as for `density_curve`.
+        progress: as for `density_curve`.
         gradient_budget: bytes of a forward and backward pass of an estimator that needs gradients.
 
     Returns:
