@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -50,7 +50,8 @@ def make_room(fig: go.Figure, inner: int, lines: int = 0) -> go.Figure:
         inner: pixels from the top of the uppermost panel to the bottom of the lowest.
         lines: of small text, such as `style.remark`, right above the panels.
     """
-    entries = {one.legendgroup or one.name: one for one in fig.data if one.showlegend is not False}
+    drawn = cast(Sequence[Any], fig.data)
+    entries = {one.legendgroup or one.name for one in drawn if one.showlegend is not False}
     text = LINE * lines + 6
     top = _TITLE + _LEGEND * max(1, math.ceil(len(entries) / _ENTRIES)) + text
     legend = {**ABOVE, "y": 1 + text / inner, "traceorder": "normal"}
