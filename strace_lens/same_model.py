@@ -36,7 +36,6 @@ class Reference:
 
 
 @verb
-@verb
 def check_model(model: Model, against: Any = None) -> float:
     """Check that a model gives the next-token distributions of its Hugging Face original.
 

@@ -71,7 +71,8 @@ def _shown(sizes: Float[np.ndarray, " size"]) -> Sequence[float]:
 
 
 def _cells(curve: DensityCurve, size: float, widths: Sequence[int]) -> str:
-    row = curve.table.iloc[int(np.abs(curve.table["size"].to_numpy() - size).argmin())]
+    (place,) = np.flatnonzero(np.isclose(curve.table["size"], size, rtol=1e-9, atol=0))
+    row = curve.table.iloc[place]
     values = (row["tv"], "yes" if row["top1"] else "no", row["head_error"], row["tail_error"])
     shown = [v if isinstance(v, str) else _error(v, w) for v, w in zip(values, widths, strict=True)]
     return " ".join(f"{v:>{w}}" for v, w in zip(shown, widths, strict=True))
