@@ -212,8 +212,6 @@ def density_curves(
 ) -> list[DensityCurve]:
     """`density_curve` of several traces, of any length, whose rows share forward passes."""
     architecture = architecture_of(model)
-    for trace in traces:
-        trace.expect_model(model, allow_other_model=allow_other_model)
     plans = curve_plans(
         architecture,
         traces,
@@ -223,9 +221,43 @@ def density_curves(
         replacements=replacements,
         seed=seed,
     )
-    untouched = [
-        last_logits(model, architecture, trace.prompt.tensor[None])[0].cpu() for trace in traces
-    ]
+    return curves_of_plans(
+        model,
+        traces,
+        plans,
+        refine=refine,
+        head=head,
+        seed=seed,
+        memory_budget=memory_budget,
+        progress=progress,
+        allow_other_model=allow_other_model,
+    )
+
+
+def curves_of_plans(
+    model: Model,
+    traces: Sequence[Trace],
+    plans: Sequence[CurveRows],
+    *,
+    refine: int = REFINE,
+    head: float = HEAD,
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Steps | None = None,
+    allow_other_model: bool = False,
+) -> list[DensityCurve]:
+    """The curves of traces whose rows are planned (`curve_plans`), which share forward passes.
+
+    The plans may keep different kinds of edges; the other parameters are those of `density_curve`.
+    """
+    architecture = architecture_of(model)
+    for trace in traces:
+        trace.expect_model(model, allow_other_model=allow_other_model)
+    prompts = {trace.prompt.ids: trace.prompt.tensor[None] for trace in traces}
+    outputs_of = {
+        ids: last_logits(model, architecture, tokens)[0].cpu() for ids, tokens in prompts.items()
+    }
+    untouched = [outputs_of[trace.prompt.ids] for trace in traces]
     most = sum(len(rows) for rows in plans) + refine * len(plans)
     with steps_bar(progress, "running masks", most) as told:
         plans, logits = run_plans(

@@ -14,7 +14,8 @@ from typing import Any
 
 from strace_lens.ablation import ZERO, Replacement
 from strace_lens.architecture import Model
-from strace_lens.density import DensityCurve, density_curve
+from strace_lens.contract import architecture_of
+from strace_lens.density import DensityCurve, curve_plans, curves_of_plans
 from strace_lens.hold import verb
 from strace_lens.progress import Steps, no_progress
 from strace_lens.refinement import REFINE
@@ -114,9 +115,8 @@ def measure_ways(
         >>> curves = sl.measure_ways(model, graph)
         >>> sl.read_ways(curves)
     """
-    curves: dict[Way, DensityCurve] = {}
-    for way in ways:
-        trace = estimate(
+    traces = [
+        estimate(
             model,
             graph,
             way.estimator,
@@ -126,19 +126,31 @@ def measure_ways(
             memory_budget=gradient_budget,
             progress=no_progress,
         )
-        curves[way] = density_curve(
-            model,
-            trace,
-            sizes=sizes,
-            refine=refine,
+        for way in ways
+    ]
+    plans = [
+        plan
+        for way, trace in zip(ways, traces, strict=True)
+        for plan in curve_plans(
+            architecture_of(model),
+            [trace],
+            sizes,
             controls=controls,
             keep=way.keep,
-            replacement=replacement,
+            replacements=[replacement],
             seed=seed,
-            memory_budget=memory_budget,
-            progress=progress,
         )
-    return curves
+    ]
+    curves = curves_of_plans(
+        model,
+        traces,
+        plans,
+        refine=refine,
+        seed=seed,
+        memory_budget=memory_budget,
+        progress=progress,
+    )
+    return dict(zip(ways, curves, strict=True))
 
 
 def top_size(curve: DensityCurve) -> float:
