@@ -26,10 +26,10 @@ from benchmarks.circuits_peers import (
     transformer_lens_scores,
 )
 from benchmarks.common import fastest, info, report, smollm2
-from strace_lens.architecture import Model
-from strace_lens.contract import architecture_of
-from strace_lens.peak_memory import peak_memory
-from strace_lens.run import last_logits
+from strace_lens.model.architecture import Model
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import last_logits
+from strace_lens.utils.peak_memory import peak_memory
 
 TOLERANCE = 1e-3
 FASTER_THAN_AUTO_CIRCUIT, MEMORY_OF_AUTO_CIRCUIT = 2.5, 0.5

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from benchmarks.circuits_models import TOKENS, gpt2_shape, random_task
 from benchmarks.common import fastest, info, report, smollm2
-from strace_lens.architecture import Model
+from strace_lens.component_graph.experiment import Problem, prepare
 from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.run_circuits import circuit_metric
-from strace_lens.run import last_logits
+from strace_lens.model.architecture import Model
+from strace_lens.model.forward import last_logits
 
 MANY, SOME = 64, 8
 BATCH_GOAL = 5

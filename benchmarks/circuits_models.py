@@ -15,8 +15,8 @@ from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from strace_lens.architecture import Model
 from strace_lens.component_graph.task import Task
+from strace_lens.model.architecture import Model
 
 PAIRS, TOKENS = 8, 16
 

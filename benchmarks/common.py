@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 import strace_lens as sl
-from strace_lens.architecture import Model
+from strace_lens.model.architecture import Model
 
 TOKENS = 47
 

@@ -64,11 +64,11 @@ def large(tiny: bool, device: str, tokens: int, budget: int, repeats: int) -> di
 
     import strace_lens as sl
     from benchmarks.random_models import QWEN_7B, TINY, qwen2, random_ids, random_model
-    from strace_lens.ablation import ZERO
-    from strace_lens.contract import architecture_of
-    from strace_lens.peak_memory import peak_memory
-    from strace_lens.run import bytes_per_row
+    from strace_lens.model.checks import architecture_of
+    from strace_lens.model.forward import bytes_per_row
+    from strace_lens.token_graph.ablation import ZERO
     from strace_lens.token_graph.curve_rows import curve_rows
+    from strace_lens.utils.peak_memory import peak_memory
 
     shape = TINY if tiny else QWEN_7B
     model: Any = random_model(qwen2(shape), torch.bfloat16, device)
@@ -122,7 +122,7 @@ def run(model: Any, arch: Any, rows: Any, budget: int) -> Any:
 def side_by_side(model: Any, arch: Any, rows: Any, budget: int, repeats: int) -> list[float]:
     """Seconds of all rows under their masks, and of as many rows without, taking turns."""
     from benchmarks.common import fastest
-    from strace_lens.run import even_chunks, last_logits, rows_per_pass
+    from strace_lens.model.forward import even_chunks, last_logits, rows_per_pass
 
     tokens = rows.groups[0].tokens
     chunks = list(even_chunks(len(rows), rows_per_pass(arch, len(tokens), budget)))
@@ -136,7 +136,7 @@ def side_by_side(model: Any, arch: Any, rows: Any, budget: int, repeats: int) ->
 
 def variation(ours: Any, theirs: Any) -> Any:
     """Total variation between the outputs of the rows, two ways."""
-    from strace_lens.measures import total_variation
+    from strace_lens.measures.distributions import total_variation
 
     return total_variation(theirs.double().log_softmax(-1), ours.double().log_softmax(-1))
 
@@ -148,8 +148,8 @@ def small(tiny: bool, device: str, budget: int, repeats: int) -> dict[str, Any]:
     import strace_lens as sl
     from benchmarks.common import fastest, real_prompt
     from benchmarks.random_models import TINY, llama, random_ids, random_model
-    from strace_lens.ablation import ZERO
-    from strace_lens.contract import architecture_of
+    from strace_lens.model.checks import architecture_of
+    from strace_lens.token_graph.ablation import ZERO
     from strace_lens.token_graph.curve_rows import curve_rows
 
     if tiny:

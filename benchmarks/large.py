@@ -20,8 +20,8 @@ import torch
 import strace_lens as sl
 from benchmarks.common import info, report
 from benchmarks.random_models import LLAMA_1B, LLAMA_SMALL, TINY, llama, random_ids, random_model
-from strace_lens.cost import as_text
-from strace_lens.peak_memory import peak_memory
+from strace_lens.density.cost import as_text
+from strace_lens.utils.peak_memory import peak_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (0.01, 0.1, 0.4, 0.8, 1.0)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import transformers as tf
 
-from strace_lens.architecture import Model
-from strace_lens.skeleton import textless
+from strace_lens.model.architecture import Model
+from strace_lens.model.skeleton import textless
 
 SPREAD = 0.05
 """Standard deviation of the matrices: heads that look at some tokens more than at others."""

@@ -17,7 +17,7 @@ import transformers as tf
 
 import strace_lens as sl
 from strace_lens.cli.dry_run import duration, parse_speed
-from strace_lens.cost import as_text
+from strace_lens.density.cost import as_text
 
 PASSAGES, TOKENS = 5000, 52
 """Passages of 40 words, at 1.3 tokens a word."""

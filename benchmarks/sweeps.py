@@ -33,7 +33,7 @@ from strace_lens.corpus.ray_engine import ray_engine
 from strace_lens.corpus.read import CARRIED, read_corpus
 from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
-from strace_lens.sizes import SIZES
+from strace_lens.measures.sizes import SIZES
 
 PROMPTS, GOAL = 32, 2
 FEW = 8

@@ -26,9 +26,9 @@ from benchmarks.common import (
     report,
     smollm2,
 )
-from strace_lens import measures
-from strace_lens.architecture import Model
-from strace_lens.run import Hook
+from strace_lens.measures import distributions as measures
+from strace_lens.model.architecture import Model
+from strace_lens.model.forward import Hook
 from strace_lens.token_graph.controls import random_ranks
 from strace_lens.token_graph.edges import EdgeTensors
 

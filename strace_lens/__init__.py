@@ -6,7 +6,7 @@ model = sl.load_model()
 graph = sl.token_graph(model, "The capital of France is")
 trace = sl.extract(graph, importance="l1")
 curve = sl.density_curve(model, trace)
-curve.phases()
+sl.find_phases(curve)
 
 task = sl.make_task(model, "ioi")
 scores = sl.discover(model, task, method="eap-ig")
@@ -16,16 +16,11 @@ run = sl.sweep(model, sl.read_corpus("carried"), "runs/carried")
 sl.analyse([run])
 """
 
-from strace_lens import interrupt as _before_all_that_takes_long  # noqa: F401
+from strace_lens.utils import interrupt as _before_all_that_takes_long  # noqa: F401
 
 # isort: split
 
-from strace_lens.ablation import Replacement, replacement
-from strace_lens.along_text import text_density
-from strace_lens.architecture import UnsupportedModelError
-from strace_lens.causal import phase_ablation, read_ablation
-from strace_lens.circuit_files import load_circuit, load_scores, save_circuit, save_scores
-from strace_lens.compare import Comparison, compare
+from strace_lens.compare.compare import Comparison, compare
 from strace_lens.component_graph.circuit import Circuit, circuit_of_edges, circuit_of_nodes
 from strace_lens.component_graph.discover.methods import METHODS, discover
 from strace_lens.component_graph.evaluate import Faithfulness, faithfulness
@@ -53,25 +48,35 @@ from strace_lens.corpus.read import read_corpus
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
-from strace_lens.corpus_report import corpus_report
-from strace_lens.cost import Plan, plan
-from strace_lens.density import DensityCurve, density_curve, density_curves
-from strace_lens.explorer.page import explorer
-from strace_lens.graph_files import read_graph, write_graph
-from strace_lens.importance_files import (
+from strace_lens.corpus.trials.prompts import TrialPrompt, read_prompts
+from strace_lens.corpus.trials.run import Trials, run_trials
+from strace_lens.corpus.trials.table import estimator_table
+from strace_lens.density.along_text import text_density
+from strace_lens.density.causal import phase_ablation, read_ablation
+from strace_lens.density.cost import Plan, plan
+from strace_lens.density.curve import DensityCurve, density_curve, density_curves
+from strace_lens.density.phases import Phases, find_phases
+from strace_lens.density.ways import WAYS, Way, measure_ways, read_ways
+from strace_lens.files.circuits import load_circuit, load_scores, save_circuit, save_scores
+from strace_lens.files.graphs import read_graph, write_graph
+from strace_lens.files.importances import (
     load_importance_circuit,
     load_importances,
     save_importances,
 )
-from strace_lens.models import ModelNotFoundError, load_model
-from strace_lens.phases import Phases, find_phases
-from strace_lens.plots.text_density import text_density_html
-from strace_lens.prompts import Prompt, PromptError
-from strace_lens.report import trace_report
-from strace_lens.same_model import check_model
-from strace_lens.sizes import ESTIMATOR_SIZES, SIZES
-from strace_lens.storage import load_curve, load_trace, save_curve, save_trace
-from strace_lens.summary import summarize
+from strace_lens.files.traces import load_curve, load_trace, save_curve, save_trace
+from strace_lens.measures.sizes import ESTIMATOR_SIZES, SIZES
+from strace_lens.model.architecture import UnsupportedModelError
+from strace_lens.model.load import ModelNotFoundError, load_model
+from strace_lens.model.prompts import Prompt, PromptError
+from strace_lens.model.same_model import check_model
+from strace_lens.plot.density import plot_density
+from strace_lens.plot.text_density import text_density_html
+from strace_lens.report.corpus import corpus_report
+from strace_lens.report.explorer.page import explorer
+from strace_lens.report.summary import summarize
+from strace_lens.report.trace import trace_report
+from strace_lens.token_graph.ablation import Replacement, replacement
 from strace_lens.token_graph.estimators import ESTIMATORS, estimate
 from strace_lens.token_graph.exchange import subgraph_from_networkx, trace_from_pandas
 from strace_lens.token_graph.extract import extract
@@ -81,11 +86,7 @@ from strace_lens.token_graph.importance import IMPORTANCES, edge_importance
 from strace_lens.token_graph.learn import learn
 from strace_lens.token_graph.prune import prune
 from strace_lens.token_graph.trace import Subgraph, Trace
-from strace_lens.trials.prompts import TrialPrompt, read_prompts
-from strace_lens.trials.run import Trials, run_trials
-from strace_lens.trials.table import estimator_table
-from strace_lens.versions import VERSION as __version__
-from strace_lens.ways import WAYS, Way, measure_ways, read_ways
+from strace_lens.utils.versions import VERSION as __version__
 
 __all__ = [
     "ESTIMATORS",
@@ -159,6 +160,7 @@ __all__ = [
     "phase_ablation",
     "plan",
     "plan_sweep",
+    "plot_density",
     "prune",
     "ray_engine",
     "read_ablation",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from strace_lens.doctor import browser_path
+from strace_lens.report.doctor import browser_path
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from strace_lens.ablation import ZERO, Replacement
-from strace_lens.architecture import Architecture
-from strace_lens.contract import architecture_of
+from strace_lens.model.architecture import Architecture
+from strace_lens.model.checks import architecture_of
+from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.rows import MaskedRows

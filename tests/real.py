@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers as tf
 
-from strace_lens.models import load_model
+from strace_lens.model.load import load_model
 
 PROMPT = (
     "Paris is the capital of France, Tokyo is the capital of Japan, and the capital of Italy is"

@@ -21,9 +21,9 @@ import pytest
 import torch
 
 import strace_lens as sl
-from strace_lens import importance_files
 from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.result_files import read_result, write_result
+from strace_lens.files import importances as importance_files
+from strace_lens.files.result_files import read_result, write_result
 from tests import tiny
 
 MUTANTS = 400

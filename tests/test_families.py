@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from strace_lens.architecture import UnsupportedModelError
-from strace_lens.contract import architecture_of
-from strace_lens.models import load_model
+from strace_lens.model.architecture import UnsupportedModelError
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.load import load_model
 from strace_lens.token_graph.masked_run import masked_logits
 from tests import cases, oracle_hooks, tiny
 from tests.cases import relative_error, rows

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import strace_lens as sl
-from strace_lens import ablation
-from strace_lens.ablation import ZERO, Replacement
+from strace_lens.token_graph import ablation
+from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 from strace_lens.token_graph.rows import WeightedRows
 from tests import cases, tiny

@@ -42,7 +42,7 @@ _folder: list[tempfile.TemporaryDirectory[str]] = []
 def on_startup(**_: Any) -> None:
     """Let `load_model` remember, wherever it is called from."""
     import strace_lens
-    from strace_lens import models
+    from strace_lens.model import load as models
 
     strace_lens.load_model = models.load_model = functools.cache(models.load_model)
     assert "strace_lens.cli" not in sys.modules  # the commands must find it remembering

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from typer.testing import CliRunner
 
-from strace_lens.page import figure_html, table_html
+from strace_lens.report.page import figure_html, table_html
 
 COLUMNS = "100"
 """Width of a terminal, in characters, as the pages show it."""

@@ -15,8 +15,8 @@ from strace_lens.cli.report import report_command
 from strace_lens.cli.sweep import sweep_command
 from strace_lens.cli.text import text_command
 from strace_lens.cli.trace import trace
-from strace_lens.interrupt import interruptible
-from strace_lens.versions import VERSION
+from strace_lens.utils.interrupt import interruptible
+from strace_lens.utils.versions import VERSION
 
 
 class _Commands(TyperGroup):

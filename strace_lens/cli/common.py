@@ -21,14 +21,14 @@ from rich.progress import (
 
 from strace_lens.corpus.memory import PromptMemoryError
 from strace_lens.corpus.ray_engine import LostWorkersError, MissingRayError
-from strace_lens.known.tracr import MissingTracrError
-from strace_lens.models import DEFAULT, DTYPES, MAPS
-from strace_lens.run import MEMORY_BUDGET
-from strace_lens.strict_json import parse_object
-from strace_lens.text_files import read_prompt
+from strace_lens.ground_truth.tracr import MissingTracrError
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.load import DEFAULT, DTYPES, MAPS
 from strace_lens.token_graph.edges import KINDS, kinds_to_keep
 from strace_lens.token_graph.estimators import ESTIMATORS
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
+from strace_lens.utils.strict_json import parse_object
+from strace_lens.utils.text_files import read_prompt
 
 Complete = Callable[[str], list[str]]
 

@@ -12,8 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
-from strace_lens.architecture import Model
-from strace_lens.circuits_report import comparison_report
 from strace_lens.cli.common import (
     AllowPickleOption,
     DeviceOption,
@@ -26,9 +24,9 @@ from strace_lens.cli.common import (
     progress_bar,
     step,
 )
-from strace_lens.compare import check_methods, compare, comparison_steps, halves
-from strace_lens.comparison import COLUMNS, TIMINGS, Comparison
-from strace_lens.comparison_files import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
+from strace_lens.compare.compare import check_methods, compare, comparison_steps, halves
+from strace_lens.compare.comparison import COLUMNS, TIMINGS, Comparison
+from strace_lens.compare.files import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
 from strace_lens.component_graph.discover.methods import METHODS
 from strace_lens.component_graph.evaluate import RANKED_BY, ranks_by_magnitude
 from strace_lens.component_graph.metrics import METRICS
@@ -36,12 +34,14 @@ from strace_lens.component_graph.outputs import ABLATIONS
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.generate import TASKS, make_task
 from strace_lens.component_graph.tasks.read import read_task
-from strace_lens.known.models import KNOWN, Known, known
-from strace_lens.models import DEFAULT, load_model
-from strace_lens.strict_json import JsonError, parse_json
-from strace_lens.summary import summarize_comparison
-from strace_lens.tables_compare import print_comparison
-from strace_lens.whole_files import results_folder, write_whole
+from strace_lens.ground_truth.models import KNOWN, Known, known
+from strace_lens.model.architecture import Model
+from strace_lens.model.load import DEFAULT, load_model
+from strace_lens.report.compare import comparison_report
+from strace_lens.report.summary import summarize_comparison
+from strace_lens.report.tables_compare import print_comparison
+from strace_lens.utils.strict_json import JsonError, parse_json
+from strace_lens.utils.whole_files import results_folder, write_whole
 
 OUT = Path("out/compare")
 PAIRS = 16

@@ -11,8 +11,8 @@ from rich import box
 from rich.table import Table
 
 from strace_lens.cli.common import one_line_errors
-from strace_lens.doctor import examine, summary_line
-from strace_lens.tables import wide_console
+from strace_lens.report.doctor import examine, summary_line
+from strace_lens.report.tables import wide_console
 
 
 def doctor_command(

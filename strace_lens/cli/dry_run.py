@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from strace_lens.corpus.plan import SPEEDS, SweepPlan
-from strace_lens.cost import as_text
-from strace_lens.tables import wide_console
+from strace_lens.density.cost import as_text
+from strace_lens.report.tables import wide_console
 
 DryRunOption = Annotated[
     bool,

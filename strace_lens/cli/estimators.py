@@ -24,18 +24,18 @@ from strace_lens.cli.common import (
     progress_bar,
     step,
 )
-from strace_lens.estimators_report import estimators_report
-from strace_lens.models import load_model
-from strace_lens.sizes import ESTIMATOR_SIZES
-from strace_lens.summary import records
-from strace_lens.tables import print_estimators, print_phases
+from strace_lens.corpus.trials.phase_table import phase_table
+from strace_lens.corpus.trials.phases import trial_phases
+from strace_lens.corpus.trials.prompts import read_prompts
+from strace_lens.corpus.trials.run import SEEDS, check_options, run_trials, trial_steps
+from strace_lens.corpus.trials.table import estimator_table
+from strace_lens.measures.sizes import ESTIMATOR_SIZES
+from strace_lens.model.load import load_model
+from strace_lens.report.estimators import estimators_report
+from strace_lens.report.summary import records
+from strace_lens.report.tables import print_estimators, print_phases
 from strace_lens.token_graph.estimators import ESTIMATORS
-from strace_lens.trials.phase_table import phase_table
-from strace_lens.trials.phases import trial_phases
-from strace_lens.trials.prompts import read_prompts
-from strace_lens.trials.run import SEEDS, check_options, run_trials, trial_steps
-from strace_lens.trials.table import estimator_table
-from strace_lens.whole_files import results_folder, write_whole
+from strace_lens.utils.whole_files import results_folder, write_whole
 
 PAGE = "estimators.html"
 TABLES = ("runs", "traces", "table", "phases")

@@ -10,15 +10,15 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from strace_lens.claims_table import print_claims
 from strace_lens.cli.common import one_line_errors, progress_bar, step
 from strace_lens.corpus.analyses.all import ANALYSES, CLAIMS, analyse
 from strace_lens.corpus.run_folder import read_run, run_folders
-from strace_lens.corpus_report import corpus_report
-from strace_lens.summary import records
-from strace_lens.tables import frame_table, wide_console
-from strace_lens.tables_corpus import corpus_sections
-from strace_lens.whole_files import results_folder, write_whole
+from strace_lens.report.claims_table import print_claims
+from strace_lens.report.corpus import corpus_report
+from strace_lens.report.summary import records
+from strace_lens.report.tables import frame_table, wide_console
+from strace_lens.report.tables_corpus import corpus_sections
+from strace_lens.utils.whole_files import results_folder, write_whole
 
 PAGE = "phases.html"
 WIDTH = 180

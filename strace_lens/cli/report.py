@@ -9,16 +9,16 @@ import typer
 
 from strace_lens.cli.common import one_line_errors, progress_bar, step
 from strace_lens.cli.trace import EXPLORER, RESULT
-from strace_lens.explorer.page import explorer
-from strace_lens.storage import load_curve
-from strace_lens.whole_files import results_folder, write_whole
+from strace_lens.files.traces import load_curve
+from strace_lens.report.explorer.page import explorer
+from strace_lens.utils.whole_files import results_folder, write_whole
 
 
 def report_command(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="Files that `strace-lens trace` or curve.save() wrote, or folders with a "
+            help="Files that `strace-lens trace` or save_curve wrote, or folders with a "
             f"{RESULT}; each becomes a panel of the page."
         ),
     ],

@@ -16,7 +16,6 @@ import torch
 import typer
 from rich.progress import Progress, TaskID
 
-from strace_lens.architecture import Model
 from strace_lens.cli.common import (
     KEEP_HELP,
     AllowPickleOption,
@@ -55,15 +54,16 @@ from strace_lens.corpus.read import CARRIED, read_corpus
 from strace_lens.corpus.run_folder import Run
 from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
-from strace_lens.interrupt import INTERRUPTED
-from strace_lens.models import load_model
-from strace_lens.prompts import own_tokenizer, text_ids
-from strace_lens.refinement import REFINE
-from strace_lens.sizes import SIZES
-from strace_lens.skeleton import Skeleton, skeleton
+from strace_lens.measures.refinement import REFINE
+from strace_lens.measures.sizes import SIZES
+from strace_lens.model.architecture import Model
+from strace_lens.model.load import load_model
+from strace_lens.model.prompts import own_tokenizer, text_ids
+from strace_lens.model.skeleton import Skeleton, skeleton
 from strace_lens.token_graph.edges import KINDS, keep_text
 from strace_lens.token_graph.estimators import ESTIMATORS, estimator_of
-from strace_lens.whole_files import results_folder
+from strace_lens.utils.interrupt import INTERRUPTED
+from strace_lens.utils.whole_files import results_folder
 
 ENGINES = ("local", "ray")
 

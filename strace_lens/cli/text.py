@@ -10,8 +10,6 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from strace_lens.along_text import SMALL, TEXT_SIZES, text_density
-from strace_lens.architecture import Model
 from strace_lens.cli.common import (
     AllowPickleOption,
     BosOption,
@@ -30,12 +28,14 @@ from strace_lens.cli.common import (
     prompt_text,
     step,
 )
-from strace_lens.contract import architecture_of
-from strace_lens.models import load_model
-from strace_lens.plots.text_density import text_density_page
-from strace_lens.prompts import tokenize
+from strace_lens.density.along_text import SMALL, TEXT_SIZES, text_density
+from strace_lens.model.architecture import Model
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.load import load_model
+from strace_lens.model.prompts import tokenize
+from strace_lens.plot.text_density import text_density_page
 from strace_lens.token_graph.estimators import estimator_of
-from strace_lens.whole_files import results_folder, write_whole
+from strace_lens.utils.whole_files import results_folder, write_whole
 
 PAGE, TABLE = "text.html", "text.csv"
 EXTREMES = 5

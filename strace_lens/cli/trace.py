@@ -11,9 +11,6 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
-from strace_lens.ablation import ABLATIONS, replacement
-from strace_lens.architecture import Model
-from strace_lens.causal import phase_ablation
 from strace_lens.cli.common import (
     AllowPickleOption,
     BosOption,
@@ -36,26 +33,31 @@ from strace_lens.cli.common import (
     prompt_text,
     step,
 )
-from strace_lens.contract import architecture_of
-from strace_lens.cost import Plan, as_text, plan
-from strace_lens.density import DensityCurve, density_curve
-from strace_lens.explorer.page import explorer
-from strace_lens.models import load_model
-from strace_lens.prompts import tokenize
-from strace_lens.refinement import REFINE
-from strace_lens.report import trace_report
-from strace_lens.sizes import SIZES
-from strace_lens.summary import summarize
-from strace_lens.tables import print_curve
-from strace_lens.tables_ways import print_ways
-from strace_lens.text_files import read_text
+from strace_lens.density.causal import phase_ablation
+from strace_lens.density.cost import Plan, as_text, plan
+from strace_lens.density.curve import DensityCurve, density_curve
+from strace_lens.density.phases import find_phases
+from strace_lens.density.ways import WAYS, Way, measure_ways, way_of, ways_summary
+from strace_lens.files.traces import save_curve
+from strace_lens.measures.refinement import REFINE
+from strace_lens.measures.sizes import SIZES
+from strace_lens.model.architecture import Model
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.load import load_model
+from strace_lens.model.prompts import tokenize
+from strace_lens.report.explorer.page import explorer
+from strace_lens.report.summary import summarize
+from strace_lens.report.tables import print_curve
+from strace_lens.report.tables_ways import print_ways
+from strace_lens.report.trace import trace_report
+from strace_lens.token_graph.ablation import ABLATIONS, replacement
 from strace_lens.token_graph.curve_rows import most_rows
 from strace_lens.token_graph.estimators import estimate, estimator_of, steps
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.importance import IMPORTANCES, importance_function
-from strace_lens.ways import WAYS, Way, measure_ways, way_of, ways_summary
-from strace_lens.whole_files import results_folder, write_whole
+from strace_lens.utils.text_files import read_text
+from strace_lens.utils.whole_files import results_folder, write_whole
 
 PAGE = "trace.html"
 EXPLORER = "explorer.html"
@@ -237,14 +239,14 @@ def _finish(
     step(progress, "ablating the phases")
     ablated = {way: phase_ablation(model, curve, **same) for way, curve in curves.items()}
     step(progress, "drawing")
-    curve, phases = curves[own], curves[own].phases()
+    curve, phases = curves[own], find_phases(curves[own])
     page = trace_report(curve, phases, ablated[own], ways=curves, ablations=ablated)
     write_whole(out / PAGE, page.encode())
     write_whole(out / EXPLORER, explorer([curve]).encode())
-    curve.save(out / RESULT)
+    save_curve(curve, out / RESULT)
     for way, other in curves.items():
         if way != own:
-            other.save(out / f"trace-{way.name}.safetensors")
+            save_curve(other, out / f"trace-{way.name}.safetensors")
     progress.stop()
     if told == "json":
         said = summarize(curve, phases, ablated[own]) | {"ways": ways_summary(curves)}

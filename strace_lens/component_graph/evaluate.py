@@ -15,18 +15,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.architecture import Model
 from strace_lens.component_graph.circuit import Circuit, empty_circuit, full_circuit
-from strace_lens.component_graph.problem import Problem, prepare
+from strace_lens.component_graph.experiment import Problem, prepare
 from strace_lens.component_graph.run_circuits import circuit_metric, stack
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.accuracy import failure, standing_of
-from strace_lens.hold import verb
-from strace_lens.html_repr import facts
-from strace_lens.run import MEMORY_BUDGET
-from strace_lens.sizes import check_sizes
-from strace_lens.warn import warn
+from strace_lens.measures.sizes import check_sizes
+from strace_lens.model.architecture import Model
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.hold import verb
+from strace_lens.utils.html_repr import facts
+from strace_lens.utils.warn import warn
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Fractions of all edges at which the MIB benchmark measures; 0 is not among them."""

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from strace_lens import checks
+from strace_lens.utils import values as checks
 
 EMBED, LOGITS = "embed", "logits"
 

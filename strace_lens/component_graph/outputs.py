@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.architecture import Model
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.wiring import Wiring, head_writer
-from strace_lens.run import Hook, all_logits, last_logits
+from strace_lens.model.architecture import Model
+from strace_lens.model.forward import Hook, all_logits, last_logits
 
 ABLATIONS = ("resample", "mean", "zero")
 

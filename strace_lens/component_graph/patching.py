@@ -15,10 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from strace_lens.architecture import Model
-from strace_lens.component_graph.differences import Differences
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.outputs import Outputs
+from strace_lens.component_graph.patch_buffer import Differences
 from strace_lens.component_graph.wiring import (
     INPUTS,
     Input,
@@ -28,8 +27,9 @@ from strace_lens.component_graph.wiring import (
     mlp_input_hooks,
     stream_point,
 )
-from strace_lens.norms import Norm
-from strace_lens.run import Hook, all_logits, last_logits
+from strace_lens.model.architecture import Model
+from strace_lens.model.forward import Hook, all_logits, last_logits
+from strace_lens.model.norms import Norm
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from strace_lens.architecture import Model, device_of
 from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.experiment import Problem, prepare
 from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.patching import patched_logits
-from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.task import Task
-from strace_lens.hold import verb
-from strace_lens.progress import Steps, no_progress
-from strace_lens.run import MEMORY_BUDGET
+from strace_lens.model.architecture import Model, device_of
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.hold import verb
+from strace_lens.utils.progress import Steps, no_progress
 
 Direction = Literal["noise", "denoise"]
 

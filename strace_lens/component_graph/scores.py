@@ -14,7 +14,7 @@ from torch import Tensor
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.edge_table import edge_table
 from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.html_repr import facts
+from strace_lens.utils.html_repr import facts
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from strace_lens.component_graph.metrics import METRICS, NEEDS
-from strace_lens.html_repr import facts
+from strace_lens.utils.html_repr import facts
 
 
 class TaskError(ValueError):

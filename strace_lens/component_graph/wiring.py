@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.architecture import (
+from strace_lens.component_graph.graph import ComponentGraph
+from strace_lens.model.architecture import (
     Architecture,
     Model,
     UnsupportedModelError,
@@ -29,13 +30,12 @@ from strace_lens.architecture import (
     device_of,
     refuse_other_classes,
 )
-from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.contract import check_sums, expect_equal_rows, padding_is_exact
-from strace_lens.hold import verb
-from strace_lens.norms import Norm, read_norm
-from strace_lens.precision import at_least_single, tolerance
-from strace_lens.run import Hook, last_logits
-from strace_lens.weights import Cache, remembered
+from strace_lens.model.checks import check_sums, expect_equal_rows, padding_is_exact
+from strace_lens.model.forward import Hook, last_logits
+from strace_lens.model.hold import verb
+from strace_lens.model.norms import Norm, read_norm
+from strace_lens.model.precision import at_least_single, tolerance
+from strace_lens.model.weights import Cache, remembered
 
 Input = Literal["q", "k", "v"]
 INPUTS: tuple[Input, ...] = ("q", "k", "v")

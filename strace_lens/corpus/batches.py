@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from strace_lens.architecture import Architecture, Model
 from strace_lens.corpus.corrupt import corrupted
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.sampling import generator_for, next_token
 from strace_lens.corpus.setting import Options
-from strace_lens.cost import most_rows
-from strace_lens.prompts import Prompt, extended, own_tokenizer, pad_right, text_ids, tokenize
-from strace_lens.run import last_logits, rows_per_pass
-from strace_lens.token_text import added_text
+from strace_lens.density.cost import most_rows
+from strace_lens.model.architecture import Architecture, Model
+from strace_lens.model.forward import last_logits, rows_per_pass
+from strace_lens.model.prompts import Prompt, extended, own_tokenizer, pad_right, text_ids, tokenize
+from strace_lens.model.token_text import added_text
 
 MOST_PROMPTS = 8
 """In a batch: as many are measured again after a power failure."""

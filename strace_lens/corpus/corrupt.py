@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from strace_lens.architecture import Architecture, Model
-from strace_lens.prompts import Prompt, PromptError, own_tokenizer, tokenize
-from strace_lens.token_text import text_of
+from strace_lens.model.architecture import Architecture, Model
+from strace_lens.model.prompts import Prompt, PromptError, own_tokenizer, tokenize
+from strace_lens.model.token_text import text_of
 
 CORRUPTIONS = ("none", "shuffle", "random")
 """What can be done to a prompt."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from strace_lens.architecture import Model
 from strace_lens.corpus.batches import Batch
 from strace_lens.corpus.measure import measure_batch
 from strace_lens.corpus.rows import Row
 from strace_lens.corpus.setting import Setting
+from strace_lens.model.architecture import Model
 
 Engine = Callable[[Setting, Sequence[Batch]], Iterator[tuple[Batch, list[Row]]]]
 

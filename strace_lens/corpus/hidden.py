@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.architecture import Architecture
-from strace_lens.run import Hook
+from strace_lens.model.architecture import Architecture
+from strace_lens.model.forward import Hook
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.rows import MaskedRows
 

@@ -11,24 +11,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens import measures
-from strace_lens.ablation import replacement
-from strace_lens.architecture import Model
-from strace_lens.contract import architecture_of
 from strace_lens.corpus.batches import Batch, Item
 from strace_lens.corpus.hidden import FullRun, Geometry, Watcher, full_run, path
 from strace_lens.corpus.memory import PromptMemoryError, free_memory, is_memory_error
 from strace_lens.corpus.rows import Row, merged
 from strace_lens.corpus.setting import Setting
-from strace_lens.density import TEXTS, DensityCurve, curve_of, curve_plans
-from strace_lens.hold import verb
-from strace_lens.predictions import token_texts
-from strace_lens.progress import no_progress
+from strace_lens.density.curve import TEXTS, DensityCurve, curve_of, curve_plans
+from strace_lens.measures import distributions as measures
+from strace_lens.model.architecture import Model
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.hold import verb
+from strace_lens.model.predictions import token_texts
+from strace_lens.token_graph.ablation import replacement
 from strace_lens.token_graph.curve_rows import CurveRows
 from strace_lens.token_graph.estimators import estimate
 from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.refine import run_plans
 from strace_lens.token_graph.trace import Trace, edges_by_size
+from strace_lens.utils.progress import no_progress
 
 HALVINGS = 4
 """How often the memory budget is halved for a prompt that does not fit on its own."""

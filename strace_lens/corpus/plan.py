@@ -11,11 +11,10 @@ from typing import Any, cast
 
 import torch
 
-from strace_lens.architecture import Architecture, Model
 from strace_lens.corpus.batches import Item, batches_of, items_of
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.setting import Options
-from strace_lens.cost import (
+from strace_lens.density.cost import (
     EDGE_SECONDS,
     Speed,
     gradient_multiply_adds,
@@ -29,10 +28,11 @@ from strace_lens.cost import (
     speed_here,
     trace_bytes,
 )
-from strace_lens.models import DEFAULT
-from strace_lens.prompts import Prompt
-from strace_lens.run import bytes_per_row, rows_per_pass
-from strace_lens.skeleton import TOKENS_A_WORD, Skeleton, skeleton
+from strace_lens.model.architecture import Architecture, Model
+from strace_lens.model.forward import bytes_per_row, rows_per_pass
+from strace_lens.model.load import DEFAULT
+from strace_lens.model.prompts import Prompt
+from strace_lens.model.skeleton import TOKENS_A_WORD, Skeleton, skeleton
 from strace_lens.token_graph.estimators import fitting_passes, steps
 from strace_lens.token_graph.gradients import bytes_per_gradient_row
 from strace_lens.token_graph.graph import shape_of

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from strace_lens.architecture import Model
 from strace_lens.corpus.batches import Batch
 from strace_lens.corpus.engine import Engine
 from strace_lens.corpus.measure import measure_batch
 from strace_lens.corpus.rows import Row
 from strace_lens.corpus.setting import Setting
-from strace_lens.weights import weights_hash
+from strace_lens.model.architecture import Model
+from strace_lens.model.weights import weights_hash
 
 RETRIES = 3
 """How often a worker may die over one batch."""

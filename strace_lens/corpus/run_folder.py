@@ -30,9 +30,9 @@ from strace_lens.corpus.parts import (
     part_paths,
     read_part,
 )
-from strace_lens.html_repr import facts
-from strace_lens.sizes import auc_paper
+from strace_lens.measures.sizes import auc_paper
 from strace_lens.token_graph.estimators import ESTIMATORS
+from strace_lens.utils.html_repr import facts
 
 PROMPT_COLUMNS = (
     *("prompt", "text", "sha256", "tokens", "graph_edges", "entropy", "head_mass", "density"),

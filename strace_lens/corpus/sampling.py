@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.measures import in_nucleus
+from strace_lens.measures.distributions import in_nucleus
 
 
 def generator_for(text: str, seed: int) -> np.random.Generator:

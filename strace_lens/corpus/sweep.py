@@ -12,8 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from strace_lens.architecture import Architecture, Model
-from strace_lens.contract import architecture_of
 from strace_lens.corpus.batches import Batch, Item, batches_of, items_of
 from strace_lens.corpus.engine import Engine, this_process
 from strace_lens.corpus.identity import in_order_of, prompt_key, tokens_hash
@@ -29,12 +27,14 @@ from strace_lens.corpus.parts import (
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Options, setting_of
-from strace_lens.hold import verb
-from strace_lens.progress import Counted, count_bar
+from strace_lens.model.architecture import Architecture, Model
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.hold import verb
+from strace_lens.model.weights import weights_hash
 from strace_lens.token_graph.graph import shape_of
-from strace_lens.versions import versions
-from strace_lens.weights import weights_hash
-from strace_lens.whole_files import remove_strays, results_folder
+from strace_lens.utils.progress import Counted, count_bar
+from strace_lens.utils.versions import versions
+from strace_lens.utils.whole_files import remove_strays, results_folder
 
 
 @verb

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from strace_lens.architecture import Architecture
+from strace_lens.model.architecture import Architecture
 from strace_lens.token_graph.edges import EdgeTensors
 from strace_lens.token_graph.graph import shape_of
 from strace_lens.token_graph.paths import fed_nodes, first_edges

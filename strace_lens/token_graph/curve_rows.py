@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
-from strace_lens.ablation import Replacement
-from strace_lens.architecture import Architecture
+from strace_lens.model.architecture import Architecture
+from strace_lens.token_graph.ablation import Replacement
 from strace_lens.token_graph.controls import random_ranks
 from strace_lens.token_graph.edges import KINDS, EdgeTensors, kinds_to_keep
 from strace_lens.token_graph.rows import MaskedRows

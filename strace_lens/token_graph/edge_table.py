@@ -10,19 +10,19 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from strace_lens.frames import (
-    codes_of,
-    refuse_rows,
-    refuse_twice,
-    require_columns,
-    whole_numbers,
-)
 from strace_lens.token_graph.edges import (
     KINDS,
     EdgeTensors,
     GraphShape,
     edge_list,
     hook_name,
+)
+from strace_lens.utils.frames import (
+    codes_of,
+    refuse_rows,
+    refuse_twice,
+    require_columns,
+    whole_numbers,
 )
 
 ENDS = ["kind", "layer", "head", "source", "source_position", "target", "target_position"]

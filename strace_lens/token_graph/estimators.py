@@ -13,10 +13,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.ablation import ZERO, Replacement
-from strace_lens.architecture import Model
-from strace_lens.hold import verb
-from strace_lens.progress import Steps, steps_bar
+from strace_lens.model.architecture import Model
+from strace_lens.model.hold import verb
+from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.edges import kinds_to_keep
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.fisher import FISHER_PROBES, fisher
@@ -25,6 +24,7 @@ from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.learn import ANCHORED, ROWS, STEPS, learn
 from strace_lens.token_graph.prune import PROBES, prune, prune_steps
 from strace_lens.token_graph.trace import Trace
+from strace_lens.utils.progress import Steps, steps_bar
 
 
 @dataclass(frozen=True)

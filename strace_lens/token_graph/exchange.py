@@ -8,12 +8,18 @@ import networkx as nx
 import pandas as pd
 import torch
 
-from strace_lens.frames import numbers_of, refuse_rows, refuse_twice, require_columns, whole_numbers
-from strace_lens.prompts import Prompt
+from strace_lens.model.prompts import Prompt
 from strace_lens.token_graph.edge_table import ENDS, edge_ids
 from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.trace import GIVEN, Subgraph, Trace
+from strace_lens.utils.frames import (
+    numbers_of,
+    refuse_rows,
+    refuse_twice,
+    require_columns,
+    whole_numbers,
+)
 
 _OF_THE_MODEL = ("model", "weights", "versions")
 """What `made` says of the model and not of the ranking."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from strace_lens.hold import verb
-from strace_lens.run import MEMORY_BUDGET
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.hold import verb
 from strace_lens.token_graph.best_first import best_first
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape, in_reach
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.importance import edge_importance
 from strace_lens.token_graph.schedule import residual_closure, schedule
 from strace_lens.token_graph.trace import Trace
-from strace_lens.versions import versions
+from strace_lens.utils.versions import versions
 
 ORDERS: dict[str, Callable[[EdgeTensors, GraphShape], EdgeTensors]] = {
     "best-first": best_first,

@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.ablation import ZERO, Replacement
-from strace_lens.architecture import Model
-from strace_lens.fixed_weights import fixed_weights
-from strace_lens.hold import verb
+from strace_lens.model.architecture import Model
+from strace_lens.model.fixed_weights import fixed_weights
+from strace_lens.model.hold import verb
+from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.edges import EdgeTensors
 from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace
 from strace_lens.token_graph.gradients import (

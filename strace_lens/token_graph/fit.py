@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.ablation import Replacement
-from strace_lens.architecture import Architecture, Model
-from strace_lens.fixed_weights import expect_gradients
-from strace_lens.hold import noted
-from strace_lens.run import even_chunks
+from strace_lens.model.architecture import Architecture, Model
+from strace_lens.model.fixed_weights import expect_gradients
+from strace_lens.model.forward import even_chunks
+from strace_lens.model.hold import noted
+from strace_lens.model.weights import remembered_hash
+from strace_lens.token_graph.ablation import Replacement
 from strace_lens.token_graph.edges import (
     EdgeTensors,
     GraphShape,
@@ -25,8 +26,7 @@ from strace_lens.token_graph.gradients import bytes_per_gradient_row
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.rows import WeightedRows, weighted_rows
 from strace_lens.token_graph.trace import Trace
-from strace_lens.versions import versions
-from strace_lens.weights import remembered_hash
+from strace_lens.utils.versions import versions
 
 MASS_TOLERANCE = 1e-3
 

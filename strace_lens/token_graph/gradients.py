@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.architecture import Architecture, Model, device_of
-from strace_lens.run import bytes_per_row, last_logits
+from strace_lens.model.architecture import Architecture, Model, device_of
+from strace_lens.model.forward import bytes_per_row, last_logits
 from strace_lens.token_graph.edges import EdgeTensors
 from strace_lens.token_graph.masks import mask_hooks
 from strace_lens.token_graph.rows import WeightedRows

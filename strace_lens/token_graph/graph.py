@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.architecture import (
+from strace_lens.model.architecture import (
     Architecture,
     AttentionOutput,
     Model,
@@ -26,14 +26,14 @@ from strace_lens.architecture import (
     mlp_constant,
     per_query_head,
 )
-from strace_lens.contract import architecture_of
-from strace_lens.hold import noted, verb
-from strace_lens.html_repr import facts
-from strace_lens.precision import at_least_single, tolerance
-from strace_lens.prompts import Prompt, PromptError, cut, tokenize
-from strace_lens.run import Activations, read_activations
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import Activations, read_activations
+from strace_lens.model.hold import noted, verb
+from strace_lens.model.precision import at_least_single, tolerance
+from strace_lens.model.prompts import Prompt, PromptError, cut, tokenize
+from strace_lens.model.weights import remembered_hash
 from strace_lens.token_graph.edges import GraphShape, hook_name
-from strace_lens.weights import remembered_hash
+from strace_lens.utils.html_repr import facts
 
 
 @dataclass(frozen=True, eq=False)

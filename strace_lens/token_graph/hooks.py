@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from strace_lens.architecture import Model, device_of
-from strace_lens.contract import architecture_of
-from strace_lens.run import Hook
+from strace_lens.model.architecture import Model, device_of
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import Hook
 from strace_lens.token_graph.masks import mask_hooks
 from strace_lens.token_graph.rows import MaskedRows
 

@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.hold import verb
-from strace_lens.run import MEMORY_BUDGET
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.hold import verb
 from strace_lens.token_graph.edges import EdgeTensors
 from strace_lens.token_graph.graph import InEdges, TokenGraph
 

@@ -23,11 +23,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from strace_lens.ablation import ZERO, Replacement
-from strace_lens.architecture import Model
-from strace_lens.fixed_weights import fixed_weights
-from strace_lens.hold import verb
-from strace_lens.progress import Steps, steps_bar
+from strace_lens.model.architecture import Model
+from strace_lens.model.fixed_weights import fixed_weights
+from strace_lens.model.hold import verb
+from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace
 from strace_lens.token_graph.gradients import (
@@ -38,6 +37,7 @@ from strace_lens.token_graph.gradients import (
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.schedule_kept import schedule_ablatable
 from strace_lens.token_graph.trace import Trace
+from strace_lens.utils.progress import Steps, steps_bar
 
 STEPS = 60
 ANCHORED: dict[str, Any] = {"steps": 24, "reach": 0.5, "company": 0.3}

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.architecture import Architecture, Model, device_of
-from strace_lens.progress import Steps, no_progress
-from strace_lens.prompts import pad_right
-from strace_lens.run import MEMORY_BUDGET, Hook, even_chunks, last_logits, rows_per_pass
-from strace_lens.sparse_mlp import kept_mlps
+from strace_lens.model.architecture import Architecture, Model, device_of
+from strace_lens.model.forward import MEMORY_BUDGET, Hook, even_chunks, last_logits, rows_per_pass
+from strace_lens.model.prompts import pad_right
+from strace_lens.model.sparse import kept_mlps
 from strace_lens.token_graph.masks import kept_in_stream, mask_hooks
 from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.utils.progress import Steps, no_progress
 
 Watch = Callable[[Sequence[MaskedRows]], Sequence[Hook]]
 """Hooks for a pass over some rows; passes come in order, and so do their rows."""

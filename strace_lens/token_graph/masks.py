@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.architecture import (
+from strace_lens.model.architecture import (
     Architecture,
     AttentionOutput,
     Model,
@@ -26,7 +26,7 @@ from strace_lens.architecture import (
     mlp_constant,
     per_query_head,
 )
-from strace_lens.run import Hook
+from strace_lens.model.forward import Hook
 from strace_lens.token_graph.rows import Keep, MaskedRows, Rows, complement, times
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.run import Hook
+from strace_lens.model.forward import Hook
 
 SHARE = 0.1
 

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens import measures
-from strace_lens.architecture import Architecture, Model
-from strace_lens.progress import Steps, no_progress
-from strace_lens.refinement import sizes_to_add
-from strace_lens.run import MEMORY_BUDGET
+from strace_lens.measures import distributions as measures
+from strace_lens.measures.refinement import sizes_to_add
+from strace_lens.model.architecture import Architecture, Model
+from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.token_graph.curve_rows import CurveRows, with_sizes
 from strace_lens.token_graph.masked_run import Watch, masked_logits
 from strace_lens.token_graph.trace import Trace
+from strace_lens.utils.progress import Steps, no_progress
 
 
 def run_plans(

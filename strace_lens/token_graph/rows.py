@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from strace_lens.ablation import ZERO, Replacement
+from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 
 Keep = Bool[Tensor, "..."] | Float[Tensor, "..."]

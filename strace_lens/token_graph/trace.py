@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
 
-from strace_lens.ablation import ZERO, Replacement
-from strace_lens.architecture import Model
-from strace_lens.contract import architecture_of
-from strace_lens.html_repr import facts
-from strace_lens.prompts import Prompt
-from strace_lens.run import Hook
+from strace_lens.model.architecture import Model
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import Hook
+from strace_lens.model.prompts import Prompt
+from strace_lens.model.weights import expect_same_weights
+from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.edge_table import edge_table
 from strace_lens.token_graph.edges import (
     KINDS,
@@ -32,7 +32,7 @@ from strace_lens.token_graph.edges import (
 from strace_lens.token_graph.graph import shape_of
 from strace_lens.token_graph.hooks import run_hooks
 from strace_lens.token_graph.rows import MaskedRows
-from strace_lens.weights import expect_same_weights
+from strace_lens.utils.html_repr import facts
 
 GIVEN = "given in the table"
 """What `made` says of an order or importance that came from a user's table."""

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from strace_lens.component_graph.experiment import Problem, prepare
 from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.component_graph.problem import Problem, prepare
 from strace_lens.component_graph.task import Task
 from tests import cases, oracle, tiny
 from tests.component_graph.oracle_patching import (

@@ -29,14 +29,14 @@ from strace_lens.component_graph.evaluate import (
     metric_range,
     minimality,
 )
-from strace_lens.component_graph.problem import Problem, prepare
+from strace_lens.component_graph.experiment import Problem, prepare
 from strace_lens.component_graph.run_circuits import run_circuits
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
-from strace_lens.known.linear import exact_effects, linear_task, linear_weights
-from strace_lens.known.models import tracr_known
-from strace_lens.known.truth import written_and_read
-from strace_lens.known.weights import model_of
+from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
+from strace_lens.ground_truth.models import tracr_known
+from strace_lens.ground_truth.truth import written_and_read
+from strace_lens.ground_truth.weights import model_of
 from tests import cases, tiny
 from tests.component_graph.made import tiny_task
 

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from strace_lens.component_graph.circuit import circuit_of_nodes
+from strace_lens.component_graph.experiment import Problem
 from strace_lens.component_graph.patching import patched_logits
-from strace_lens.component_graph.problem import Problem
 from strace_lens.component_graph.task import Task
 from tests import oracle, tiny
 from tests.cases import POST_NORM, relative_error

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from strace_lens.architecture import UnsupportedModelError
 from strace_lens.component_graph.circuit import (
     Circuit,
     circuit_of_nodes,
     empty_circuit,
     full_circuit,
 )
-from strace_lens.component_graph.problem import prepare
+from strace_lens.component_graph.experiment import prepare
 from strace_lens.component_graph.run_circuits import circuit_metric, run_circuits, stack
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.wiring import component_graph
+from strace_lens.model.architecture import UnsupportedModelError
 from tests import cases, oracle, real
 from tests.cases import fresh_bridge, model_of, relative_error
 from tests.component_graph.made import (

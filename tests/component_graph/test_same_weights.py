@@ -13,8 +13,8 @@ import torch
 import strace_lens as sl
 from strace_lens.component_graph.discover.methods import discover_in
 from strace_lens.component_graph.evaluate import faithfulness_curve
-from strace_lens.component_graph.problem import prepare
-from strace_lens.weights import weights_hash
+from strace_lens.component_graph.experiment import prepare
+from strace_lens.model.weights import weights_hash
 from tests import cases, tiny
 from tests.component_graph.made import tiny_task
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from strace_lens.architecture import UnsupportedModelError
 from strace_lens.component_graph.wiring import (
     INPUTS,
     component_graph,
@@ -19,10 +18,11 @@ from strace_lens.component_graph.wiring import (
     stream_point,
     wiring_of,
 )
+from strace_lens.model.architecture import UnsupportedModelError
 from tests import cases, oracle, tiny
 from tests.cases import fresh_bridge, model_of, relative_error
 from tests.component_graph.made import NAMES, hooks_on
-from tests.test_contract import OTHER_KINDS, deaden
+from tests.model.test_checks import OTHER_KINDS, deaden
 
 TOKENS = 5
 

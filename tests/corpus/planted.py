@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from strace_lens.corpus.run_folder import Run
-from strace_lens.sizes import density
+from strace_lens.measures.sizes import density
 from tests.corpus.synthetic import synthetic_run
 
 LAYERS = 4

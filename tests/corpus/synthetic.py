@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from strace_lens.corpus.run_folder import Run, components_frame
-from strace_lens.sizes import SIZES, auc_paper, density
+from strace_lens.measures.sizes import SIZES, auc_paper, density
 
 KINDS = ("narrative", "code", "list")
 

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strace_lens as sl
-from strace_lens.contract import architecture_of
 from strace_lens.corpus.analyses.between import on_shared_prompts
 from strace_lens.corpus.batches import items_of
 from strace_lens.corpus.corrupt import replaced, shuffled
@@ -23,7 +22,8 @@ from strace_lens.corpus.manifest import OtherRunError
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.sampling import generator_for
 from strace_lens.corpus.sweep import sweep
-from strace_lens.prompts import PromptError, text_ids
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.prompts import PromptError, text_ids
 from tests import cases, tiny
 from tests.corpus.made import SIZES, model, options, prompts, words
 

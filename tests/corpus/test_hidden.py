@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from strace_lens.contract import architecture_of
 from strace_lens.corpus.hidden import Watcher, full_run, path
-from strace_lens.run import last_logits
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import last_logits
 from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.masks import mask_hooks

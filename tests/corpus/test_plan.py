@@ -12,14 +12,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import strace_lens as sl
-from strace_lens import cost
-from strace_lens.ablation import ZERO
-from strace_lens.contract import architecture_of
 from strace_lens.corpus import plan as module
 from strace_lens.corpus.parts import part_paths
-from strace_lens.cost import Speed, gradient_multiply_adds, multiply_adds
-from strace_lens.run import MEMORY_BUDGET
-from strace_lens.skeleton import Skeleton, skeleton
+from strace_lens.density import cost
+from strace_lens.density.cost import Speed, gradient_multiply_adds, multiply_adds
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.skeleton import Skeleton, skeleton
+from strace_lens.token_graph.ablation import ZERO
 from strace_lens.token_graph.estimators import fitting_passes
 from strace_lens.token_graph.gradients import gradients, weighted_log_probs
 from strace_lens.token_graph.rows import weighted_rows

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from strace_lens.contract import architecture_of
 from strace_lens.corpus.batches import batches_of, items_of
 from strace_lens.corpus.measure import measure_batch
 from strace_lens.corpus.parts import write_part
 from strace_lens.corpus.rows import Row, merged
 from strace_lens.corpus.setting import setting_of
+from strace_lens.model.checks import architecture_of
 from tests.corpus.made import model, options, prompts
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-from strace_lens.contract import architecture_of
 from strace_lens.corpus.sampling import generator_for, next_token
-from strace_lens.run import last_logits
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import last_logits
 from tests import tiny
 from tests.corpus import made
 

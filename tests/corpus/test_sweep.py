@@ -19,7 +19,6 @@ import pytest
 import torch
 
 import strace_lens as sl
-from strace_lens.contract import architecture_of
 from strace_lens.corpus import batches as batches_module
 from strace_lens.corpus.analyses.arrays import every_size
 from strace_lens.corpus.analyses.layer_phases import head_and_tail
@@ -32,10 +31,11 @@ from strace_lens.corpus.rows import Row
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Setting
 from strace_lens.corpus.sweep import sweep
-from strace_lens.density import TEXTS
-from strace_lens.phases import restored_from
-from strace_lens.run import last_logits
-from strace_lens.whole_files import _host
+from strace_lens.density.curve import TEXTS
+from strace_lens.density.phases import restored_from
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import last_logits
+from strace_lens.utils.whole_files import _host
 from tests import cases, tiny
 from tests.corpus.made import SIZES, model, options, prompts, words
 from tests.real import smollm2

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strace_lens as sl
-from strace_lens.architecture import Architecture
-from strace_lens.prompts import Prompt
+from strace_lens.model.architecture import Architecture
+from strace_lens.model.prompts import Prompt
 from strace_lens.token_graph.best_first import best_first
 from strace_lens.token_graph.compute_share import compute_share
 from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape, hook_name

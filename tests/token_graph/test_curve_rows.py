@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import strace_lens as sl
-from strace_lens.ablation import ZERO
-from strace_lens.contract import architecture_of
+from strace_lens.model.checks import architecture_of
+from strace_lens.token_graph.ablation import ZERO
 from strace_lens.token_graph.controls import random_ranks
 from strace_lens.token_graph.curve_rows import curve_rows, most_rows, with_sizes
 from strace_lens.token_graph.edges import KINDS, EdgeTensors

@@ -13,7 +13,7 @@ from strace_lens.token_graph.edges import UNREACHABLE, GraphShape, edge_list, ho
 from strace_lens.token_graph.trace import Trace
 from tests import tiny
 from tests.cases import SHAPES
-from tests.plots import made
+from tests.plot import made
 
 
 def random_trace(shape: GraphShape, seed: int) -> Trace:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import strace_lens as sl
-from strace_lens.ablation import ZERO
+from strace_lens.token_graph.ablation import ZERO
 from strace_lens.token_graph.edges import EdgeTensors, is_complete
 from strace_lens.token_graph.fisher import fisher_scores
 from strace_lens.token_graph.fit import Fit, fit_to

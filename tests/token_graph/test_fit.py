@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import strace_lens as sl
-from strace_lens.prompts import cut
+from strace_lens.model.prompts import cut
 from strace_lens.token_graph.controls import random_ranks
 from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace
 from strace_lens.token_graph.gradients import weighted_log_probs

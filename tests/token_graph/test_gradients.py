@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import strace_lens as sl
-from strace_lens.architecture import UnsupportedModelError
-from strace_lens.contract import architecture_of
-from strace_lens.fixed_weights import fixed_weights
-from strace_lens.run import bytes_per_row
+from strace_lens.model.architecture import UnsupportedModelError
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.fixed_weights import fixed_weights
+from strace_lens.model.forward import bytes_per_row
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 from strace_lens.token_graph.gradients import (
     bytes_per_gradient_row,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from strace_lens import architecture
-from strace_lens.architecture import UnsupportedModelError
-from strace_lens.prompts import PromptError
+from strace_lens.model import architecture
+from strace_lens.model.architecture import UnsupportedModelError
+from strace_lens.model.prompts import PromptError
 from strace_lens.token_graph.graph import InEdges, shape_of, token_graph
 from tests import cases, oracle, tiny
 from tests.cases import NAMES, model_of, relative_error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import strace_lens as sl
-from strace_lens.ablation import ZERO, Replacement
+from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.rows import MaskedRows
 from strace_lens.token_graph.trace import Trace

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import strace_lens as sl
-from strace_lens.measures import jensen_shannon
+from strace_lens.measures.distributions import jensen_shannon
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 from strace_lens.token_graph.fit import fit_to
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET, bytes_per_gradient_row

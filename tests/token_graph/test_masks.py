@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from strace_lens.run import bytes_per_row
+from strace_lens.model.forward import bytes_per_row
 from strace_lens.token_graph.edges import KINDS, EdgeTensors, GraphShape
 from strace_lens.token_graph.masked_run import masked_logits, passes
 from strace_lens.token_graph.rows import MaskedRows

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from strace_lens.run import Hook, last_logits
+from strace_lens.model.forward import Hook, last_logits
 from strace_lens.token_graph.noise import embedding_noise
 from tests import cases, oracle, tiny
 from tests.cases import NAMES, architecture, model_of, random_mask, relative_error, rows, run

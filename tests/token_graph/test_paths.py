@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strace_lens as sl
-from strace_lens.prompts import Prompt
+from strace_lens.model.prompts import Prompt
 from strace_lens.token_graph.best_first import best_first
 from strace_lens.token_graph.edges import UNREACHABLE, GraphShape, hook_name
 from strace_lens.token_graph.paths import embedding_reach, fed_nodes, on_path

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from strace_lens import ablation
-from strace_lens.ablation import ZERO
-from strace_lens.run import last_logits
+from strace_lens.model.forward import last_logits
+from strace_lens.token_graph import ablation
+from strace_lens.token_graph.ablation import ZERO
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.masks import mask_hooks

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import strace_lens as sl
-from strace_lens.ablation import Replacement
+from strace_lens.model.weights import weights_hash
+from strace_lens.token_graph.ablation import Replacement
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.rows import MaskedRows
-from strace_lens.weights import weights_hash
 from tests import cases, tiny
 
 REFUSED = r"made with other weights \(.*allow_other_model=True"

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strace_lens.prompts import Prompt
+from strace_lens.model.prompts import Prompt
 from strace_lens.token_graph.edges import KINDS, UNREACHABLE, GraphShape, hook_name
 from strace_lens.token_graph.trace import Trace, check_size
 

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from strace_lens.architecture import device_of
 from strace_lens.component_graph.discover.attribution import eap
 from strace_lens.component_graph.discover.objective import objective_of
-from strace_lens.component_graph.problem import Problem
+from strace_lens.component_graph.experiment import Problem
 from strace_lens.component_graph.run_circuits import circuit_metric
+from strace_lens.model.architecture import device_of
 
 TAU = 0.01
 """Loss of the objective below which an edge is removed unless told otherwise; nats for the KL."""

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from strace_lens.architecture import device_of
-from strace_lens.component_graph.problem import Problem
+from strace_lens.component_graph.experiment import Problem
 from strace_lens.component_graph.run_circuits import Direction, check_positions, circuit_metric
+from strace_lens.model.architecture import device_of
 
 MAX_ROWS = 2**16
 """Rows that a method runs unless told otherwise: edges (or nodes) times pairs."""

@@ -17,18 +17,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.architecture import device_of
 from strace_lens.component_graph.discover.gradients import (
     ReadGradients,
     destination_gradients,
     read_gradients,
 )
 from strace_lens.component_graph.discover.objective import objective_of
+from strace_lens.component_graph.experiment import Problem
 from strace_lens.component_graph.metrics import Reference
 from strace_lens.component_graph.outputs import Outputs, output_hooks, outputs_of, source_rows
-from strace_lens.component_graph.problem import Problem
 from strace_lens.component_graph.run_circuits import check_positions
-from strace_lens.run import Hook
+from strace_lens.model.architecture import device_of
+from strace_lens.model.forward import Hook
 
 EdgeValues = Float[Tensor, "destination source *pos"]
 Differences = Float[Tensor, "source row pos d_model"]

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.architecture import Model, UnsupportedModelError, block_of
-from strace_lens.component_graph.problem import Problem
+from strace_lens.component_graph.experiment import Problem
 from strace_lens.component_graph.run_circuits import check_positions
 from strace_lens.component_graph.wiring import INPUTS, Wiring, head_reader, head_writer
-from strace_lens.norms import Norm, norm_weights, read_norm
+from strace_lens.model.architecture import Model, UnsupportedModelError, block_of
+from strace_lens.model.norms import Norm, norm_weights, read_norm
 
 
 def random(

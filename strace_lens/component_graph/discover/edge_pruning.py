@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from strace_lens.architecture import device_of
 from strace_lens.component_graph.discover.objective import objective_of
+from strace_lens.component_graph.experiment import Problem
 from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.patching import patched_logits
-from strace_lens.component_graph.problem import Problem
-from strace_lens.fixed_weights import fixed_weights
+from strace_lens.model.architecture import device_of
+from strace_lens.model.fixed_weights import fixed_weights
 
 STEPS, BATCH, RATE, SPARSITY = 80, 4, 0.3, 0.95
 """Steps, pairs a step, Adam's learning rate and share of edges pruned, unless told otherwise."""

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from strace_lens.architecture import device_of
+from strace_lens.component_graph.experiment import Problem
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.outputs import source_rows
-from strace_lens.component_graph.problem import Problem
+from strace_lens.model.architecture import device_of
 
 Sizes = Callable[[int], Float[Tensor, "source row pos"]]
 """How much each of the first so many sources adds to their sum."""

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.architecture import Model
 from strace_lens.component_graph.wiring import (
     INPUTS,
     Wiring,
@@ -24,8 +23,9 @@ from strace_lens.component_graph.wiring import (
     mlp_input_hooks,
     stream_point,
 )
-from strace_lens.fixed_weights import fixed_weights
-from strace_lens.run import Hook, all_logits, last_logits
+from strace_lens.model.architecture import Model
+from strace_lens.model.fixed_weights import fixed_weights
+from strace_lens.model.forward import Hook, all_logits, last_logits
 
 AT_ONCE = 64
 """Destinations in one product with all differences, which fewer would read more often."""

@@ -10,7 +10,6 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.architecture import Model
 from strace_lens.component_graph.discover import (
     acdc,
     activation,
@@ -19,14 +18,15 @@ from strace_lens.component_graph.discover import (
     edge_pruning,
     flow,
 )
-from strace_lens.component_graph.problem import Problem, prepare
+from strace_lens.component_graph.experiment import Problem, prepare
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.accuracy import task_logits
-from strace_lens.hold import noted, verb
-from strace_lens.run import MEMORY_BUDGET
-from strace_lens.warn import warn
-from strace_lens.weights import remembered_hash
+from strace_lens.model.architecture import Model
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.hold import noted, verb
+from strace_lens.model.weights import remembered_hash
+from strace_lens.utils.warn import warn
 
 Method = Callable[..., Float[Tensor, "destination source *pos"]]
 """From a `Problem`, a seed and options of its own to one score an edge."""

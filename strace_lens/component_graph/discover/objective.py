@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from strace_lens.component_graph.experiment import Problem
 from strace_lens.component_graph.metrics import METRICS
-from strace_lens.component_graph.problem import Problem
 
 KL, TASK = "kl_divergence", "task"
 

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.architecture import Model, device_of
+from strace_lens.component_graph.experiment import Problem
 from strace_lens.component_graph.metrics import METRICS, Reference, answers_win
-from strace_lens.component_graph.problem import Problem
 from strace_lens.component_graph.task import Task
-from strace_lens.contract import architecture_of
-from strace_lens.hold import verb
-from strace_lens.run import MEMORY_BUDGET, even_chunks, last_logits, rows_per_pass
+from strace_lens.model.architecture import Model, device_of
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import MEMORY_BUDGET, even_chunks, last_logits, rows_per_pass
+from strace_lens.model.hold import verb
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from strace_lens.architecture import Architecture, Model
 from strace_lens.component_graph.task import Task
-from strace_lens.prompts import (
+from strace_lens.model.architecture import Architecture, Model
+from strace_lens.model.prompts import (
     PromptError,
     bare_ids,
     leading_ids,
@@ -23,7 +23,7 @@ from strace_lens.prompts import (
     text_ids,
     tokenize,
 )
-from strace_lens.token_text import text_of
+from strace_lens.model.token_text import text_of
 
 Text = str | tuple[int, ...]
 """A prompt as text or as token ids."""

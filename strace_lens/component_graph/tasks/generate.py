@@ -6,7 +6,6 @@ import operator
 import random
 from collections.abc import Callable, Mapping
 
-from strace_lens.architecture import Model
 from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.task import Task, TaskError
 from strace_lens.component_graph.tasks.agreement import agreement, agreement_attractor
@@ -14,8 +13,9 @@ from strace_lens.component_graph.tasks.alignment import Example, Pair, Vocabular
 from strace_lens.component_graph.tasks.greater_than import greater_than
 from strace_lens.component_graph.tasks.names import gendered_pronoun, indirect_object
 from strace_lens.component_graph.tasks.recall import country_capital, docstring, induction
-from strace_lens.contract import architecture_of
-from strace_lens.hold import verb
+from strace_lens.model.architecture import Model
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.hold import verb
 
 TASKS: dict[str, Callable[[random.Random, Vocabulary], Example]] = {
     "ioi": indirect_object,

@@ -6,7 +6,7 @@ import random
 
 from strace_lens.component_graph.tasks.alignment import Example, Vocabulary
 from strace_lens.component_graph.tasks.words import EVENTS
-from strace_lens.prompts import PromptError
+from strace_lens.model.prompts import PromptError
 
 _CENTURIES = range(11, 18)
 _TRIES = 100

@@ -6,15 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from strace_lens.architecture import Model
 from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.task import Task, TaskError
 from strace_lens.component_graph.tasks.alignment import Pair, Vocabulary, task_of
-from strace_lens.contract import architecture_of
-from strace_lens.hold import verb
-from strace_lens.prompts import PromptError
-from strace_lens.strict_json import JsonError, parse_object
-from strace_lens.text_files import TextFileError, lines_of, read_text
+from strace_lens.model.architecture import Model
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.hold import verb
+from strace_lens.model.prompts import PromptError
+from strace_lens.utils.strict_json import JsonError, parse_object
+from strace_lens.utils.text_files import TextFileError, lines_of, read_text
 
 KEYS = ("clean", "corrupted", "answers", "wrong_answers")
 """Keys of a line; others are ignored."""

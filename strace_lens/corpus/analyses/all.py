@@ -25,7 +25,7 @@ from strace_lens.corpus.analyses import (
 )
 from strace_lens.corpus.analyses.claims import claims
 from strace_lens.corpus.run_folder import Run
-from strace_lens.progress import NamedSteps, named_bar
+from strace_lens.utils.progress import NamedSteps, named_bar
 
 Analysis = Callable[..., pd.DataFrame]
 

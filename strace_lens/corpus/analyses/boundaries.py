@@ -1,9 +1,9 @@
 """Phase boundaries of a corpus and of each prompt, with bootstrap intervals.
 
 Source: s-Trace (arXiv 2605.27033), section "phases", which draws them; here they are the change
-points of `strace_lens.phases`. A boundary lies between two phases that were found. So construction
-has no start without a plateau before it, as it may begin below the smallest size measured, and no
-stop without a refinement after it.
+points of `density.phases`. A boundary lies between two phases that were found. So construction has
+no start without a plateau before it, as it may begin below the smallest size measured, and no stop
+without a refinement after it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from strace_lens.corpus.analyses.fast_fit import fast_change_points
 from strace_lens.corpus.analyses.resample import percentiles
 from strace_lens.corpus.analyses.resample import resamples as draws_of
 from strace_lens.corpus.run_folder import Run
-from strace_lens.phases import LEAST_SIZES, Phase
+from strace_lens.density.phases import LEAST_SIZES, Phase
 
 QUANTITIES = (
     *("phases", "construction_start", "construction_stop", "tv_at_start", "tv_at_stop"),

@@ -25,8 +25,8 @@ from strace_lens.corpus.analyses.layer_phases import head_and_tail
 from strace_lens.corpus.analyses.means import means
 from strace_lens.corpus.analyses.shallow import TARGETS
 from strace_lens.corpus.run_folder import Run
-from strace_lens.sizes import RULES
-from strace_lens.trials.intervals import CONFIDENCE
+from strace_lens.measures.intervals import CONFIDENCE
+from strace_lens.measures.sizes import RULES
 
 SPARSE = 1e-3
 """Traces up to this size are called sparse where the mean curve has no plateau."""

@@ -18,7 +18,7 @@ from scipy.stats import t as student
 
 from strace_lens.corpus.analyses import resample
 from strace_lens.corpus.run_folder import Run
-from strace_lens.trials.intervals import interval
+from strace_lens.measures.intervals import interval
 
 CORRELATES = ("entropy", "tokens", "loss")
 """Columns of `Run.prompts` that density is correlated with."""

@@ -1,6 +1,6 @@
 """The change points of many curves: the fits that `ruptures` finds, by a compiled search.
 
-`strace_lens.phases.change_points` takes 0.15 to 0.3 s a curve, too long for thousands of resamples.
+`phases.change_points` takes 0.15 to 0.3 s a curve, too long for thousands of resamples.
 With at most two breaks among 150 points every chord can be tried. Costs are summed in numpy's
 order, so that they equal those of `ruptures` to the bit and ties fall alike.
 """
@@ -13,7 +13,13 @@ import numpy as np
 from jaxtyping import Float
 from numba import njit
 
-from strace_lens.phases import LEAST_POINTS, LEAST_SIZES, Phase, on_phase_grid, phases_of_fits
+from strace_lens.density.phases import (
+    LEAST_POINTS,
+    LEAST_SIZES,
+    Phase,
+    on_phase_grid,
+    phases_of_fits,
+)
 
 _BLOCK = 128  # numpy halves what is longer before it sums it
 

@@ -29,9 +29,9 @@ from strace_lens.corpus.analyses.arrays import (
 from strace_lens.corpus.analyses.composition import layer_of
 from strace_lens.corpus.analyses.means import means
 from strace_lens.corpus.run_folder import Run
-from strace_lens.phases import THRESHOLD, restored_from
+from strace_lens.corpus.trials.phases import relative_depth
+from strace_lens.density.phases import THRESHOLD, restored_from
 from strace_lens.token_graph.edges import KINDS
-from strace_lens.trials.phases import relative_depth
 
 SIZES_OF = ("head_size", "tail_size", "head_ablatable_size", "tail_ablatable_size")
 """Quantities of `head_and_tail` whose means are geometric."""

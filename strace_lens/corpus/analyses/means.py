@@ -1,6 +1,6 @@
 """Means over prompts where some prompts have no value, with bootstrap intervals.
 
-`trials.intervals.interval` gives the same intervals where every prompt has a value; its memory
+`intervals.interval` gives the same intervals where every prompt has a value; its memory
 grows with prompts x values x resamples, which the values by size and layer of a corpus outgrow.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
-from strace_lens.trials.intervals import CONFIDENCE, RESAMPLES
+from strace_lens.measures.intervals import CONFIDENCE, RESAMPLES
 
 _BLOCK = 256  # values resampled together: 20 MB
 

@@ -15,9 +15,9 @@ from jaxtyping import Float
 
 from strace_lens.corpus.analyses.arrays import every_size
 from strace_lens.corpus.run_folder import Run
-from strace_lens.measures import NUCLEI
-from strace_lens.phases import THRESHOLD, restored_from
-from strace_lens.sizes import RULES, size_for_nucleus
+from strace_lens.density.phases import THRESHOLD, restored_from
+from strace_lens.measures.distributions import NUCLEI
+from strace_lens.measures.sizes import RULES, size_for_nucleus
 
 ERRORS = (0.01, 0.05, 0.1)
 """Absolute errors of head and tail to stay under."""

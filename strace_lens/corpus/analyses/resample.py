@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from strace_lens.corpus.analyses.arrays import at_sizes
 from strace_lens.corpus.run_folder import Run
-from strace_lens.trials.intervals import CONFIDENCE
+from strace_lens.measures.intervals import CONFIDENCE
 
 POINTS = 150
 """Points of the common grid (s-Trace, arXiv 2605.27033)."""

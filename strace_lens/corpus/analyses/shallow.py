@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from strace_lens.corpus.analyses.arrays import at_sizes, frame_of
 from strace_lens.corpus.analyses.means import means
 from strace_lens.corpus.run_folder import Run
-from strace_lens.trials.intervals import CONFIDENCE
+from strace_lens.measures.intervals import CONFIDENCE
 
 TARGETS = {"full": "tv", "unigram": "unigram_tv", "no_context": "no_context_tv"}
 """Targets, and the columns of `Run.sizes` that hold the TV to them."""

@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int64
 from strace_lens.corpus.analyses.arrays import divide, frame_of
 from strace_lens.corpus.analyses.means import weights
 from strace_lens.corpus.run_folder import Run
+from strace_lens.measures.intervals import CONFIDENCE
 from strace_lens.token_graph.edges import KINDS
-from strace_lens.trials.intervals import CONFIDENCE
 
 CORE = 0.9
 """The share of prompts whose traces must hold a component of the core."""

@@ -13,10 +13,10 @@ from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.discover.acdc import acdc
 from strace_lens.component_graph.discover.attribution import eap
 from strace_lens.component_graph.discover.methods import discover
-from strace_lens.component_graph.problem import prepare
+from strace_lens.component_graph.experiment import prepare
 from strace_lens.component_graph.run_circuits import run_circuits
 from strace_lens.component_graph.task import Task
-from strace_lens.known.weights import Weights, model_of
+from strace_lens.ground_truth.weights import Weights, model_of
 from tests import cases
 from tests.component_graph.made import uneven_task
 

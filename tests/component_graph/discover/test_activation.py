@@ -10,9 +10,9 @@ from strace_lens.component_graph.discover.activation import (
     edge_patching,
     node_patching,
 )
-from strace_lens.component_graph.problem import Problem, prepare
-from strace_lens.known.linear import exact_effects, linear_task, linear_weights
-from strace_lens.known.weights import model_of
+from strace_lens.component_graph.experiment import Problem, prepare
+from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
+from strace_lens.ground_truth.weights import model_of
 from tests import cases, tiny
 from tests.component_graph.made import slow_metric, slow_run, tiny_task, uneven_task
 

@@ -16,10 +16,10 @@ from benchmarks.circuits_peers import (
 )
 from strace_lens.component_graph.discover import attribution
 from strace_lens.component_graph.discover.methods import discover
-from strace_lens.component_graph.problem import prepare
+from strace_lens.component_graph.experiment import prepare
 from strace_lens.component_graph.run_circuits import circuit_metric
-from strace_lens.known.linear import exact_effects, linear_task, linear_weights
-from strace_lens.known.weights import model_of
+from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
+from strace_lens.ground_truth.weights import model_of
 from tests import cases, oracle
 from tests.component_graph.discover.oracle_attribution import (
     difference_of,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from strace_lens.architecture import UnsupportedModelError
 from strace_lens.component_graph.discover.baselines import random, weight_magnitude
-from strace_lens.component_graph.problem import prepare
+from strace_lens.component_graph.experiment import prepare
+from strace_lens.model.architecture import UnsupportedModelError
 from tests import cases, tiny
 from tests.component_graph.made import tiny_task, uneven_task
 

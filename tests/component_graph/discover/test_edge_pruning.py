@@ -14,9 +14,9 @@ from strace_lens.component_graph.discover.edge_pruning import (
     kept_share,
     node_pruning,
 )
-from strace_lens.component_graph.problem import Problem, prepare
-from strace_lens.known.linear import exact_effects, linear_task, linear_weights
-from strace_lens.known.weights import model_of
+from strace_lens.component_graph.experiment import Problem, prepare
+from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
+from strace_lens.ground_truth.weights import model_of
 from tests import cases
 from tests.component_graph.made import slow_run, tiny_task
 

@@ -14,8 +14,8 @@ from strace_lens.component_graph.discover.flow import (
     proximities,
     strace,
 )
+from strace_lens.component_graph.experiment import prepare
 from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.component_graph.problem import prepare
 from tests import cases, oracle
 from tests.component_graph.made import plain_graph, single_pairs, tiny_task, uneven_task
 from tests.component_graph.oracle_patching import full_run

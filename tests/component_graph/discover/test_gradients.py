@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from strace_lens.architecture import UnsupportedModelError
 from strace_lens.component_graph.discover import attribution
 from strace_lens.component_graph.discover.gradients import (
     ReadGradients,
     destination_gradients,
     read_gradients,
 )
-from strace_lens.component_graph.problem import prepare
+from strace_lens.component_graph.experiment import prepare
 from strace_lens.component_graph.wiring import wiring_of
+from strace_lens.model.architecture import UnsupportedModelError
 from tests import cases
 from tests.component_graph.made import NAMES, double_model, tiny_task
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from strace_lens.component_graph.discover.objective import objective_of
-from strace_lens.component_graph.problem import prepare
+from strace_lens.component_graph.experiment import prepare
 from strace_lens.component_graph.task import Task
-from strace_lens.known.linear import linear_weights
-from strace_lens.known.weights import model_of
+from strace_lens.ground_truth.linear import linear_weights
+from strace_lens.ground_truth.weights import model_of
 from tests import cases
 from tests.component_graph.made import tiny_task
 

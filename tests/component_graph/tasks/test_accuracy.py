@@ -7,9 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from strace_lens.architecture import UnsupportedModelError
+from strace_lens.component_graph.experiment import prepare
 from strace_lens.component_graph.metrics import METRICS, Reference
-from strace_lens.component_graph.problem import prepare
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.accuracy import (
     TaskAccuracy,
@@ -18,7 +17,8 @@ from strace_lens.component_graph.tasks.accuracy import (
     standing_of,
     task_logits,
 )
-from strace_lens.contract import architecture_of
+from strace_lens.model.architecture import UnsupportedModelError
+from strace_lens.model.checks import architecture_of
 from tests import cases, tiny
 
 PAIRS = 5

@@ -16,7 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from strace_lens.component_graph.tasks.alignment import Example, Vocabulary, align, task_of
 from strace_lens.component_graph.tasks.greater_than import greater_than
 from strace_lens.component_graph.tasks.words import EVENTS
-from strace_lens.prompts import PromptError
+from strace_lens.model.prompts import PromptError
 from tests import made_tokenizers, tiny
 from tests.cases import architecture
 

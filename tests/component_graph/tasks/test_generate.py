@@ -14,7 +14,6 @@ import pytest
 import torch
 import transformers as tf
 
-from strace_lens.architecture import Model
 from strace_lens.component_graph.task import Task, TaskError
 from strace_lens.component_graph.tasks import generate
 from strace_lens.component_graph.tasks.accuracy import accuracy
@@ -22,7 +21,8 @@ from strace_lens.component_graph.tasks.alignment import Example, Vocabulary
 from strace_lens.component_graph.tasks.generate import TASKS, make_task
 from strace_lens.component_graph.tasks.recall import induction
 from strace_lens.component_graph.tasks.words import CAPITALS, MEN, PEOPLE, WOMEN
-from strace_lens.prompts import PromptError, own_tokenizer
+from strace_lens.model.architecture import Model
+from strace_lens.model.prompts import PromptError, own_tokenizer
 from tests import cases, real, tiny
 
 # What `known_circuits.md` saw on 50 pairs, rounded towards chance: accuracy, then the mean metric

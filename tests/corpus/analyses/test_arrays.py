@@ -22,7 +22,7 @@ from strace_lens.corpus.analyses.layer_phases import head_and_tail
 from strace_lens.corpus.analyses.needed import size_needed
 from strace_lens.corpus.analyses.per_prompt import per_prompt
 from strace_lens.corpus.run_folder import Run
-from strace_lens.sizes import SIZES
+from strace_lens.measures.sizes import SIZES
 from tests.corpus.synthetic import synthetic_run
 
 RUN = synthetic_run(prompts=3)

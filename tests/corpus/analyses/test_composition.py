@@ -14,7 +14,7 @@ from strace_lens.corpus.analyses.composition import (
     quarters_by_size,
 )
 from strace_lens.corpus.run_folder import Run
-from strace_lens.trials.intervals import interval
+from strace_lens.measures.intervals import interval
 from tests.corpus.synthetic import synthetic_run
 
 RUN = synthetic_run(prompts=5, layers=6)

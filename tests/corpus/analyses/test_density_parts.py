@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from strace_lens.corpus.analyses.density_parts import density_parts, part_correlations
-from strace_lens.plots.corpus.density_parts import plot_density_parts
+from strace_lens.plot.corpus.density_parts import plot_density_parts
 from tests.corpus.synthetic import synthetic_run
 
 SIZES = (0.001, 0.01, 0.1, 1.0)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strace_lens.corpus.analyses.fast_fit import break_points, fast_change_points
-from strace_lens.phases import change_points
-from strace_lens.sizes import SIZES
+from strace_lens.density.phases import change_points
+from strace_lens.measures.sizes import SIZES
 
 GRID = np.asarray(SIZES)
 LEVELS = st.integers(0, 10).map(lambda k: k / 10)  # equal values, so that fits tie

@@ -9,7 +9,7 @@ import pytest
 
 from strace_lens.corpus.analyses.geometry import geometry_by_layer
 from strace_lens.corpus.run_folder import GEOMETRY, Run
-from strace_lens.trials.intervals import interval
+from strace_lens.measures.intervals import interval
 from tests.corpus.synthetic import synthetic_run
 
 RUN = synthetic_run(prompts=4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from strace_lens.corpus.analyses.growth import growth, growth_lines
-from strace_lens.trials.intervals import interval
+from strace_lens.measures.intervals import interval
 from tests.corpus.synthetic import synthetic_run
 
 PLAIN = synthetic_run(prompts=6)

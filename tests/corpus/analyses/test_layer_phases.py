@@ -14,7 +14,7 @@ from strace_lens.corpus.analyses.layer_phases import (
     phase_diagram,
 )
 from strace_lens.corpus.run_folder import Run
-from strace_lens.trials.intervals import interval
+from strace_lens.measures.intervals import interval
 from tests.corpus.synthetic import synthetic_run
 
 RUN = synthetic_run(prompts=6, layers=5, heads=3)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from strace_lens.corpus.analyses.means import means, weights
-from strace_lens.trials.intervals import interval
+from strace_lens.measures.intervals import interval
 
 VALUES = np.random.default_rng(0).random((9, 4, 3))
 

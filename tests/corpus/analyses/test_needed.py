@@ -10,7 +10,7 @@ import pytest
 
 from strace_lens.corpus.analyses.needed import ERRORS, size_needed
 from strace_lens.corpus.run_folder import Run
-from strace_lens.measures import NUCLEI
+from strace_lens.measures.distributions import NUCLEI
 from tests.corpus.synthetic import synthetic_run
 
 

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from strace_lens.corpus.analyses.shallow import TARGETS, full_model, nearest, shallow
 from strace_lens.corpus.run_folder import Run
-from strace_lens.trials.intervals import interval
+from strace_lens.measures.intervals import interval
 from tests.corpus.synthetic import synthetic_run
 
 RUN = synthetic_run(prompts=6)

@@ -1,0 +1,1 @@
+"""Methods of circuit discovery compared on tasks."""

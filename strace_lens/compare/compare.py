@@ -1,0 +1,344 @@
+"""Discovery methods side by side on one task: each run, evaluated and held against random."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from strace_lens.compare.comparison import RANDOM, Comparison, MethodResult, warnings_of
+from strace_lens.compare.files import (
+    ComparisonFolder,
+    load_method,
+    open_comparison,
+    save_method,
+)
+from strace_lens.compare.projection import project, trace_of_task
+from strace_lens.component_graph.agreement import auroc, missed_edges, precision_at_true_size
+from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.discover.activation import TooManyRowsError
+from strace_lens.component_graph.discover.methods import METHODS, discover_in, unchanged_pairs
+from strace_lens.component_graph.evaluate import (
+    Faithfulness,
+    MetricRange,
+    completeness,
+    faithfulness_curve,
+    metric_range,
+    minimality,
+    ranks_by_magnitude,
+)
+from strace_lens.component_graph.experiment import Problem, prepare
+from strace_lens.component_graph.scores import Scores
+from strace_lens.component_graph.task import Task
+from strace_lens.component_graph.tasks.accuracy import accuracy
+from strace_lens.ground_truth.models import Known
+from strace_lens.model.architecture import Model, UnsupportedModelError, device_of
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.hold import verb
+from strace_lens.utils.peak_memory import Peak, peak_memory
+from strace_lens.utils.progress import NamedSteps, named_bar
+from strace_lens.utils.versions import versions
+
+SMALL_GRAPH = 2_000
+"""Edges up to which a lucky random ranking does well, and every edge can be tested."""
+
+LARGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "acdc": {"screen": 128},
+    "eap-ig-activations": {"steps": 1},
+}
+"""Options of methods on larger graphs, unless told otherwise: what two cores do in minutes."""
+
+_DRAWS = 99  # on tiny graphs some are perfect by luck; four may be
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """What all methods of a comparison share; the problem is that of the evaluation pairs."""
+
+    task: Task
+    problem: Problem
+    between: MetricRange
+    truth: Circuit | None
+    seed: int
+    ranking: str
+    sample: int
+
+    @property
+    def absolute(self) -> bool:
+        """Whether circuits are taken by magnitude of score."""
+        return ranks_by_magnitude(self.ranking)
+
+
+@verb
+def compare(
+    model: Model,
+    task: Task,
+    methods: Sequence[str],
+    *,
+    evaluation: Task | None = None,
+    known: Known | None = None,
+    ablation: str = "resample",
+    metric: str | None = None,
+    seed: int = 0,
+    ranking: str = "mib",
+    sample: int = 16,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: NamedSteps | None = None,
+) -> Comparison:
+    """Run discovery methods on a task and measure the circuits of each.
+
+    Random is always run beside them, as the control that every method must beat; on graphs of up to
+    2,000 edges, where a lucky draw does well, by 99 rankings.
+
+    Args:
+        model: the model.
+        task: pairs that the methods see.
+        methods: keys of `METHODS`.
+        evaluation: pairs that circuits are evaluated on; those of `task` unless given.
+        known: of the same model, if its circuit is known: the truth of this ablation is used.
+        ablation: what an edge outside a circuit carries: "resample", "mean" or "zero".
+        metric: key of `METRICS`; the task's own by default.
+        seed: of every method that draws.
+        ranking: how edges are ranked, as for `faithfulness`: "mib" takes CPR by sign, and
+            circuits, CMD and all else by magnitude, which keeps the edges that hurt the metric.
+        sample: edges of a circuit that are dropped, each alone, to see whether it is minimal.
+        options: of single methods, by name; on larger graphs `LARGE_OPTIONS` unless given.
+        folder: where each method's result is written as soon as it is made, and read back if it is
+            there already (`comparison_files`); nothing is written if not given.
+        overwrite: discard what another comparison left in the folder, once the first method is
+            done; results of this same comparison are still read back.
+        memory_budget: bytes that one pass may take.
+        progress: told what is done, in `comparison_steps` steps; a bar if not given.
+
+    Raises:
+        ValueError: no method or an unknown one, an unknown option, a model or task that will not
+            do (`prepare`), a task whose full and empty circuits have the same metric, no method
+            small enough for this graph, or a folder that holds another comparison.
+        FloatingPointError: a logit is NaN or infinite.
+    """
+    names = check_methods(methods)
+    ranks_by_magnitude(ranking)  # an unknown one is refused before anything runs
+    problem = prepare(
+        model,
+        task if evaluation is None else evaluation,
+        metric=metric,
+        ablation=ablation,
+        memory_budget=memory_budget,
+    )
+    setting = _Setting(
+        task=task,
+        problem=problem,
+        between=metric_range(problem),
+        truth=None if known is None else known.truth(ablation),
+        seed=seed,
+        ranking=ranking,
+        sample=sample,
+    )
+    chosen = _options(problem, options or {})
+    place = None
+    if folder is not None:
+        facts = {"ranking": ranking, "seed": seed, "sample": sample, "options": chosen}
+        place = open_comparison(
+            folder, problem, task, truth=setting.truth, overwrite=overwrite, **facts
+        )
+    with named_bar(progress, comparison_steps(names)) as told:
+        ran = _run(setting, names, chosen, place, told)
+        told("projecting an s-Trace", 0)
+        standing = accuracy(model, dataclasses.replace(problem.task, metric=problem.metric))
+        projection = _projection(setting, ran["results"])
+        told("projecting an s-Trace", 1)
+    unchanged = [unchanged_pairs(some, ablation) for some in dict.fromkeys((task, problem.task))]
+    comparison = Comparison(
+        task=task.name,
+        model=problem.graph.model,
+        graph=problem.graph,
+        metric=problem.metric,
+        ablation=ablation,
+        pairs=len(task),
+        evaluated_pairs=len(problem.task),
+        held_out=evaluation is not None,
+        dropped=task.dropped,
+        accuracy=standing.accuracy,
+        metric_clean=standing.clean,
+        metric_corrupted=standing.corrupted,
+        warnings=tuple(said for said in unchanged if said is not None),
+        truth=setting.truth,
+        truth_name=None if known is None else known.ablation_truth[ablation],
+        projection=projection,
+        made={
+            **{"seed": seed, "ranking": ranking, "sample": sample, "versions": versions()},
+            "options": {name: chosen[name] for name in names if name in chosen},
+        },
+        **ran,
+    )
+    said = (*comparison.warnings, *warnings_of(comparison))
+    return dataclasses.replace(comparison, warnings=said)
+
+
+def check_methods(methods: Iterable[str]) -> list[str]:
+    """Methods without repeats, in the order given, random among them.
+
+    Raises:
+        ValueError: no method, or an unknown one.
+    """
+    methods = list(methods)
+    for name in methods:
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}, or all")
+    if not methods:
+        raise ValueError(f"no method to compare; choose from {', '.join(METHODS)}, or all")
+    return list(dict.fromkeys([*methods, RANDOM]))
+
+
+def comparison_steps(methods: Iterable[str]) -> int:
+    """Steps that `compare` reports: two a method, the random control and the projection."""
+    return 2 * len(check_methods(methods)) + 2
+
+
+def halves(task: Task) -> tuple[Task, Task | None]:
+    """Pairs to discover on, and others to evaluate on; too few pairs are not divided.
+
+    The first half and the second: `Task.sample` first puts pairs in a random order that may be
+    sorted, as those of a file.
+    """
+    if len(task) < 4:
+        return task, None
+    half = (len(task) + 1) // 2
+    return task.take(slice(0, half)), task.take(slice(half, None))
+
+
+def _options(problem: Problem, given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Options of every method that has some."""
+    if given:
+        check_methods(given)
+    large = LARGE_OPTIONS if problem.graph.edges > SMALL_GRAPH else {}
+    return {n: {**large.get(n, {}), **given.get(n, {})} for n in {*large, *given}}
+
+
+def _run(
+    setting: _Setting,
+    names: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]],
+    place: ComparisonFolder | None,
+    progress: NamedSteps,
+) -> dict[str, Any]:
+    """Discover with every method, and evaluate: those fields of a comparison that come of it."""
+    results: list[MethodResult] = []
+    skipped: dict[str, str] = {}
+    how = ""
+    for name in names:
+        done = None if place is None else load_method(place, name)
+        if done is not None:
+            results.append(done[0])
+            how = done[1]
+            progress(f"{name}: read back", 2)
+            continue
+        progress(f"{name}: discovering", 0)
+        try:
+            scores, peak = _discover(setting, name, options.get(name, {}))
+        except (TooManyRowsError, UnsupportedModelError) as error:
+            skipped[name] = str(error)
+            progress(f"{name}: skipped", 2)
+            continue
+        progress(f"{name}: evaluating", 1)
+        results.append(_measure(setting, scores, peak))
+        how = peak.how
+        if place is not None:
+            save_method(place, results[-1], how)
+        progress(f"{name}: evaluated", 1)
+    if len(results) == 1 and skipped:
+        name, reason = next(iter(skipped.items()))
+        raise ValueError(f"no method ran beside random; {name}: {reason}")
+    progress("random control", 0)
+    drawn = next(result for result in results if result.method == RANDOM)
+    cmds, aurocs = _random_control(setting, drawn)
+    progress("random control", 1)
+    return {
+        "results": tuple(results),
+        "skipped": skipped,
+        "random_cmd": cmds,
+        "random_auroc": aurocs,
+        "memory": how,
+    }
+
+
+def _discover(setting: _Setting, name: str, options: Mapping[str, Any]) -> tuple[Scores, Peak]:
+    """Scores on the pairs that methods see; what they prepare counts, so it is not shared."""
+    problem = setting.problem
+    with peak_memory(device_of(problem.model)) as peak:
+        own = prepare(
+            problem.model,
+            setting.task,
+            metric=problem.metric,
+            ablation=problem.ablation,
+            memory_budget=problem.memory_budget,
+        )
+        scores = discover_in(own, name, seed=setting.seed, **options)
+    return scores, peak
+
+
+def _measure(setting: _Setting, scores: Scores, peak: Peak) -> MethodResult:
+    problem, truth, absolute = setting.problem, setting.truth, setting.absolute
+    curve = _curve(setting, scores)
+    circuit = scores.top(curve.edges_at_85, absolute=absolute)
+    between = setting.between
+    minimal = minimality(
+        problem, circuit, sample=setting.sample, seed=setting.seed, between=between
+    )
+    return MethodResult(
+        method=scores.method,
+        scores=scores,
+        faithfulness=curve,
+        circuit=circuit,
+        completeness=completeness(problem, circuit, between=between),
+        minimality=minimal.share,
+        auroc=None if truth is None else auroc(scores, truth, absolute=absolute),
+        precision=(
+            None if truth is None else precision_at_true_size(scores, truth, absolute=absolute)
+        ),
+        missed=() if truth is None else missed_edges(scores, truth, absolute=absolute),
+        peak_mb=peak.bytes / 1e6,
+    )
+
+
+def _curve(setting: _Setting, scores: Scores, resolution: float = 0.01) -> Faithfulness:
+    return faithfulness_curve(
+        setting.problem,
+        scores,
+        ranking=setting.ranking,
+        resolution=resolution,
+        between=setting.between,
+    )
+
+
+def _random_control(
+    setting: _Setting, drawn: MethodResult
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """CMD and AUROC of the random ranking measured, and of more of them on a small graph."""
+    cmds = [drawn.faithfulness.cmd]
+    aurocs = [] if drawn.auroc is None else [drawn.auroc]
+    draws = _DRAWS if setting.problem.graph.edges <= SMALL_GRAPH else 1
+    for seed in range(setting.seed + 1, setting.seed + draws):
+        scores = discover_in(setting.problem, RANDOM, seed=seed)
+        cmds.append(_curve(setting, scores, resolution=1.0).cmd)
+        if setting.truth is not None:
+            aurocs.append(auroc(scores, setting.truth, absolute=setting.absolute))
+    return tuple(cmds), tuple(aurocs)
+
+
+def _projection(setting: _Setting, results: Sequence[MethodResult]) -> pd.DataFrame | None:
+    """The first clean prompt's trace against the truth and every method's circuit."""
+    try:
+        trace = trace_of_task(setting.problem.model, setting.task)
+    except UnsupportedModelError:
+        return None
+    circuits = {} if setting.truth is None else {"truth": setting.truth}
+    circuits |= {result.method: result.circuit for result in results}
+    return project(trace, circuits)

@@ -1,0 +1,1 @@
+"""Density curves of a prompt and their phases."""

@@ -1,0 +1,154 @@
+"""The density of every token of a text: how much of the model its prediction needs.
+
+Source: the released code of s-Trace (arXiv 2605.27033) colours texts in this way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from strace_lens.density.curve import DensityCurve, density_curves
+from strace_lens.measures.sizes import check_sizes
+from strace_lens.model.architecture import Model
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import MEMORY_BUDGET, all_logits
+from strace_lens.model.hold import verb
+from strace_lens.model.prompts import Prompt, cut, tokenize
+from strace_lens.token_graph.edges import kinds_to_keep
+from strace_lens.token_graph.estimators import estimate, estimator_of
+from strace_lens.token_graph.gradients import GRADIENT_BUDGET
+from strace_lens.token_graph.graph import token_graph
+from strace_lens.utils.progress import Steps, no_progress, steps_bar
+
+TEXT_SIZES = (1e-5, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0)
+"""Coarser than the paper's grid and of the same range, so that densities can be compared."""
+
+SMALL = 0.1
+"""The size whose predictions are shown beside the model's."""
+
+_TOGETHER = 8  # prefixes whose rows share passes
+
+
+@verb
+def text_density(
+    model: Model,
+    text: str | Sequence[int] | Int[Tensor, " pos"] | Prompt,
+    *,
+    sizes: Sequence[float] = TEXT_SIZES,
+    small: float = SMALL,
+    min_context: int = 2,
+    estimator: str = "greedy",
+    keep: Sequence[str] = (),
+    bos: bool | None = None,
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+    gradient_budget: int = GRADIENT_BUDGET,
+    progress: Steps | None = None,
+) -> pd.DataFrame:
+    """Trace the prefix before every token of a text and measure how dense its prediction is.
+
+    Each prefix is a prompt of its own, so the work grows at least with the square of the text's
+    length.
+
+    Args:
+        model: the model.
+        text: the text, or its token ids.
+        sizes: relative sizes, rising, at which each prefix is measured.
+        small: one of them, whose predictions are told beside the model's.
+        min_context: tokens before the first that is measured; at least two.
+        estimator: how edges are ranked, a key of `ESTIMATORS`.
+        keep: kinds of edges that are never ablated, as in `density_curve`.
+        bos: as in `tokenize`.
+        seed: of estimators that draw.
+        memory_budget: bytes that one forward pass may take.
+        gradient_budget: bytes of a forward and backward pass.
+        progress: called with 1 after each token; a bar if not given.
+
+    Returns:
+        One row a token. Columns `position`, `token` (its label), `density` (area under the total
+        variation over log10 s, divided by the range of log10 s), `entropy` (nats, of the model's
+        distribution for this token), `probability` (that the model gave this token), and
+        `alternatives`: the most probable tokens of the model and of the trace of size `small`, with
+        the probabilities that both give (`predictions.Beside`). The first `min_context` tokens have
+        NaN and no alternatives.
+
+    Raises:
+        ValueError: sizes outside (0, 1] or not rising, a `small` that is none of them, an unknown
+            estimator or kind of edges to keep, or no token with enough context.
+        PromptError: as in `tokenize`.
+    """
+    check_sizes(torch.tensor(sizes, dtype=torch.float64))
+    if small not in sizes:
+        raise ValueError(f"small must be one of the sizes; got {small:g}, of {_listed(sizes)}")
+    if len(sizes) < 2:
+        raise ValueError("a density needs at least two sizes; give more")
+    if min_context < 2:
+        raise ValueError(f"min_context must be at least 2, as a trace needs; got {min_context}")
+    estimator_of(estimator)
+    kept = kinds_to_keep(keep)
+    architecture = architecture_of(model)
+    prompt = tokenize(model, architecture, text, bos)
+    if len(prompt.ids) <= min_context:
+        raise ValueError(
+            f"the text has {len(prompt.ids)} tokens, and the first to be measured is number "
+            f"{min_context + 1}; give a longer text or lower min_context"
+        )
+    logits = all_logits(model, architecture, prompt.tensor[None])[0].double().log_softmax(-1)
+    following = prompt.tensor[1:].to(logits.device)
+    probabilities = logits[:-1].gather(-1, following[:, None]).exp()[:, 0].tolist()
+    rows = [{"position": i, "token": prompt.strings[i]} for i in range(min_context)]
+    positions = range(min_context, len(prompt.ids))
+    with steps_bar(progress, "tokens", len(positions)) as told:
+        for first in range(0, len(positions), _TOGETHER):
+            here = positions[first : first + _TOGETHER]
+            traces = [
+                estimate(
+                    model,
+                    token_graph(model, cut(model, prompt, position)),
+                    estimator,
+                    keep=kept,
+                    seed=seed,
+                    memory_budget=gradient_budget,
+                    progress=no_progress,
+                )
+                for position in here
+            ]
+            curves = density_curves(
+                model,
+                traces,
+                sizes=sizes,
+                refine=0,
+                controls=False,
+                keep=kept,
+                memory_budget=memory_budget,
+                progress=no_progress,
+            )
+            for position, curve in zip(here, curves, strict=True):
+                rows.append(
+                    {
+                        "position": position,
+                        "token": prompt.strings[position],
+                        **_measured(curve, small),
+                        "probability": probabilities[position - 1],
+                    }
+                )
+                told(1)
+    columns = ["position", "token", "density", "entropy", "probability", "alternatives"]
+    frame = pd.DataFrame(rows, columns=columns)
+    frame["alternatives"] = [x if isinstance(x, tuple) else () for x in frame["alternatives"]]
+    return frame
+
+
+def _measured(curve: DensityCurve, small: float) -> dict[str, object]:
+    table = curve.table
+    (alternatives,) = table.loc[table["size"].eq(small), "beside"]
+    return {"density": curve.density, "entropy": curve.entropy, "alternatives": alternatives}
+
+
+def _listed(sizes: Sequence[float]) -> str:
+    return ", ".join(f"{size:g}" for size in sizes)

@@ -1,0 +1,402 @@
+"""The causal check of the layer phases: do early layers build the head, late ones refine the tail?
+
+The paper shows which layers the edges of a phase lie in; here those edges are taken away. Source:
+s-Trace (arXiv 2605.27033), claims 2 and 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strace_lens.density.causal_draws import (
+    DRAWS,
+    Control,
+    Half,
+    Halves,
+    ablatable_edges,
+    control_of,
+    counts_to_try,
+    halves_of,
+    places,
+)
+from strace_lens.density.curve import DensityCurve
+from strace_lens.density.phases import find_phases
+from strace_lens.measures import distributions as measures
+from strace_lens.model.architecture import Model
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import MEMORY_BUDGET, last_logits
+from strace_lens.model.hold import verb
+from strace_lens.token_graph.ablation import ZERO, Replacement
+from strace_lens.token_graph.edges import EdgeTensors, keep_text
+from strace_lens.token_graph.masked_run import masked_logits
+from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.token_graph.trace import Trace
+
+DESTROYED = 0.9
+"""Share of the total variation without the whole trace from which on an output is destroyed."""
+
+ENOUGH = 0.9
+"""Share of the ablated edges that a control must have to be compared with them."""
+
+APART = 0.01
+"""Two errors differ if they are at least so far apart and their draws do not overlap."""
+
+ERRORS = ("tv", "head_error", "tail_error")
+HALVES = ("early", "late")
+Row = dict[Any, Any]
+_BOUNDS = ("low", "high")
+COLUMNS = (
+    *("ablated", "of", "edges", *ERRORS),
+    *(f"{name}_{bound}" for name in ERRORS[1:] for bound in _BOUNDS),
+    *("matched_edges", *(f"matched_{name}" for name in ERRORS)),
+    *(f"matched_{name}_{bound}" for name in ERRORS[1:] for bound in _BOUNDS),
+    "keep",
+)
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What the paper says of a phase: the layers that matter, and the error that shows it."""
+
+    name: str
+    part: str
+    half: str
+    words: str
+
+
+_CLAIMS = {
+    "refinement": _Claim("refinement", "tail", "late", "late layers refine the tail"),
+    "head": _Claim("head subgraph", "head", "early", "early layers build the head"),
+}
+
+
+Errors = Callable[[Sequence[Tensor]], Float[Tensor, "set 3"]]
+"""The errors (`ERRORS`) of a trace without each of some sets of edges."""
+
+
+@verb
+def phase_ablation(
+    model: Model,
+    curve: DensityCurve,
+    *,
+    replacement: Replacement = ZERO,
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+    allow_other_model: bool = False,
+) -> pd.DataFrame:
+    """Do early layers build the head and late layers refine the tail? Ablate each part and see.
+
+    From the trace at the end of refinement, ablates edges that the refinement added, in the early
+    half of the layers and then in the late half, and likewise edges of the head subgraph. Both
+    halves of a phase lose equally many edges; where a half has more, they are drawn at random, and
+    its row is the mean of five draws. Beside each half stands a control: as many edges of each kind
+    in each layer, drawn from all other edges of the trace, five times.
+
+    Each half loses as many edges as the smaller half has, if that does not destroy the output.
+    Where it does, this number is halved until the output is left, or until another step would
+    ablate less than a hundredth of it or fewer than 8 edges. The output is destroyed if the control
+    of a half, or if both halves, leave at least nine tenths of the total variation that ablating
+    the whole trace leaves. Bisection over the numbers, by the first draw of each control, finds the
+    greatest at which it is not; the means of all draws must confirm it, or the next number is
+    taken. `read_ablation` says what follows from the table.
+
+    Args:
+        model: the model that the trace was extracted from.
+        curve: of the trace. Kinds of edges that it keeps are neither ablated nor counted.
+        replacement: what an ablated edge carries.
+        seed: of the draws.
+        memory_budget: bytes that one forward pass may take.
+        allow_other_model: accept a trace and a replacement that were made with other weights, as
+            of another checkpoint; the graph must still have the shape of this model's.
+
+    Returns:
+        One row an ablation, with the columns `ablated`; `of`, how many edges that part has;
+        `edges`, how many of them are ablated; `tv`, `head_error`, `tail_error`, means over the
+        draws; `head_error_low`, `head_error_high` and likewise of the tail, the least and greatest
+        draw; `matched_edges`, how many the control ablates in the mean, which is fewer than `edges`
+        where the trace has not enough other edges of a kind in a layer; `matched_tv` and so on,
+        which are those of the control; `keep`, the kinds that are never ablated. The first row
+        ablates nothing and the last one the whole trace; neither has a control. Empty where the
+        curve has no head subgraph or no tail refinement.
+
+    Raises:
+        ValueError: a trace of another model, or a trace or replacement of other weights.
+    """
+    curve.trace.expect_model(model, allow_other_model=allow_other_model)
+    replacement.expect_model(model, allow_other_model=allow_other_model)
+    phases = find_phases(curve)
+    if phases.head is None or phases.tail is None:
+        return pd.DataFrame(columns=list(COLUMNS))
+    trace, architecture = curve.trace, architecture_of(model)
+    end = phases.tail.last
+    whole = trace.ranks.map(lambda r: r < end)
+    full = last_logits(model, architecture, trace.prompt.tensor[None]).cpu()
+    full = full.double().log_softmax(-1)
+
+    def errors(sets: Sequence[Tensor]) -> Float[Tensor, "set 3"]:
+        """Of the trace without each of these sets of edges."""
+        logits = masked_logits(
+            model,
+            architecture,
+            [_mask_rows(curve, _without(trace, whole, gone), replacement) for gone in sets],
+            memory_budget=memory_budget,
+            allow_other_model=allow_other_model,
+        )
+        ours = logits.double().log_softmax(-1)
+        head, tail = measures.head_tail_error(full, ours, curve.head)
+        return torch.stack([head + tail, head, tail], 1)
+
+    generator = torch.Generator().manual_seed(seed)
+    ablatable = ablatable_edges(whole, curve.keep)
+    halves = {
+        name: halves_of(trace, name, phase, ablatable, generator)
+        for name, phase in (("refinement", phases.tail), ("head", phases.head))
+    }
+    edges = places(ablatable)
+    nothing, everything = errors([edges[:0], edges])
+    last = _row("everything", len(edges), len(edges), everything[None])
+    rows = _graded(halves, control_of(trace, edges, generator), errors, last["tv"])
+    table = pd.DataFrame([_row("nothing", 0, 0, nothing[None]), *rows, last])
+    return table.reindex(columns=list(COLUMNS)).assign(keep=keep_text(curve.keep))
+
+
+def read_ablation(table: pd.DataFrame) -> list[str]:
+    """What follows from a table of `phase_ablation`, in a few words on each phase.
+
+    The refinement is judged by the error of the tail, the head subgraph by that of the head. Two
+    errors differ if every draw of one is greater than every draw of the other (of five draws each,
+    equal distributions do that once in 126 times) and their means are at least 0.01 apart. Where
+    even the least number of edges destroys the output, nothing can be told. A control of less than
+    nine tenths of the edges is not compared with them.
+
+    Args:
+        table: what `phase_ablation` returned.
+
+    Returns:
+        A text on the refinement and one on the head subgraph; none for an empty table.
+    """
+    if table.empty:
+        return []
+    rows = {str(row["ablated"]): row for row in table.to_dict("records")}
+    everything = rows["everything"]
+    texts = []
+    for phase, claim in _CLAIMS.items():
+        early, late = (rows[f"{phase}, {half} layers"] for half in HALVES)
+        text = _unresolved(claim, early, late, everything["tv"]) or _told(claim, early, late)
+        if everything["keep"] != "none":
+            kinds = str(everything["keep"]).replace("mlp", "MLP").split("+")
+            text = f"with {' and '.join(kinds)} edges in place, {text}"
+        texts.append(text[0].upper() + text[1:])
+    return texts
+
+
+def _graded(
+    halves: dict[str, Halves], control: Control, errors: Errors, everything: float
+) -> list[Row]:
+    """The rows of both halves of each phase, at the first number of edges that leaves an output."""
+    limit = DESTROYED * everything
+    counts = {
+        name: counts_to_try(min(len(half.edges) for half in both)) for name, both in halves.items()
+    }
+    first = _bisected(halves, counts, control, errors, limit)
+    left = {name: counts[name][first[name] :] for name in halves}
+    found: dict[str, list[Row]] = {name: [] for name in halves}
+    while left:
+        tried = [(half, of_phase[0]) for name, of_phase in left.items() for half in halves[name]]
+        rows = iter(_measured(tried, control, errors))
+        for name in list(left):
+            early, late = found[name] = [next(rows), next(rows)]
+            left[name] = left[name][1:] if _destroyed(early, late, limit) else []
+            if not left[name]:
+                del left[name]
+    return [row for of_phase in found.values() for row in of_phase]
+
+
+def _bisected(
+    halves: dict[str, Halves],
+    counts: dict[str, list[int]],
+    control: Control,
+    errors: Errors,
+    limit: float,
+) -> dict[str, int]:
+    """Which number is the first at which one draw of each control leaves an output, by phase.
+
+    The last number is never tried here: there is none to fall back on.
+    """
+    between = {name: (0, len(of_phase) - 1) for name, of_phase in counts.items()}
+    while asked := {name: sum(at) // 2 for name, at in between.items() if at[0] < at[1]}:
+        sets = [
+            control.matching(half.draws(counts[name][middle])[0], 0)
+            for name, middle in asked.items()
+            for half in halves[name]
+        ]
+        worst = errors(sets)[:, 0].view(len(asked), len(HALVES)).amax(1).tolist()
+        for (name, middle), tv in zip(asked.items(), worst, strict=True):
+            low, high = between[name]
+            between[name] = (low, middle) if tv < limit else (middle + 1, high)
+    return {name: at[0] for name, at in between.items()}
+
+
+def _measured(tried: Sequence[tuple[Half, int]], control: Control, errors: Errors) -> list[Row]:
+    """One row for each half at a number of edges; all sets are run together."""
+    sets: list[Tensor] = []
+    sizes: list[int] = []
+    for half, count in tried:
+        drawn = half.draws(count)
+        matched = [control.matching(drawn[i % len(drawn)], i) for i in range(DRAWS)]
+        sets += [*drawn, *matched]
+        sizes += [len(drawn), DRAWS]
+    of_sets = errors(sets).split(sizes)
+    edges = torch.tensor([len(s) for s in sets], dtype=torch.float64).split(sizes)
+    rows = []
+    for i, (half, count) in enumerate(tried):
+        drawn, matched = of_sets[2 * i : 2 * i + 2]
+        rows.append(
+            _row(half.name, len(half.edges), count, drawn)
+            | _ranges("", drawn)
+            | {"matched_edges": float(edges[2 * i + 1].mean())}
+            | _means("matched_", matched)
+            | _ranges("matched_", matched)
+        )
+    return rows
+
+
+def _destroyed(early: Row, late: Row, limit: float) -> tuple[float, str] | None:
+    """A total variation that shows the output to be destroyed, and without which edges."""
+    count = early["edges"]
+    if count == 0:
+        return None
+    for half, row in zip(HALVES, (early, late), strict=True):
+        if row["matched_tv"] >= limit:
+            drawn = _edges(round(row["matched_edges"]), "other")
+            of = f"of the trace, of the kinds and layers of its {half} half,"
+            return row["matched_tv"], f"{drawn} {of}"
+    least = min(early["tv"], late["tv"])
+    if least >= limit:
+        return least, f"{_edges(count, 'early')} or as many late ones"
+    return None
+
+
+def _unresolved(claim: _Claim, early: Row, late: Row, everything: float) -> str | None:
+    """Why the rows of a phase tell nothing, if they do not."""
+    if early["edges"] == 0:
+        empty = [half for half, row in zip(HALVES, (early, late), strict=True) if row["of"] == 0]
+        return f"the {claim.name} has no edges to ablate in the {' and '.join(empty)} layers."
+    destroyed = _destroyed(early, late, DESTROYED * everything)
+    if destroyed is None:
+        return None
+    tv, gone = destroyed
+    return (
+        f"ablation of the {claim.name} resolves nothing: even without {gone} the output is "
+        f"destroyed (TV {tv:.3f}; {everything:.3f} without the whole trace), which leaves open "
+        f"whether {claim.words}."
+    )
+
+
+def _told(claim: _Claim, early: Row, late: Row) -> str:
+    """How the halves differ from each other, and each from its control."""
+    error, count = f"{claim.part}_error", early["edges"]
+    more = _greater((early, error), (late, error))
+    if more is None:
+        verdict = "early and late edges cannot be told apart, which leaves open whether"
+    else:
+        half = HALVES[not more]
+        verb = "supports" if half == claim.half else "contradicts"
+        verdict = f"the {half} edges matter more, which {verb}, on this prompt, that"
+    halved = ""
+    if count < min(early["of"], late["of"]):
+        halved = " (of twice as many, one draw destroys the output)"
+    return (
+        f"without {_edges(count, 'early')} of the {claim.name}{halved} the {claim.part} error is "
+        f"{_drawn(early, error)}, without as many late ones {_drawn(late, error)}: {verdict} "
+        f"{claim.words}. {_beside_control(error, early, late)}"
+    )
+
+
+def _beside_control(error: str, early: Row, late: Row) -> str:
+    """How each half compares with its control."""
+    count = early["edges"]
+    drawn = [round(row["matched_edges"]) for row in (early, late)]
+    both = f"{drawn[0]:,} and {drawn[1]:,}"
+    if min(drawn) < ENOUGH * count:
+        return (
+            "The trace has too few other edges of the same kinds in the same layers to compare "
+            f"them with: {both}."
+        )
+    many = "as many" if min(drawn) == count else f"{both} (there are no more)"
+    words = {None: "cannot be told apart", True: "matter more", False: "matter less"}
+    early_beside, late_beside = (
+        words[_greater((row, error), (row, f"matched_{error}"))] for row in (early, late)
+    )
+    beside = f"the early edges {early_beside} and the late ones {late_beside}"
+    if early_beside == late_beside:
+        beside = f"both {early_beside}"
+    return (
+        f"Without other edges of the trace, {many} of the same kinds in the same layers, it is "
+        f"{_drawn(early, f'matched_{error}')} and {_drawn(late, f'matched_{error}')}: compared "
+        f"with these, {beside}."
+    )
+
+
+def _greater(one: tuple[Row, str], other: tuple[Row, str]) -> bool | None:
+    """Whether one error is the greater one; None if they cannot be told apart."""
+    (low, mean, high), (other_low, other_mean, other_high) = (
+        (row[f"{name}_low"], row[name], row[f"{name}_high"]) for row, name in (one, other)
+    )
+    if abs(mean - other_mean) < APART or (low <= other_high and other_low <= high):
+        return None
+    return mean > other_mean
+
+
+def _drawn(row: Row, name: str) -> str:
+    """A mean and, if there is more than one draw, between what the draws lie."""
+    low, high = (f"{row[f'{name}_{bound}']:.2g}" for bound in _BOUNDS)
+    return f"{row[name]:.2g}" + (f" ({low} to {high})" if low != high else "")
+
+
+def _edges(count: int, which: str) -> str:
+    return f"{count:,} {which} edge{'s' * (count != 1)}"
+
+
+def _without(trace: Trace, kept: EdgeTensors, gone: Tensor) -> EdgeTensors:
+    flat = kept.flat()
+    flat[gone] = False
+    return trace.shape.split(flat)
+
+
+def _row(name: str, of: int, edges: int, errors: Float[Tensor, "draw 3"]) -> Row:
+    return {"ablated": name, "of": of, "edges": edges, **_means("", errors)}
+
+
+def _means(prefix: str, errors: Float[Tensor, "draw 3"]) -> dict[str, float]:
+    pairs = zip(ERRORS, errors.mean(0).tolist(), strict=True)
+    return {f"{prefix}{name}": mean for name, mean in pairs}
+
+
+def _ranges(prefix: str, errors: Float[Tensor, "draw 3"]) -> dict[str, float]:
+    ends = torch.stack([errors.amin(0), errors.amax(0)], 1).tolist()
+    return {
+        f"{prefix}{name}_{bound}": end
+        for name, of_name in zip(ERRORS[1:], ends[1:], strict=True)
+        for bound, end in zip(_BOUNDS, of_name, strict=True)
+    }
+
+
+def _mask_rows(curve: DensityCurve, kept: EdgeTensors, replacement: Replacement) -> MaskedRows:
+    """One row that keeps the edges marked: rank 0 is kept, rank 1 is not."""
+    return MaskedRows(
+        tokens=curve.trace.prompt.tensor,
+        shape=curve.trace.shape,
+        ranks=kept.map(lambda k: (~k).to(torch.int8)),
+        start=torch.zeros(1, dtype=torch.int32),
+        stop=torch.ones(1, dtype=torch.int32),
+        keep=curve.keep,
+        replacement=replacement,
+    )

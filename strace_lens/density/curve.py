@@ -1,0 +1,378 @@
+"""Density curves: a trace run at every size, its controls beside it, all measures in a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from strace_lens.measures import distributions as measures
+from strace_lens.measures.refinement import REFINE
+from strace_lens.measures.sizes import SIZES, auc_paper, check_sizes, density
+from strace_lens.model.architecture import Architecture, Model
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import MEMORY_BUDGET, last_logits
+from strace_lens.model.hold import verb
+from strace_lens.model.predictions import beside, most_probable, token_texts, top_tokens
+from strace_lens.token_graph.ablation import ZERO, Replacement
+from strace_lens.token_graph.curve_rows import CurveRows, curve_rows
+from strace_lens.token_graph.edges import KINDS
+from strace_lens.token_graph.refine import run_plans
+from strace_lens.token_graph.trace import Trace
+from strace_lens.utils.html_repr import facts
+from strace_lens.utils.progress import Steps, steps_bar
+
+HEAD = 0.5
+TEXTS = ["top", "beside"]
+"""Columns of a curve's table that hold tokens, not numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class DensityCurve:
+    """A trace measured at every size.
+
+    Attributes:
+        trace: what was measured.
+        table: one row a size. Columns: `size` (relative), `edges`; `refined`, whether the size was
+            added to the grid where the curve moves (`refinement`); `tv`, `kl` (nats, full to
+            trace), `js` (nats), `head_error` and `tail_error` (which add up to `tv`), `top1`,
+            `nucleus` (largest shared); `random_tv`, `inverse_tv`, `random_inverse_tv` (NaN where
+            controls were left out, and at refined sizes); `ablatable_size`, the share of the edges
+            that can be ablated (all but the kinds of `keep`) which the trace holds; shares
+            `residual`, `attention`, `mlp` of its edges;
+            `mean_layer`, from 0; `trace_head_mass`, the probability that the trace gives the head;
+            `top`, the most probable tokens as pairs of text and probability; `beside`, these and
+            the model's own (`predictions.Beside`).
+        top: the full model's most probable tokens.
+        entropy: of the full model's distribution, in nats.
+        head: p of the head, the full model's top-p nucleus.
+        head_mass: probability that the full model gives the head.
+        logit_gap: largest difference of a logit between the full mask and the untouched model.
+        ablation: what replaced ablated edges.
+        seed: of the random control.
+        keep: kinds of edges that were never ablated.
+    """
+
+    trace: Trace
+    table: pd.DataFrame
+    top: tuple[tuple[str, float], ...]
+    entropy: float
+    head: float
+    head_mass: float
+    logit_gap: float
+    ablation: str
+    seed: int
+    keep: tuple[str, ...] = ()
+
+    @property
+    def density(self) -> float:
+        """Area under TV over log10 s, divided by the range of log10 s; NaN for a single size."""
+        if len(self.table) < 2:
+            return math.nan
+        return density(self.table["size"].to_numpy(), self.table["tv"].to_numpy())
+
+    @property
+    def auc_paper(self) -> float:
+        """The authors' area under TV, over the sizes of the grid alone (`sizes.auc_paper`).
+
+        It is not divided by the range of log10 s. NaN for a single size.
+        """
+        grid = self.table.loc[~self.table["refined"].astype(bool), ["edges", "tv"]]
+        if len(grid) < 2:
+            return math.nan
+        return auc_paper(grid["edges"].to_numpy() / self.trace.edges, grid["tv"].to_numpy())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A copy of the table."""
+        return self.table.copy()
+
+    def __repr__(self) -> str:
+        return (
+            f"DensityCurve({len(self.table)} sizes of {self.trace!r}, density {self.density:.3f})\n"
+            + self.table.drop(columns=TEXTS).to_string(index=False, float_format="{:.4g}".format)
+        )
+
+    def _repr_html_(self) -> str:
+        shown = self.table.drop(columns="beside")
+        line = (
+            f"Density curve of {self.trace!r}: density {self.density:.3f}, largest logit "
+            f"difference at full mask {self.logit_gap:.1e}"
+        )
+        table = shown.assign(top=[t[0][0] for t in shown["top"]])
+        return facts(line, table, self.trace.prompt.strings)
+
+
+@verb
+def density_curve(
+    model: Model,
+    trace: Trace,
+    *,
+    sizes: Sequence[float] = SIZES,
+    refine: int = REFINE,
+    controls: bool = True,
+    keep: Sequence[str] = (),
+    replacement: Replacement = ZERO,
+    head: float = HEAD,
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Steps | None = None,
+    allow_other_model: bool = False,
+) -> DensityCurve:
+    """Run a trace at every size, with its controls, and measure each output.
+
+    Args:
+        model: the model that the trace was extracted from.
+        trace: ranks of every edge.
+        sizes: relative sizes, rising: the grid.
+        refine: how many sizes are added to the grid at the most, where total variation moves by
+            more than a tenth from one size to the next and where head and tail are restored
+            (`refinement`); 0 for the grid alone.
+        controls: also run a random subgraph, its inverse and the inverse of the trace at every size
+            of the grid.
+        keep: kinds of edges ("attention", "mlp", "residual") that are never ablated. The definition
+            keeps none; with ("attention",) the curve is what the authors' released evaluation
+            computes. Sizes stay relative to all edges.
+        replacement: what an ablated edge carries (`ablation.ZERO`, `mean`, `resample`).
+        head: p of the head of the distribution.
+        seed: of the random control.
+        memory_budget: bytes that one forward pass may take.
+        progress: called with the number of rows done after each pass; a bar if not given.
+        allow_other_model: accept a trace and a replacement that were made with other weights, as
+            of another checkpoint; the graph must still have the shape of this model's.
+
+    Raises:
+        ValueError: sizes outside (0, 1] or not rising, a negative `refine`, an unknown kind of
+            edges to keep, a trace of another model, a trace or replacement of other weights, or a
+            replacement of another length than the prompt. A trace that does not say which weights
+            it was made with is held to the shape of its graph alone.
+    """
+    (curve,) = density_curves(
+        model,
+        [trace],
+        sizes=sizes,
+        refine=refine,
+        controls=controls,
+        keep=keep,
+        replacements=[replacement],
+        head=head,
+        seed=seed,
+        memory_budget=memory_budget,
+        progress=progress,
+        allow_other_model=allow_other_model,
+    )
+    return curve
+
+
+@verb
+def density_curves(
+    model: Model,
+    traces: Sequence[Trace],
+    *,
+    sizes: Sequence[float] = SIZES,
+    refine: int = REFINE,
+    controls: bool = True,
+    keep: Sequence[str] = (),
+    replacements: Sequence[Replacement] | None = None,
+    head: float = HEAD,
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Steps | None = None,
+    allow_other_model: bool = False,
+) -> list[DensityCurve]:
+    """`density_curve` of several traces, of any length, whose rows share forward passes."""
+    architecture = architecture_of(model)
+    plans = curve_plans(
+        architecture,
+        traces,
+        sizes,
+        controls=controls,
+        keep=keep,
+        replacements=replacements,
+        seed=seed,
+    )
+    return curves_of_plans(
+        model,
+        traces,
+        plans,
+        refine=refine,
+        head=head,
+        seed=seed,
+        memory_budget=memory_budget,
+        progress=progress,
+        allow_other_model=allow_other_model,
+    )
+
+
+def curves_of_plans(
+    model: Model,
+    traces: Sequence[Trace],
+    plans: Sequence[CurveRows],
+    *,
+    refine: int = REFINE,
+    head: float = HEAD,
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Steps | None = None,
+    allow_other_model: bool = False,
+) -> list[DensityCurve]:
+    """The curves of traces whose rows are planned (`curve_plans`), which share forward passes.
+
+    The plans may keep different kinds of edges; the other parameters are those of `density_curve`.
+    """
+    architecture = architecture_of(model)
+    for trace in traces:
+        trace.expect_model(model, allow_other_model=allow_other_model)
+    prompts = {trace.prompt.ids: trace.prompt.tensor[None] for trace in traces}
+    outputs_of = {
+        ids: last_logits(model, architecture, tokens)[0].cpu() for ids, tokens in prompts.items()
+    }
+    untouched = [outputs_of[trace.prompt.ids] for trace in traces]
+    most = sum(len(rows) for rows in plans) + refine * len(plans)
+    with steps_bar(progress, "running masks", most) as told:
+        plans, logits = run_plans(
+            model,
+            architecture,
+            traces,
+            plans,
+            untouched,
+            head=head,
+            refine=refine,
+            memory_budget=memory_budget,
+            progress=told,
+            allow_other_model=allow_other_model,
+        )
+    return [
+        curve_of(
+            trace=trace,
+            untouched=full,
+            logits=outputs,
+            rows=rows,
+            token_text=token_texts(model),
+            facts={"head": head, "ablation": rows.ablation, "seed": seed, "keep": rows.keep},
+        )
+        for trace, full, rows, outputs in zip(traces, untouched, plans, logits, strict=True)
+    ]
+
+
+def curve_plans(
+    architecture: Architecture,
+    traces: Sequence[Trace],
+    sizes: Sequence[float],
+    *,
+    controls: bool,
+    keep: Sequence[str],
+    replacements: Sequence[Replacement] | None,
+    seed: int,
+) -> list[CurveRows]:
+    """The rows that the curves of some traces of one model need, one plan a trace.
+
+    Raises:
+        ValueError: sizes outside (0, 1] or not rising, or an unknown kind of edges to keep.
+    """
+    check_sizes(torch.tensor(sizes, dtype=torch.float64))
+    return [
+        curve_rows(
+            architecture,
+            trace,
+            sizes,
+            controls=controls,
+            replacement=replacement,
+            seed=seed,
+            keep=keep,
+        )
+        for trace, replacement in zip(traces, replacements or [ZERO] * len(traces), strict=True)
+    ]
+
+
+def curve_of(
+    trace: Trace,
+    untouched: Float[Tensor, " vocab"],
+    logits: Float[Tensor, "row vocab"],
+    rows: CurveRows,
+    token_text: Callable[[int], str],
+    facts: Mapping[str, Any],
+) -> DensityCurve:
+    """The curve of a trace from the outputs of its rows (of `curve_plans`).
+
+    Args:
+        trace: whose rows they are.
+        untouched: logits of the model without masks.
+        logits: of the rows, in their order.
+        rows: which output belongs to which size.
+        token_text: of `token_texts`.
+        facts: `head`, `ablation`, `seed` and `keep` as in `DensityCurve`.
+    """
+    full = untouched.double().log_softmax(-1)[None]
+    log_probs = logits.double().log_softmax(-1)
+    ours = log_probs[rows.trace]
+    head_error, tail_error = measures.head_tail_error(full, ours, facts["head"])
+    tv = measures.total_variation(full, log_probs)
+    (in_head,) = measures.in_nucleus(full, facts["head"])
+    favourites = most_probable(ours)
+    edges = [trace.edge_count(s) for s in rows.sizes]
+    table = pd.DataFrame(
+        {
+            "size": list(rows.sizes),
+            "edges": edges,
+            "refined": rows.refined.tolist(),
+            "tv": tv[rows.trace].tolist(),
+            "kl": measures.kl_divergence(full, ours).tolist(),
+            "js": measures.jensen_shannon(full, ours).tolist(),
+            "head_error": head_error.tolist(),
+            "tail_error": tail_error.tolist(),
+            "top1": measures.top1_agreement(full, ours).tolist(),
+            "nucleus": measures.shared_nucleus(full, ours).tolist(),
+            "random_tv": _of_control(tv, rows.random, len(edges)),
+            "inverse_tv": _of_control(tv, rows.inverse, len(edges)),
+            "random_inverse_tv": _of_control(tv, rows.random_inverse, len(edges)),
+            "ablatable_size": _ablatable_size(trace, rows),
+            **_composition(trace, edges),
+            "trace_head_mass": ours.exp().masked_fill(~in_head, 0.0).sum(-1).tolist(),
+            "top": top_tokens(ours, favourites, token_text),
+            "beside": beside(full[0], ours, in_head, favourites, token_text),
+        }
+    )
+    return DensityCurve(
+        trace=trace,
+        table=table,
+        top=top_tokens(full, most_probable(full), token_text)[0],
+        entropy=float(measures.entropy(full)[0]),
+        head_mass=float(measures.head_mass(full, facts["head"])[0]),
+        logit_gap=float((logits[rows.full] - untouched).abs().max()),
+        **facts,
+    )
+
+
+def _of_control(
+    tv: Float[Tensor, " row"], rows: Int[Tensor, " size"] | None, sizes: int
+) -> list[float]:
+    """TV of a control at each size; NaN where it has no row."""
+    if rows is None:
+        return [math.nan] * sizes
+    return tv[rows].masked_fill(rows < 0, math.nan).tolist()
+
+
+def _ablatable_size(trace: Trace, rows: CurveRows) -> list[float]:
+    """Share of the edges that can be ablated which the trace holds; 1 where none can."""
+    kinds = zip(KINDS, trace.counts_by_size([trace.edges])[0].sum(1).tolist(), strict=True)
+    total = sum(count for kind, count in kinds if kind not in rows.keep)
+    return (rows.ablatable.double() / total).tolist() if total else [1.0] * len(rows.sizes)
+
+
+def _composition(trace: Trace, edges: Sequence[int]) -> dict[str, list[float]]:
+    """Share of each kind and mean layer (from 0; NaN without edges) of the trace at each size."""
+    counts = trace.counts_by_size(edges).double()
+    total = counts.sum((1, 2))
+    shares = counts.sum(2) / total[:, None].clamp_min(1)
+    layers = torch.arange(counts.shape[2], dtype=torch.float64)
+    mean_layer = (counts.sum(1) * layers).sum(-1) / total
+    return {
+        **{kind: shares[:, i].tolist() for i, kind in enumerate(KINDS)},
+        "mean_layer": mean_layer.tolist(),
+    }

@@ -1,0 +1,229 @@
+"""One prompt in three ways: as defined, with attention left in place, and by a tight trace.
+
+The paper's search runs over all edges. Its authors' released evaluation ablates residual and MLP
+edges and leaves attention edges in place, whatever the trace holds. A tighter ranking shows what is
+the search's and what is the model's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from strace_lens.density.curve import DensityCurve, curve_plans, curves_of_plans
+from strace_lens.measures.refinement import REFINE
+from strace_lens.measures.sizes import SIZES, smallest_size_from_which
+from strace_lens.model.architecture import Model
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.hold import verb
+from strace_lens.token_graph.ablation import ZERO, Replacement
+from strace_lens.token_graph.edges import KINDS, keep_text
+from strace_lens.token_graph.estimators import estimate
+from strace_lens.token_graph.gradients import GRADIENT_BUDGET
+from strace_lens.token_graph.graph import TokenGraph
+from strace_lens.utils.progress import Steps, no_progress
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to measure a prompt.
+
+    Attributes:
+        name: short, for files and columns.
+        title: for figures.
+        phrase: for sentences.
+        estimator: how edges are ranked, a key of `ESTIMATORS`.
+        keep: kinds of edges that are never ablated.
+    """
+
+    name: str
+    title: str
+    phrase: str
+    estimator: str
+    keep: tuple[str, ...] = ()
+
+
+WAYS = (
+    Way("definition", "the paper's search, as defined", "as defined", "greedy"),
+    Way(
+        *("attention-kept", "the same, attention left in place", "with attention left in place"),
+        *("greedy", ("attention",)),
+    ),
+    Way("tight", "a tighter trace (fisher)", "in the tighter order of fisher", "fisher"),
+)
+"""The definition, what the authors' released evaluation computes, and a tighter ranking."""
+
+
+def way_of(estimator: str, keep: Sequence[str] = (), importance: str = "l1") -> Way:
+    """The way of an estimator and kinds of edges to keep, under its own name where it has one.
+
+    Args:
+        estimator: a key of `ESTIMATORS`.
+        keep: kinds of edges that are never ablated.
+        importance: by which greedy ranks; only with l1 it is the paper's search.
+    """
+    for way in WAYS:
+        if (way.estimator, way.keep, "l1") == (estimator, tuple(keep), importance):
+            return way
+    named = estimator if importance == "l1" else f"{estimator}-{importance}"
+    kept = f", {keep_text(keep)} kept" if keep else ""
+    name = f"{named}-keep-{keep_text(keep)}" if keep else named
+    return Way(name, f"{named}{kept}", f"in the order of {named}{kept}", estimator, tuple(keep))
+
+
+@verb
+def measure_ways(
+    model: Model,
+    graph: TokenGraph,
+    ways: Sequence[Way] = WAYS,
+    *,
+    sizes: Sequence[float] = SIZES,
+    refine: int = REFINE,
+    controls: bool = False,
+    replacement: Replacement = ZERO,
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+    gradient_budget: int = GRADIENT_BUDGET,
+    progress: Steps = no_progress,
+) -> dict[Way, DensityCurve]:
+    """Density curves of one prompt in several ways.
+
+    Args:
+        model: whose graph it is.
+        graph: the token graph of a prompt.
+        ways: what to measure.
+        sizes: as for `density_curve`.
+        refine: as for `density_curve`.
+        controls: as for `density_curve`.
+        replacement: as for `density_curve`.
+        seed: as for `density_curve`.
+        memory_budget: as for `density_curve`.
+        progress: as for `density_curve`.
+        gradient_budget: bytes of a forward and backward pass of an estimator that needs gradients.
+
+    Returns:
+        A curve for each way, in their order.
+
+    Raises:
+        ValueError: as `estimate` and `density_curve` do.
+
+    Example:
+        >>> graph = sl.token_graph(model, "The capital of France is")
+        >>> curves = sl.measure_ways(model, graph)
+        >>> sl.read_ways(curves)
+    """
+    traces = [
+        estimate(
+            model,
+            graph,
+            way.estimator,
+            keep=way.keep,
+            replacement=replacement,
+            seed=seed,
+            memory_budget=gradient_budget,
+            progress=no_progress,
+        )
+        for way in ways
+    ]
+    plans = [
+        plan
+        for way, trace in zip(ways, traces, strict=True)
+        for plan in curve_plans(
+            architecture_of(model),
+            [trace],
+            sizes,
+            controls=controls,
+            keep=way.keep,
+            replacements=[replacement],
+            seed=seed,
+        )
+    ]
+    curves = curves_of_plans(
+        model,
+        traces,
+        plans,
+        refine=refine,
+        seed=seed,
+        memory_budget=memory_budget,
+        progress=progress,
+    )
+    return dict(zip(ways, curves, strict=True))
+
+
+def top_size(curve: DensityCurve) -> float:
+    """The smallest measured size from which on a trace has the model's top token; NaN if none."""
+    table = curve.table
+    return smallest_size_from_which(table["size"].to_numpy(), table["top1"].to_numpy())
+
+
+def dense_share(curve: DensityCurve) -> float:
+    """Share of a prompt's graph that residual and MLP edges make up: 3 T L of L H T^2 / 2 or so."""
+    trace = curve.trace
+    counts = trace.counts_by_size([trace.edges])[0].sum(1)
+    return 1 - int(counts[KINDS.index("attention")]) / trace.edges
+
+
+def read_ways(curves: Mapping[Way, DensityCurve]) -> list[str]:
+    """What three curves of a prompt say, in two sentences computed from their numbers.
+
+    Args:
+        curves: of `measure_ways`.
+
+    Returns:
+        From which size on each way has the model's top token; and, where attention is left in place
+        by one of them, how few edges are ablated then.
+    """
+    (first, *_) = curves.values()
+    parts = [f"{_from(curve)} {way.phrase}" for way, curve in curves.items()]
+    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    sentences = [f"A trace has the model's top token {first.top[0][0]!r} {listed}."]
+    for way, curve in curves.items():
+        if way.keep == ("attention",):
+            sentences.append(_arithmetic(curve))
+    return sentences
+
+
+def _from(curve: DensityCurve) -> str:
+    size = top_size(curve)
+    return "at no measured size" if math.isnan(size) else f"from s = {size:.3g} on"
+
+
+def _arithmetic(curve: DensityCurve) -> str:
+    """Why so few edges suffice where attention is left in place."""
+    share, size = dense_share(curve), top_size(curve)
+    text = (
+        f"Residual and MLP edges are {share:.2%} of this graph, and with attention left in place "
+        "nothing else is ablated"
+    )
+    if math.isnan(size):
+        return f"{text}."
+    (row,) = (r for r in curve.table.to_dict("records") if r["size"] == size)
+    return f"{text}: the trace of s = {size:.3g} holds {row['ablatable_size']:.0%} of them."
+
+
+def ways_summary(curves: Mapping[Way, DensityCurve]) -> list[dict[str, Any]]:
+    """The ways as plain values for JSON: how each was measured, its density and its sizes."""
+    return [
+        {
+            "name": way.name,
+            "estimator": way.estimator,
+            "keep": list(way.keep),
+            "density": None if math.isnan(curve.density) else curve.density,
+            "top1_from": None if math.isnan(top_size(curve)) else top_size(curve),
+            "dense_share": dense_share(curve),
+            "sizes": [
+                {
+                    name: row[name]
+                    for name in (
+                        *("size", "edges", "ablatable_size", "tv", "head_error", "tail_error"),
+                        "top1",
+                    )
+                }
+                for row in curve.table.to_dict("records")
+            ],
+        }
+        for way, curve in curves.items()
+    ]

@@ -1,0 +1,218 @@
+"""The importance files of EAP-IG and the MIB circuit leaderboard: JSON, a score for each edge.
+
+The graph there is ours with other names: `input` for the embedding (to which EAP-IG, from its
+second version on, does not count learned positions), and k and v inputs of every query head. Where
+queries are grouped, an edge into a key-value head stands for one edge into each query head of its
+group. Gradients of a group's heads add up to that of its key-value head, so scores are summed when
+read, and spread evenly over the heads when written.
+
+Source: `Graph.to_json` of github.com/hannamw/EAP-IG, which MIB took over. (Its `.pt` files hold
+pickles, which are never written or read here.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.graph import EMBED, LOGITS, ComponentGraph
+from strace_lens.component_graph.scores import Scores
+from strace_lens.files.result_files import ResultFileError
+from strace_lens.utils import values as checks
+from strace_lens.utils.strict_json import JsonError, parse_json
+from strace_lens.utils.text_files import TextFileError, read_text
+from strace_lens.utils.whole_files import write_whole
+
+_INPUT = "input"
+_OURS = "strace_lens"  # a key that other programs pass over, which holds our checksum
+
+# Their scores are (corrupted - clean activation) times the gradient of a loss, which is the metric
+# negated: about metric(full) - metric(edge ablated), so signs are as ours.
+
+
+def save_importances(
+    found: Scores | Circuit, path: str | Path, *, d_model: int | None = None
+) -> None:
+    """Write scores, or a circuit's weights and which edges it keeps, for EAP-IG and MIB to read.
+
+    Args:
+        found: scores (no edge is marked as kept), or a circuit.
+        path: of the JSON file.
+        d_model: width of the model. EAP-IG's newer versions and MIB read no file without it, its
+            older ones do.
+
+    Raises:
+        ValueError: the edges differ by token position, which these files cannot say.
+    """
+    graph = found.graph
+    values = found.values if isinstance(found, Scores) else found.keep
+    if values.ndim == 3:
+        raise ValueError(
+            "importance files have no token positions; sum the scores, or keep an edge at all "
+            "positions, first"
+        )
+    kept = found.kept if isinstance(found, Circuit) else torch.zeros_like(values).bool()
+    nodes = {*found.nodes(), LOGITS} if isinstance(found, Circuit) else set[str]()
+    named = _edges(graph)
+    copies = Counter(named.values())
+    score, inside = values.detach().double().tolist(), kept.tolist()
+    edges = {
+        name: {"score": score[d][s] / copies[d, s], "in_graph": inside[d][s]}
+        for name, (d, s) in named.items()
+    }
+    config = {
+        "n_layers": graph.layers,
+        "n_heads": graph.heads,
+        "parallel_attn_mlp": graph.parallel,
+        **({} if d_model is None else {"d_model": d_model}),
+    }
+    names = {**{n: _their_source(n) for n in graph.source_names}, LOGITS: LOGITS}
+    content = {
+        "cfg": config,
+        "nodes": {theirs: {"in_graph": ours in nodes} for ours, theirs in names.items()},
+        "edges": edges,
+    }
+    write_whole(path, json.dumps({**content, _OURS: {"sha256": _sha256(content)}}).encode())
+
+
+def load_importances(path: str | Path, graph: ComponentGraph, *, method: str = "") -> Scores:
+    """Read the scores of an importance file, of the older form of EAP-IG or the newer.
+
+    Args:
+        path: of the JSON file.
+        graph: of the model that the file belongs to (`component_graph(model)`).
+        method: name for tables; the file's own if not given.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ResultFileError: it is no importance file, of another graph, of single neurons, or of nodes
+            instead of edges, or it lacks an edge or its score.
+    """
+    named = _edges(graph)
+    nodes, edges = _read(path, graph, named)
+    scored = [n for n, said in nodes.items() if isinstance(said, dict) and said.get("score")]
+    if scored and not any(edge.get("score") for edge in edges.values()):
+        raise ResultFileError(
+            f"{path} scores nodes ({scored[0]}, ...) and no edge; read which edges it marks with "
+            "load_importance_circuit"
+        )
+    values = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64)
+    for name, cell in named.items():
+        try:
+            values[cell] += checks.number(edges[name].get("score"), f"the score of {name}")
+        except ValueError as error:
+            raise ResultFileError(f"{path}: {error}") from error
+    if not bool(torch.isfinite(values).all()):
+        raise ResultFileError(f"{path}: the scores of a group of heads add up to infinity")
+    return Scores(graph, values, method or Path(path).stem, made={"file": str(path)})
+
+
+def load_importance_circuit(path: str | Path, graph: ComponentGraph) -> Circuit:
+    """Read which edges an importance file marks as in the graph; a group's edge if any of it is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ResultFileError: it is no importance file, of another graph, of single neurons, or lacks an
+            edge.
+    """
+    named = _edges(graph)
+    _, edges = _read(path, graph, named)
+    keep = torch.zeros(graph.destinations, graph.sources, dtype=torch.bool)
+    for name, cell in named.items():
+        try:
+            keep[cell] |= checks.flag(edges[name].get("in_graph"), f"in_graph of {name}")
+        except ValueError as error:
+            raise ResultFileError(f"{path}: {error}") from error
+    return Circuit(graph, keep, {"file": str(path)})
+
+
+def _read(
+    path: str | Path, graph: ComponentGraph, named: Collection[str]
+) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
+    """The nodes and edges of a file, if they are those of the graph, whose edges are `named`."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        content = parse_json(read_text(path), path, nan=True)
+    except (TextFileError, JsonError) as error:
+        raise ResultFileError(str(error)) from error
+    try:
+        parts = [checks.mapping(content, "it").get(name) for name in ("cfg", "nodes", "edges")]
+        config, nodes, edges = map(checks.mapping, parts, ("cfg", "nodes", "edges"))
+        said = (
+            checks.whole(config.get("n_layers"), "n_layers"),
+            checks.whole(config.get("n_heads"), "n_heads"),
+            checks.flag(config.get("parallel_attn_mlp"), "parallel_attn_mlp"),
+        )
+        for name, edge in edges.items():
+            checks.mapping(edge, f"the edge {name}")
+        _check_sum(content)
+    except ValueError as error:
+        raise ResultFileError(f"{path} is no whole importance file: {error}") from error
+    wanted = (graph.layers, graph.heads, graph.parallel)
+    if said != wanted:
+        raise ResultFileError(
+            f"{path} is of a model with layers, heads, parallel = {said}; "
+            f"{graph.model} has {wanted}"
+        )
+    for name in named:
+        if name not in edges:
+            raise ResultFileError(f"{path} says nothing of the edge {name}")
+    for name in edges:
+        if name not in named:
+            raise ResultFileError(f"{path} has an edge {name}, which {graph.model} has not")
+    for name, node in nodes.items():
+        neurons = node.get("neurons") if isinstance(node, dict) else None
+        if neurons is not None and not (
+            isinstance(neurons, list) and all(n is True for n in neurons)
+        ):
+            raise ResultFileError(f"{path} keeps single neurons of {name}; we know whole nodes")
+    return nodes, edges
+
+
+def _check_sum(content: Mapping[str, Any]) -> None:
+    """Refuse a file of ours that was changed after it was written; others have no checksum."""
+    if _OURS not in content:
+        return
+    rest = {name: part for name, part in content.items() if name != _OURS}
+    if checks.fields(content[_OURS], ["sha256"], _OURS)["sha256"] != _sha256(rest):
+        raise ValueError(
+            f"it is damaged, or was edited; to read what it says now, take its key {_OURS!r} out"
+        )
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _edges(graph: ComponentGraph) -> dict[str, tuple[int, int]]:
+    """Their name of each edge, and our cell of it; several of theirs may be one of ours."""
+    named = {}
+    destinations = [_their_destinations(graph, d) for d in range(graph.destinations)]
+    sources = [_their_source(name) for name in graph.source_names]
+    for destination, source in graph.exists.nonzero().tolist():
+        for name in destinations[destination]:
+            named[f"{sources[source]}->{name}"] = (destination, source)
+    return named
+
+
+def _their_source(name: str) -> str:
+    return _INPUT if name == EMBED else name
+
+
+def _their_destinations(graph: ComponentGraph, destination: int) -> list[str]:
+    name = graph.destination_names[destination]
+    if ".kv" not in name:
+        return [name]
+    layer, _, rest = name.partition(".kv")
+    number, _, kind = rest.partition("<")
+    group = graph.heads // graph.kv_heads
+    first = int(number) * group
+    return [f"{layer}.h{head}<{kind}" for head in range(first, first + group)]

@@ -1,0 +1,142 @@
+"""A model whose every edge has an exact, known effect: attention that only averages.
+
+Without norms, MLPs and query-key weights a head adds the average of the tokens so far through
+W_V W_O, so the logits are linear in what any one edge carries. A gradient then gives an edge's
+ablation exactly, whatever is put in its place, and effects of edges that share no path add up:
+those into the logits to the whole difference, those into a head to that head's. Writers fill some
+directions of the stream and readers read some, so many edges carry exactly nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from strace_lens.component_graph.task import Task
+from strace_lens.ground_truth.weights import Weights
+
+LAYERS, HEADS, D_HEAD, VOCABULARY, LENGTH = 3, 3, 4, 32, 6
+_BLOCKS = 8  # of the stream, D_HEAD directions each
+_READ = 2  # blocks that a head reads
+
+
+def linear_weights(seed: int = 0) -> Weights:
+    """Random weights of the linear model; the same seed gives the same."""
+    generator = torch.Generator().manual_seed(seed)
+    d_model = _BLOCKS * D_HEAD
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    def blocks(count: int) -> Float[Tensor, " d_model"]:
+        """One in the directions of some random blocks of the stream, zero elsewhere."""
+        chosen = torch.randperm(_BLOCKS, generator=generator)[:count]
+        return torch.zeros(_BLOCKS).index_fill(0, chosen, 1.0).repeat_interleave(D_HEAD)
+
+    shape = (LAYERS, HEADS, d_model, D_HEAD)
+    reads = torch.stack([blocks(_READ) for _ in range(LAYERS * HEADS)]).view(*shape[:3], 1)
+    writes = torch.stack([blocks(_READ) for _ in range(LAYERS * HEADS)]).view(*shape[:2], 1, -1)
+    return Weights(
+        W_E=normal(VOCABULARY, d_model) * blocks(_BLOCKS // 2),
+        W_pos=torch.zeros(LENGTH, d_model),
+        W_Q=torch.zeros(shape),
+        W_K=torch.zeros(shape),
+        # Twice the scale at which a head would write as much as it reads, for what averaging loses.
+        W_V=2 * normal(*shape) * reads / (_READ * D_HEAD) ** 0.5,
+        W_O=normal(LAYERS, HEADS, D_HEAD, d_model) * writes / D_HEAD**0.5,
+        W_U=normal(d_model, VOCABULARY) * blocks(_BLOCKS // 2)[:, None] / d_model**0.5,
+        mlps=None,
+        causal=True,
+    )
+
+
+def linear_task(pairs: int = 32, seed: int = 0) -> Task:
+    """Random tokens beside others, measured by the share of the way from corrupted to clean.
+
+    That metric is linear in the logits, and an edge that carries anything mostly helps it.
+
+    Raises:
+        ValueError: fewer than one pair.
+    """
+    if pairs < 1:
+        raise ValueError(f"a task needs at least one pair; got pairs={pairs}")
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.randint(VOCABULARY, (pairs, LENGTH), generator=generator)
+    moved = torch.randint(1, VOCABULARY, (pairs, LENGTH), generator=generator)
+    none = torch.full((pairs, 1), -1)
+    return Task(
+        name="linear",
+        clean=clean,
+        corrupted=(clean + moved) % VOCABULARY,
+        lengths=torch.full((pairs,), LENGTH),
+        answers=none,
+        wrong=none,
+        metric="recovered",
+        made={"seed": seed},
+    )
+
+
+def exact_effects(
+    weights: Weights, task: Task, ablation: str = "resample"
+) -> Float[Tensor, "pair destination source"]:
+    """Metric of the full model less that with one edge ablated, in closed form, for every pair.
+
+    What an edge carries less its replacement, through the average of the destination's head and
+    through every path from there to the logits at the last token, along the direction from the
+    corrupted logits to the clean ones.
+
+    Raises:
+        ValueError: an ablation that is none of "zero", "mean" and "resample".
+    """
+    clean, corrupted = _sources(weights, task.clean), _sources(weights, task.corrupted)
+    if ablation == "zero":
+        replacement = torch.zeros_like(clean)
+    elif ablation == "mean":
+        replacement = torch.cat([clean, corrupted], 1).mean(1, keepdim=True)
+    elif ablation == "resample":
+        replacement = corrupted
+    else:
+        raise ValueError(f"unknown ablation {ablation!r}; choose from zero, mean, resample")
+    difference = (clean - corrupted).sum(0)[:, -1] @ weights.W_U.double()
+    towards = difference / difference.square().sum(-1, keepdim=True)
+    worth = _worth(weights, towards, task.clean.shape[1])
+    effects = torch.einsum("sptm,dptm->pds", clean - replacement, worth)
+    layers, heads = weights.W_V.shape[:2]
+    written = 1 + heads * (torch.arange(len(worth)) // (3 * heads))
+    return effects * (torch.arange(1 + layers * heads) < written[:, None])
+
+
+def _averages(length: int) -> Float[Tensor, "query key"]:
+    """The pattern of a head whose scores are all zero."""
+    before = torch.ones(length, length, dtype=torch.float64).tril()
+    return before / before.sum(1, keepdim=True)
+
+
+def _sources(
+    weights: Weights, tokens: Int[Tensor, "pair pos"]
+) -> Float[Tensor, "source pair pos d_model"]:
+    """What every source writes, in the component graph's order."""
+    pattern = _averages(tokens.shape[1])
+    sources = [(weights.W_E[tokens] + weights.W_pos[: tokens.shape[1]]).double()]
+    for ov in weights.W_V.double() @ weights.W_O.double():
+        stream = torch.stack(sources).sum(0)
+        sources += list(torch.einsum("qk,pkm,hmn->hpqn", pattern, stream, ov))
+    return torch.stack(sources)
+
+
+def _worth(
+    weights: Weights, towards: Float[Tensor, "pair out"], length: int
+) -> Float[Tensor, "destination pair pos d_model"]:
+    """What one unit at each input of each destination adds to the logits along `towards`."""
+    pattern = _averages(length)
+    last = towards @ weights.W_U.double().T
+    stream = functional.pad(last[:, None], (0, 0, length - 1, 0))
+    worth = [stream[None]]
+    for ov in (weights.W_V.double() @ weights.W_O.double()).flip(0):
+        value = torch.einsum("qk,pqn,hmn->hpkm", pattern, stream, ov)
+        silent = torch.zeros_like(value)  # what is read as query or key changes no pattern
+        worth.insert(0, torch.cat([silent, silent, value]))
+        stream = stream + value.sum(0)
+    return torch.cat(worth)

@@ -1,0 +1,1 @@
+"""Pure functions of distributions and of curves over sizes."""

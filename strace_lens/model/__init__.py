@@ -1,0 +1,1 @@
+"""What a TransformerLens model is: loaded, described, proved, run."""

@@ -1,0 +1,243 @@
+"""What a prompt's density goes with: uncertainty, length, loss, labels, and density elsewhere."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from strace_lens.measures.intervals import interval_text, row_text
+from strace_lens.plot.corpus.panels import by_run, empty, run_panels
+from strace_lens.plot.means import error_bars
+from strace_lens.plot.style import COLOURS, INK, SCALE, SYMBOLS, figure
+
+AGAINST = {
+    "entropy": "entropy of the full output (nats)",
+    "tokens": "tokens of the prompt",
+    "loss": "loss of the true next token (nats)",
+}
+"""What density is drawn against, with the titles of the axes."""
+
+LABEL_COLOURS = (
+    *("#332288", "#CC6677", "#117733", "#88CCEE", "#AA4499", "#DDCC77", "#44AA99", "#882255"),
+    *("#999933", "#666666", "#0077BB", "#EE7733"),
+)
+"""Of the values of a label, in order; more values than these are left uncoloured."""
+
+
+def plot_density_against(prompts: pd.DataFrame, density_correlations: pd.DataFrame) -> go.Figure:
+    """Density of each prompt against entropy, length and loss, coloured by label; a row a run.
+
+    Above each panel Spearman's rho with its 95 % bootstrap interval and the prompts it is of.
+
+    Args:
+        prompts: `run`, `prompt`, `density`, `entropy`, `tokens`, `loss`, `label` (text, empty for
+            none).
+        density_correlations: of `analyse`, of the same runs.
+    """
+    title = "Density against uncertainty, length and loss"
+    if prompts.empty:
+        return empty(title, "no prompt was measured")
+    plain = density_correlations[density_correlations["given"] == ""].set_index(["run", "what"])
+
+    def heads(run: str) -> list[str]:
+        return [_rho(plain, run, what) for what in AGAINST]
+
+    values = sorted(prompts["label"].unique())
+    looks = {value: _look(i, len(values)) for i, value in enumerate(values)}
+    fig = run_panels(prompts, title, heads, ["density"], 260)
+    named: set[str] = set()
+    for _, own, row in by_run(prompts):
+        for col, (what, called) in enumerate(AGAINST.items(), start=1):
+            for value, rows in own.groupby("label", sort=True):
+                there = rows.dropna(subset=[what])
+                fig.add_scatter(
+                    x=there[what],
+                    y=there["density"],
+                    name=html.escape(str(value), quote=False) or "no label",
+                    legendgroup=str(value),
+                    showlegend=str(value) not in named and 1 < len(values) <= len(LABEL_COLOURS),
+                    mode="markers",
+                    marker=looks[value],
+                    hoverinfo="text",
+                    hovertext=[_prompt_text(r, what, called) for r in there.to_dict("records")],
+                    row=row,
+                    col=col,
+                )
+                named.add(str(value))
+            fig.update_xaxes(title_text=called, row=row, col=col)
+    return fig
+
+
+def _rho(plain: pd.DataFrame, run: str, what: str) -> str:
+    if (run, what) not in plain.index:
+        return f"{what}: no correlation"
+    row: Any = plain.loc[(run, what)]
+    if np.isnan(row["rho"]):
+        return f"{what}: too few or all alike (n = {row['prompts']})"
+    return f"ρ = {_of(row)}, n = {row['prompts']}"
+
+
+def _of(row: Any) -> str:
+    return interval_text(row["rho"], row["low"], row["high"], "{:.2f}")
+
+
+def _look(place: int, values: int) -> dict[str, Any]:
+    if not 1 < values <= len(LABEL_COLOURS):
+        return {"color": INK, "size": 7, "opacity": 0.7}
+    return {
+        "color": LABEL_COLOURS[place],
+        "symbol": SYMBOLS[place % len(SYMBOLS)],
+        "size": 7,
+        "opacity": 0.85,
+    }
+
+
+def _prompt_text(row: dict[str, Any], what: str, called: str) -> str:
+    label = f", {html.escape(str(row['label']), quote=False)}" if row["label"] else ""
+    return (
+        f"<b>prompt {row['prompt']}</b>{label}<br>density {row['density']:.4g}<br>"
+        f"{called}: {row[what]:.4g}"
+    )
+
+
+def plot_density_by_label(density_by_label: pd.DataFrame) -> go.Figure:
+    """Mean density of the prompts of each value of a label, a panel a run and label.
+
+    With 95 % bootstrap intervals; above, the Kruskal-Wallis test of whether the values differ.
+
+    Args:
+        density_by_label: of `analyse`.
+    """
+    title = "Density by label"
+    if density_by_label.empty:
+        return empty(title, "no label has two to twelve values")
+    panels = density_by_label.assign(
+        run=[f"{run}, {label}" for run, label in _pairs(density_by_label)]
+    )
+    tests = panels.drop_duplicates("run").set_index("run")
+    most = int(panels.groupby("run").size().to_numpy().max())
+    fig = run_panels(panels, title, lambda run: [_test_text(tests.loc[run])], [""], 24 * most + 30)
+    for _, own, row in by_run(panels):
+        rows = own.sort_values("mean", kind="stable")
+        fig.add_scatter(
+            x=rows["mean"],
+            y=[html.escape(str(value), quote=False) for value in rows["value"]],
+            showlegend=False,
+            mode="markers",
+            marker={"color": COLOURS["trace"], "size": 9},
+            error_x=error_bars(*(rows[c].to_numpy(dtype=np.float64) for c in _ENDS)),
+            hoverinfo="text",
+            hovertext=[
+                f"<b>{html.escape(str(r['value']), quote=False)}</b>, {r['prompts']} prompts<br>"
+                f"density {row_text(r)}"
+                for r in rows.to_dict("records")
+            ],
+            row=row,
+            col=1,
+        )
+        fig.update_yaxes(type="category", range=[-0.6, len(rows) - 0.4], row=row, col=1)
+    return fig.update_xaxes(title_text="mean density", matches="x")
+
+
+_ENDS = ("mean", "low", "high")
+
+
+def _pairs(table: pd.DataFrame) -> zip[tuple[str, str]]:
+    return zip(table["run"], table["label"], strict=True)
+
+
+def _test_text(row: Any) -> str:
+    if np.isnan(row["p"]):
+        return "too few prompts, or all alike, for a test"
+    return f"Kruskal-Wallis H = {row['h']:.3g}, p = {row['p']:.2g}, η² = {row['eta_squared']:.2f}"
+
+
+def plot_between_runs(between_runs: pd.DataFrame) -> go.Figure:
+    """Spearman correlation of per-prompt density between runs, with its interval in the cell.
+
+    Args:
+        between_runs: of `analyse`.
+    """
+    title = "Density of a prompt between runs: Spearman's rho"
+    if between_runs.empty:
+        return empty(title, "there is one run alone")
+    names = between_runs["a"].unique().tolist()
+    wide = between_runs.pivot(index="a", columns="b", values="rho").loc[names, names]
+    said = between_runs.assign(
+        cell=[
+            _of(r) if r["a"] != r["b"] else f"{r['rho']:.2f}"
+            for r in between_runs.to_dict("records")
+        ],
+        hover=[_pair_text(r) for r in between_runs.to_dict("records")],
+    )
+    cells, hovers = (
+        said.pivot(index="a", columns="b", values=column).loc[names, names].to_numpy().tolist()
+        for column in ("cell", "hover")
+    )
+    shown = [html.escape(name, quote=False) for name in names]
+    fig = figure(title, height=120 + max(60 * len(names), 160))
+    fig.add_heatmap(
+        x=shown,
+        y=shown,
+        z=wide.to_numpy(dtype=np.float64),
+        text=cells,
+        texttemplate="%{text}",
+        hovertext=hovers,
+        hoverinfo="text",
+        colorscale="RdBu",
+        reversescale=True,
+        zmin=-1,
+        zmax=1,
+        colorbar={"thickness": 14, "title": {"text": "rho"}},
+    )
+    fig.update_xaxes(type="category", showgrid=False)
+    return fig.update_yaxes(type="category", showgrid=False, autorange="reversed")
+
+
+def _pair_text(row: dict[str, Any]) -> str:
+    a, b = (html.escape(row[name], quote=False) for name in ("a", "b"))
+    difference = interval_text(
+        row["mean_difference"], row["difference_low"], row["difference_high"]
+    )
+    return (
+        f"<b>{a} and {b}</b>, {row['prompts']} prompts<br>rho {_of(row)}<br>"
+        f"density of the first less that of the second: {difference}"
+    )
+
+
+def plot_density_of_prompts(prompts: pd.DataFrame) -> go.Figure:
+    """Density of every prompt in every run, prompts by their mean density.
+
+    Args:
+        prompts: `run`, `prompt` (the same number for the same text), `density`.
+    """
+    title = "Density of every prompt in every run"
+    if prompts.empty:
+        return empty(title, "no prompt was measured")
+    wide = prompts.pivot(index="run", columns="prompt", values="density")
+    wide = wide.loc[prompts["run"].unique()]
+    wide = wide[wide.mean().sort_values(kind="stable").index]
+    shown = [html.escape(str(name), quote=False) for name in wide.index]
+    fig = figure(title, height=130 + max(40 * len(wide), 90))
+    fig.add_heatmap(
+        x=list(range(wide.shape[1])),
+        y=shown,
+        z=wide.to_numpy(dtype=np.float64),
+        colorscale=SCALE,
+        colorbar={"thickness": 14, "title": {"text": "density"}},
+        hoverinfo="text",
+        text=[
+            [
+                f"<b>{name}</b>, prompt {prompt}<br>density {value:.4g}"
+                for prompt, value in zip(wide.columns, row, strict=True)
+            ]
+            for name, row in zip(shown, wide.to_numpy(), strict=True)
+        ],
+    )
+    fig.update_xaxes(title_text="prompts, from the least dense on average", showgrid=False)
+    fig.update_xaxes(showticklabels=False, ticks="")
+    return fig.update_yaxes(type="category", showgrid=False, autorange="reversed")

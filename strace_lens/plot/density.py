@@ -1,0 +1,168 @@
+"""The density curve: how far the output of a trace is from the model's, by relative size."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from strace_lens.density.curve import DensityCurve
+from strace_lens.density.phases import Phases, find_phases
+from strace_lens.plot.style import (
+    BANDS,
+    COLOURS,
+    INK,
+    LINE,
+    figure,
+    quoted,
+    remark,
+    size_axis,
+    size_texts,
+)
+
+
+def plot_density(curve: DensityCurve, phases: Phases | None = None) -> go.Figure:
+    """Total variation by size, its head and tail parts, its controls, and the phases as bands.
+
+    A filled marker is a size at which the trace has the model's top-1 token, an open one a size at
+    which it has not. Controls that were left out of the curve are left out of the figure.
+
+    Args:
+        curve: of `density_curve`.
+        phases: of the same curve; found here if not given.
+    """
+    phases = find_phases(curve) if phases is None else phases
+    table = curve.table
+    named = "" if math.isnan(curve.density) else f" (density {curve.density:.3f})"
+    fig = figure(
+        f"Density curve{named}",
+        height=520,
+        margin={"t": 92, "b": 60},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "y": -0.18,
+            "yanchor": "top",
+            "traceorder": "normal",
+        },
+    )
+    _add_bands(fig, phases)
+    _add_errors(fig, table)
+    _add_controls(fig, table)
+    fig.add_scatter(
+        x=table["size"],
+        y=table["tv"],
+        name="trace",
+        legendrank=999,
+        mode="lines",
+        line={"color": COLOURS["trace"], "width": 2.5},
+        hoverinfo="text",
+        hovertext=_hover(table),
+    )
+    for agrees, name, fill in (
+        (True, "same top-1 token", INK),
+        (False, "another top-1 token", "white"),
+    ):
+        rows = table[table["top1"] == agrees]
+        fig.add_scatter(
+            x=rows["size"],
+            y=rows["tv"],
+            name=name,
+            legendrank=999,
+            mode="markers",
+            marker={
+                "symbol": "circle",
+                "size": 8,
+                "color": fill,
+                "line": {"width": 1.5, "color": COLOURS["trace"]},
+            },
+            hoverinfo="skip",
+        )
+    fig.update_xaxes(size_axis(table["size"].to_numpy()))
+    fig.update_yaxes(range=[-0.02, 1.04], title_text="total variation from the model's output")
+    return fig
+
+
+def _add_errors(fig: go.Figure, table: pd.DataFrame) -> None:
+    """Head and tail error as stacked areas: together they reach up to the curve."""
+    for part in ("head", "tail"):
+        fig.add_scatter(
+            x=table["size"],
+            y=table[f"{part}_error"],
+            name=f"{part} error",
+            stackgroup="error",
+            mode="lines" if len(table) > 1 else "lines+markers",
+            line={"width": 0.5, "color": COLOURS[part]},
+            legendrank=1001,  # after the curves, though drawn beneath them
+            hoverinfo="skip",
+        )
+
+
+def _add_controls(fig: go.Figure, table: pd.DataFrame) -> None:
+    controls = {
+        "random": ("random subgraph", "dash"),
+        "inverse": ("inverse of the trace", "dot"),
+        "random_inverse": ("inverse of the random subgraph", "dashdot"),
+    }
+    for control, (name, dash) in controls.items():
+        run = table.loc[table[f"{control}_tv"].notna()]  # refined sizes have no controls
+        values = run[f"{control}_tv"]
+        if len(run):
+            fig.add_scatter(
+                x=run["size"],
+                y=values,
+                name=name,
+                mode="lines",
+                line={"color": COLOURS[control], "dash": dash, "width": 2},
+                hoverinfo="text",
+                hovertext=[
+                    f"{text}<br>{name}: TV {tv:.4g}"
+                    for text, tv in zip(size_texts(run), values, strict=True)
+                ],
+            )
+
+
+def _hover(table: pd.DataFrame) -> list[str]:
+    """Exact size, edges and every measure of a row."""
+    return [
+        f"{text}<br>TV {row['tv']:.4g} = head {row['head_error']:.4g} + tail "
+        f"{row['tail_error']:.4g}<br>KL {row['kl']:.4g} nats<br>top-1 {quoted(row['top'][0][0])}, "
+        f"p = {row['top'][0][1]:.3g}, {'the same as' if row['top1'] else 'another than'} "
+        f"the model's<br>shared nucleus {100 * row['nucleus']:.0f} %"
+        for text, row in zip(size_texts(table), table.to_dict("records"), strict=True)
+    ]
+
+
+def _add_bands(fig: go.Figure, phases: Phases) -> None:
+    """Shade plateau, construction and refinement, each under its name.
+
+    The names of narrow bands would meet: the first starts at its left end, the last ends at its
+    right end, and construction has a row of its own above them.
+    """
+    for phase in phases.along_sizes:
+        fig.add_vrect(
+            x0=phase.start,
+            x1=phase.stop,
+            fillcolor=BANDS[phase.name],
+            line={"width": 1, "color": "#aaaaaa"},
+            layer="below",
+        )
+        at, anchor, row = {
+            "plateau": (phase.start, "left", 0),
+            "construction": (math.sqrt(phase.start * phase.stop), "center", 1),
+            "refinement": (phase.stop, "right", 0),
+        }[phase.name]
+        fig.add_annotation(
+            text=f"<b>{phase.name}</b>",
+            x=math.log10(at),
+            y=1,
+            yref="paper",
+            xanchor=anchor,
+            yanchor="bottom",
+            yshift=LINE * row,
+            showarrow=False,
+            font={"size": 12},
+        )
+    if not phases.along_sizes:
+        remark(fig, "no phases along the sizes were found")

@@ -1,0 +1,1 @@
+"""Pages and tables: what a reader sees of a result."""

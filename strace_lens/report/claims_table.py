@@ -1,0 +1,183 @@
+"""The table of claims for a terminal and for a page: claims as rows, runs as columns."""
+
+# pandas' types are wider than what it returns here.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from strace_lens.corpus.analyses.claim_rules import (
+    CANNOT_TELL,
+    CLAIMS,
+    HOLDS,
+    HOLDS_NOT,
+    STATISTICS,
+)
+from strace_lens.measures.intervals import interval_text
+
+MARKS = {HOLDS: "✓", HOLDS_NOT: "✗", CANNOT_TELL: "?"}
+"""What stands for each verdict, so that no reader depends on colours."""
+
+LEGEND = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
+
+RUNS_WIDE = 4
+"""Runs side by side in a terminal; more make several tables."""
+
+_CLASSES = {HOLDS: "holds", HOLDS_NOT: "fails", CANNOT_TELL: "unknown"}
+_FIRST = 44  # characters of the first column in a terminal
+
+_INTRODUCTION = (
+    "The six claims of the paper, tested on each run. The verdicts are computed: each statistic "
+    "below has a 95 % interval over prompts and a rule that turns the interval into a verdict. A "
+    "claim holds if every statistic in bold holds; it does not hold as stated if one of them does "
+    "not; otherwise it cannot be told. The other statistics are read beside them and do not decide."
+)
+_NOTES = (
+    "The paper's values are of ten models of 7 to 14B parameters; a size agrees with the paper's "
+    "if it is within a factor of ten. Sizes are relative to all edges of the graph. Ablatable "
+    "edges are those of the kinds that the run did not keep. Depth is relative, 0 the first layer "
+    "and 1 the last. A prompt that does not reach its top token or its head at any measured size "
+    "counts with size 1. Nearly all that the head subgraph leaves is attention, so the share of "
+    "attention has little room above it. Sparse traces are those up to the size at which "
+    "construction of the mean curve starts. Numbers: claims.csv."
+)
+
+
+def print_claims(console: Console, table: pd.DataFrame) -> None:
+    """Print the claims with their verdicts, some runs at a time.
+
+    Args:
+        console: wide enough for them.
+        table: of `claims`.
+    """
+    runs = table["run"].unique().tolist()
+    for first in range(0, len(runs), RUNS_WIDE):
+        console.print(_terminal_table(table, runs[first : first + RUNS_WIDE]))
+    console.print(f"{LEGEND}; * decides the claim. Rules and the paper's values: claims.csv\n")
+
+
+def claims_html(table: pd.DataFrame) -> str:
+    """The claims as the first section of a page: verdicts at a glance, then every statistic.
+
+    Args:
+        table: of `claims`.
+    """
+    runs = table["run"].unique().tolist()
+    heads = "".join(f'<th scope="col">{_head_html(table, run)}</th>' for run in runs)
+    glance, rows = [], []
+    for number, statement in CLAIMS.items():
+        mine = table[table["claim"] == number]
+        verdicts = "".join(_verdict_html(_whole(mine, run)) for run in runs)
+        text = f"{number}. {html.escape(statement)}"
+        glance.append(f'<tr><th scope="row">{text}</th>{verdicts}</tr>')
+        rows.append(
+            f'<tr class="claim"><th scope="row">{text}</th><td></td>{verdicts}</tr>'
+            + "".join(_statistic_html(mine, name, runs) for name in _names(mine))
+        )
+    return (
+        f"<h2>The paper's claims</h2><p>{_INTRODUCTION}</p>"
+        f"{_table_html(f'<th>claim</th>{heads}', glance)}"
+        f"<h3>Every statistic</h3><p>{_NOTES}</p>"
+        f"{_table_html(f'<th>claim and statistic</th><th>the paper</th>{heads}', rows)}"
+    )
+
+
+def _table_html(heads: str, rows: Sequence[str]) -> str:
+    return (
+        f'<div class="wide"><table class="claims"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _statistic_html(mine: pd.DataFrame, name: str, runs: Sequence[str]) -> str:
+    asked = STATISTICS[name]
+    text = f"<strong>{asked.text}</strong>" if asked.decides else asked.text
+    cells = "".join(_cell_html(list(_rows(mine, run, name))) for run in runs)
+    return (
+        f'<tr><th scope="row">{text}<small>{asked.rule}</small></th>'
+        f"<td>{html.escape(asked.paper)}</td>{cells}</tr>"
+    )
+
+
+def _terminal_table(table: pd.DataFrame, runs: Sequence[str]) -> Table:
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="The paper's claims")
+    shown.title_justify = "left"
+    shown.add_column("claim and statistic", width=_FIRST)
+    for run in runs:
+        shown.add_column(Text("\n".join(_heading(table, run))), overflow="fold")
+    for number, statement in CLAIMS.items():
+        mine = table[table["claim"] == number]
+        whole = [_whole(mine, run) for run in runs]
+        marked = [f"{MARKS[verdict]} {verdict.upper()}" for verdict in whole]
+        shown.add_row(Text(f"{number}. {statement}", style="bold"), *marked)
+        for name in _names(mine):
+            cells = [_cell_text(list(_rows(mine, run, name))) for run in runs]
+            star = "*" if STATISTICS[name].decides else " "
+            shown.add_row(Text(f" {star} {STATISTICS[name].text}"), *map(Text, cells))
+        shown.add_section()
+    return shown
+
+
+def _heading(table: pd.DataFrame, run: str) -> tuple[str, str, str]:
+    """Model, estimator with the kinds kept, and name of a run."""
+    row = table[table["run"] == run].iloc[0]
+    return row["model"].rpartition("/")[2], f"{row['estimator']}, keep {row['keep']}", run
+
+
+def _head_html(table: pd.DataFrame, run: str) -> str:
+    model, made, name = map(html.escape, _heading(table, run))
+    return f"{model}<br><strong>{made}</strong><small>{name}</small>"
+
+
+def _names(mine: pd.DataFrame) -> list[str]:
+    return mine["statistic"].unique().tolist()
+
+
+def _whole(mine: pd.DataFrame, run: str) -> str:
+    return mine.loc[mine["run"] == run, "claim_verdict"].iloc[0]
+
+
+def _rows(mine: pd.DataFrame, run: str, name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a cell: one, or for each other run one."""
+    there = mine[(mine["run"] == run) & (mine["statistic"] == name)]
+    yield from there.to_dict("records")
+
+
+def _value(row: dict[str, Any]) -> str:
+    return interval_text(row["value"], row["low"], row["high"], STATISTICS[row["statistic"]].shown)
+
+
+def _cell_text(rows: Sequence[dict[str, Any]]) -> str:
+    lines = []
+    for row in rows:
+        other = f"\n  with {row['other']}" if row["other"] else ""
+        lines.append(f"{MARKS[row['verdict']]} {_value(row)}{other}")
+    return "\n".join(lines)
+
+
+def _verdict_html(verdict: str) -> str:
+    return f'<td class="{_CLASSES[verdict]}"><b>{MARKS[verdict]} {verdict}</b></td>'
+
+
+def _cell_html(rows: Sequence[dict[str, Any]]) -> str:
+    """Verdict first, then the value and what is to be noted; of claim 6 for each other run."""
+    parts = []
+    for row in rows:
+        verdict = row["verdict"]
+        other = f"with {row['other']}" if row["other"] else ""
+        notes = (other, row["note"], f"{row['prompts']} prompts")
+        small = "".join(f"<small>{html.escape(note)}</small>" for note in notes if note)
+        parts.append(f"<b>{MARKS[verdict]} {verdict}</b><br>{_value(row)}{small}")
+    verdicts = {row["verdict"] for row in rows}
+    of = _CLASSES[verdicts.pop()] if len(verdicts) == 1 else ""
+    return f'<td class="{of}">{"<br>".join(parts)}</td>'

@@ -1,0 +1,150 @@
+"""Results as one JSON object for scripts, whose keys stay as they are."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from strace_lens.compare.comparison import Comparison, MethodResult
+from strace_lens.density.causal import read_ablation
+from strace_lens.density.curve import DensityCurve
+from strace_lens.density.phases import LayerPhase, Phase, Phases
+from strace_lens.token_graph.edges import KINDS
+
+_COLUMNS = (
+    "tv",
+    "kl",
+    "js",
+    "head_error",
+    "tail_error",
+    "nucleus",
+    "random_tv",
+    "inverse_tv",
+    "random_inverse_tv",
+    "ablatable_size",
+)
+
+
+def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> dict[str, Any]:
+    """Everything `strace-lens trace` found, as plain lists, numbers and strings.
+
+    Args:
+        curve: the measured trace.
+        phases: of that curve.
+        ablation: what `causal.phase_ablation` returned.
+
+    Returns:
+        A dict that `json.dumps(..., allow_nan=False)` takes: what is not finite is None.
+    """
+    trace, made = curve.trace, curve.trace.made
+    return {
+        "model": made["model"],
+        "prompt": trace.prompt.text,
+        "tokens": list(trace.prompt.strings),
+        "edges": trace.edges,
+        "importance": made["importance"],
+        "order": made["order"],
+        "ablation": curve.ablation,
+        "keep": list(curve.keep),
+        "seed": curve.seed,
+        "versions": dict(made["versions"]),
+        "phases": [_phase(p) for p in phases.along_sizes],
+        "sizes": [_size(row) for row in curve.table.to_dict("records")],
+        "density": finite(curve.density),
+        "auc_paper": finite(curve.auc_paper),
+        "entropy": curve.entropy,
+        "head": {"p": curve.head, "mass": curve.head_mass},
+        "top": _top(curve.top),
+        "logit_gap": curve.logit_gap,
+        "layer_phases": [_layer_phase(p) for p in (phases.head, phases.tail) if p is not None],
+        "phase_ablation": records(ablation),
+        "phase_ablation_reading": read_ablation(ablation),
+    }
+
+
+def summarize_comparison(comparison: Comparison) -> dict[str, Any]:
+    """What `strace-lens compare` found, as plain lists, numbers and strings.
+
+    Returns:
+        A dict that `json.dumps(..., allow_nan=False)` takes; `methods` holds one object a method
+        that ran, and what is not known is None.
+    """
+    return {
+        "task": comparison.task,
+        "model": comparison.model,
+        "accuracy": comparison.accuracy,
+        "methods": [_method(result) for result in comparison.results],
+    }
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as dicts that `json.dumps(..., allow_nan=False)` takes."""
+    return [
+        {str(name): finite(value) for name, value in row.items()}
+        for row in table.to_dict("records")
+    ]
+
+
+def _method(result: MethodResult) -> dict[str, Any]:
+    scores, curve = result.scores, result.faithfulness
+    return {
+        "method": result.method,
+        "cpr": curve.cpr,
+        "cmd": curve.cmd,
+        "auroc": result.auroc,
+        "edges_at_85": curve.edges_at_85,
+        "completeness": result.completeness,
+        "minimality": result.minimality,
+        "forwards": scores.forwards,
+        "backwards": scores.backwards,
+        "seconds": finite(scores.seconds),
+        "peak_mb": finite(result.peak_mb),
+        "faithfulness": [list(pair) for pair in zip(curve.fractions, curve.values, strict=True)],
+    }
+
+
+def _size(row: dict[Any, Any]) -> dict[str, Any]:
+    return {
+        "size": row["size"],
+        "edges": row["edges"],
+        "refined": bool(row["refined"]),
+        **{name: finite(row[name]) for name in _COLUMNS},
+        "top1": bool(row["top1"]),
+        "share": {kind: row[kind] for kind in KINDS},
+        "mean_layer": finite(row["mean_layer"]),
+        "top": _top(row["top"]),
+    }
+
+
+def _phase(phase: Phase) -> dict[str, Any]:
+    return {
+        "name": phase.name,
+        "from": phase.start,
+        "from_between": phase.start_between and list(phase.start_between),
+        "to": phase.stop,
+        "to_between": phase.stop_between and list(phase.stop_between),
+    }
+
+
+def _layer_phase(phase: LayerPhase) -> dict[str, Any]:
+    return {
+        "name": phase.name,
+        "from": phase.start,
+        "to": phase.stop,
+        "to_between": list(phase.stop_between),
+        "edges": phase.edges,
+        "kinds": phase.kinds,
+        "mean_layer": finite(phase.mean_layer),
+        "share_of_layer": phase.share_of_layer.tolist(),
+    }
+
+
+def _top(pairs: tuple[tuple[str, float], ...]) -> list[dict[str, Any]]:
+    return [{"token": token, "probability": probability} for token, probability in pairs]
+
+
+def finite(value: Any) -> Any:
+    """A value that JSON can hold: None in place of NaN and infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

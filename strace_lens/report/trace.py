@@ -1,0 +1,267 @@
+"""One HTML page of a curve: figures, tables and how it was made; it works offline."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping
+from string import Template
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from strace_lens.density.causal import read_ablation
+from strace_lens.density.curve import DensityCurve
+from strace_lens.density.phases import Phases, find_phases
+from strace_lens.density.ways import Way, read_ways
+from strace_lens.plot.composition import plot_kinds, plot_layers
+from strace_lens.plot.density import plot_density
+from strace_lens.plot.phases import missing, plot_layer_phases, plot_layer_profiles
+from strace_lens.plot.style import quoted, visible
+from strace_lens.plot.trace import plot_trace
+from strace_lens.plot.ways import plot_ways
+from strace_lens.report.page import (
+    NUMBER,
+    facts_html,
+    figure_html,
+    model_name,
+    page,
+    sentence,
+    table_html,
+    trace_title,
+    versions_text,
+)
+from strace_lens.token_graph.edges import KINDS, keep_text
+
+
+def trace_report(
+    curve: DensityCurve,
+    phases: Phases,
+    ablation: pd.DataFrame | None = None,
+    *,
+    ways: Mapping[Way, DensityCurve] | None = None,
+    ablations: Mapping[Way, pd.DataFrame] | None = None,
+) -> str:
+    """One self-contained page: every figure of a curve, its tables, and what made it.
+
+    With other ways of measuring the same prompt, the page opens with all of them in one figure, and
+    shows the phases along the layers of each.
+
+    The same results give the same page, byte for byte.
+
+    Args:
+        curve: a trace measured at every size.
+        phases: of the same curve.
+        ablation: table of `phase_ablation`; None or empty is said in its place.
+        ways: curves of the same prompt in several ways (`ways.measure_ways`), `curve` among them.
+        ablations: tables of `phase_ablation` in these ways.
+
+    Returns:
+        HTML with plotly.js inside it (about 5 MB).
+    """
+    body = _BODY.substitute(
+        model=html.escape(model_name(curve)),
+        tokens=" ".join(f"<span>{visible(t, 40)}</span>" for t in curve.trace.prompt.strings),
+        facts=_facts(curve),
+        ways=_ways(ways) if ways and len(ways) > 1 else "",
+        others="".join(
+            _other(way, other, (ablations or {}).get(way))
+            for way, other in (ways or {}).items()
+            if other is not curve
+        ),
+        phases=html.escape(sentence(phases.describe())),
+        density=figure_html(
+            plot_density(curve, phases), "density", _density_caption(curve, phases)
+        ),
+        kinds=figure_html(plot_kinds(curve), "kinds", _KINDS),
+        layers=figure_html(plot_layers(curve), "layers", _LAYERS),
+        layer_phases=figure_html(plot_layer_phases(curve, phases), "layer-phases", _LAYER_PHASES),
+        profiles=figure_html(plot_layer_profiles(phases), "layer-profiles", _PROFILES),
+        phase_table=_phase_table(phases),
+        ablation=_ablation(phases, ablation),
+        trace=figure_html(plot_trace(curve.trace, 1000), "trace", _TRACE),
+        sizes=_sizes(curve),
+    )
+    return page(trace_title(curve), body)
+
+
+def _ways(curves: Mapping[Way, DensityCurve]) -> str:
+    """The figure of all ways and what follows from it."""
+    read = "".join(f"<p>{html.escape(s)}</p>" for s in read_ways(curves))
+    return figure_html(plot_ways(curves), "ways", _WAYS) + read
+
+
+def _other(way: Way, curve: DensityCurve, ablation: pd.DataFrame | None) -> str:
+    """Phases along sizes and layers in another way."""
+    phases = find_phases(curve)
+    return (
+        f"<h3>Phases in another way: {html.escape(way.title)}</h3>"
+        f"<p>{html.escape(sentence(phases.describe()))}</p>"
+        + figure_html(plot_layer_phases(curve, phases), f"layer-phases-{way.name}", _LAYER_PHASES)
+        + _phase_table(phases)
+        + _ablation(phases, ablation)
+    )
+
+
+def _facts(curve: DensityCurve) -> str:
+    trace, made = curve.trace, curve.trace.made
+    known = not math.isnan(curve.density)
+    facts = {
+        "edges of the graph": f"{trace.edges:,} over {trace.shape.tokens} tokens",
+        "importance, order": f"{made.get('importance', '?')}, {made.get('order', '?')}",
+        "ablated edges carry": curve.ablation,
+        "kinds of edges never ablated": keep_text(curve.keep),
+        "density": f"{curve.density:.3f}" if known else "needs two sizes; one was measured",
+        "entropy of the model's output": f"{curve.entropy:.3f} nats",
+        "head": f"top-{curve.head:g} nucleus, mass {curve.head_mass:.3f}",
+        "largest logit difference at full mask": f"{curve.logit_gap:.1e}",
+        "seed": str(curve.seed),
+        "versions": versions_text(made.get("versions", {})),
+    }
+    top = ", ".join(f"<code>{quoted(token)}</code> {p:.3f}" for token, p in curve.top)
+    return f"{facts_html(facts)}<dt>the model's next token</dt><dd>{top}</dd>"
+
+
+def _density_caption(curve: DensityCurve, phases: Phases) -> str:
+    random = curve.table["random_tv"].to_numpy()
+    controls = " The controls were left out." if np.isnan(random).all() else _CONTROLS
+    refined = _REFINED if curve.table["refined"].to_numpy().any() else ""
+    return _DENSITY + controls + refined + (_BANDS if phases.along_sizes else "")
+
+
+def _sizes(curve: DensityCurve) -> str:
+    """Every measure at every size."""
+    table = curve.to_pandas().drop(columns="beside")
+    table["size"] = [f"{s:.10g}" for s in table["size"]]
+    for name in ("refined", "top1"):
+        table[name] = ["yes" if holds else "no" for holds in table[name]]
+    # pandas escapes the text: it must not be escaped twice.
+    table["top"] = [f"{html.unescape(quoted(t[0][0]))} {t[0][1]:.3g}" for t in table["top"]]
+    return table_html(table.rename(columns=lambda c: c.replace("_", " ")))
+
+
+def _phase_table(phases: Phases) -> str:
+    table = phases.layer_table()
+    reasons = "".join(f"<p>{html.escape(sentence(r))}</p>" for r in missing(phases).values())
+    if table.empty:
+        return reasons
+    return reasons + table_html(
+        table.rename(columns=lambda c: c.replace("_", " ")), ("edges", *KINDS)
+    )
+
+
+def _ablation(phases: Phases, table: pd.DataFrame | None) -> str:
+    if table is not None and not table.empty:
+        found = "".join(f"<p>{html.escape(s)}</p>" for s in read_ablation(table))
+        return f"<p>{_ABLATION}</p>" + table_html(_ablation_cells(table), ("of", "edges")) + found
+    if phases.head is None or phases.tail is None:
+        part = "head subgraph" if phases.head is None else "tail refinement"
+        return f"<p>The table is absent: this curve has no {part} to ablate.</p>"
+    return "<p>The table is absent: the ablation was not run.</p>"
+
+
+def _ablation_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `phase_ablation` with the range of the draws beside each mean."""
+    columns = {}
+    for name in table.columns.drop("keep"):
+        if name.endswith(("_low", "_high")):
+            continue
+        columns[name.replace("_", " ")] = (
+            [_drawn(row, name) for row in table.to_dict("records")]
+            if f"{name}_low" in table
+            else table[name]
+        )
+    return pd.DataFrame(columns)
+
+
+def _drawn(row: dict[Any, Any], name: str) -> str:
+    """A mean, with the least and the greatest draw where there are several; a dash for none."""
+    if math.isnan(row[name]):
+        return "–"
+    mean, low, high = (NUMBER(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return mean if low in (high, "nan") else f"{mean} ({low} to {high})"
+
+
+_WAYS = (
+    "Total variation from the model's output at each size: for the trace of the paper's search "
+    "with every other edge ablated (the definition), for the same trace with attention edges left "
+    "in place (what the authors' released evaluation computes), and for a tighter ranking. The "
+    "wide pale stroke is construction, what follows is refinement. A dot marks the size from which "
+    "on the trace has the model's top token."
+)
+_DENSITY = (
+    "How far the output of the trace is from the model's, at each size. The shaded areas under the "
+    "curve are the two parts of its total variation: over the head (the model's top-p nucleus) and "
+    "over the tail. A filled marker is a size at which the trace has the model's top-1 token."
+)
+_CONTROLS = (
+    " The controls hold a random subgraph of as many edges (dashed), all edges but the trace's "
+    "(dotted), or all but the random subgraph's; each keeps every residual edge. They are run at "
+    "the sizes of the grid alone."
+)
+_REFINED = (
+    " Sizes were added to the grid where total variation moves by more than a tenth from one size "
+    "to the next, and where head and tail are restored."
+)
+_BANDS = (
+    " The vertical bands are the phases found in the curve; the sizes between which each boundary "
+    "lies are told above."
+)
+_KINDS = (
+    "Share of residual, attention and MLP edges among the edges of the trace of each size. Sizes "
+    "too small to hold an edge are left out."
+)
+_LAYERS = (
+    "Share of the trace's edges that each layer holds, at each size; blank cells hold none. "
+    "The line is the mean layer. Small traces hold few edges, so their shares are coarse."
+)
+_LAYER_PHASES = (
+    "Above: which share of a layer's edges the trace of each size holds, in logarithmic colours; "
+    "blank cells hold none. Below: by how much the head error and the tail error fall over each "
+    "step from one measured size to the next. Lines mark where head subgraph and tail refinement "
+    "end: at the smallest measured size from which on the error stays under a tenth of its mass."
+)
+_PROFILES = (
+    "Where the edges of the head subgraph and those that the tail refinement adds lie. Above: "
+    "share of each set by layer, with its mean layer as a vertical line. Below: "
+    "share of each layer."
+)
+_TRACE = (
+    "The first edges of the trace by rank, from the token embeddings (bottom) to the output "
+    "(star). Residual edges go straight up, MLP edges bow to the right, attention edges run from "
+    "key to query, or bow to the left where both are one token. Earlier edges are thicker. Hover "
+    "over an edge or node for its hook point and tokens; the buttons change how many are drawn."
+)
+_ABLATION = (
+    "From the trace at the end of the refinement, each row ablates edges of one part: those that "
+    "the refinement added, or those of the head subgraph, in the early or the late half of the "
+    "layers. Kinds of edges that are never ablated do not count. Both halves lose equally many "
+    "edges: as many as the smaller one has or, where that destroys the output, a half, a quarter "
+    "and so on of it. Where a half has more, the row is the mean of five "
+    "random draws, with the least and the greatest in parentheses. The matched columns are the "
+    "same of a control: as many edges of each kind in each layer, drawn five times from all other "
+    "edges of the trace; where there are fewer, all of them. The last row ablates the whole trace."
+)
+
+_BODY = Template("""<h1>Trace of a prompt through $model</h1>
+<p class="tokens">$tokens</p>
+<dl>$facts</dl>
+$ways
+<p class="finding">$phases</p>
+<h2>Density: how much of the graph the prediction needs</h2>
+$density
+<h2>Composition: what the trace is made of</h2>
+$kinds
+$layers
+<h2>Phases along the layers</h2>
+$layer_phases
+$profiles
+$phase_table
+<h3>Does the split hold? Ablation of early and late layers</h3>
+$ablation
+$others
+<h2>The trace itself</h2>
+$trace
+<h2>Every size</h2>
+$sizes""")

@@ -1,0 +1,1 @@
+"""What every floor may use: progress, files written whole, values checked."""

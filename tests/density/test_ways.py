@@ -1,0 +1,108 @@
+"""One prompt in several ways: each is the curve that it names, and the words are the numbers'."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+import strace_lens as sl
+from strace_lens.density.ways import WAYS, dense_share, measure_ways, read_ways, top_size, way_of
+from strace_lens.plot.ways import plot_ways
+from strace_lens.report.tables_ways import WIDTH, print_ways, ways_lines
+from tests import tiny
+
+SIZES = (0.01, 0.05, 0.1, 0.3, 0.7, 1.0)
+
+
+@pytest.fixture(scope="module")
+def curves():
+    model = tiny.bridge("llama")
+    graph = sl.token_graph(model, tiny.PROMPT)
+    return measure_ways(model, graph, sizes=SIZES)
+
+
+def test_each_way_is_the_curve_of_its_estimator_and_kinds(curves) -> None:
+    model = tiny.bridge("llama")
+    graph = sl.token_graph(model, tiny.PROMPT)
+    traces = [sl.extract(graph), sl.extract(graph), sl.fisher(model, graph)]
+    keeps = [(), ("attention",), ()]
+    assert [way.name for way in curves] == ["definition", "attention-kept", "tight"]
+    for curve, trace, keep in zip(curves.values(), traces, keeps, strict=True):
+        alone = sl.density_curve(model, trace, keep=keep, sizes=SIZES, controls=False)
+        assert curve.keep == keep
+        assert curve.table["tv"].tolist() == pytest.approx(alone.table["tv"].tolist(), abs=2e-6)
+
+
+def test_the_share_of_residual_and_mlp_edges_is_counted(curves) -> None:
+    for curve in curves.values():
+        shape = curve.trace.shape
+        dense = (2 * shape.tokens + shape.tokens) * (shape.layers - 1) + 3
+        assert dense_share(curve) == pytest.approx(dense / shape.edges)
+
+
+def test_the_sentences_are_computed_from_the_curves(curves) -> None:
+    first, second = read_ways(curves)
+    for way, curve in curves.items():
+        size = top_size(curve)
+        table = curve.table
+        if math.isnan(size):
+            assert not table["top1"].iloc[-1]
+            assert f"at no measured size {way.phrase}" in first
+            continue
+        assert table[table["size"] >= size]["top1"].all()
+        assert not table[table["size"] < size]["top1"].iloc[-1:].any()
+        assert f"from s = {size:.3g} on {way.phrase}" in first
+    kept = curves[WAYS[1]]
+    assert f"{dense_share(kept):.2%}" in second
+    held = kept.table.set_index("size").loc[top_size(kept), "ablatable_size"]
+    assert f"holds {held:.0%} of them" in second
+    assert len(read_ways({WAYS[0]: curves[WAYS[0]]})) == 1
+
+
+def test_the_table_fits_80_columns_and_holds_every_number(curves, capsys) -> None:
+    print_ways(curves)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= WIDTH == 80
+    four = {**curves, way_of("pruned", ("mlp",)): curves[WAYS[0]]}
+    assert max(map(len, ways_lines(four))) <= 80
+    rows = [line.split() for line in ways_lines(curves)[3:]]
+    assert [float(row[0]) for row in rows] == list(SIZES)
+    for row in rows:
+        for place, curve in enumerate(curves.values()):
+            (own,) = curve.table[curve.table["size"] == float(row[0])].to_dict("records")
+            tv, top, head, tail = row[1 + 4 * place : 5 + 4 * place]
+            assert (tv, head, tail) == tuple(
+                f"{own[name]:.2f}" for name in ("tv", "head_error", "tail_error")
+            )
+            assert top == ("yes" if own["top1"] else "no")
+
+
+def test_of_a_long_grid_ten_sizes_are_shown() -> None:
+    model = tiny.bridge("llama")
+    graph = sl.token_graph(model, tiny.PROMPT)
+    curves = measure_ways(model, graph, WAYS[:1], refine=0)
+    assert [float(line.split()[0]) for line in ways_lines(curves)[3:]] == [
+        *(1e-4, 1e-3, 4e-3, 0.01, 0.02, 0.04, 0.1, 0.2, 0.4, 0.8)
+    ]
+
+
+def test_the_figure_draws_each_way_and_the_share(curves) -> None:
+    fig = plot_ways(curves)
+    drawn = {
+        trace.name: trace
+        for trace in fig.data
+        if trace.mode == "lines" and trace.showlegend is None
+    }
+    assert list(drawn) == [way.title for way in curves]
+    for way, curve in curves.items():
+        assert list(drawn[way.title].y) == curve.table["tv"].tolist()
+    (line,) = fig.layout.shapes
+    assert line.x0 == line.x1 == pytest.approx(dense_share(curves[WAYS[0]]))
+
+
+def test_ways_are_known_by_what_they_do() -> None:
+    assert way_of("greedy", ("attention",)) == WAYS[1]
+    assert way_of("fisher") == WAYS[2]
+    assert way_of("greedy", (), "l2").name == "greedy-l2"
+    assert way_of("pruned", ("attention", "mlp")).name == "pruned-keep-attention+mlp"

@@ -1,0 +1,39 @@
+"""Curves for the explorer: a tiny model's, and a trace of SmolLM2's shape over 64 tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import torch
+
+from strace_lens.density.curve import DensityCurve
+from strace_lens.model.prompts import Prompt
+from strace_lens.token_graph.controls import random_ranks
+from strace_lens.token_graph.edges import GraphShape
+from strace_lens.token_graph.trace import Trace
+from tests.plot import made
+
+
+@functools.cache
+def large_curve(tokens: int = 64) -> DensityCurve:
+    """The measures of a tiny model over a trace as large as SmolLM2's, ranks and all random.
+
+    Random ids and importances compress worst.
+    """
+    shape = GraphShape(layers=30, heads=9, tokens=tokens)
+    strings = tuple(f" token{i}" for i in range(tokens))
+    generator = torch.Generator().manual_seed(0)
+    importance = shape.full(0.0, torch.float32).map(
+        lambda x: torch.rand(x.shape, generator=generator)
+    )
+    trace = Trace(
+        shape=shape,
+        prompt=Prompt("".join(strings), tuple(range(tokens)), strings),
+        ranks=random_ranks(shape, 0),
+        made={**made.curve().trace.made, "model": "a/model-of-SmolLM2's-shape"},
+        importance=importance,
+    )
+    table = made.curve().table
+    edges = [trace.edge_count(size) for size in table["size"]]
+    return dataclasses.replace(made.curve(), trace=trace, table=table.assign(edges=edges))

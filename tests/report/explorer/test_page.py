@@ -1,0 +1,118 @@
+"""The explorer's page as a file: whole, small, safe; `test_browser` opens it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+import strace_lens as sl
+from strace_lens.cli import app
+from strace_lens.files.traces import save_curve
+from tests.plot import made
+from tests.report.explorer.made import large_curve
+
+
+def results(page: str) -> list[dict]:
+    (text,) = re.findall(r'<script id="results" type="application/json">(.*?)</script>', page)
+    return json.loads(text)
+
+
+def test_the_page_needs_nothing_from_anywhere() -> None:
+    page = sl.explorer([made.curve()])
+    assert "default-src 'none'" in page
+    assert set(re.findall(r"https?://[^\"'\s<]*", page)) == {"http://www.w3.org/2000/svg"}
+    assert not re.findall(r"\$[a-z]", page)  # no place of the template was left open
+
+
+def test_64_tokens_of_smollm2_take_less_than_8_mb() -> None:
+    curve = large_curve()
+    page = sl.explorer([curve])
+    assert results(page)[0]["packed"] == curve.trace.edges == 549_027
+    assert len(page.encode()) < 8e6
+
+
+def test_a_long_trace_is_drawn_up_to_its_share() -> None:
+    page = sl.explorer([made.curve(), made.curve("gpt2")], most_edges=101)
+    assert [r["packed"] for r in results(page)] == [50, 50]
+    assert [r["edges"] for r in results(page)] == [
+        made.curve().trace.edges,
+        made.curve("gpt2").trace.edges,
+    ]
+
+
+def test_text_of_a_prompt_cannot_leave_the_data() -> None:
+    hostile = "</script><script>alert(1)</script>"
+    page = sl.explorer([made.with_token(hostile)])
+    assert hostile not in page
+    assert results(page)[0]["tokens"][-1] == hostile
+
+
+def test_the_title_is_the_text_of_the_prompt() -> None:
+    page = sl.explorer([made.other_scripts()])
+    title = "Trace of tiny-llama: \u2068日本 שלום 👩‍👩‍👧 e\u0301 is\u2069"
+    assert f"<title>{title}</title>" in page
+    assert f"<h1>{title}</h1>" in page
+
+
+def test_nothing_to_explore_is_refused() -> None:
+    with pytest.raises(ValueError, match="give at least one"):
+        sl.explorer([])
+    with pytest.raises(ValueError, match="most_edges must be at least one a curve; got 1"):
+        sl.explorer([made.curve()] * 2, most_edges=1)
+
+
+def test_the_command_reads_files_and_folders(tmp_path) -> None:
+    save_curve(made.curve(), tmp_path / "a.safetensors")
+    (tmp_path / "b").mkdir()
+    save_curve(made.curve("gpt2"), tmp_path / "b" / "trace.safetensors")
+    page = tmp_path / "new" / "page.html"
+    named = [str(tmp_path / "a.safetensors"), str(tmp_path / "b"), "--out", str(page)]
+    done = CliRunner().invoke(app, ["report", *named])
+    assert done.exit_code == 0, done.output
+    assert "2 traces" in done.stdout
+    assert page.read_text() == sl.explorer([made.curve(), made.curve("gpt2")])
+
+
+def test_a_page_may_have_as_long_a_name_as_files_can_have(tmp_path) -> None:
+    save_curve(made.curve(), tmp_path / "a.safetensors")
+    for length in (250, 255):
+        page = tmp_path / f"{'n' * (length - 5)}.html"
+        done = CliRunner().invoke(
+            app, ["report", str(tmp_path / "a.safetensors"), "--out", str(page)]
+        )
+        assert done.exit_code == 0, done.output
+        assert page.read_text() == sl.explorer([made.curve()])
+
+
+def test_a_longer_name_of_a_page_is_refused_in_one_line_before_anything_is_read(tmp_path) -> None:
+    name = f"{'n' * 295}.html"
+    named = [str(tmp_path / "there is none"), "--out", str(tmp_path / name)]
+    done = CliRunner().invoke(app, ["report", *named])
+    assert (done.exit_code, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "File name too long" in line
+    assert name in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: None, "there is no file"),
+        (lambda path: path.mkdir(), "holds no trace.safetensors"),
+        (lambda path: (path / "parts").mkdir(parents=True), "strace-lens phases"),
+        (lambda path: path.write_bytes(b"{}"), "truncated or foreign"),
+        (lambda path: sl.save_trace(made.curve().trace, path), "no curve of strace-lens/2"),
+    ],
+)
+def test_the_command_refuses_what_is_no_curve(tmp_path, make, reason) -> None:
+    make(tmp_path / "given")
+    page = tmp_path / "page.html"
+    named = [str(tmp_path / "given"), "--out", str(page)]
+    done = CliRunner().invoke(app, ["report", *named])
+    assert done.exit_code == 2
+    assert reason in done.stderr
+    assert not page.exists()

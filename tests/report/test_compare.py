@@ -1,0 +1,151 @@
+"""The page of a comparison: complete, self-contained, escaped and the same each time."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from plotly.offline import get_plotlyjs
+
+from strace_lens.report.compare import comparison_page, comparison_report
+from tests.plot import made_comparison as made
+from tests.report.test_trace import Page, tables
+
+FIGURES = (
+    *("faithfulness", "auroc", "found", "circuits", "quality", "overlap", "agreement"),
+    "projection",
+)
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return comparison_page(made.comparison())
+
+
+def test_the_same_results_make_the_same_page(page: str) -> None:
+    assert comparison_page(made.comparison()) == page
+
+
+def test_the_page_is_written_whole(page: str, tmp_path: Path) -> None:
+    comparison_report(made.comparison(), tmp_path / "compare.html")
+    assert (tmp_path / "compare.html").read_text(encoding="utf-8") == page
+    assert [path.name for path in tmp_path.iterdir()] == ["compare.html"]
+
+
+def test_it_holds_plotly_once_and_asks_for_nothing(page: str) -> None:
+    assert page.count(get_plotlyjs()) == 1
+    for tag, attributes in Page(page).tags:
+        assert tag != "link"
+        assert not (attributes.get("src") or "").startswith(("http", "//")), tag
+    assert "mathjax" not in page.replace(get_plotlyjs(), "").lower()
+
+
+def test_every_figure_is_there_once_with_a_caption(page: str) -> None:
+    ids = [a["id"] for tag, a in Page(page).tags if tag == "div" and "id" in a]
+    assert ids == [f"figure-{name}" for name in FIGURES]
+    assert sum(tag == "figcaption" for tag, _ in Page(page).tags) == len(FIGURES)
+
+
+def test_it_says_what_was_run_and_how(page: str) -> None:
+    text = Page(page).text
+    whole = made.comparison()
+    for said in (
+        "Circuits of made-up in tiny-gpt2",
+        f"component graph{whole.graph.edges} edges",
+        "pairs of prompts2 to find circuits, 2 to evaluate them (the same); 1 dropped",
+        f"logit_difference: mean {whole.metric_clean:.4g} on the clean prompts",
+        "50 % right",
+        "ablated edges carryresample: their value on the corrupted prompt",
+        "seed7",
+        "versionstorch 2",
+        f"true circuit{made.TRUE_EDGES} edges, those whose resampling alone",
+        "The model does the task on half of the pairs only.",
+        "Skipped acdc: the graph has too many edges.",
+        "Mean logit_difference over 2 pairs",
+        "Edges are ranked by magnitude of score.",
+    ):
+        assert said in text
+
+
+def test_the_table_has_every_method_and_number(page: str) -> None:
+    (shown,) = tables(page)
+    whole = made.comparison()
+    assert shown["method"].tolist() == list(made.METHODS)
+    assert len(shown.columns) == len(whole.table.columns)
+    for heading, column in (("CPR", "cpr"), ("AUROC", "auroc"), ("edges at 85 %", "edges_at_85")):
+        values = shown[heading].str.replace(",", "").astype(float)
+        assert values.to_numpy() == pytest.approx(whole.table[column].to_numpy(), rel=5e-3)
+    assert shown["completeness"].tolist() == ["0"] * len(shown)  # rounding error is no result
+    beats = {True: "yes", False: "no", None: "–"}
+    assert shown["beats random"].tolist() == [beats[whole.beats_random(r)] for r in whole.results]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "said"),
+    [
+        (1, "the value of the one random ranking drawn"),
+        (3, "the best value of the 3 random rankings drawn"),
+        (99, "the value that at most one in twenty of the 99 random rankings drawn exceed"),
+    ],
+)
+def test_it_says_how_many_random_rankings_were_drawn(drawn: int, said: str) -> None:
+    whole = made.comparison()
+    level = whole.random_cmd[0]
+    more = dataclasses.replace(whole, random_cmd=(level,) * drawn, random_auroc=(0.5,) * drawn)
+    text = Page(comparison_page(more)).text
+    assert text.count(said) == 2
+    assert ("one in twenty" in text) == (drawn == 99)
+
+
+def test_missed_edges_are_named(page: str) -> None:
+    text = Page(page).text
+    for result in made.comparison().results:
+        start = f"{result.method} ({len(result.missed)} of {made.TRUE_EDGES}): "
+        assert start + (", ".join(result.missed) or "none") in text
+    whole = made.comparison()
+    many = tuple(f"e{i}" for i in range(15))
+    first = dataclasses.replace(whole.results[0], missed=many)
+    text = Page(comparison_page(dataclasses.replace(whole, results=(first,)))).text
+    assert "e10, e11 and 3 more" in text
+    assert "e12" not in text
+
+
+def test_without_truth_and_projection_the_page_says_so() -> None:
+    bare = dataclasses.replace(
+        made.comparison(known=False),
+        projection=None,
+        accuracy=None,
+        held_out=True,
+        skipped={},
+        warnings=(),
+    )
+    page = comparison_page(bare)
+    text = Page(page).text
+    assert "Against the true circuit" not in text
+    assert "this model has no token graph" in text
+    assert "others, held out" in text
+    assert "% right" not in text
+    assert "finding" not in [a.get("class") for _, a in Page(page).tags]
+    (shown,) = tables(page)
+    assert {"AUROC", "precision"}.isdisjoint(shown.columns)
+    assert "nan" not in text.lower()
+
+
+def test_nothing_of_a_comparison_becomes_markup(page: str) -> None:
+    hostile = "</script><script>alert(1)</script>"
+    marked = Page(comparison_page(made.renamed(made.comparison(), hostile)))
+    count = [tag for tag, _ in Page(page).tags].count("script")
+    assert [tag for tag, _ in marked.tags].count("script") == count
+    assert f"Circuits of {hostile} in {hostile}" in marked.text
+
+
+def test_grouped_queries_are_explained() -> None:
+    said = "Diamonds are key-value heads"
+    assert said in Page(comparison_page(made.comparison("llama"))).text
+    assert said not in Page(comparison_page(made.comparison())).text
+
+
+def test_a_comparison_without_methods_is_refused() -> None:
+    with pytest.raises(ValueError, match="no method"):
+        comparison_page(dataclasses.replace(made.comparison(), results=()))

@@ -1,0 +1,301 @@
+"""Files are written whole or not at all, and folders are tried before the work."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+import strace_lens
+from strace_lens.utils.whole_files import remove_strays, results_folder, write_whole
+
+PACKAGE = Path(strace_lens.__file__).parent
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def few_bytes() -> Iterator[None]:
+    """No file may grow beyond 4,096 bytes, which stops a write as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.fixture
+def read_only_folder() -> Iterator[Path]:
+    """A folder that this process may read and not write; root stops being root for the test."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        folder.chmod(0o555)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+# ------------------------------------------------------------------ writing
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**20])
+def test_a_file_holds_what_was_written_and_nothing_lies_beside_it(tmp_path, length):
+    content = os.urandom(length)
+    write_whole(tmp_path / "file", b"old")
+    write_whole(str(tmp_path / "file"), content)
+    assert (tmp_path / "file").read_bytes() == content
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path):
+    write_whole(tmp_path / ("n" * 255), b"x")
+    assert names(tmp_path) == ["n" * 255]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0o027])
+def test_the_users_umask_decides_who_may_read_a_file(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_whole(tmp_path / "ours", b"x")
+        (tmp_path / "theirs").write_bytes(b"x")
+    finally:
+        os.umask(before)
+    ours, theirs = (stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("ours", "theirs"))
+    assert ours == theirs == 0o666 & ~umask
+
+
+def test_file_and_folder_are_flushed_to_the_disk_around_the_renaming(tmp_path, monkeypatch):
+    did: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def flush(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        did.append("folder flushed" if is_folder else "file flushed")
+        fsync(descriptor)
+
+    def rename(source: Path, target: Path) -> None:
+        did.append("renamed")
+        replace(source, target)
+
+    monkeypatch.setattr("os.fsync", flush)
+    monkeypatch.setattr("os.replace", rename)
+    write_whole(tmp_path / "file", b"x")
+    assert did == ["file flushed", "renamed", "folder flushed"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_names_the_new_one(tmp_path, few_bytes):
+    write_whole(tmp_path / "file", b"old")
+    with pytest.raises(OSError, match=r"cannot write .*/file: File too large") as raised:
+        write_whole(tmp_path / "file", bytes(5000))
+    assert raised.value.errno == errno.EFBIG
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_an_interrupt_leaves_the_old_file(tmp_path, monkeypatch):
+    write_whole(tmp_path / "file", b"old")
+
+    def stop(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_missing_folder_and_a_folder_in_the_way_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"cannot write .*/nowhere/file: No such file"):
+        write_whole(tmp_path / "nowhere" / "file", b"x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"cannot write .*/folder: "):
+        write_whole(tmp_path / "folder", b"x")
+    assert names(tmp_path) == ["folder"]
+
+
+# ------------------------------------------------------------------ what killed processes leave
+
+_KILLED = """
+import os, sys
+from strace_lens.utils import whole_files
+os.fsync = lambda _: os.kill(os.getpid(), 9)
+whole_files.write_whole(sys.argv[1], b"never whole")
+"""
+
+
+def killed_write(path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_write_left_is_gone_with_the_next_write(tmp_path):
+    write_whole(tmp_path / "file", b"old")
+    killed_write(tmp_path / "file")
+    assert len(names(tmp_path)) == 2
+    assert (tmp_path / "file").read_bytes() == b"old"
+    write_whole(tmp_path / "another", b"x")
+    assert names(tmp_path) == ["another", "file"]
+
+
+def test_what_a_killed_write_left_is_gone_when_its_folder_is_prepared(tmp_path):
+    killed_write(tmp_path / "file")
+    with results_folder(tmp_path):
+        assert names(tmp_path) == []
+
+
+def _hold(folder: str, ready, done) -> None:
+    def wait(_: int) -> None:
+        os.fsync = real
+        ready.set()
+        done.wait()
+
+    real, os.fsync = os.fsync, wait
+    write_whole(Path(folder, "slow"), b"slow")
+
+
+def test_a_write_that_is_still_going_on_is_left_alone(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(str(tmp_path), ready, done))
+    other.start()
+    try:
+        assert ready.wait(30)
+        write_whole(tmp_path / "quick", b"quick")
+        assert len(names(tmp_path)) == 2
+    finally:
+        done.set()
+        other.join(30)
+    assert other.exitcode == 0
+    assert names(tmp_path) == ["quick", "slow"]
+    assert (tmp_path / "slow").read_bytes() == b"slow"
+
+
+def test_only_our_own_temporaries_are_removed_and_another_machines_after_a_day(tmp_path):
+    kept = [".strace-lens-notes.tmp", ".part-0.tmp", ".strace-lens-00000000-1-00000000.tmp"]
+    old = ".strace-lens-00000000-1-11111111.tmp"
+    for name in (*kept, old):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / old, (time.time() - 90_000,) * 2)
+    remove_strays(tmp_path)
+    assert names(tmp_path) == sorted(kept)
+
+
+# ------------------------------------------------------------------ folders
+
+
+def tried(folder: Path, files: Sequence[str] = ()) -> None:
+    with results_folder(folder, files):
+        pytest.fail("the work began")
+
+
+def test_a_folder_is_made_with_its_parents_and_left_empty(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with results_folder(str(folder), ["page.html"], ["c"]):
+        assert names(folder) == ["c"]
+        assert names(folder / "c") == []
+    (folder / "page.html").write_text("old")
+    with results_folder(folder, ["page.html"], ["c"]):
+        assert (folder / "page.html").read_text() == "old"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_folders_that_were_made_for_nothing_are_removed_again(tmp_path, error):
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "there", tmp_path / "a" / "b"):
+        with pytest.raises(error), results_folder(folder, ["page.html"], ["c"]):
+            raise error
+    assert names(tmp_path) == ["there"]
+    assert names(tmp_path / "there") == []
+
+
+def test_folders_that_hold_a_file_are_kept_when_the_work_ends_in_an_error(tmp_path):
+    with pytest.raises(IsADirectoryError), results_folder(tmp_path / "a", [], ["c", "d"]):
+        [write_whole(tmp_path / "a" / "c" / name, b"x") for name in ("file", "../d")]
+    assert names(tmp_path / "a" / "c") == ["file"]
+
+
+def test_a_read_only_folder_is_refused_by_name(read_only_folder):
+    with pytest.raises(PermissionError, match=rf"cannot write to the folder {read_only_folder}: "):
+        tried(read_only_folder)
+    with pytest.raises(PermissionError, match=r"cannot make the folder .*/within: "):
+        tried(read_only_folder / "within")
+    with pytest.raises(PermissionError, match=rf"cannot write {read_only_folder}/file: "):
+        write_whole(read_only_folder / "file", b"x")
+
+
+@pytest.mark.parametrize("below", ["", "folder", "folder/of/results"])
+def test_a_file_in_the_way_is_named(tmp_path, below):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"folder .*: .*/file is a file$"):
+        tried(tmp_path / "file" / below)
+
+
+def test_a_folder_in_the_way_of_a_file_is_named(tmp_path):
+    (tmp_path / "page.html").mkdir()
+    with pytest.raises(
+        IsADirectoryError, match=r"cannot write .*/page\.html: there is a folder named so"
+    ):
+        tried(tmp_path, ["table.csv", "page.html"])
+
+
+def test_a_full_disk_is_seen_beforehand(tmp_path, few_bytes):
+    with pytest.raises(OSError, match=rf"cannot write to the folder {tmp_path}: File too large"):
+        tried(tmp_path)
+    assert names(tmp_path) == []
+
+
+# ------------------------------------------------------------------ every writer of the package
+
+_WRITERS = {
+    *("write_text", "write_bytes", "write_html", "write_image", "savefig", "save_file"),
+    *("to_parquet", "to_json", "to_pickle", "to_excel", "write_json"),
+}
+_MEANT = {"whole_files.py": {"open"}, "peak_memory.py": {"write_text"}}  # the latter into /proc
+
+
+def writes(tree: ast.AST) -> Iterator[str]:
+    """Names of the calls that write to a file of the given path."""
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call):
+            continue
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        words = [
+            a.value
+            for a in (*call.args, *(k.value for k in call.keywords))
+            if isinstance(a, ast.Constant) and isinstance(a.value, str)
+        ]
+        opens = name == "open" and any(
+            re.fullmatch(r"[rwxa+bt]*[wxa+][rwxa+bt]*", w) for w in words
+        )
+        if name in _WRITERS or opens or (name == "to_csv" and call.args):
+            yield name
+
+
+def test_every_file_of_the_package_is_written_whole():
+    found = {
+        path.relative_to(PACKAGE).as_posix(): set(writes(ast.parse(path.read_text("utf-8"))))
+        for path in PACKAGE.rglob("*.py")
+    }
+    assert {path: names for path, names in found.items() if names} == _MEANT
