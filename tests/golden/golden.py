@@ -1,7 +1,7 @@
 """What the package gives for a few prompts, tasks and runs, kept so that no redesign changes it.
 
     python tests/golden/golden.py --write    # keep what today's code gives, after a wanted change
-    python tests/golden/golden.py            # compare, name every difference, exit 1 if there is one
+    python tests/golden/golden.py            # compare, name every difference, exit 1 on any
 
 Every part is made by the commands, or by verbs of the top of the package, so that modules may move
 beneath them. Numbers are kept to eight digits and compared to 1e-6.
