@@ -29,7 +29,7 @@ from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
 from strace_lens.report.corpus import corpus_report
 from strace_lens.report.tables_corpus import corpus_sections
-from strace_lens.utils.whole_files import write_whole
+from strace_lens.utils.disk import write_whole
 
 STEPS = (0, 50, 200, 1000)
 PROMPTS, LOW, HIGH = 48, 10, 20

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from strace_lens.utils.whole_files import write_whole
+from strace_lens.utils.disk import write_whole
 
 FOLDER = Path(__file__).parent
 SECONDS = 180

@@ -27,8 +27,7 @@ from strace_lens.model.load import DEFAULT, DTYPES, MAPS
 from strace_lens.token_graph.edges import KINDS, kinds_to_keep
 from strace_lens.token_graph.estimators import ESTIMATORS
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
-from strace_lens.utils.strict_json import parse_object
-from strace_lens.utils.text_files import read_prompt
+from strace_lens.utils.disk import parse_object, read_prompt
 
 Complete = Callable[[str], list[str]]
 

@@ -40,8 +40,7 @@ from strace_lens.model.load import DEFAULT, load_model
 from strace_lens.report.compare import comparison_report
 from strace_lens.report.summary import summarize_comparison
 from strace_lens.report.tables_compare import print_comparison
-from strace_lens.utils.strict_json import JsonError, parse_json
-from strace_lens.utils.whole_files import results_folder, write_whole
+from strace_lens.utils.disk import JsonError, parse_json, results_folder, write_whole
 
 OUT = Path("out/compare")
 PAIRS = 16

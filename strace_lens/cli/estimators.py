@@ -35,7 +35,7 @@ from strace_lens.report.estimators import estimators_report
 from strace_lens.report.summary import records
 from strace_lens.report.tables import print_estimators, print_phases
 from strace_lens.token_graph.estimators import ESTIMATORS
-from strace_lens.utils.whole_files import results_folder, write_whole
+from strace_lens.utils.disk import results_folder, write_whole
 
 PAGE = "estimators.html"
 TABLES = ("runs", "traces", "table", "phases")

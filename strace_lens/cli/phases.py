@@ -18,7 +18,7 @@ from strace_lens.report.corpus import corpus_report
 from strace_lens.report.summary import records
 from strace_lens.report.tables import frame_table, wide_console
 from strace_lens.report.tables_corpus import corpus_sections
-from strace_lens.utils.whole_files import results_folder, write_whole
+from strace_lens.utils.disk import results_folder, write_whole
 
 PAGE = "phases.html"
 WIDTH = 180

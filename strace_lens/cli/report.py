@@ -11,7 +11,7 @@ from strace_lens.cli.common import one_line_errors, progress_bar, step
 from strace_lens.cli.trace import EXPLORER, RESULT
 from strace_lens.files.traces import load_curve
 from strace_lens.report.explorer.page import explorer
-from strace_lens.utils.whole_files import results_folder, write_whole
+from strace_lens.utils.disk import results_folder, write_whole
 
 
 def report_command(

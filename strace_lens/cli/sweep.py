@@ -62,8 +62,8 @@ from strace_lens.model.prompts import own_tokenizer, text_ids
 from strace_lens.model.skeleton import Skeleton, skeleton
 from strace_lens.token_graph.edges import KINDS, keep_text
 from strace_lens.token_graph.estimators import ESTIMATORS, estimator_of
+from strace_lens.utils.disk import results_folder
 from strace_lens.utils.interrupt import INTERRUPTED
-from strace_lens.utils.whole_files import results_folder
 
 ENGINES = ("local", "ray")
 

@@ -35,7 +35,7 @@ from strace_lens.model.load import load_model
 from strace_lens.model.prompts import tokenize
 from strace_lens.plot.text_density import text_density_page
 from strace_lens.token_graph.estimators import estimator_of
-from strace_lens.utils.whole_files import results_folder, write_whole
+from strace_lens.utils.disk import results_folder, write_whole
 
 PAGE, TABLE = "text.html", "text.csv"
 EXTREMES = 5

@@ -56,8 +56,7 @@ from strace_lens.token_graph.estimators import estimate, estimator_of, steps
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.importance import IMPORTANCES, importance_function
-from strace_lens.utils.text_files import read_text
-from strace_lens.utils.whole_files import results_folder, write_whole
+from strace_lens.utils.disk import read_text, results_folder, write_whole
 
 PAGE = "trace.html"
 EXPLORER = "explorer.html"

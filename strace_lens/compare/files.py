@@ -24,6 +24,7 @@ from strace_lens.component_graph.experiment import Problem
 from strace_lens.component_graph.task import Task
 from strace_lens.files.circuits import load_circuit, load_scores, save_circuit, save_scores
 from strace_lens.model.weights import weights_hash
+from strace_lens.utils.disk import parse_object, write_whole
 from strace_lens.utils.manifest import (
     NAME,
     ManifestKind,
@@ -32,9 +33,7 @@ from strace_lens.utils.manifest import (
     manifest_of,
     write_manifest,
 )
-from strace_lens.utils.strict_json import parse_object
 from strace_lens.utils.versions import versions
-from strace_lens.utils.whole_files import write_whole
 
 CIRCUITS, SCORES, MEASURES, TIMINGS = FOLDERS = ("circuits", "scores", "measures", "timings")
 """Folders within, with a file a method."""

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from strace_lens.component_graph.graph import ComponentGraph, node_of
-from strace_lens.utils.frames import (
+from strace_lens.utils.checks import (
     codes_of,
     refuse_rows,
     refuse_twice,

@@ -26,7 +26,7 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 from strace_lens.utils.html_repr import facts
-from strace_lens.utils.warn import warn
+from strace_lens.utils.progress import warn
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Fractions of all edges at which the MIB benchmark measures; 0 is not among them."""

@@ -12,7 +12,7 @@ from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.edge_table import edge_cells
 from strace_lens.component_graph.graph import ComponentGraph, node_of
 from strace_lens.component_graph.scores import Scores
-from strace_lens.utils.frames import numbers_of, refuse_rows, require_columns, whole_numbers
+from strace_lens.utils.checks import numbers_of, refuse_rows, require_columns, whole_numbers
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.bool, *_FLOATS)}

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from strace_lens.utils import values as checks
+from strace_lens.utils import checks
 
 EMBED, LOGITS = "embed", "logits"
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from strace_lens.utils.strict_json import JsonError, parse_object
-from strace_lens.utils.whole_files import write_whole
+from strace_lens.utils.disk import JsonError, parse_object, write_whole
 
 LOCK = ".sweep.lock"
 HOLDER = ".sweep.json"

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from strace_lens.corpus.rows import merged
-from strace_lens.utils.strict_json import parse_object
-from strace_lens.utils.whole_files import write_whole
+from strace_lens.utils.disk import parse_object, write_whole
 
 FORMAT = "strace-lens-run/2"
 NAME = "manifest.json"

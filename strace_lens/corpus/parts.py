@@ -13,7 +13,7 @@ import pyarrow as pa
 from strace_lens.corpus.check_part import wrong_columns, wrong_values
 from strace_lens.corpus.rows import Row, merged
 from strace_lens.corpus.seal import SealError, sealed, unsealed
-from strace_lens.utils.whole_files import write_whole
+from strace_lens.utils.disk import write_whole
 
 _RUN, _PROMPTS = "strace-lens-run", "strace-lens-prompts"
 

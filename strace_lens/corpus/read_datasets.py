@@ -8,7 +8,7 @@ from typing import Any
 
 from strace_lens.corpus.prompts import CorpusError, listed
 from strace_lens.corpus.read_files import Rows
-from strace_lens.utils.text_files import TextFileError, read_text
+from strace_lens.utils.disk import TextFileError, read_text
 
 SAVED = ("dataset_dict.json", "state.json")
 """Files by which a folder of `save_to_disk` is known."""

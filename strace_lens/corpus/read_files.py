@@ -13,8 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from strace_lens.corpus.prompts import CorpusError, listed
-from strace_lens.utils.strict_json import JsonError, parse_json
-from strace_lens.utils.text_files import TextFileError, decoded, lines_of, read_text
+from strace_lens.utils.disk import (
+    JsonError,
+    TextFileError,
+    decoded,
+    lines_of,
+    parse_json,
+    read_text,
+)
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 

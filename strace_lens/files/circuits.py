@@ -18,7 +18,7 @@ from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.graph import ComponentGraph, graph_from_facts
 from strace_lens.component_graph.scores import Scores
 from strace_lens.files.result_files import ResultFileError, read_result, write_result
-from strace_lens.utils import values as checks
+from strace_lens.utils import checks
 
 _GRAPH_FACTS = ("graph", "made")
 _SCORES_FACTS = (*_GRAPH_FACTS, "method", "task", "effects", "forwards", "backwards")

@@ -24,7 +24,7 @@ from strace_lens.files.traces import prompt_from_facts
 from strace_lens.token_graph.edges import GraphShape
 from strace_lens.token_graph.exchange import subgraph_from_networkx
 from strace_lens.token_graph.trace import Subgraph
-from strace_lens.utils.whole_files import write_whole
+from strace_lens.utils.disk import write_whole
 
 _OURS = "strace_lens"
 # What parsers and constructors make of a file that is torn, foreign or edited by hand.

@@ -25,10 +25,8 @@ from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.graph import EMBED, LOGITS, ComponentGraph
 from strace_lens.component_graph.scores import Scores
 from strace_lens.files.result_files import ResultFileError
-from strace_lens.utils import values as checks
-from strace_lens.utils.strict_json import JsonError, parse_json
-from strace_lens.utils.text_files import TextFileError, read_text
-from strace_lens.utils.whole_files import write_whole
+from strace_lens.utils import checks
+from strace_lens.utils.disk import JsonError, TextFileError, parse_json, read_text, write_whole
 
 _INPUT = "input"
 _OURS = "strace_lens"  # a key that other programs pass over, which holds our checksum

@@ -18,9 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from strace_lens.utils import values as checks
-from strace_lens.utils.strict_json import JsonError, parse_object
-from strace_lens.utils.whole_files import write_whole
+from strace_lens.utils import checks
+from strace_lens.utils.disk import JsonError, parse_object, write_whole
 
 FORMAT = "strace-lens/2"
 

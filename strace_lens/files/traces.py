@@ -36,7 +36,7 @@ from strace_lens.token_graph.edges import (
     ranks_of,
 )
 from strace_lens.token_graph.trace import Trace
-from strace_lens.utils import values as checks
+from strace_lens.utils import checks
 
 
 def save_trace(trace: Trace, path: str | Path) -> None:

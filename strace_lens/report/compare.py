@@ -28,7 +28,7 @@ from strace_lens.report.page import (
     table_html,
     versions_text,
 )
-from strace_lens.utils.whole_files import write_whole
+from strace_lens.utils.disk import write_whole
 
 DRAWN = 200
 """Edges drawn of each circuit, the strongest first."""

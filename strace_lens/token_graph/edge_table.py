@@ -17,7 +17,7 @@ from strace_lens.token_graph.edges import (
     edge_list,
     hook_name,
 )
-from strace_lens.utils.frames import (
+from strace_lens.utils.checks import (
     codes_of,
     refuse_rows,
     refuse_twice,

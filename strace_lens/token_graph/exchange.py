@@ -13,7 +13,7 @@ from strace_lens.token_graph.edge_table import ENDS, edge_ids
 from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.trace import GIVEN, Subgraph, Trace
-from strace_lens.utils.frames import (
+from strace_lens.utils.checks import (
     numbers_of,
     refuse_rows,
     refuse_twice,

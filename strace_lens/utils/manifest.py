@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strace_lens.utils.strict_json import parse_object
-from strace_lens.utils.whole_files import write_whole
+from strace_lens.utils.disk import parse_object, write_whole
 
 NAME = "manifest.json"
 

@@ -1,8 +1,12 @@
-"""A bar for long work, where somebody watches: a notebook or a terminal, never a pipe or a test."""
+"""What a person sees while work runs: progress bars, and warnings that point at their own line.
+
+A bar is shown in a notebook or a terminal, never in a pipe or a test.
+"""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -61,6 +65,21 @@ def count_bar(progress: Counted | None, what: str) -> Iterator[Counted]:
             bar.update(done - bar.n)
 
         yield tell if progress is None else progress
+
+
+def warn(message: str) -> None:
+    """Issue a UserWarning that points at the line that called this package, however deep we are.
+
+    Args:
+        message: What the caller should know, as one sentence.
+    """
+    outermost, frames = 1, [sys._getframe(0)]
+    while frames[-1].f_back is not None:
+        frames.append(frames[-1].f_back)
+    for level, frame in enumerate(frames, start=1):
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "strace_lens":
+            outermost = level
+    warnings.warn(message, UserWarning, stacklevel=outermost + 1)
 
 
 def is_watched() -> bool:

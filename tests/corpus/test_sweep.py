@@ -35,7 +35,7 @@ from strace_lens.density.curve import TEXTS
 from strace_lens.density.phases import restored_from
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
-from strace_lens.utils.whole_files import _host
+from strace_lens.utils.disk import _host
 from tests import cases, tiny
 from tests.corpus.made import SIZES, model, options, prompts, words
 from tests.real import smollm2

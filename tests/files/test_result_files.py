@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from strace_lens.files.result_files import ResultFileError, read_result, write_result
-from tests.utils.test_strict_json import VALUES
+from tests.utils.test_disk import VALUES
 
 ARRAYS = {
     "b": torch.tensor([True, False, True]),

@@ -36,7 +36,7 @@ def measured_three_times() -> None:
 def test_each_work_has_its_own_peak_whatever_ran_before():
     # In a process of its own: in the one that runs the tests, threads that earlier tests started
     # may free memory meanwhile, and the resident set is the whole process's.
-    code = "from tests import test_peak_memory as t; t.measured_three_times()"
+    code = "from tests.utils import test_peak_memory as t; t.measured_three_times()"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     *peaks, how = out.stdout.splitlines()
     for megabytes, peak in zip((200, 40, 200), peaks, strict=True):

@@ -1,18 +1,21 @@
-"""When a bar is shown, and that it counts what the caller would have been told."""
+"""When a bar is shown and what it counts, and which line a warning names."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import sys
 import types
+import warnings
 from collections.abc import Iterator
 
 import pytest
 
 import strace_lens as sl
 from strace_lens.utils import progress
-from tests import tiny
+from tests import cases, tiny
+from tests.component_graph.made import tiny_task
 
 
 class Terminal(io.StringIO):
@@ -103,3 +106,16 @@ def test_each_long_verb_shows_a_bar_that_ends_full(tmp_path) -> None:
     assert "prompts" in shown
     assert "1/1" in shown
     assert "greedy" not in shown  # what a sweep calls shows no bar below its own
+
+
+def test_a_warning_points_at_the_first_caller_outside_of_the_package() -> None:
+    task = tiny_task(3, 5)
+    corrupted = task.corrupted.clone()
+    corrupted[0] = task.clean[0]
+    scope = {"__name__": "of_a_user", "sl": sl, "model": cases.model_of("gpt2")}
+    scope["task"] = dataclasses.replace(task, corrupted=corrupted)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        exec(compile("sl.discover(model, task, 'eap')", "of_a_user.py", "exec"), scope)
+    assert [w.category for w in caught] == [UserWarning]
+    assert not caught[0].filename.startswith(str(sl.__path__[0]))

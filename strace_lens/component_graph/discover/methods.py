@@ -26,7 +26,7 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import noted, verb
 from strace_lens.model.weights import remembered_hash
-from strace_lens.utils.warn import warn
+from strace_lens.utils.progress import warn
 
 Method = Callable[..., Float[Tensor, "destination source *pos"]]
 """From a `Problem`, a seed and options of its own to one score an edge."""

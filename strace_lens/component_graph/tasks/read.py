@@ -13,8 +13,7 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
 from strace_lens.model.prompts import PromptError
-from strace_lens.utils.strict_json import JsonError, parse_object
-from strace_lens.utils.text_files import TextFileError, lines_of, read_text
+from strace_lens.utils.disk import JsonError, TextFileError, lines_of, parse_object, read_text
 
 KEYS = ("clean", "corrupted", "answers", "wrong_answers")
 """Keys of a line; others are ignored."""

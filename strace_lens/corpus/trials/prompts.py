@@ -10,8 +10,7 @@ from typing import Any
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.prompts import Prompt, PromptError, tokenize
-from strace_lens.utils.strict_json import parse_object
-from strace_lens.utils.text_files import lines_of, read_text
+from strace_lens.utils.disk import lines_of, parse_object, read_text
 
 _KEYS = {"prompt": str, "kind": str, "sibling": str, "wrong": int}
 

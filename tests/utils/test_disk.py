@@ -1,9 +1,11 @@
-"""Files are written whole or not at all, and folders are tried before the work."""
+"""Files on disk: text and JSON read strictly, files written whole or not at all."""
 
 from __future__ import annotations
 
 import ast
 import errno
+import json
+import math
 import multiprocessing
 import os
 import re
@@ -18,9 +20,159 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import strace_lens
-from strace_lens.utils.whole_files import remove_strays, results_folder, write_whole
+from strace_lens.utils.disk import (
+    DEPTH,
+    JsonError,
+    TextFileError,
+    lines_of,
+    parse_json,
+    parse_object,
+    read_prompt,
+    read_text,
+    remove_strays,
+    results_folder,
+    write_whole,
+)
+
+# ------------------------------------------------------------------ text
+
+BOM = b"\xef\xbb\xbf"
+LINES = "the capital\u2028of\r\n\r\nFrance\u0085\ris\n"
+
+
+@pytest.mark.parametrize("mark", [b"", BOM])
+def test_a_text_is_read_as_it_stands_and_a_bom_is_no_part_of_it(
+    tmp_path: Path, mark: bytes
+) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(mark + LINES.encode())
+    assert read_text(path) == LINES
+    assert read_text(str(path)) == LINES
+    # Only a newline ends a line: separators within a text belong to it.
+    assert lines_of(read_text(path)) == ["the capital\u2028of", "", "France\u0085\ris"]
+
+
+def test_a_second_bom_belongs_to_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(BOM + BOM + b"a")
+    assert read_text(path) == "\ufeffa"
+
+
+@pytest.mark.parametrize(
+    ("written", "prompt", "lines"),
+    [
+        ("a\r\nb\r\n", "a\r\nb", ["a", "b"]),
+        ("a\nb\n", "a\nb", ["a", "b"]),
+        ("a\nb", "a\nb", ["a", "b"]),
+        ("a\n\n", "a\n", ["a", ""]),
+        ("a \r", "a \r", ["a "]),
+        ("", "", []),
+    ],
+)
+def test_one_line_end_is_taken_off_a_prompt_and_the_others_stay(
+    tmp_path: Path, written: str, prompt: str, lines: list[str]
+) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(written.encode())
+    assert read_prompt(path) == prompt
+    assert lines_of(written) == lines
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("ok\ncaf\u00e9".encode("latin-1"), r"line 2: not UTF-8 \(byte 6 is 0xE9\); .*iconv"),
+        (b"\xed\xa0\x80", r"line 1: not UTF-8 \(byte 0 is 0xED\)"),  # half of a surrogate pair
+        ("ok".encode("utf-16"), "byte order mark of UTF-16.*iconv -f UTF-16"),
+        ("ok".encode("utf-16-le"), "binary file .byte 1 is 0."),
+        (b"\x80\x02}q\x00.", "binary file .byte 4 is 0."),
+    ],
+)
+@pytest.mark.parametrize("read", [read_text, read_prompt])
+def test_what_is_no_utf_8_is_refused_by_file_and_byte(
+    tmp_path: Path, data: bytes, message: str, read
+) -> None:
+    path = tmp_path / "odd name.txt"
+    path.write_bytes(data)
+    with pytest.raises(TextFileError, match=message) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------ JSON
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(value=VALUES, ascii_only=st.booleans(), mark=st.booleans())
+def test_what_json_can_say_comes_back(value, ascii_only, mark):
+    text = "\ufeff" * mark + json.dumps(value, ensure_ascii=ascii_only)
+    back = parse_json(text, "here")
+    assert back == value
+    assert json.dumps(back) == json.dumps(value)  # -0.0 and 0.0, 1 and 1.0 are equal, not the same
+    assert parse_json(text.encode(), "here") == value
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", r"not JSON \(Expecting"),
+        ("", r"not JSON \(Expecting"),
+        ("1 2", r"not JSON \(Extra data"),
+        ("[NaN]", r"not JSON \(NaN is no JSON number\)"),
+        ("[-Infinity]", "-Infinity is no JSON number"),
+        ("1e400", "1e400 is larger than any 64-bit number"),
+        ("-1e400", "-1e400 is larger than any 64-bit number"),
+        (str(2**64), "18446744073709551616 is larger than any 64-bit number"),
+        (str(-(2**63) - 1), "-9223372036854775809 is larger than any 64-bit number"),
+        ("1" * 10_000, r"1{20}\.\.\. is larger than any 64-bit number"),
+        ('{"a": 1, "a": 2}', "the key 'a' is there twice"),
+        (r'"\ud800"', r"half of a surrogate pair, '\\ud800'"),
+        (r'{"\udfff": 1}', r"half of a surrogate pair, '\\udfff'"),
+        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nested more than 100 levels deep"),
+        ('{"a":' * (DEPTH + 1) + "1" + "}" * (DEPTH + 1), "nested more than 100 levels deep"),
+        ("[" * 200_000 + "]" * 200_000, "nested more than 100 levels deep"),
+        ("[" * 200_000, r"not JSON"),
+        (b'"\xff"', r"not UTF-8 \(byte 1"),
+    ],
+)
+def test_everything_else_is_refused_in_one_line_that_says_where(content, reason):
+    with pytest.raises(JsonError, match=rf"^file\.json, line 3: .*{reason}") as raised:
+        parse_json(content, "file.json, line 3")
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 200
+
+
+def test_a_nesting_that_is_just_shallow_enough_is_read():
+    text = "[" * DEPTH + "]" * DEPTH
+    assert json.dumps(parse_json(text, "here")) == text
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", '"text"', "3"])
+def test_an_object_is_asked_for_and_another_value_is_refused(content):
+    assert parse_object('{"a": [1]}', "here") == {"a": [1]}
+    with pytest.raises(JsonError, match="here: not a JSON object but a "):
+        parse_object(content, "here")
+
+
+def test_nan_is_read_where_it_is_asked_for() -> None:
+    assert math.isnan(parse_json("[NaN]", "x", nan=True)[0])
+    with pytest.raises(JsonError, match="-Infinity is no JSON number"):
+        parse_json("[-Infinity]", "x", nan=True)
+
 
 PACKAGE = Path(strace_lens.__file__).parent
 
@@ -139,9 +291,9 @@ def test_a_missing_folder_and_a_folder_in_the_way_are_named(tmp_path):
 
 _KILLED = """
 import os, sys
-from strace_lens.utils import whole_files
+from strace_lens.utils import disk
 os.fsync = lambda _: os.kill(os.getpid(), 9)
-whole_files.write_whole(sys.argv[1], b"never whole")
+disk.write_whole(sys.argv[1], b"never whole")
 """
 
 
@@ -272,7 +424,10 @@ _WRITERS = {
     *("write_text", "write_bytes", "write_html", "write_image", "savefig", "save_file"),
     *("to_parquet", "to_json", "to_pickle", "to_excel", "write_json"),
 }
-_MEANT = {"whole_files.py": {"open"}, "peak_memory.py": {"write_text"}}  # the latter into /proc
+_MEANT = {
+    "utils/disk.py": {"open"},
+    "utils/peak_memory.py": {"write_text"},
+}  # the latter into /proc
 
 
 def writes(tree: ast.AST) -> Iterator[str]:
