@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from strace_lens.density.phases import Phase, Phases, find_phases
+from strace_lens.density.change_points import Phase
+from strace_lens.density.phases import Phases, find_phases
 from strace_lens.plot.density import plot_density
 from tests.plot import made
 

@@ -1,7 +1,7 @@
 """Phase boundaries of a corpus and of each prompt, with bootstrap intervals.
 
 Source: s-Trace (arXiv 2605.27033), section "phases", which draws them; here they are the change
-points of `density.phases`. A boundary lies between two phases that were found. So construction has
+points of `density.change_points`. A boundary lies between two phases that were found. So construction has
 no start without a plateau before it, as it may begin below the smallest size measured, and no stop
 without a refinement after it.
 """
@@ -16,11 +16,10 @@ import pandas as pd
 from jaxtyping import Float
 
 from strace_lens.corpus.analyses.arrays import at_sizes, every_size
-from strace_lens.corpus.analyses.fast_fit import fast_change_points
 from strace_lens.corpus.analyses.resample import percentiles
 from strace_lens.corpus.analyses.resample import resamples as draws_of
 from strace_lens.corpus.run_folder import Run
-from strace_lens.density.phases import LEAST_SIZES, Phase
+from strace_lens.density.change_points import LEAST_SIZES, Phase, change_points
 
 QUANTITIES = (
     *("phases", "construction_start", "construction_stop", "tv_at_start", "tv_at_stop"),
@@ -97,7 +96,7 @@ def prompt_boundaries(run: Run, *, seed: int = 0, resamples: int = 100) -> pd.Da
     for prompt, table in zip(run.prompts["prompt"], every_size(run), strict=True):
         sizes, tv = table["size"].to_numpy(), table["tv"].to_numpy()
         added = int(np.count_nonzero(table["refined"].to_numpy()))
-        phases = fast_change_points(sizes, tv, added)
+        phases = change_points(sizes, tv, added)
         value = _quantities(phases, len(tv))
         draws = draws_of(len(sizes), resamples, seed)
         again = _refitted(sizes, tv, added, phases, draws) if phases else _table([])
@@ -150,7 +149,7 @@ def _around(sizes: Float[np.ndarray, " size"], boundary: float) -> tuple[float, 
 def _row(
     sizes: Float[np.ndarray, " size"], tv: Float[np.ndarray, " size"], added: int = 0
 ) -> list[float]:
-    return _quantities(fast_change_points(sizes, tv, added), len(sizes))
+    return _quantities(change_points(sizes, tv, added), len(sizes))
 
 
 def _quantities(phases: tuple[Phase, ...], sizes: int) -> list[float]:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from strace_lens.corpus.analyses.arrays import every_size
 from strace_lens.corpus.run_folder import Run
-from strace_lens.density.phases import THRESHOLD, restored_from
+from strace_lens.measures.refinement import THRESHOLD, restored_from
 from strace_lens.measures.distributions import NUCLEI
 from strace_lens.measures.sizes import RULES, size_for_nucleus
 

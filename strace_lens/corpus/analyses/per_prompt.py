@@ -6,7 +6,7 @@ import pandas as pd
 
 from strace_lens.corpus.analyses.needed import needed_by_prompt
 from strace_lens.corpus.run_folder import Run
-from strace_lens.density.phases import THRESHOLD
+from strace_lens.measures.refinement import THRESHOLD
 
 _GIVEN = (
     *("prompt", "sha256", "tokens", "edges"),

@@ -14,7 +14,7 @@ from strace_lens.corpus.analyses.boundaries import (
     prompt_boundaries,
 )
 from strace_lens.corpus.run_folder import Run
-from strace_lens.density.phases import change_points
+from strace_lens.density.change_points import change_points
 from tests.corpus.synthetic import synthetic_run
 
 LOG = np.linspace(-5, 0, 27)
