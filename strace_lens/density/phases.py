@@ -21,6 +21,7 @@ from strace_lens.token_graph.edges import KINDS
 from strace_lens.token_graph.trace import Trace
 from strace_lens.utils.html_repr import facts
 
+
 @dataclass(frozen=True, eq=False)
 class LayerPhase:
     """The edges of a trace between two sizes, layer by layer.

@@ -9,8 +9,8 @@ import pandas as pd
 
 from strace_lens.compare.comparison import Comparison, MethodResult
 from strace_lens.density.causal import read_ablation
-from strace_lens.density.curve import DensityCurve
 from strace_lens.density.change_points import Phase
+from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import LayerPhase, Phases
 from strace_lens.token_graph.edges import KINDS
 

@@ -11,6 +11,7 @@ import strace_lens as sl
 from strace_lens.density.phases import find_phases
 from tests import tiny
 
+
 @pytest.fixture(scope="module")
 def curve() -> sl.DensityCurve:
     """The curve of a tiny model, on a grid fine enough for its few edges."""

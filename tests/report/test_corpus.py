@@ -64,7 +64,7 @@ def test_every_figure_is_there_once_with_a_caption(page: str) -> None:
 
 def test_captions_name_the_files_of_their_numbers(page: str) -> None:
     text = Page(page).text
-    beside = {"component_use", "layers_by_size", "prompts"}  # drawn by no figure
+    beside = {"prompts"}  # drawn by no figure
     for name in set(found()) - beside:
         assert f"{name}.csv" in text, name
 

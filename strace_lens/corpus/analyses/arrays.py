@@ -43,6 +43,11 @@ def ablatable_kinds(run: Run) -> list[str]:
     return [kind for kind in KINDS if kind not in kept_kinds(run)]
 
 
+def layer_of(run: Run) -> Int64[np.ndarray, " component"]:
+    """The layer of each component."""
+    return run.components["layer"].to_numpy(dtype=np.int64)
+
+
 def edges_by(
     run: Run, group: Int64[np.ndarray, " component"], groups: int
 ) -> tuple[Int64[np.ndarray, "prompt size group"], Int64[np.ndarray, "prompt group"]]:

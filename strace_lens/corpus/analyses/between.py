@@ -15,11 +15,11 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 
-from strace_lens.corpus.analyses import resample
-from strace_lens.corpus.analyses.boundaries import corpus_boundaries
-from strace_lens.corpus.analyses.correlations import LEAST_PROMPTS, rank_correlations
 from strace_lens.corpus.analyses.curves import mean_curves
+from strace_lens.corpus.analyses.density import LEAST_PROMPTS, rank_correlations
+from strace_lens.corpus.analyses.sizes import corpus_boundaries
 from strace_lens.corpus.run_folder import Run
+from strace_lens.measures.intervals import draws_of, interval_of, percentiles
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,13 +164,13 @@ def agreement(
     # Sorted, so that (a, b) and (b, a) draw the same prompts.
     shared = a.merge(b, on="sha256").sort_values("sha256")
     values = shared[["density_x", "density_y"]].to_numpy(dtype=np.float64)
-    draws = resample.resamples(len(values), resamples, seed)
+    draws = draws_of(len(values), resamples, seed)
     difference = (values[:, 0] - values[:, 1])[:, None]
-    difference_low, difference_high = resample.interval_of(difference, np.mean, draws)
+    difference_low, difference_high = interval_of(difference, np.mean, draws)
     rho = low = high = math.nan
     if len(values) >= LEAST_PROMPTS:
         rho = float(rank_correlations(values[None])[0])
-        ends = resample.percentiles(rank_correlations(values[draws]))
+        ends = percentiles(rank_correlations(values[draws]))
         low, high = (math.nan if math.isnan(rho) else float(end) for end in ends)
     return {
         "prompts": len(values),

@@ -24,12 +24,12 @@ from strace_lens.corpus.analyses.arrays import (
     edges_by,
     every_size,
     frame_of,
+    layer_of,
     shares,
 )
-from strace_lens.corpus.analyses.composition import layer_of
-from strace_lens.corpus.analyses.means import means
 from strace_lens.corpus.run_folder import Run
 from strace_lens.corpus.trials.phases import relative_depth
+from strace_lens.measures.intervals import means
 from strace_lens.measures.refinement import THRESHOLD, restored_from
 from strace_lens.token_graph.edges import KINDS
 

@@ -16,11 +16,9 @@ from strace_lens.corpus.analyses.arrays import (
     shares,
 )
 from strace_lens.corpus.analyses.between import on_shared_prompts
-from strace_lens.corpus.analyses.boundaries import prompt_boundaries
-from strace_lens.corpus.analyses.density_parts import density_parts
+from strace_lens.corpus.analyses.density import density_parts
 from strace_lens.corpus.analyses.layer_phases import head_and_tail
-from strace_lens.corpus.analyses.needed import size_needed
-from strace_lens.corpus.analyses.per_prompt import per_prompt
+from strace_lens.corpus.analyses.sizes import per_prompt, prompt_boundaries, size_needed
 from strace_lens.corpus.run_folder import Run
 from strace_lens.measures.sizes import SIZES
 from tests.corpus.synthetic import synthetic_run

@@ -11,8 +11,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from strace_lens.corpus.analyses.between import between_runs, on_shared_prompts, side_by_side
-from strace_lens.corpus.analyses.boundaries import corpus_boundaries
 from strace_lens.corpus.analyses.curves import mean_curves
+from strace_lens.corpus.analyses.sizes import corpus_boundaries
 from strace_lens.corpus.run_folder import Run
 from tests.corpus.synthetic import synthetic_run
 

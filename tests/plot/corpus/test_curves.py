@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from strace_lens.corpus.analyses.boundaries import corpus_boundaries
 from strace_lens.corpus.analyses.curves import mean_curves
+from strace_lens.corpus.analyses.sizes import corpus_boundaries
 from strace_lens.plot.corpus.curves import plot_head_tail, plot_mean_curves
 from strace_lens.plot.style import COLOURS
 from tests.plot import made

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from strace_lens.corpus.analyses.boundaries import prompt_boundaries
-from strace_lens.corpus.analyses.needed import size_needed
+from strace_lens.corpus.analyses.sizes import prompt_boundaries, size_needed
 from strace_lens.plot.corpus.sizes import plot_prompt_boundaries, plot_sizes_needed
 from tests.plot import made
 from tests.plot.corpus import made_tables

@@ -1,8 +1,9 @@
-"""Rank correlations against scipy and residuals of fits; labels against sums of squares."""
+"""What goes with a prompt's density: correlations, labels, parts and growing texts."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import kruskal, pearsonr, rankdata, spearmanr
 
-from strace_lens.corpus.analyses.correlations import (
+from strace_lens.corpus.analyses.density import (
     density_by_label,
     density_correlations,
+    density_parts,
+    growth,
+    growth_lines,
+    part_correlations,
     rank_correlations,
 )
 from strace_lens.corpus.run_folder import Run
+from strace_lens.measures.intervals import interval
+from strace_lens.plot.corpus.density_parts import plot_density_parts
 from tests.corpus.synthetic import synthetic_run
 
 
@@ -179,3 +186,128 @@ def test_a_run_without_labels_has_an_empty_table() -> None:
     table = density_by_label(run)
     assert table.empty
     assert "eta_squared" in table
+
+
+SIZES = (0.001, 0.01, 0.1, 1.0)
+
+
+def run_of(*curves: list[float]):
+    plain = synthetic_run(prompts=len(curves), sizes=SIZES)
+    return replace(plain, sizes=plain.sizes.assign(tv=np.concatenate(curves)))
+
+
+def test_half_of_the_plateau_is_crossed_between_sizes() -> None:
+    found = density_parts(
+        run_of([0.8, 0.8, 0.2, 0.0], [0.8, 0.1, 0.6, 0.0], [0.5, 0.5, 0.5, 0.5], [0.0] * 4)
+    )
+    assert found["plateau"].tolist() == [0.8, 0.8, 0.5, 0.0]
+    # From 0.8 at 10^-2 to 0.2 at 10^-1 it is 0.4 after two thirds of the decade.
+    assert found["half_size"][0] == pytest.approx(10 ** (-2 + 2 / 3))
+    assert found["half_size"][1] == pytest.approx(10 ** (-1 + 1 / 3))  # the last crossing counts
+    assert found["half_size"][2:].isna().all()
+
+
+def test_correlations_are_those_of_scipy() -> None:
+    run = synthetic_run(prompts=12)
+    parts = density_parts(run)
+    table = part_correlations(run, resamples=100).set_index(["part", "what"])
+    for part in ("plateau", "half_size"):
+        for what in ("entropy", "tokens", "loss"):
+            both = parts[[part, what]].dropna()
+            rho = spearmanr(both[part], both[what]).statistic
+            assert table.loc[(part, what), "rho"] == pytest.approx(rho)
+            assert table.loc[(part, what), "prompts"] == len(both)
+
+
+def test_the_figure_holds_every_prompt() -> None:
+    run = synthetic_run(prompts=12)
+    parts = density_parts(run).assign(run=run.name)
+    correlations = part_correlations(run, resamples=100).assign(run=run.name)
+    fig = plot_density_parts(parts, correlations)
+    assert list(fig.data[0].y) == parts["plateau"].tolist()
+    assert list(fig.data[1].y) == parts["half_size"].tolist()
+    alone = synthetic_run(prompts=1)
+    fig = plot_density_parts(
+        density_parts(alone).assign(run="x"), part_correlations(alone).assign(run="x")
+    )
+    assert "no ρ" in fig.layout.annotations[0].text
+    assert not plot_density_parts(parts.iloc[:0], correlations).data
+
+
+PLAIN = synthetic_run(prompts=6)
+RUN = replace(
+    PLAIN,
+    prompts=PLAIN.prompts.assign(
+        label_of=["0", "0", "0", "1", "1", "1"], label_step=["0", "1", "2", "0", "1", "2"]
+    ),
+)
+
+
+def test_lines_follow_each_text() -> None:
+    lines = growth_lines(RUN)
+    assert lines["of"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert lines["step"].tolist() == [0, 1, 2] * 2
+    assert lines["density"].tolist() == RUN.prompts["density"].tolist()
+
+
+def test_means_and_changes_over_texts() -> None:
+    density = RUN.prompts["density"].to_numpy()
+    table = growth(RUN)
+    for step in range(3):
+        both = density[[step, 3 + step]]
+        assert table["density"][step] == pytest.approx(both.mean())
+        assert table["change"][step] == pytest.approx((both - density[[0, 3]]).mean())
+        assert table["prompts"][step] == 2
+        assert table["low"][step] == pytest.approx(both.min())
+    assert table["change"][0] == 0
+
+
+def test_steps_that_not_all_texts_reach() -> None:
+    short = replace(RUN, prompts=RUN.prompts.iloc[:5].reset_index(drop=True))
+    table = growth(short)
+    assert table["prompts"].tolist() == [2, 2, 1]
+    assert np.isnan(table["low"][2])
+
+
+def test_a_run_that_did_not_generate_has_no_row() -> None:
+    assert growth(PLAIN).empty
+    assert growth_lines(PLAIN).empty
+
+
+def test_steps_are_numbers_in_whatever_order_the_prompts_come() -> None:
+    run = synthetic_run(prompts=24)
+    labels = {"label_of": ["3"] * 12 + ["15"] * 12, "label_step": [str(s) for s in range(12)] * 2}
+    prompts = run.prompts.assign(**labels)
+    table = growth(replace(run, prompts=prompts.sample(frac=1, random_state=0)))
+    assert table["step"].tolist() == list(range(12))  # 10 comes after 9
+    for step in (0, 5, 10):
+        own = prompts.iloc[[step, 12 + step]]
+        for name in ("density", "tokens", "entropy"):
+            assert table[name][step] == pytest.approx(own[name].mean())
+        low, high = interval(own["density"].to_numpy())
+        assert table["low"][step] == pytest.approx(float(low))
+        assert table["high"][step] == pytest.approx(float(high))
+    assert growth_lines(replace(run, prompts=prompts))["of"].tolist() == [3] * 12 + [15] * 12
+
+
+def test_texts_whose_start_failed_have_no_change() -> None:
+    later = RUN.prompts[RUN.prompts["label_step"] != "0"]
+    table = growth(replace(RUN, prompts=later))
+    assert table["step"].tolist() == [1, 2]
+    assert table["density"].notna().all()
+    assert table["change"].isna().all()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"label_step": ["0", "1"] * 3},
+        {"label_of": ["tales", "birds"] * 3, "label_step": ["first", "last"] * 3},
+        {"label_of": [None] * 6, "label_step": [None] * 6},
+    ],
+)
+def test_labels_that_say_something_else_are_no_growth(labels) -> None:
+    other = replace(PLAIN, prompts=PLAIN.prompts.assign(**labels))
+    assert growth(other).empty
+    assert list(growth(other)) == list(growth(RUN))
+    assert list(growth_lines(other)) == list(growth_lines(RUN))

@@ -1,14 +1,21 @@
-"""The state that the unembedding reads, in the trace of every size against that of every other.
+"""Hidden states of the traces, against the full model's by layer and against each other by size.
 
-The states are those of the last token behind the final norm. Cosine and distance compare two sizes
-prompt by prompt. Linear CKA and information imbalance compare two sets of points, one a prompt:
-whether two sizes arrange the prompts alike. The released code of s-Trace (arXiv 2605.27033) has
-these matrices for cosine, distance, CKA and information imbalance.
+By layer: the stream of the trace of each size beside the full model's, as `corpus/hidden.py`
+measures it. By size: the state of the last token behind the final norm, in the trace of every size
+against that of every other. Cosine and distance compare two sizes prompt by prompt. Linear CKA and
+information imbalance compare two sets of points, one a prompt: whether two sizes arrange the
+prompts alike. The released code of s-Trace has these matrices for cosine, distance, CKA and
+information imbalance.
 
-Sources: Kornblith et al., Similarity of neural network representations revisited, 2019 (linear
-CKA); Song et al., Feature selection via dependence maximization, 2012 (its estimator without
-bias); Glielmo et al., Ranking the information content of distance measures, 2022 (imbalance).
+Sources: s-Trace (arXiv 2605.27033), section "phases"; Kornblith et al., Similarity of neural
+network representations revisited, 2019 (linear CKA); Song et al., Feature selection via dependence
+maximization, 2012 (its estimator without bias); Glielmo et al., Ranking the information content of
+distance measures, 2022 (imbalance).
 """
+
+# pandas' types are wider than what it returns here.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -20,9 +27,12 @@ import torch
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from strace_lens.corpus.analyses.means import means
+from strace_lens.corpus.analyses.arrays import divide, frame_of
 from strace_lens.corpus.hidden import path
-from strace_lens.corpus.run_folder import Run
+from strace_lens.corpus.run_folder import GEOMETRY, PATH, Run
+from strace_lens.measures.intervals import means
+
+_OF_LAYER = (*GEOMETRY, "velocity_ratio")
 
 POINTS = 1000
 """Prompts that CKA and imbalance take at the most; their work and memory grow with its square."""
@@ -35,6 +45,39 @@ Prompts that share a mask of no edges differ by rounding alone, which must not b
 
 States = Float[np.ndarray, "prompt size d_model"]
 Matrix = Float[np.ndarray, "size size"]
+
+
+def geometry_by_layer(run: Run, *, seed: int = 0) -> pd.DataFrame:
+    """Means over prompts of the geometry at each size and layer.
+
+    Args:
+        run: of `read_run`.
+        seed: of the bootstrap.
+
+    Returns:
+        Columns `size`, `layer`; `cosine`, `l2`, `cka`, `velocity`, `curvature` (radians) and
+        `velocity_ratio`, the mean of the trace's velocity over the full model's, each with `_low`,
+        `_high` (NaN for fewer than two prompts) and `_prompts`, those that have a value: CKA has
+        none in the last layer, curvature none in the first and where a step is zero, as in traces
+        with few edges; `full_velocity` and `full_curvature`, means of the full model; `prompts`.
+        No row where the sweep left geometry out.
+    """
+    ends = [f"{m}{end}" for m in _OF_LAYER for end in ("", "_low", "_high", "_prompts")]
+    full = [f"full_{name}" for name in PATH]
+    if run.geometry.empty:
+        return pd.DataFrame(columns=["size", "layer", *ends, *full, "prompts"])
+    values = {name: _by_layer(run, name) for name in GEOMETRY}
+    paths = {name: _full_path(run, name) for name in PATH}
+    values["velocity_ratio"] = divide(values["velocity"], paths["velocity"][:, None])
+    columns: dict[str, np.ndarray] = {}
+    for name in _OF_LAYER:
+        found = means(values[name], seed)
+        columns |= {**found.columns(name), f"{name}_prompts": found.prompts}
+    sizes = len(run.grid)
+    for name in PATH:
+        columns[f"full_{name}"] = np.tile(means(paths[name], seed).mean, (sizes, 1))
+    columns["prompts"] = np.full(columns["cosine"].shape, len(values["cosine"]))
+    return frame_of(run.grid, {"layer": range(values["cosine"].shape[2])}, columns)
 
 
 def state_matrices(run: Run, *, seed: int = 0) -> pd.DataFrame:
@@ -111,6 +154,19 @@ def state_curvature(run: Run, *, seed: int = 0) -> pd.DataFrame:
         found = means(values, seed)
         columns |= {**found.columns(name), f"{name}_prompts": found.prompts}
     return pd.DataFrame({"size": run.grid[1:], **columns, "prompts": len(states)})
+
+
+def _by_layer(run: Run, column: str) -> Float[np.ndarray, "prompt size layer"]:
+    wide = run.geometry.pivot(index="prompt", columns=["size", "layer"], values=column)
+    wide = wide.sort_index(axis=1)
+    return wide.to_numpy(dtype=np.float64).reshape(len(wide), len(run.grid), -1)
+
+
+def _full_path(run: Run, column: str) -> Float[np.ndarray, "prompt layer"]:
+    """Of the full model, for the prompts and layers of `_values`."""
+    wide = run.path.pivot(index="prompt", columns="layer", values=column)
+    prompts, layers = (np.sort(run.geometry[name].unique()) for name in ("prompt", "layer"))
+    return wide.reindex(index=prompts, columns=layers).to_numpy(dtype=np.float64)
 
 
 def _drawn(states: States, seed: int) -> Float[np.ndarray, "point size d_model"]:

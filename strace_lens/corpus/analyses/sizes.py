@@ -1,25 +1,29 @@
-"""Phase boundaries of a corpus and of each prompt, with bootstrap intervals.
+"""The sizes at which things happen: phase boundaries, and what a prompt needs for its output.
 
-Source: s-Trace (arXiv 2605.27033), section "phases", which draws them; here they are the change
-points of `density.change_points`. A boundary lies between two phases that were found. So construction has
-no start without a plateau before it, as it may begin below the smallest size measured, and no stop
+Source: s-Trace (arXiv 2605.27033), sections "phases", which draws boundaries by eye, and
+"measures"; its authors' code for the rule "first". Boundaries are the change points of
+`density.change_points`. A boundary lies between two phases that were found. So construction has no
+start without a plateau before it, as it may begin below the smallest size measured, and no stop
 without a refinement after it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
 from strace_lens.corpus.analyses.arrays import at_sizes, every_size
-from strace_lens.corpus.analyses.resample import percentiles
-from strace_lens.corpus.analyses.resample import resamples as draws_of
 from strace_lens.corpus.run_folder import Run
 from strace_lens.density.change_points import LEAST_SIZES, Phase, change_points
+from strace_lens.measures.distributions import NUCLEI
+from strace_lens.measures.intervals import draws_of, percentiles
+from strace_lens.measures.refinement import THRESHOLD, restored_from
+from strace_lens.measures.sizes import RULES, size_for_nucleus
 
 QUANTITIES = (
     *("phases", "construction_start", "construction_stop", "tv_at_start", "tv_at_stop"),
@@ -29,6 +33,34 @@ QUANTITIES = (
 and stops, and TV there; by how much TV falls while the size grows tenfold."""
 
 _BOUNDARIES = ("construction_start", "construction_stop")
+
+ERRORS = (0.01, 0.05, 0.1)
+"""Absolute errors of head and tail to stay under."""
+
+_QUARTILES = {"q1": 0.25, "median": 0.5, "q3": 0.75}
+
+_FACTS_OF_PROMPT = (
+    *("prompt", "sha256", "tokens", "edges"),
+    *("density", "auc_paper", "entropy", "head_mass", "loss"),
+)
+_SIZES_OF_PROMPT = {
+    "top1_size": "top1 nan stable",
+    "top1_first": "top1 nan first",
+    "nucleus_size": "nucleus 0.5 stable",
+    "nucleus_first": "nucleus 0.5 first",
+    "head_size": f"head_share {THRESHOLD:g} stable",
+    "tail_size": f"tail_share {THRESHOLD:g} stable",
+}
+"""Columns, by what is asked for, at which level and by which rule."""
+
+
+class Needed(NamedTuple):
+    """The size that each prompt needs for what is asked, at a level, by a rule; NaN for none."""
+
+    what: str
+    level: float
+    rule: str
+    sizes: Float[np.ndarray, " prompt"]
 
 
 def corpus_boundaries(run: Run, *, seed: int = 0, resamples: int = 200) -> pd.DataFrame:
@@ -112,6 +144,90 @@ def prompt_boundaries(run: Run, *, seed: int = 0, resamples: int = 100) -> pd.Da
     return pd.DataFrame(rows)
 
 
+def size_needed(run: Run) -> pd.DataFrame:
+    """The smallest sizes at which prompts have what is asked for.
+
+    Nuclei and the top token are asked for by two rules. By "stable" a size is enough if what is
+    asked for holds there and at every larger size; by "first" it is enough if it holds there, as
+    in the authors' code. Heads and tails are asked for by "stable" alone.
+
+    A quartile is the smallest measured size at which that share of the prompts has it. A prompt
+    that no size is enough for counts as infinite: a quartile that falls on such a prompt is NaN, as
+    is the median where more than half are such. The authors' code drops these prompts instead,
+    so that its medians are of those that get there; it also interpolates between the two middle
+    prompts, has no refined sizes, and states sizes as k / |E|. The more sizes are measured, the
+    earlier a first one is found by accident: `--refine 0` measures the grid alone.
+
+    Returns:
+        Columns `what`, `level`, `rule`, `median`, `q1`, `q3` (relative sizes), `never` (how many
+        prompts no size is enough for: by "stable" those that do not have it at the largest size,
+        by "first" those that have it at none) and `prompts`. By `what`:
+
+        - "nucleus": the nucleus is shared up to p = `level`, for every p of `NUCLEI`;
+        - "top1": the top token is the full model's; `level` is NaN;
+        - "head_share" and "tail_share": the error stays under `level` times the full model's mass
+          in that part;
+        - "head_error" and "tail_error": the error stays under `level`.
+    """
+    return pd.DataFrame(
+        [
+            {
+                "what": one.what,
+                "level": one.level,
+                "rule": one.rule,
+                **{name: _reached_by(one.sizes, share) for name, share in _QUARTILES.items()},
+                "never": int(np.isnan(one.sizes).sum()),
+                "prompts": len(one.sizes),
+            }
+            for one in needed_by_prompt(run)
+        ]
+    ).reindex(columns=["what", "level", "rule", "median", "q1", "q3", "never", "prompts"])
+
+
+def needed_by_prompt(run: Run) -> Iterator[Needed]:
+    """The sizes that prompts need, by what is asked for, level and rule."""
+    tables = every_size(run)
+
+    def enough(
+        column: str, holds: Callable[[np.ndarray], np.ndarray], rule: str = "stable"
+    ) -> Float[np.ndarray, " prompt"]:
+        curves = ((t["size"].to_numpy(), holds(t[column].to_numpy())) for t in tables)
+        return np.array([RULES[rule](*curve) for curve in curves])
+
+    for p in NUCLEI:
+        for rule in RULES:
+            curves = ((t["size"].to_numpy(), t["nucleus"].to_numpy()) for t in tables)
+            sizes = np.array([size_for_nucleus(*curve, p, rule) for curve in curves])
+            yield Needed("nucleus", p, rule, sizes)
+    for rule in RULES:
+        yield Needed("top1", math.nan, rule, enough("top1", lambda same: same.astype(bool), rule))
+    masses = run.prompts["head_mass"].to_numpy(dtype=np.float64)
+    shares = [restored_from(t, float(mass)) for t, mass in zip(tables, masses, strict=True)]
+    for part, sizes in zip(("head", "tail"), np.array(shares, dtype=np.float64).T, strict=True):
+        yield Needed(f"{part}_share", THRESHOLD, "stable", sizes)
+    for part in ("head_error", "tail_error"):
+        for error in ERRORS:
+            under = enough(part, lambda errors, most=error: errors < most)
+            yield Needed(part, error, "stable", under)
+
+
+def per_prompt(run: Run) -> pd.DataFrame:
+    """The scalars of each prompt, and the relative sizes that it needs.
+
+    Returns:
+        A row a prompt: `prompt`, `sha256` (of its text), `tokens`, `edges`, `density`, `auc_paper`,
+        `entropy`, `head_mass`, `loss` as in `Run.prompts`; and the smallest sizes from which on the
+        top token is the full model's (`top1_size`), the nucleus is shared up to p = 0.5
+        (`nucleus_size`), and the errors of head and tail stay under `phases.THRESHOLD` of their
+        mass (`head_size`, `tail_size`); and the first sizes at which the top token is the full
+        model's (`top1_first`) and the nucleus is shared (`nucleus_first`), which may be lost again.
+        A size that is not reached is NaN.
+    """
+    needed = {f"{x.what} {x.level:g} {x.rule}": x.sizes for x in needed_by_prompt(run)}
+    table = run.prompts[list(_FACTS_OF_PROMPT)].reset_index(drop=True)
+    return table.assign(**{column: needed[asked] for column, asked in _SIZES_OF_PROMPT.items()})
+
+
 def _refitted(
     sizes: Float[np.ndarray, " size"],
     tv: Float[np.ndarray, " size"],
@@ -175,3 +291,8 @@ def _pace(phase: Phase | None) -> float:
 
 def _table(rows: Sequence[Sequence[float]]) -> Float[np.ndarray, "resample quantity"]:
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(QUANTITIES))
+
+
+def _reached_by(sizes: Float[np.ndarray, " prompt"], share: float) -> float:
+    """The smallest of the values that a share of the prompts does not exceed; NaN sorts last."""
+    return float(np.sort(sizes)[math.ceil(share * len(sizes)) - 1])

@@ -1,7 +1,12 @@
-"""What goes with a prompt's density: uncertainty, length, loss, and its labels.
+"""What goes with a prompt's density: uncertainty, length, loss, labels, and tokens added to it.
 
 Source: s-Trace (arXiv 2605.27033), section on density and uncertainty. Longer prompts may be both
-denser and less certain, so each correlation is given with the others held too.
+denser and less certain, so each correlation is also given with the others held.
+
+A density (the area under TV over log s) is large if the curve falls late, and if it starts high.
+How high it starts says little of computation: it is by how much the model's output differs from
+what an almost empty trace puts out, and two broad distributions differ less than two narrow ones.
+`density_parts` therefore gives the height of the plateau and the size of the fall on their own.
 """
 
 from __future__ import annotations
@@ -16,19 +21,24 @@ from jaxtyping import Float
 from scipy.stats import kruskal, rankdata
 from scipy.stats import t as student
 
-from strace_lens.corpus.analyses import resample
+from strace_lens.corpus.analyses.arrays import every_size
 from strace_lens.corpus.run_folder import Run
-from strace_lens.measures.intervals import interval
+from strace_lens.measures.intervals import draws_of, interval, means, percentiles
 
 CORRELATES = ("entropy", "tokens", "loss")
 """Columns of `Run.prompts` that density is correlated with."""
 
+PARTS = ("plateau", "half_size")
 LEAST_PROMPTS = 4
 GROWTH = ("label_of", "label_step")
 LABEL_VALUES = range(2, 13)
 """How many values a label may have to be a grouping of prompts."""
 
-_SAME = 1e-9  # of a variance of ranks scaled to 1: what is left of one that the held ones tell
+_SAME = 1e-9  # of a variance of ranks scaled to 1: what is left where the held variables tell it
+_GROWTH_COLUMNS = (
+    *("step", "density", "low", "high", "tokens", "entropy"),
+    *("change", "change_low", "change_high", "prompts"),
+)
 
 
 def density_correlations(run: Run, *, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
@@ -120,13 +130,92 @@ def density_by_label(run: Run, *, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def _questions() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each correlate alone, with every other held, and with all others held."""
-    for what in CORRELATES:
-        others = [name for name in CORRELATES if name != what]
-        for held in range(len(others) + 1):
-            for given in combinations(others, held):
-                yield what, given
+def density_parts(run: Run) -> pd.DataFrame:
+    """Plateau and half size of every prompt.
+
+    Returns:
+        One row a prompt: `prompt`; `plateau`, TV at the smallest size; `half_size`, the relative
+        size at which TV falls for good below half of that, interpolated in log s (NaN if it never
+        does, or is below from the start); and the prompt's `density` and `CORRELATES`.
+    """
+    curves = [(np.log10(t["size"].to_numpy()), t["tv"].to_numpy()) for t in every_size(run)]
+    half = np.asarray([_falls_below(logs, tv, tv[0] / 2) for logs, tv in curves])
+    frame = run.prompts[["prompt", "density", *CORRELATES]]
+    return frame.assign(plateau=[tv[0] for _, tv in curves], half_size=10.0**half)
+
+
+def part_correlations(run: Run, *, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
+    """Spearman's rank correlation of each part with each of `CORRELATES`.
+
+    Returns:
+        Columns `part`, `what`, `prompts`, `rho`, `low`, `high`, `p`, as `density_correlations`.
+    """
+    parts, rows = density_parts(run), []
+    for part in PARTS:
+        for what in CORRELATES:
+            values = parts[[part, what]].to_numpy(dtype=np.float64)
+            values = values[~np.isnan(values).any(1)]
+            about = {"part": part, "what": what, "prompts": len(values)}
+            rows.append({**about, **correlation(values, seed, resamples)})
+    return pd.DataFrame(rows)
+
+
+def growth_lines(run: Run) -> pd.DataFrame:
+    """Every prompt of a generating sweep, text by text and step by step.
+
+    Returns:
+        Columns `of` (number of the prompt that the text grew from), `step` (tokens generated so
+        far), `prompt` (its number in the run), `tokens`, `density`, `entropy` (nats) and `next`
+        (the token that the model writes then). No row for a run that did not generate.
+    """
+    columns = ["of", "step", "prompt", "tokens", "density", "entropy", "next"]
+    if not {"label_of", "label_step"} <= set(run.prompts):
+        return pd.DataFrame(columns=columns)
+    numbers = {
+        name: pd.to_numeric(run.prompts[f"label_{name}"], errors="coerce")
+        for name in ("of", "step")
+    }
+    frame = run.prompts.assign(**numbers).dropna(subset=["of", "step"])
+    frame = frame.astype({"of": "int64", "step": "int64"})
+    return frame.sort_values(by=["of", "step"], ignore_index=True).reindex(columns=columns)
+
+
+def growth(run: Run, *, seed: int = 0) -> pd.DataFrame:
+    """Mean density after each number of generated tokens.
+
+    Args:
+        run: of `read_run`, whose sweep generated.
+        seed: of the bootstrap.
+
+    Returns:
+        Columns `step`; `density` with `low` and `high` (NaN for fewer than two texts); `tokens` and
+        `entropy`, means; `prompts`, the texts that got so far; `change`, by how much density
+        exceeds that of the same texts at step 0, with `change_low` and `change_high`. No row for a
+        run that did not generate.
+    """
+    lines = growth_lines(run)
+    if lines.empty:
+        return pd.DataFrame(columns=list(_GROWTH_COLUMNS))
+    wide = lines.pivot(index="of", columns="step", values="density")
+    density = wide.to_numpy(dtype=np.float64)
+    by_step = lines.groupby("step")
+    steps = wide.columns.to_numpy(dtype=np.int64)
+    start = density[:, :1] if steps[0] == 0 else np.full((len(density), 1), np.nan)
+    found, change = means(density, seed), means(density - start, seed)
+    return pd.DataFrame(
+        {
+            "step": steps,
+            "density": found.mean,
+            "low": found.low,
+            "high": found.high,
+            **{
+                name: np.asarray(by_step[name].mean(), dtype=np.float64)
+                for name in ("tokens", "entropy")
+            },
+            **change.columns("change"),
+            "prompts": found.prompts,
+        }
+    )
 
 
 def correlation(
@@ -140,12 +229,21 @@ def correlation(
     rho = float(rank_correlations(values[None])[0])
     if math.isnan(rho):
         return dict.fromkeys(("rho", "low", "high", "p"), math.nan)
-    drawn = rank_correlations(values[resample.resamples(prompts, resamples, seed)])
-    low, high = resample.percentiles(drawn)
+    drawn = rank_correlations(values[draws_of(prompts, resamples, seed)])
+    low, high = percentiles(drawn)
     freedom = prompts - 2 - held
     t = rho * math.sqrt(freedom / (1 - rho**2)) if abs(rho) < 1 else math.inf
     p = float(2 * student.sf(abs(t), freedom))
     return {"rho": rho, "low": float(low), "high": float(high), "p": p}
+
+
+def _questions() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Each correlate alone, with every other held, and with all others held."""
+    for what in CORRELATES:
+        others = [name for name in CORRELATES if name != what]
+        for held in range(len(others) + 1):
+            for given in combinations(others, held):
+                yield what, given
 
 
 def _differ(groups: list[Float[np.ndarray, " _"]]) -> dict[str, float]:
@@ -168,3 +266,15 @@ def _without(
     ranks: Float[np.ndarray, "sample prompt"], axis: Float[np.ndarray, "sample prompt"]
 ) -> Float[np.ndarray, "sample prompt"]:
     return ranks - (ranks * axis).sum(-1, keepdims=True) * axis
+
+
+def _falls_below(
+    log_sizes: Float[np.ndarray, " size"], curve: Float[np.ndarray, " size"], level: float
+) -> float:
+    """Where a curve crosses a level for the last time, downwards; NaN if it does not."""
+    above = np.flatnonzero(curve >= level)
+    if not len(above) or above[-1] == len(curve) - 1 or level == 0:
+        return float("nan")
+    at = int(above[-1])
+    share = (curve[at] - level) / (curve[at] - curve[at + 1])
+    return float(log_sizes[at] + share * (log_sizes[at + 1] - log_sizes[at]))
