@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,16 +14,16 @@ from strace_lens.compare.comparison import Comparison, MethodResult, chance_leve
 from strace_lens.component_graph.agreement import agreement
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.evaluate import FAITHFUL
-from strace_lens.plot.labels import add_labels
-from strace_lens.plot.methods import (
-    add_matrix,
-    label_matrix,
-    line_of,
-    marker_of,
-    matrix_height,
+from strace_lens.plot.style import (
+    INK,
+    SCALE,
+    figure,
+    method_line,
+    method_marker,
+    percent,
+    remark,
     text_of,
 )
-from strace_lens.plot.style import INK, SCALE, figure, percent, remark
 
 _LOWEST, _HIGHEST = -0.5, 2.0  # faithfulness beyond is cut off, and said so
 # Blue above zero, vermilion below, both told apart under every common colour blindness.
@@ -79,7 +80,7 @@ def _add_curve(
 ) -> None:
     """A curve under a name of the legend; without one it is that of the ranking by sign."""
     curve, method = result.faithfulness, text_of(result.method)
-    line, marker = line_of(result.method), marker_of(result.method, 6)
+    line, marker = method_line(result.method), method_marker(result.method, 6)
     by_sign = name is None
     if by_sign:
         line, marker = line | {"width": 1}, marker | {"symbol": f"{marker['symbol']}-open"}
@@ -104,39 +105,40 @@ def _add_curve(
 def plot_quality(comparison: Comparison) -> go.Figure:
     """CMD against seconds of discovery; a method beats random below the grey line.
 
+    The legend ranks the methods by CMD.
+
     Raises:
         ValueError: no method ran.
     """
-    results = _results(comparison)
-    fig = figure("Quality against cost", height=480)
+    results = sorted(_results(comparison), key=lambda r: r.faithfulness.cmd)
+    fig = figure(
+        "Quality against cost",
+        height=480,
+        legend={"title": {"text": "method, CMD"}, "y": 1, "yanchor": "top"},
+    )
     # A logarithm has no zero: what took no measurable time stands at a tenth of a millisecond.
     seconds = np.maximum([r.scores.seconds for r in results], 1e-4)
     cmd = np.array([r.faithfulness.cmd for r in results])
-    fig.add_scatter(
-        x=seconds,
-        y=cmd,
-        name="methods",
-        showlegend=False,
-        mode="markers",
-        marker={
-            "color": [marker_of(r.method)["color"] for r in results],
-            "symbol": [marker_of(r.method)["symbol"] for r in results],
-            "size": 11,
-        },
-        hoverinfo="text",
-        hovertext=[
-            f"<b>{text_of(r.method)}</b><br>{r.scores.seconds:.3g} s, {r.scores.forwards:.4g} "
-            f"forward and {r.scores.backwards:.4g} backward passes<br>CPR "
-            f"{r.faithfulness.cpr:.4g}, CMD {r.faithfulness.cmd:.4g}"
-            for r in results
-        ],
-    )
+    for result, x, y in zip(results, seconds.tolist(), cmd.tolist(), strict=True):
+        method, scores = text_of(result.method), result.scores
+        fig.add_scatter(
+            x=[x],
+            y=[y],
+            name=f"{method}  {y:.3f}",
+            showlegend=True,
+            mode="markers",
+            marker=method_marker(result.method, 11),
+            hoverinfo="text",
+            hovertext=[
+                f"<b>{method}</b><br>{scores.seconds:.3g} s, {scores.forwards:.4g} forward and "
+                f"{scores.backwards:.4g} backward passes<br>CPR "
+                f"{result.faithfulness.cpr:.4g}, CMD {y:.4g}"
+            ],
+        )
     if comparison.random_cmd:
         level = -chance_level([-drawn for drawn in comparison.random_cmd])
         fig.add_hline(y=level, line={"color": "#808080", "width": 1.5, "dash": "dot"})
-    x = np.log10(seconds)
-    across, up = _range(x, 1.0), _range(cmd, 0.05)
-    add_labels(fig, x, cmd, [text_of(r.method) for r in results], across, up)
+    across, up = _range(np.log10(seconds), 1.0), _range(cmd, 0.05)
     fig.update_xaxes(type="log", range=across, title_text="seconds of discovery (log)")
     fig.update_xaxes(dtick=1 if across[1] - across[0] > 2.5 else "D2")
     fig.update_yaxes(range=up, title_text="CMD: area between faithfulness and 1 (less is better)")
@@ -151,7 +153,7 @@ def plot_overlap(comparison: Comparison) -> go.Figure:
     """
     results = _results(comparison)
     names = [r.method for r in results]
-    fig = figure("Overlap of the circuits (Jaccard)", matrix_height(names), margin={"t": 96})
+    fig = _matrix_figure("Overlap of the circuits (Jaccard)", names)
     own = {"each its 85 % circuit": [r.circuit for r in results]}
     graph = max(results, key=lambda r: r.scores.edges)
     for fraction in graph.faithfulness.fractions:
@@ -160,21 +162,13 @@ def plot_overlap(comparison: Comparison) -> go.Figure:
                 _best(r, max(1, int(fraction * r.scores.edges))) for r in results
             ]
     for circuits in own.values():
-        values = _pairs(circuits, _jaccard)
-        texts = [
-            [
-                f"<b>{text_of(names[i])}</b>, {len(circuits[i]):,} edges"
-                f"<br><b>{text_of(names[j])}</b>, {len(circuits[j]):,} edges"
-                f"<br>Jaccard {values[i, j]:.4f}"
-                for j in range(len(names))
-            ]
-            for i in range(len(names))
-        ]
-        bar = {"title": {"text": "Jaccard"}, "thickness": 14}
-        look = {"colorscale": SCALE, "zmin": 0, "zmax": 1, "colorbar": bar}
-        add_matrix(fig, names, values, texts, **look)
+        found = {
+            (i, j): _jaccard(a, b)
+            for (i, a), (j, b) in itertools.combinations(enumerate(circuits), 2)
+        }
+        said = [f"{text_of(n)}</b>, {len(c):,} edges" for n, c in zip(names, circuits, strict=True)]
+        _add_matrix(fig, said, found, "Jaccard", "Jaccard", SCALE, 0)
     _menu(fig, list(own))
-    label_matrix(fig, names)
     return fig
 
 
@@ -186,7 +180,7 @@ def plot_agreement(comparison: Comparison) -> go.Figure:
     """
     results = _results(comparison)
     names = [r.method for r in results]
-    fig = figure("Agreement of the rankings", matrix_height(names), margin={"t": 96})
+    fig = _matrix_figure("Agreement of the rankings", names)
     found = {
         (i, j): agreement(a.scores, b.scores, absolute=_absolute(a))
         for (i, a), (j, b) in itertools.combinations(enumerate(results), 2)
@@ -196,23 +190,69 @@ def plot_agreement(comparison: Comparison) -> go.Figure:
         "spearman": ("Spearman's rank correlation", "Spearman", _DIVERGING, -1),
         "rbo": ("rank-biased overlap", "RBO", SCALE, 0),
     }
-    for key, (what, short, colours, least) in kinds.items():
-        values = np.full((len(names), len(names)), np.nan)
-        for (i, j), both in found.items():
-            values[i, j] = values[j, i] = both[key]
-        texts = [
-            [
-                f"<b>{text_of(a)}</b><br><b>{text_of(b)}</b><br>{what} {values[i, j]:.4f}"
-                for j, b in enumerate(names)
-            ]
-            for i, a in enumerate(names)
-        ]
-        bar = {"title": {"text": short}, "thickness": 14}
-        look = {"colorscale": colours, "zmin": least, "zmax": 1, "colorbar": bar}
-        add_matrix(fig, names, values, texts, **look)
+    said = [f"{text_of(name)}</b>" for name in names]
+    for key, look in kinds.items():
+        _add_matrix(fig, said, {pair: both[key] for pair, both in found.items()}, *look)
     _menu(fig, [what for what, *_ in kinds.values()])
-    label_matrix(fig, names)
     return fig
+
+
+def _matrix_figure(title: str, names: Sequence[str]) -> go.Figure:
+    """An empty figure for matrices of methods: rows downwards, in the order given."""
+    fig = figure(title, 250 + 27 * len(names), margin={"t": 96})
+    ticks = {
+        "tickmode": "array",
+        "tickvals": list(range(len(names))),
+        "ticktext": [text_of(name) for name in names],
+        "showgrid": False,
+    }
+    fig.update_xaxes(tickangle=-40, range=[-0.5, len(names) - 0.5], **ticks)
+    return fig.update_yaxes(range=[len(names) - 0.5, -0.5], **ticks)
+
+
+def _add_matrix(
+    fig: go.Figure,
+    names: Sequence[str],
+    values: Mapping[tuple[int, int], float],
+    what: str,
+    short: str,
+    colours: list[list[Any]],
+    least: int,
+) -> None:
+    """A symmetric matrix as a heat map with its numbers, blank where there is none.
+
+    Args:
+        fig: of `_matrix_figure`.
+        names: of rows and columns, as the end of bold HTML.
+        values: by row and column, of every two once.
+        what: the values are, in hover texts.
+        short: the same over the bar of colours.
+        colours: of the values.
+        least: value that the colours start at; they end at 1.
+    """
+    count = len(names)
+    shown = np.full((count, count), np.nan)
+    for (i, j), value in values.items():
+        shown[i, j] = shown[j, i] = value
+    fig.add_heatmap(
+        x=list(range(count)),
+        y=list(range(count)),
+        z=shown,
+        texttemplate="%{z:.2f}",
+        textfont={"size": 10},
+        hoverinfo="text",
+        hoverongaps=False,
+        hovertext=[
+            [f"<b>{a}<br><b>{b}<br>{what} {shown[i, j]:.4f}" for j, b in enumerate(names)]
+            for i, a in enumerate(names)
+        ],
+        xgap=1,
+        ygap=1,
+        colorscale=colours,
+        zmin=least,
+        zmax=1,
+        colorbar={"title": {"text": short}, "thickness": 14},
+    )
 
 
 def _short(count: int) -> str:
@@ -242,18 +282,8 @@ def _jaccard(a: Circuit, b: Circuit) -> float:
     return a.jaccard(b) if a.keep.shape == b.keep.shape else float("nan")
 
 
-def _pairs(
-    circuits: list[Circuit], measure: Callable[[Circuit, Circuit], float]
-) -> Float[np.ndarray, "row column"]:
-    """A symmetric measure of every two; 1 on the diagonal."""
-    values = np.eye(len(circuits))
-    for (i, a), (j, b) in itertools.combinations(enumerate(circuits), 2):
-        values[i, j] = values[j, i] = measure(a, b)
-    return values
-
-
 def _range(values: Float[np.ndarray, " dot"], least: float) -> tuple[float, float]:
-    """The range of an axis with room for names around the dots."""
+    """The range of an axis with room around the dots, at least `least` wide."""
     middle, half = (values.min() + values.max()) / 2, max(least, np.ptp(values)) * 0.62
     return float(middle - half), float(middle + half)
 

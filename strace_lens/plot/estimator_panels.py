@@ -11,14 +11,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from strace_lens.measures.intervals import mean_curve
-from strace_lens.plot.means import (
-    ABOVE,
-    add_band,
-    by_estimator,
-    curve_texts,
-    names_of,
-    quantity_of,
-)
+from strace_lens.plot.charts import ABOVE, add_band
+from strace_lens.plot.means import by_estimator, curve_texts, names_of, quantity_of
 from strace_lens.plot.style import (
     BANDS,
     COLOURS,

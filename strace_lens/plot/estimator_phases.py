@@ -10,14 +10,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from strace_lens.measures.intervals import mean_curve, row_text
-from strace_lens.plot.means import (
-    ABOVE,
-    add_line,
-    by_estimator,
-    error_bars,
-    names_of,
-    quantity_of,
-)
+from strace_lens.plot.charts import ABOVE, error_bars
+from strace_lens.plot.means import add_line, by_estimator, names_of, quantity_of
 from strace_lens.plot.style import (
     COLOURS,
     ESTIMATOR_COLOURS,

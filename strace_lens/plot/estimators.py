@@ -11,14 +11,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from strace_lens.measures.intervals import interval, interval_text, mean_curve
-from strace_lens.plot.means import (
-    ABOVE,
-    add_line,
-    by_estimator,
-    error_bars,
-    line_of,
-    names_of,
-)
+from strace_lens.plot.charts import ABOVE, error_bars
+from strace_lens.plot.means import add_line, by_estimator, line_of, names_of
 from strace_lens.plot.style import (
     COLOURS,
     INK,

@@ -9,8 +9,18 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from strace_lens.compare.comparison import Comparison, chance_level
-from strace_lens.plot.methods import line_of, look_of, text_of
-from strace_lens.plot.style import COLOURS, INK, dressed, figure, note, percent, size_axis
+from strace_lens.plot.style import (
+    COLOURS,
+    INK,
+    dressed,
+    figure,
+    look_of,
+    method_line,
+    note,
+    percent,
+    size_axis,
+    text_of,
+)
 
 TRUTH = "truth"
 """Name of the true circuit in `Comparison.projection`."""
@@ -154,7 +164,7 @@ def plot_projection(comparison: Comparison) -> go.Figure:
     for name, rows in table.groupby("circuit", sort=False):
         name = str(name)
         count = int(rows["circuit_components"].iloc[0])
-        line = {"color": INK, "width": 4} if name == TRUTH else line_of(name)
+        line = {"color": INK, "width": 4} if name == TRUTH else method_line(name)
         texts = [
             f"<b>{text_of(name)}</b>, {count:,} components"
             f"<br>trace of s = {row['size']:.4g}: {row['edges']:,} edges, "

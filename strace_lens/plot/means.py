@@ -1,20 +1,16 @@
-"""How means over prompts are drawn: lines over the bands of their intervals, in one look."""
+"""How the means of estimators over prompts are drawn: lines over bands, each in its look."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.colors import hex_to_rgb
 
 from strace_lens.measures.intervals import interval_text
-from strace_lens.plot.style import ESTIMATOR_COLOURS, ESTIMATOR_DASHES, INK
-
-ABOVE = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
-"""A legend above the plotting area, at its right."""
+from strace_lens.plot.charts import add_band
+from strace_lens.plot.style import ESTIMATOR_COLOURS, ESTIMATOR_DASHES
 
 
 def names_of(rows: pd.DataFrame) -> list[str]:
@@ -70,46 +66,12 @@ def add_line(
     )
 
 
-def add_band(fig: go.Figure, curve: pd.DataFrame, colour: str, **place: object) -> None:
-    """The interval of a mean curve as an area, if it has one."""
-    there = curve.dropna()
-    if len(there):
-        red, green, blue = hex_to_rgb(colour)
-        fig.add_scatter(
-            x=[*there["size"], *there["size"][::-1]],
-            y=[*there["low"], *there["high"][::-1]],
-            fill="toself",
-            fillcolor=f"rgba({red},{green},{blue},0.13)",
-            mode="lines",
-            line={"width": 0},
-            showlegend=False,
-            hoverinfo="skip",
-            **place,
-        )
-
-
 def curve_texts(curve: pd.DataFrame, start: str, what: str) -> list[str]:
     """Hover texts of a mean curve."""
     return [
         f"{start}s = {size:.4g}<br>{what} {interval_text(*of)}"
         for size, *of in curve[["size", "mean", "low", "high"]].itertuples(index=False)
     ]
-
-
-def error_bars(
-    mean: np.ndarray | float, low: np.ndarray | float, high: np.ndarray | float
-) -> dict[str, object]:
-    """Intervals as error bars; none where they are NaN."""
-    over, under = np.nan_to_num(np.subtract(high, mean)), np.nan_to_num(np.subtract(mean, low))
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": np.atleast_1d(over),
-        "arrayminus": np.atleast_1d(under),
-        "color": INK,
-        "thickness": 1.5,
-        "width": 5,
-    }
 
 
 def quantity_of(table: pd.DataFrame, estimator: str, quantity: str) -> dict[str, Any]:

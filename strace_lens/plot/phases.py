@@ -1,27 +1,132 @@
-"""Phases along the layers: which layers a trace fills at each size, and what each size gains."""
+"""What a trace is made of at each size: kinds of edges, layers, and its phases along the layers."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import LayerPhase, Phases
+from strace_lens.plot.charts import add_heat, log_shares, share_colours
 from strace_lens.plot.style import (
     COLOURS,
     INK,
+    LABELS,
     LINE,
     PARTS,
     SCALE,
-    cell_bounds,
     dressed,
+    figure,
     note,
     percent,
     remark,
     size_axis,
     size_texts,
 )
+from strace_lens.token_graph.edges import KINDS
+
+_EMPTY = "no size measured has an edge"
+
+
+def plot_kinds(curve: DensityCurve) -> go.Figure:
+    """Share of residual, attention and MLP edges by size; sizes without an edge are left out."""
+    table = curve.table.query("edges > 0")
+    fig = figure("Composition of the trace by kind of edge", height=420)
+    fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02})
+    fig.update_layout(legend={"yanchor": "bottom", "traceorder": "normal"})
+    for kind in KINDS:
+        shares = table[kind].to_numpy()
+        fig.add_scatter(
+            x=table["size"],
+            y=shares,
+            name=LABELS[kind],
+            stackgroup="kind",
+            mode="lines+markers",
+            line={"color": COLOURS[kind], "width": 1},
+            marker={"size": 4},
+            hoverinfo="text",
+            hovertext=[
+                f"{text}<br>{LABELS[kind]}: {percent(share)} of its edges"
+                for text, share in zip(size_texts(table), shares, strict=True)
+            ],
+        )
+    fig.update_xaxes(size_axis(curve.table["size"].to_numpy()))
+    fig.update_yaxes(range=[0, 1], tickformat=".0%", title_text="share of the trace's edges")
+    if table.empty:
+        note(fig, _EMPTY)
+    return fig
+
+
+def plot_layers(curve: DensityCurve) -> go.Figure:
+    """Share of the trace's edges that each layer holds, by size (blank for none); the mean layer.
+
+    The colours end at three times an even share; the hover text has the exact one.
+    """
+    table, cells = curve.table, _layer_table(curve)
+    layers = curve.trace.shape.layers
+    top = min(1.0, 3 / layers)
+    fig = figure("Composition of the trace by layer", height=max(380, min(620, 14 * layers + 140)))
+    add_heat(
+        fig,
+        cells,
+        "of_trace",
+        lambda r: (
+            f"{r['text']}<br>layer {r['layer']}: {r['edges']:,} edges, {percent(r['of_trace'])}"
+        ),
+        lambda shares: np.where(shares > 0, shares, np.nan),
+        zmin=0,
+        zmax=top,
+        colorscale=SCALE,
+        colorbar={
+            "title": {"text": "share of<br>the trace"},
+            "thickness": 14,
+            "tickvals": [0, top / 3, 2 * top / 3, top],
+            "ticktext": [percent(t) for t in (0.0, top / 3, 2 * top / 3)]
+            + [("≥ " if top < 1 else "") + percent(top)],
+        },
+    )
+    some = table.query("edges > 0")
+    for colour, width in (("black", 5), ("white", 2.5)):  # an outline, legible on any ground
+        fig.add_scatter(
+            x=some["size"],
+            y=some["mean_layer"],
+            name="mean layer",
+            mode="lines+markers" if len(some) == 1 else "lines",
+            line={"color": colour, "width": width},
+            showlegend=False,
+            hoverinfo="skip" if colour == "black" else "text",
+            hovertext=[
+                f"{text}<br>mean layer {mean:.2f}"
+                for text, mean in zip(size_texts(some), some["mean_layer"], strict=True)
+            ],
+        )
+    fig.update_xaxes(size_axis(table["size"].to_numpy()), showgrid=False)
+    fig.update_yaxes(title_text="layer (line: mean layer)")
+    if some.empty:
+        note(fig, _EMPTY)
+    return fig
+
+
+def _layer_table(curve: DensityCurve) -> pd.DataFrame:
+    """Edges that each layer holds at each size, and their shares of the layer and of the trace."""
+    table = curve.table
+    sizes = [*table["edges"].tolist(), curve.trace.edges]
+    *rows, reachable = curve.trace.counts_by_size(sizes).sum(1).numpy()
+    counts = np.array(rows)
+    layers = len(reachable)
+    return pd.DataFrame(
+        {
+            "size": np.repeat(table["size"].to_numpy(), layers),
+            "text": np.repeat(size_texts(table), layers),
+            "layer": np.tile(np.arange(layers), len(counts)),
+            "edges": counts.ravel(),
+            "reachable": np.tile(reachable, len(counts)),
+            "of_layer": (counts / reachable).ravel(),
+            "of_trace": (counts / np.maximum(counts.sum(1, keepdims=True), 1)).ravel(),
+        }
+    )
 
 
 def missing(phases: Phases) -> dict[str, str]:
@@ -50,14 +155,13 @@ def plot_layer_phases(curve: DensityCurve, phases: Phases) -> go.Figure:
     size to the next, drawn over the step from the smaller to the larger (negative: they rise).
     """
     table = curve.table
-    layers = curve.trace.shape.layers
     fig = make_subplots(
         rows=2, cols=1, shared_xaxes=True, row_heights=[0.66, 0.34], vertical_spacing=0.06
     )
     dressed(
         fig,
         "Layer phases",
-        height=max(560, min(820, 14 * layers + 340)),
+        height=max(560, min(820, 14 * curve.trace.shape.layers + 340)),
         margin={"t": 92},
         legend={"orientation": "h", "x": 0, "y": -0.12, "yanchor": "top"},
     )
@@ -65,9 +169,8 @@ def plot_layer_phases(curve: DensityCurve, phases: Phases) -> go.Figure:
     _add_gains(fig, curve)
     _add_ends(fig, phases)
     fig.update_xaxes(size_axis(table["size"].to_numpy()))
-    fig.update_xaxes(title_text="", showgrid=False, row=1)
-    fig.update_yaxes(title_text="layer", range=[-0.5, layers - 0.5], tickformat="d", row=1)
-    fig.update_yaxes(showgrid=False, row=1)
+    fig.update_xaxes(title_text="", row=1)
+    fig.update_yaxes(title_text="layer", row=1)
     fig.update_yaxes(title_text="fall of the error", zeroline=True, zerolinecolor=INK, row=2)
     if len(table) < 2:
         note(fig, "one size was measured: no step has a gain", y=0.16)
@@ -76,42 +179,24 @@ def plot_layer_phases(curve: DensityCurve, phases: Phases) -> go.Figure:
 
 def _add_filling(fig: go.Figure, curve: DensityCurve) -> None:
     """The heat map: log10 of the share of each layer's reachable edges that a size holds."""
-    edges = [*curve.table["edges"].tolist(), curve.trace.edges]
-    *counts, reachable = curve.trace.counts_by_size(edges).sum(1).numpy()
-    shares = np.array(counts) / reachable
-    positive = shares[shares > 0]
+    cells = _layer_table(curve)
+    positive = cells.loc[cells["of_layer"] > 0, "of_layer"].to_numpy()
     lowest = min(-1.0, float(np.log10(positive.min()))) if positive.size else -3.0
-    with np.errstate(divide="ignore"):
-        logs = np.where(shares > 0, np.log10(shares), np.nan)
-    ticks = list(range(int(np.ceil(lowest)), 1))
-    fig.add_heatmap(
-        x=cell_bounds(curve.table["size"].to_numpy()),
-        y=list(range(len(reachable))),
-        z=logs.T,
-        zmin=lowest,
-        zmax=0,
-        colorscale=SCALE,
-        colorbar={
-            "title": {"text": "share of<br>the layer"},
-            "thickness": 14,
-            "tickvals": ticks,
-            "ticktext": [percent(10.0**t) for t in ticks],
-            "len": 0.66,
-            "y": 1,
-            "yanchor": "top",
-        },
-        hoverinfo="text",
-        text=[
-            [
-                f"{text}<br>layer {layer}: {int(counts[i][layer]):,} of {int(total):,} edges, "
-                f"{percent(shares[i, layer])}"
-                for i, text in enumerate(size_texts(curve.table))
-            ]
-            for layer, total in enumerate(reachable)
-        ],
+    add_heat(
+        fig,
+        cells,
+        "of_layer",
+        lambda r: (
+            f"{r['text']}<br>layer {r['layer']}: {r['edges']:,} of {r['reachable']:,} edges, "
+            f"{percent(r['of_layer'])}"
+        ),
+        log_shares,
         row=1,
         col=1,
+        coloraxis="coloraxis",
     )
+    bar = {"thickness": 14, "len": 0.66, "y": 1, "yanchor": "top"}
+    fig.update_layout(coloraxis=share_colours(lowest), coloraxis_colorbar=bar)
 
 
 def _add_gains(fig: go.Figure, curve: DensityCurve) -> None:

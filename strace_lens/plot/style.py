@@ -1,11 +1,11 @@
-"""One look for every figure: colours, template, the axis of sizes, tokens as labels."""
+"""One look for every figure: colours, template, the axis of sizes, names and tokens as labels."""
 
 from __future__ import annotations
 
 import html
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -61,6 +61,36 @@ BANDS = {
 # One hue, from pale to dark: more is more ink, with or without colour vision. Blank is none at all.
 SCALE = [[0.0, "#ebecf6"], [0.3, "#b9bddd"], [0.65, "#686ea8"], [1.0, "#17183f"]]
 
+
+class Look(NamedTuple):
+    """How the line and the dots of a discovery method look."""
+
+    colour: str
+    dash: str = "solid"
+    symbol: str = "circle"
+
+
+# Hue by family: black patches exactly, blues and pinks take gradients, red and orange search or
+# learn a mask, green follows the flow, grey asks neither the model nor the task.
+LOOKS = {
+    "edge-patching": Look("#000000"),
+    "node-patching": Look("#000000", "dash", "square"),
+    "attribution-patching": Look("#56B4E9", "dash", "square"),
+    "eap": Look("#56B4E9"),
+    "eap-ig": Look("#0072B2"),
+    "eap-ig-activations": Look("#332288", "dashdot", "diamond"),
+    "clean-corrupted": Look("#0072B2", "dot", "triangle-up"),
+    "eap-ig-kl": Look("#CC79A7", "solid", "diamond"),
+    "acdc": Look("#CC3311", "solid", "triangle-up"),
+    "edge-pruning": Look("#E69F00"),
+    "node-pruning": Look("#E69F00", "dash", "square"),
+    "ifr": Look("#009E73", "dash", "square"),
+    "strace": Look("#009E73"),
+    "weight-magnitude": Look("#808080", "dash", "square"),
+    "random": Look("#808080", "dot", "x"),
+}
+_OTHER = Look(INK, "longdash", "star")
+
 TEMPLATE = go.layout.Template(
     layout={
         "font": {
@@ -114,6 +144,28 @@ def visible(token: str, longest: int = 14) -> str:
 def quoted(token: str) -> str:
     """A token between quotation marks, as hover text and tables show it, safe as HTML."""
     return html.escape(isolated(json.dumps(token, ensure_ascii=False)), quote=False)
+
+
+def text_of(name: str) -> str:
+    """A name as text of a figure, safe as HTML: `a0.h1<q>` is no tag."""
+    return html.escape(name, quote=False)
+
+
+def look_of(method: str) -> Look:
+    """The look of a method; one for all that have none of their own."""
+    return LOOKS.get(method, _OTHER)
+
+
+def method_line(method: str) -> dict[str, object]:
+    """How a method's line looks."""
+    look = look_of(method)
+    return {"color": look.colour, "dash": look.dash, "width": 2}
+
+
+def method_marker(method: str, size: int = 7) -> dict[str, object]:
+    """How a method's dots look."""
+    look = look_of(method)
+    return {"color": look.colour, "symbol": look.symbol, "size": size}
 
 
 def percent(share: float | int) -> str:
@@ -180,7 +232,7 @@ def dressed(fig: go.Figure, title: str, height: int, **layout: Any) -> go.Figure
 def note(fig: go.Figure, *lines: str, y: float = 0.5) -> None:
     """Say in the middle of a figure (at height y, 0 to 1) why it shows less than it might."""
     fig.add_annotation(
-        text="<br>".join(html.escape(line, quote=False) for line in lines),
+        text="<br>".join(text_of(line) for line in lines),
         x=0.5,
         y=y,
         xref="paper",
@@ -195,7 +247,7 @@ def note(fig: go.Figure, *lines: str, y: float = 0.5) -> None:
 def remark(fig: go.Figure, text: str, row: int = 0) -> None:
     """Say above the plotting area, at its left, what is missing; rows count upwards."""
     fig.add_annotation(
-        text=html.escape(text, quote=False),
+        text=text_of(text),
         x=0,
         y=1,
         xref="paper",

@@ -16,26 +16,38 @@ import plotly.graph_objects as go
 
 from strace_lens.corpus.analyses.arrays import kept_kinds
 from strace_lens.corpus.run_folder import Run
-from strace_lens.plot.corpus.composition import plot_kinds, plot_quarters
-from strace_lens.plot.corpus.curves import plot_head_tail, plot_mean_curves
-from strace_lens.plot.corpus.density_parts import plot_density_parts
-from strace_lens.plot.corpus.geometry import plot_geometry, plot_path
-from strace_lens.plot.corpus.growth import plot_growth
-from strace_lens.plot.corpus.layer_phases import plot_head_and_tail, plot_phase_diagram
-from strace_lens.plot.corpus.relations import (
+from strace_lens.plot.corpus.composition import (
+    plot_core,
+    plot_gini,
+    plot_head_and_tail,
+    plot_kinds,
+    plot_lorenz,
+    plot_phase_diagram,
+    plot_quarters,
+)
+from strace_lens.plot.corpus.curves import (
+    plot_head_tail,
+    plot_mean_curves,
+    plot_prompt_boundaries,
+    plot_sizes_needed,
+)
+from strace_lens.plot.corpus.density import (
     plot_between_runs,
     plot_density_against,
     plot_density_by_label,
     plot_density_of_prompts,
+    plot_density_parts,
+    plot_growth,
+    plot_nearest,
+    plot_shallow,
 )
-from strace_lens.plot.corpus.shallow import plot_nearest, plot_shallow
-from strace_lens.plot.corpus.sizes import plot_prompt_boundaries, plot_sizes_needed
-from strace_lens.plot.corpus.state_matrices import (
+from strace_lens.plot.corpus.states import (
+    plot_geometry,
+    plot_path,
     plot_state_path,
     plot_states_alike,
     plot_states_apart,
 )
-from strace_lens.plot.corpus.usage import plot_core, plot_gini, plot_lorenz
 from strace_lens.report.claims_table import claims_html
 from strace_lens.report.page import facts_html, figure_html, page, table_html, versions_text
 from strace_lens.report.tables_corpus import corpus_sections

@@ -15,12 +15,15 @@ from strace_lens.density.causal import read_ablation
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import Phases, find_phases
 from strace_lens.density.ways import Way, read_ways
-from strace_lens.plot.composition import plot_kinds, plot_layers
-from strace_lens.plot.density import plot_density
-from strace_lens.plot.phases import missing, plot_layer_phases, plot_layer_profiles
+from strace_lens.plot.density import plot_density, plot_ways
+from strace_lens.plot.phases import (
+    missing,
+    plot_kinds,
+    plot_layer_phases,
+    plot_layer_profiles,
+    plot_layers,
+)
 from strace_lens.plot.style import quoted, visible
-from strace_lens.plot.trace import plot_trace
-from strace_lens.plot.ways import plot_ways
 from strace_lens.report.page import (
     NUMBER,
     facts_html,
@@ -80,7 +83,6 @@ def trace_report(
         profiles=figure_html(plot_layer_profiles(phases), "layer-profiles", _PROFILES),
         phase_table=_phase_table(phases),
         ablation=_ablation(phases, ablation),
-        trace=figure_html(plot_trace(curve.trace, 1000), "trace", _TRACE),
         sizes=_sizes(curve),
     )
     return page(trace_title(curve), body)
@@ -227,12 +229,6 @@ _PROFILES = (
     "share of each set by layer, with its mean layer as a vertical line. Below: "
     "share of each layer."
 )
-_TRACE = (
-    "The first edges of the trace by rank, from the token embeddings (bottom) to the output "
-    "(star). Residual edges go straight up, MLP edges bow to the right, attention edges run from "
-    "key to query, or bow to the left where both are one token. Earlier edges are thicker. Hover "
-    "over an edge or node for its hook point and tokens; the buttons change how many are drawn."
-)
 _ABLATION = (
     "From the trace at the end of the refinement, each row ablates edges of one part: those that "
     "the refinement added, or those of the head subgraph, in the early or the late half of the "
@@ -261,7 +257,5 @@ $phase_table
 <h3>Does the split hold? Ablation of early and late layers</h3>
 $ablation
 $others
-<h2>The trace itself</h2>
-$trace
 <h2>Every size</h2>
 $sizes""")

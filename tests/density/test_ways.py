@@ -8,7 +8,7 @@ import pytest
 
 import strace_lens as sl
 from strace_lens.density.ways import WAYS, dense_share, measure_ways, read_ways, top_size, way_of
-from strace_lens.plot.ways import plot_ways
+from strace_lens.plot.density import plot_ways
 from strace_lens.report.tables_ways import WIDTH, print_ways, ways_lines
 from tests import tiny
 

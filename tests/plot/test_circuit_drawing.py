@@ -14,8 +14,7 @@ import torch
 from strace_lens.component_graph.circuit import Circuit, circuit_of_edges, empty_circuit
 from strace_lens.component_graph.graph import ComponentGraph, node_of
 from strace_lens.component_graph.scores import Scores
-from strace_lens.plot.circuit_drawing import COLOUR, plot_circuit, plot_circuits
-from strace_lens.plot.circuit_layout import input_of
+from strace_lens.plot.circuit_drawing import COLOUR, input_of, plot_circuit, plot_circuits
 
 GRAPHS = {
     "heads": ComponentGraph("m", layers=3, heads=4, kv_heads=4),

@@ -20,7 +20,7 @@ from strace_lens.plot.circuits import (
     plot_quality,
 )
 from strace_lens.plot.known import MOST_EDGES, plot_auroc, plot_found, plot_projection
-from strace_lens.plot.methods import LOOKS, look_of
+from strace_lens.plot.style import LOOKS, look_of
 from tests.plot import made_comparison as made
 from tests.plot.made import hovers, texts
 
@@ -117,10 +117,16 @@ def test_ticks_say_how_many_edges_a_fraction_is_in_short() -> None:
 def test_quality_has_a_named_dot_a_method_and_the_best_of_chance() -> None:
     whole = dataclasses.replace(made.comparison(), random_cmd=(0.1, 0.9, 0.3))
     fig = plot_quality(whole)
-    (dots,) = fig.data
-    assert list(dots.x) == [r.scores.seconds for r in whole.results]
-    assert list(dots.y) == [r.faithfulness.cmd for r in whole.results]
-    assert sorted(texts(fig)) == sorted(made.METHODS)
+    names = [dot.name.split()[0] for dot in fig.data]
+    assert sorted(names) == sorted(made.METHODS)
+    for name, dot in zip(names, fig.data, strict=True):
+        result, look = made.of(whole, name), look_of(name)
+        assert list(dot.x) == [result.scores.seconds]
+        assert list(dot.y) == [result.faithfulness.cmd]
+        assert (dot.marker.color, dot.marker.symbol) == (look.colour, look.symbol)
+        assert dot.name.endswith(f" {result.faithfulness.cmd:.3f}")
+    assert [dot.y[0] for dot in fig.data] == sorted(dot.y[0] for dot in fig.data)
+    assert all(dot.showlegend for dot in fig.data)
     assert [shape.y0 for shape in fig.layout.shapes] == [pytest.approx(0.1, abs=1e-5)]
 
 
@@ -128,28 +134,9 @@ def test_no_time_at_all_has_a_place_on_the_logarithm() -> None:
     whole = made.comparison()
     scores = dataclasses.replace(whole.results[0].scores, seconds=0.0)
     first = dataclasses.replace(whole.results[0], scores=scores)
-    (dots,) = plot_quality(dataclasses.replace(whole, results=(first,))).data
-    assert 0 < dots.x[0] < 1e-3
-    assert "0 s" in dots.hovertext[0]
-
-
-def test_names_of_dots_do_not_cover_each_other() -> None:
-    whole = made.comparison()
-    # All methods in one spot: the hardest case.
-    curve, scores = whole.results[0].faithfulness, whole.results[0].scores
-    same = [
-        dataclasses.replace(whole.results[0], method=name, faithfulness=curve, scores=scores)
-        for name in METHODS
-    ]
-    fig = plot_quality(dataclasses.replace(whole, results=tuple(same)))
-    boxes = []
-    for note in fig.layout.annotations:
-        wide = 6 * len(note.text)
-        left = note.ax - {"left": 0, "center": wide / 2, "right": wide}[note.xanchor]
-        boxes.append((left, left + wide, note.ay - 6, note.ay + 6))
-    assert len(boxes) == len(METHODS)
-    for (l1, r1, t1, b1), (l2, r2, t2, b2) in itertools.combinations(boxes, 2):
-        assert r1 <= l2 or r2 <= l1 or b1 <= t2 or b2 <= t1
+    (dot,) = plot_quality(dataclasses.replace(whole, results=(first,))).data
+    assert 0 < dot.x[0] < 1e-3
+    assert "0 s" in dot.hovertext[0]
 
 
 def test_overlap_is_the_jaccard_index_of_the_circuits_of_each_size() -> None:

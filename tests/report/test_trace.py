@@ -17,7 +17,7 @@ from strace_lens.report.trace import trace_report
 from tests import tiny
 from tests.plot import made
 
-FIGURES = ("density", "kinds", "layers", "layer-phases", "layer-profiles", "trace")
+FIGURES = ("density", "kinds", "layers", "layer-phases", "layer-profiles")
 
 
 class Page(HTMLParser):

@@ -22,7 +22,7 @@ from strace_lens.corpus.analyses.density import (
 )
 from strace_lens.corpus.run_folder import Run
 from strace_lens.measures.intervals import interval
-from strace_lens.plot.corpus.density_parts import plot_density_parts
+from strace_lens.plot.corpus.density import plot_density_parts
 from tests.corpus.synthetic import synthetic_run
 
 

@@ -1,19 +1,23 @@
-"""What density goes with: what is drawn is what the tables hold."""
+"""Density, shallow statistics and growth: what is drawn is what the tables hold."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from strace_lens.plot.corpus.relations import (
+from strace_lens.plot.corpus.density import (
     AGAINST,
+    TARGETS,
     plot_between_runs,
     plot_density_against,
     plot_density_by_label,
     plot_density_of_prompts,
+    plot_growth,
+    plot_nearest,
+    plot_shallow,
 )
 from tests.plot import made
-from tests.plot.corpus.made_runs import NAMES, bands, on, prompts, table
+from tests.plot.corpus.made_runs import NAMES, bands, on, one, prompts, table
 from tests.plot.corpus.made_runs import rows as rows_of
 
 
@@ -98,3 +102,61 @@ def test_prompts_stand_by_their_mean_density_each_over_itself() -> None:
     assert np.isnan(z[0]).sum() == 1
     assert not bands(fig)
     assert plot_density_of_prompts(frame.head(0)).data == ()
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_tv_to_each_target_is_the_tables(target: str) -> None:
+    shallow = table("shallow")
+    fig = plot_shallow(shallow, table("shallow_full_model"))
+    for run, name in enumerate(NAMES):
+        rows = rows_of(shallow, run=name, target=target)
+        line = one(fig, run, f"to {TARGETS[target][0]}")
+        assert list(line.x) == rows["size"].tolist()
+        assert list(line.y) == rows["tv"].tolist()
+        assert f"{rows['prompts'].iloc[0]} prompts" in line.hovertext[0]
+
+
+@pytest.mark.parametrize("target", ["unigram", "no_context"])
+def test_the_full_models_own_distance_is_dotted_in_each_panel(target: str) -> None:
+    full = table("shallow_full_model")
+    fig = plot_shallow(table("shallow"), full)
+    for run, name in enumerate(NAMES):
+        line = one(fig, run, f"full model to {TARGETS[target][0]}")
+        expected = rows_of(full, run=name, target=target)["tv"].item()
+        assert list(line.y) == [expected, expected]
+        assert line.line.dash == "dot"
+        assert line.line.color == one(fig, run, f"to {TARGETS[target][0]}").line.color
+
+
+def test_a_target_that_was_not_measured_is_not_drawn() -> None:
+    shallow = table("shallow").query("target != 'unigram'")
+    full = table("shallow_full_model").query("target != 'unigram'")
+    drawn = {item.name for item in plot_shallow(shallow, full).data}
+    assert not any(name and "unigram" in name for name in drawn)
+    assert f"to {TARGETS['full'][0]}" in drawn
+
+
+def test_shares_of_near_prompts_are_the_tables() -> None:
+    nearest = table("nearest")
+    fig = plot_nearest(nearest)
+    for run, name in enumerate(NAMES):
+        for col, column in enumerate(("nearer", "nearest")):
+            drawn = {item.name: list(item.y) for item in on(fig, 2 * run + col)}
+            for target, (called, *_) in TARGETS.items():
+                if target == "full" and column == "nearer":
+                    assert f"to {called}" not in drawn
+                    continue
+                rows = rows_of(nearest, run=name, target=target)
+                assert drawn[f"to {called}"] == rows[column].tolist()
+
+
+def test_growth_is_a_line_a_text_and_their_mean() -> None:
+    growth, lines = table("growth"), table("growth_lines")
+    fig = plot_growth(growth, lines)
+    assert list(one(fig, 0, "mean").y) == growth["density"].tolist()
+    texts = [item for item in on(fig, 0) if item.name == "one text"]
+    for text, (_, own) in zip(texts, lines.groupby("of"), strict=True):
+        assert list(text.x) == own["step"].tolist()
+        assert list(text.y) == own["density"].tolist()
+    assert "nothing more" in texts[0].hovertext[0]  # prompt 0 has no next token
+    assert '" next"' in texts[1].hovertext[0]

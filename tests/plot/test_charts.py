@@ -6,37 +6,28 @@ import numpy as np
 import pytest
 from plotly.colors import hex_to_rgb
 
-from strace_lens.plot.corpus import (
-    composition,
-    geometry,
-    growth,
-    layer_phases,
-    relations,
-    shallow,
-    state_matrices,
-    usage,
-)
-from strace_lens.plot.corpus.panels import shown_sizes, size_colours
+from strace_lens.plot.charts import shown_sizes, size_colours
+from strace_lens.plot.corpus import composition, density, states
 from tests.plot import made
 from tests.plot.corpus import made_runs
 
 FIGURES = {
     composition.plot_kinds: ("kinds_by_size",),
     composition.plot_quarters: ("quarters_by_size",),
-    layer_phases.plot_phase_diagram: ("phase_diagram", "head_and_tail_means"),
-    layer_phases.plot_head_and_tail: ("head_and_tail", "head_and_tail_means"),
-    usage.plot_lorenz: ("lorenz",),
-    usage.plot_gini: ("gini",),
-    usage.plot_core: ("core",),
-    relations.plot_density_by_label: ("density_by_label",),
-    shallow.plot_shallow: ("shallow", "shallow_full_model"),
-    shallow.plot_nearest: ("nearest",),
-    geometry.plot_geometry: ("geometry_by_layer",),
-    geometry.plot_path: ("geometry_by_layer",),
-    state_matrices.plot_states_alike: ("state_matrices",),
-    state_matrices.plot_states_apart: ("state_matrices",),
-    state_matrices.plot_state_path: ("state_curvature",),
-    growth.plot_growth: ("growth", "growth_lines"),
+    composition.plot_phase_diagram: ("phase_diagram", "head_and_tail_means"),
+    composition.plot_head_and_tail: ("head_and_tail", "head_and_tail_means"),
+    composition.plot_lorenz: ("lorenz",),
+    composition.plot_gini: ("gini",),
+    composition.plot_core: ("core",),
+    density.plot_density_by_label: ("density_by_label",),
+    density.plot_shallow: ("shallow", "shallow_full_model"),
+    density.plot_nearest: ("nearest",),
+    states.plot_geometry: ("geometry_by_layer",),
+    states.plot_path: ("geometry_by_layer",),
+    states.plot_states_alike: ("state_matrices",),
+    states.plot_states_apart: ("state_matrices",),
+    states.plot_state_path: ("state_curvature",),
+    density.plot_growth: ("growth", "growth_lines"),
 }
 every_figure = pytest.mark.parametrize(("plot", "tables"), FIGURES.items())
 
@@ -44,7 +35,7 @@ every_figure = pytest.mark.parametrize(("plot", "tables"), FIGURES.items())
 @every_figure
 def test_a_run_has_a_row_of_panels_under_its_escaped_name(plot, tables) -> None:
     fig = plot(*(made_runs.table(name) for name in tables))
-    grown = plot is growth.plot_growth  # the second run did not write on
+    grown = plot is density.plot_growth  # the second run did not write on
     heads = made.texts(fig)
     assert any("<b>first" in head for head in heads)
     assert any("<b>se&lt;b&gt;cond" in head for head in heads) is not grown
