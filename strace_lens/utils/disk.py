@@ -137,7 +137,7 @@ def parse_object(content: str | bytes, where: str | Path) -> dict[str, Any]:
     Raises:
         JsonError: If `parse_json` refuses the content or it holds another kind of value.
     """
-    value = parse_json(content, where)
+    value = parse_json(content, where, nan=nan)
     if not isinstance(value, dict):
         raise JsonError(f"{where}: not a JSON object but a {type(value).__name__}")
     return value
