@@ -41,9 +41,9 @@ from strace_lens.component_graph.wiring import component_graph
 from strace_lens.corpus.analyses.all import analyse
 from strace_lens.corpus.analyses.claims import claims
 from strace_lens.corpus.cut import cut_to_words
+from strace_lens.corpus.engine import ray_engine
 from strace_lens.corpus.plan import SweepPlan, plan_sweep
 from strace_lens.corpus.prompts import CorpusError, CorpusPrompt
-from strace_lens.corpus.ray_engine import ray_engine
 from strace_lens.corpus.read import read_corpus
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Options

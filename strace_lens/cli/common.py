@@ -19,8 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from strace_lens.corpus.memory import PromptMemoryError
-from strace_lens.corpus.ray_engine import LostWorkersError, MissingRayError
+from strace_lens.corpus.engine import LostWorkersError, MissingRayError
+from strace_lens.corpus.measure import PromptMemoryError
 from strace_lens.ground_truth.tracr import MissingTracrError
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.load import DEFAULT, DTYPES, MAPS

@@ -43,13 +43,12 @@ from strace_lens.cli.dry_run import (
     print_plan,
     stated_lengths,
 )
-from strace_lens.corpus.corrupt import CORRUPTIONS
+from strace_lens.corpus.altered import CORRUPTIONS
 from strace_lens.corpus.cut import cut_to_words, deduplicate, ends_of_tokens, sample
-from strace_lens.corpus.engine import Engine, this_process
+from strace_lens.corpus.engine import Engine, ray_engine, this_process
 from strace_lens.corpus.parts import part_path
 from strace_lens.corpus.plan import plan_sweep
 from strace_lens.corpus.prompts import CorpusPrompt
-from strace_lens.corpus.ray_engine import ray_engine
 from strace_lens.corpus.read import CARRIED, read_corpus
 from strace_lens.corpus.run_folder import Run
 from strace_lens.corpus.setting import Options

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from strace_lens.corpus.corrupt import corrupted
+from strace_lens.corpus.altered import corrupted, generator_for, next_token
 from strace_lens.corpus.prompts import CorpusPrompt
-from strace_lens.corpus.sampling import generator_for, next_token
 from strace_lens.corpus.setting import Options
 from strace_lens.density.cost import most_rows
 from strace_lens.model.architecture import Architecture, Model

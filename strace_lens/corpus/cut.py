@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from strace_lens.corpus.altered import generator_for
 from strace_lens.corpus.prompts import CorpusPrompt
-from strace_lens.corpus.sampling import generator_for
 
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 from collections.abc import Sequence
@@ -13,8 +14,7 @@ from torch import Tensor
 
 from strace_lens.corpus.batches import Batch, Item
 from strace_lens.corpus.hidden import FullRun, Geometry, Watcher, full_run, path
-from strace_lens.corpus.memory import PromptMemoryError, free_memory, is_memory_error
-from strace_lens.corpus.rows import Row, merged
+from strace_lens.corpus.parts import Row, merged
 from strace_lens.corpus.setting import Setting
 from strace_lens.density.curve import TEXTS, DensityCurve, curve_of, curve_plans
 from strace_lens.measures import distributions as measures
@@ -33,6 +33,16 @@ from strace_lens.utils.progress import no_progress
 HALVINGS = 4
 """How often the memory budget is halved for a prompt that does not fit on its own."""
 
+_TEXTS = (
+    *("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
+"""In messages of a plain RuntimeError, of torch's CPU allocator and of its libraries."""
+
+
+class PromptMemoryError(RuntimeError):
+    """A prompt that does not fit in memory even on its own."""
+
 
 @verb
 def measure_batch(model: Model, setting: Setting, batch: Batch) -> list[Row]:
@@ -50,13 +60,20 @@ def measure_batch(model: Model, setting: Setting, batch: Batch) -> list[Row]:
     return [*refused, *_tried(model, setting, items, HALVINGS)]
 
 
+def is_memory_error(error: BaseException) -> bool:
+    """Whether an error says that memory has run out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+
+
 def _tried(model: Model, setting: Setting, items: Sequence[Item], halvings: int) -> list[Row]:
     if not items:
         return []
     rows, failure = _attempt(model, setting, items)
     if failure is None:
         return rows
-    free_memory()  # the error is gone by now, and with it the frames that hold tensors
+    _free_memory()  # the error is gone by now, and with it the frames that hold tensors
     if len(items) > 1:
         size = len(items) // 2 if failure.memory else 1
         parts = [items[i : i + size] for i in range(0, len(items), size)]
@@ -88,6 +105,13 @@ def _attempt(
         return _measured(model, setting, items), None
     except Exception as error:  # whatever it is, the other prompts of the run go on
         return [], _Failure(f"{type(error).__name__}: {error}", is_memory_error(error))
+
+
+def _free_memory() -> None:
+    """Give back what an attempt that failed has left."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _smaller(setting: Setting) -> Setting:

@@ -19,8 +19,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from strace_lens.corpus.manifest import NAME as MANIFEST
-from strace_lens.corpus.manifest import read_manifest
 from strace_lens.corpus.parts import (
     GEOMETRY,
     PATH,
@@ -30,9 +28,11 @@ from strace_lens.corpus.parts import (
     part_paths,
     read_part,
 )
+from strace_lens.corpus.store import read_manifest
 from strace_lens.measures.sizes import auc_paper
 from strace_lens.token_graph.estimators import ESTIMATORS
 from strace_lens.utils.html_repr import facts
+from strace_lens.utils.manifest import NAME as MANIFEST
 
 PROMPT_COLUMNS = (
     *("prompt", "text", "sha256", "tokens", "graph_edges", "entropy", "head_mass", "density"),

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.corpus.corrupt import CORRUPTIONS
+from strace_lens.corpus.altered import CORRUPTIONS
 from strace_lens.density.curve import HEAD
 from strace_lens.measures.refinement import REFINE
 from strace_lens.measures.sizes import SIZES, check_sizes

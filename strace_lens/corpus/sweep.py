@@ -12,11 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from strace_lens.corpus.batches import Batch, Item, batches_of, items_of
+from strace_lens.corpus.batches import Batch, batches_of, items_of
 from strace_lens.corpus.engine import Engine, this_process
-from strace_lens.corpus.identity import in_order_of, prompt_key, tokens_hash
-from strace_lens.corpus.lock import only_writer
-from strace_lens.corpus.manifest import NAME, OtherRunError, open_run, read_manifest
 from strace_lens.corpus.parts import (
     is_corrupted,
     part_path,
@@ -27,6 +24,13 @@ from strace_lens.corpus.parts import (
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Options, setting_of
+from strace_lens.corpus.store import (
+    as_begun,
+    only_writer,
+    open_run,
+    prompt_key,
+    tokens_hash,
+)
 from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
@@ -67,7 +71,7 @@ def sweep(
 
     Raises:
         ValueError: no prompts, or an option out of its range.
-        OtherRunError: the folder holds a run of another model, other weights, other prompts,
+        OtherResultsError: the folder holds a run of another model, other weights, other prompts,
             options or versions. The order of the prompts is no difference: they keep the numbers
             that they had when the run was begun.
         LockedRunError: another sweep is writing into the folder.
@@ -97,10 +101,11 @@ def _write_missing(
     progress: Counted | None,
 ) -> None:
     """Measure every batch whose part is not there as it should be."""
-    prompts = _as_begun(folder, prompts)
+    prompts = as_begun(folder, prompts)
     items = items_of(model, architecture, prompts, options)
     batches = batches_of(architecture, items, options)
     labels = sorted({name for item in items for name in item.labels})
+    shape = shape_of(architecture, 2)
     manifest = open_run(
         folder,
         {
@@ -111,8 +116,13 @@ def _write_missing(
             "tokens": tokens_hash(items),
             "options": asdict(options),
             "versions": versions(),
+            "sizes": list(options.sizes),
+            "head": options.head,
+            "labels": labels,
+            "given": len(items),
+            "batches": len(batches),
+            "shape": {name: getattr(shape, name) for name in ("layers", "heads", "joins", "mlp")},
         },
-        _about(architecture, items, labels, options, len(batches)),
     )
     if len(part_paths(folder)) > len(batches):
         raise ValueError(f"{folder} has more parts than the run has batches; name another folder")
@@ -149,37 +159,3 @@ def _is_done(path: Path, manifest: Mapping[str, Any], batch: Batch, retry_failed
         return frame is not None
     traceable = {item.number for item in batch.items if item.prompt is not None}
     return traceable.isdisjoint(frame.loc[frame["error"].notna(), "prompt"])
-
-
-def _as_begun(folder: Path, prompts: Sequence[CorpusPrompt]) -> Sequence[CorpusPrompt]:
-    """The prompts in the order of the run that the folder holds; as they are if it holds none."""
-    if not (folder / NAME).exists():
-        return prompts
-    try:
-        return in_order_of(read_manifest(folder)["prompts"], prompts)
-    except OtherRunError as error:
-        raise OtherRunError(f"{folder} holds another run: {error}; name another folder") from None
-
-
-def _about(
-    architecture: Architecture,
-    items: Sequence[Item],
-    labels: Sequence[str],
-    options: Options,
-    batches: int,
-) -> dict[str, Any]:
-    """What of a run follows from its facts."""
-    shape = shape_of(architecture, 2)
-    return {
-        "sizes": list(options.sizes),
-        "head": options.head,
-        "labels": list(labels),
-        "given": len(items),
-        "batches": batches,
-        "shape": {
-            "layers": shape.layers,
-            "heads": shape.heads,
-            "joins": shape.joins,
-            "mlp": shape.mlp,
-        },
-    }

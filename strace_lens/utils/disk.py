@@ -131,8 +131,8 @@ def parse_json(content: str | bytes, where: str | Path, *, nan: bool = False) ->
     return value
 
 
-def parse_object(content: str | bytes, where: str | Path) -> dict[str, Any]:
-    """Parse JSON strictly and require an object.
+def parse_object(content: str | bytes, where: str | Path, *, nan: bool = False) -> dict[str, Any]:
+    """Parse JSON strictly, as `parse_json` does, and require an object.
 
     Raises:
         JsonError: If `parse_json` refuses the content or it holds another kind of value.

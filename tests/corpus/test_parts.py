@@ -5,18 +5,32 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
-from strace_lens.corpus.check_part import wrong_values
-from strace_lens.corpus.manifest import read_manifest
-from strace_lens.corpus.parts import PartError, part_paths, read_part, schema
+from strace_lens.corpus.batches import batches_of, items_of
+from strace_lens.corpus.measure import measure_batch
+from strace_lens.corpus.parts import (
+    PartError,
+    Row,
+    merged,
+    part_paths,
+    read_part,
+    schema,
+    sealed,
+    unsealed,
+    write_part,
+    wrong_values,
+)
 from strace_lens.corpus.run_folder import read_run
-from strace_lens.corpus.seal import sealed, unsealed
+from strace_lens.corpus.setting import setting_of
+from strace_lens.corpus.store import read_manifest
 from strace_lens.corpus.sweep import sweep
+from strace_lens.model.checks import architecture_of
 from tests.corpus.made import model, options, prompts
 
 MUTANTS = 400
@@ -143,3 +157,38 @@ def test_a_damaged_column_is_measured_again(place: float, part: Path) -> None:
     part.write_bytes(whole[:at] + bytes(40) + whole[at + 40 :])
     sweep(model(), prompts(2), part.parents[1], options(refine=2))
     assert part.read_bytes() == whole
+
+
+def test_a_name_that_comes_twice_is_refused() -> None:
+    assert merged({"a": 1}, {}, {"b": "x"}) == {"a": 1, "b": "x"}
+    with pytest.raises(ValueError, match="a row has two values for 'head_mass'; rename one"):
+        merged({"head_mass": 0.7}, {"tv": 0.1}, {"head_mass": 0.2})
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    architecture = architecture_of(model())
+    items = items_of(model(), architecture, prompts(1), options())
+    (batch,) = batches_of(architecture, items, options())
+    tokens = [item.prompt for item in items if item.prompt is not None]
+    return measure_batch(model(), setting_of(model(), architecture, tokens, options(), ""), batch)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"tvv": 0.5}, "a part has no column 'tvv'"),
+        ({"head_mass": None}, "a measured row has no 'head_mass'"),
+    ],
+)
+def test_a_row_of_other_columns_than_a_part_has_is_refused(
+    changed: dict[str, Any], said: str, rows: list[Row], tmp_path: Path
+) -> None:
+    wrong = {**rows[1], **changed}
+    wrong = {name: value for name, value in wrong.items() if changed.get(name, "") is not None}
+    path = tmp_path / "part-00000.parquet"
+    with pytest.raises(ValueError, match=said):
+        write_part(path, [rows[0], wrong], ["kind"], "run", [0])
+    assert not path.exists()
+    write_part(path, rows, ["kind"], "run", [0])
+    assert path.exists()

@@ -24,10 +24,8 @@ from strace_lens.corpus.analyses.arrays import every_size
 from strace_lens.corpus.analyses.layer_phases import head_and_tail
 from strace_lens.corpus.batches import Batch, items_of
 from strace_lens.corpus.engine import this_process
-from strace_lens.corpus.manifest import OtherRunError
-from strace_lens.corpus.parts import PartError, part_paths
+from strace_lens.corpus.parts import PartError, Row, part_paths
 from strace_lens.corpus.prompts import CorpusPrompt
-from strace_lens.corpus.rows import Row
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Setting
 from strace_lens.corpus.sweep import sweep
@@ -36,6 +34,7 @@ from strace_lens.measures.refinement import restored_from
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
 from strace_lens.utils.disk import _host
+from strace_lens.utils.manifest import OtherResultsError
 from tests import cases, tiny
 from tests.corpus.made import SIZES, model, options, prompts, words
 from tests.real import smollm2
@@ -253,20 +252,19 @@ def test_a_torn_part_is_done_again(keep: int, whole: tuple[Path, Run], tmp_path:
 def test_other_options_are_refused_by_name(
     changed: dict[str, Any], said: str, whole: tuple[Path, Run]
 ) -> None:
-    with pytest.raises(OtherRunError, match=said):
+    with pytest.raises(OtherResultsError, match=said):
         sweep(model(), prompts(), whole[0], options(**changed))
 
 
 def test_other_prompts_and_other_models_are_refused(whole: tuple[Path, Run]) -> None:
-    with pytest.raises(
-        OtherRunError, match=r"holds another run: of its 6 prompts 1 are not given; name another"
-    ):
+    said = r"holds another run: of its 6 prompts 1 are not given; name another"
+    with pytest.raises(OtherResultsError, match=said):
         sweep(model(), prompts(5), whole[0], options())
     new = [*prompts()[:4], CorpusPrompt(words(9)), prompts()[4]]
     said = rf"of its 6 prompts 1 are not given, and 1 that are given .* such as '{words(9)[:20]}"
-    with pytest.raises(OtherRunError, match=said):
+    with pytest.raises(OtherResultsError, match=said):
         sweep(model(), new, whole[0], options())
-    with pytest.raises(OtherRunError, match=r"model was .* and is"):
+    with pytest.raises(OtherResultsError, match=r"model was .* and is"):
         sweep(tiny.bridge("gpt2"), prompts(), whole[0], options())
 
 
@@ -284,9 +282,8 @@ def test_other_weights_of_the_same_name_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     sweep(scaled(1.0), prompts(), folder, options())
     part_paths(folder)[1].unlink()
-    with pytest.raises(
-        OtherRunError, match=r"the model has the same name and other weights \(their SHA-256 was"
-    ):
+    said = r"the model has the same name and other weights \(their SHA-256 was"
+    with pytest.raises(OtherResultsError, match=said):
         sweep(scaled(0.9), prompts(), folder, options())
     assert len(part_paths(folder)) == 2
     sweep(scaled(1.0), prompts(), folder, options())
@@ -307,7 +304,7 @@ def test_prompts_that_are_given_twice_are_counted(tmp_path: Path) -> None:
     folder, twice = tmp_path / "run", [*prompts(2), prompts(1)[0]]
     assert len(sweep(model(), twice, folder, options()).prompts) == 3
     assert len(sweep(model(), twice[::-1], folder, options()).prompts) == 3
-    with pytest.raises(OtherRunError, match="of its 3 prompts 1 are not given"):
+    with pytest.raises(OtherResultsError, match="of its 3 prompts 1 are not given"):
         sweep(model(), twice[:2], folder, options())
 
 
@@ -405,7 +402,7 @@ def test_sampled_text_depends_on_its_prompt_and_the_seed_alone() -> None:
 def test_another_temperature_is_another_run(tmp_path: Path) -> None:
     chosen = options(generate=1, temperature=1.5, hidden=False, controls=False)
     sweep(model(), prompts(2), tmp_path / "run", chosen)
-    with pytest.raises(OtherRunError, match=r"temperature was 1.5 and is 1.0"):
+    with pytest.raises(OtherResultsError, match=r"temperature was 1.5 and is 1.0"):
         sweep(model(), prompts(2), tmp_path / "run", replace(chosen, temperature=1.0))
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from strace_lens.corpus.memory import PromptMemoryError
+from strace_lens.corpus.engine import LostWorkersError, MissingRayError, ray_engine
+from strace_lens.corpus.measure import PromptMemoryError
 from strace_lens.corpus.parts import part_paths
-from strace_lens.corpus.ray_engine import LostWorkersError, MissingRayError, ray_engine
 from strace_lens.corpus.sweep import sweep
 from tests import cases
 from tests.corpus.made import model, options, prompts
@@ -84,7 +84,7 @@ def test_a_lost_worker_s_prompts_are_done_again(alone: dict[str, bytes], tmp_pat
 def test_a_worker_that_always_dies_ends_the_sweep_with_a_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("strace_lens.corpus.ray_engine.RETRIES", 1)
+    monkeypatch.setattr("strace_lens.corpus.engine.RETRIES", 1)
     with pytest.raises(
         LostWorkersError, match=r"2 workers died over prompts 0, 1 .*what is done is kept"
     ):

@@ -1,4 +1,4 @@
-"""Corrupted prompts: what stays, what changes, and that a run is known by the texts given."""
+"""Prompts altered by draws: shuffled, replaced and extended, each by its own text and seed."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 import strace_lens as sl
+from strace_lens.corpus.altered import generator_for, next_token, replaced, shuffled
 from strace_lens.corpus.analyses.between import on_shared_prompts
 from strace_lens.corpus.batches import items_of
-from strace_lens.corpus.corrupt import replaced, shuffled
-from strace_lens.corpus.manifest import OtherRunError
 from strace_lens.corpus.prompts import CorpusPrompt
-from strace_lens.corpus.sampling import generator_for
 from strace_lens.corpus.sweep import sweep
 from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import last_logits
 from strace_lens.model.prompts import PromptError, text_ids
+from strace_lens.utils.manifest import OtherResultsError
 from tests import cases, tiny
+from tests.corpus import made
 from tests.corpus.made import SIZES, model, options, prompts, words
 
 TEXTS = st.lists(st.sampled_from(["a", "b", "cd", "é,"]), min_size=2, max_size=8).filter(
@@ -132,7 +134,7 @@ def test_a_corrupted_run_is_compared_with_a_clean_one_by_the_texts_given(
     page = sl.corpus_report([clean, run], sl.analyse([clean, run]))
     said = {"shuffle": "90% of the words change places", "random": "90% of the tokens are replaced"}
     assert page.count(f"corrupted: {said[corrupt]}") == 1
-    with pytest.raises(OtherRunError, match=r"corrupt_rate was 0.9 and is 1.0"):
+    with pytest.raises(OtherResultsError, match=r"corrupt_rate was 0.9 and is 1.0"):
         sweep(model(), given, tmp_path / "corrupted", options(controls=False, corrupt=corrupt))
 
 
@@ -148,3 +150,75 @@ def test_a_corrupted_run_is_compared_with_a_clean_one_by_the_texts_given(
 def test_options_that_say_nothing_are_refused(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         options(**changed)
+
+
+DRAWS = 5_000
+
+
+def frequencies(logits: torch.Tensor, temperature: float, top_p: float) -> np.ndarray:
+    generator = generator_for("a text", 0)
+    drawn = [next_token(logits, temperature, top_p, generator) for _ in range(DRAWS)]
+    return np.bincount(drawn, minlength=len(logits)) / DRAWS
+
+
+def logits_of(name: str) -> torch.Tensor:
+    model = tiny.bridge(name)
+    return last_logits(model, architecture_of(model), torch.tensor([tiny.token_ids(6)]))[0]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (1.0, 0.6), (0.5, 0.9), (2.0, 0.3)])
+def test_draws_have_the_distribution_of_transformers_warpers(
+    temperature: float, top_p: float
+) -> None:
+    logits = logits_of("llama")
+    ids: Any = torch.zeros(1, 1, dtype=torch.long)
+    warped = TemperatureLogitsWarper(temperature)(ids, logits[None].double())
+    if top_p < 1:
+        warped = TopPLogitsWarper(top_p)(ids, warped)
+    exact = warped.softmax(-1)[0].numpy()
+    found = frequencies(logits, temperature, top_p)
+    assert set(np.flatnonzero(found)) <= set(np.flatnonzero(exact))
+    # Of so many draws a share is off by five standard errors once in two million times.
+    assert (np.abs(found - exact) <= 5 * np.sqrt(exact * (1 - exact) / DRAWS) + 1e-12).all()
+    assert np.abs(found - exact).sum() / 2 < 0.1
+
+
+def test_the_nucleus_is_the_smallest_set_that_holds_so_much() -> None:
+    logits = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
+    assert set(np.flatnonzero(frequencies(logits, 1.0, 0.7))) == {1, 3}
+    assert frequencies(logits, 1.0, 0.7)[1] == pytest.approx(2 / 3, abs=0.03)
+    assert set(np.flatnonzero(frequencies(logits, 1.0, 0.49))) == {1}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1e-9])
+def test_no_temperature_is_greedy(temperature: float) -> None:
+    for seed in range(5):
+        logits = torch.randn(50, generator=torch.Generator().manual_seed(seed))
+        assert next_token(logits, temperature, 1.0, generator_for("", seed)) == logits.argmax()
+
+
+def test_the_same_text_and_seed_draw_the_same() -> None:
+    logits = torch.zeros(1000)
+    draws = {
+        (text, seed): next_token(logits, 1.0, 1.0, generator_for(text, seed))
+        for text in ("one", "two")
+        for seed in (0, 1)
+    }
+    assert len(set(draws.values())) == 4
+    assert next_token(logits, 1.0, 1.0, generator_for("one", 0)) == draws["one", 0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"generate": 1, "temperature": -1.0}, "temperature must be 0 or a positive number"),
+        ({"generate": 1, "temperature": float("nan")}, "temperature must be 0 or a positive"),
+        ({"generate": 1, "temperature": 1.0, "top_p": 0.0}, "top_p must lie in (0, 1]; got 0.0"),
+        ({"generate": 1, "temperature": 1.0, "top_p": 1.1}, "top_p must lie in (0, 1]; got 1.1"),
+        ({"temperature": 0.7}, "temperature 0.7 is of generated tokens, and none are"),
+        ({"generate": 1, "top_p": 0.9}, "top_p 0.9 has no effect at temperature 0"),
+    ],
+)
+def test_sampling_options_that_say_nothing_are_refused(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        made.options(**changed)

@@ -13,7 +13,7 @@ import torch
 from strace_lens.corpus import batches as batches_module
 from strace_lens.corpus import measure
 from strace_lens.corpus.batches import Item
-from strace_lens.corpus.memory import PromptMemoryError, is_memory_error
+from strace_lens.corpus.measure import PromptMemoryError, is_memory_error
 from strace_lens.corpus.parts import part_paths
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.run_folder import Run, read_run
