@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from strace_lens.corpus.altered import corrupted, generator_for, next_token
@@ -65,30 +65,26 @@ def items_of(
         raise ValueError(f"generating tokens adds a label {min(taken)!r}; rename the one given")
     items = []
     for number, one in enumerate(prompts):
-        about: dict[str, Any] = {
-            "number": number,
-            "text": one.text,
-            "next": one.next,
-            "labels": one.labels,
-        }
+        item = Item(number, one.text, None, one.next, labels=one.labels)
         try:
             tokens = tokenize(model, architecture, one.text, options.bos)
             if options.corrupt == "none":
-                items.append(Item(prompt=tokens, next_id=_next_id(model, tokens, one), **about))
-                continue
-            about["next"] = None  # nothing truly follows a text that nobody wrote
-            changed = corrupted(
-                model,
-                architecture,
-                tokens,
-                options.corrupt,
-                options.corrupt_rate,
-                options.bos,
-                generator_for(one.text, options.seed),
-            )
-            items.append(Item(prompt=changed, original=tokens, **about))
+                item = replace(item, prompt=tokens, next_id=_next_id(model, tokens, one))
+            else:
+                item = replace(item, next=None)  # nothing truly follows a text that nobody wrote
+                changed = corrupted(
+                    model,
+                    architecture,
+                    tokens,
+                    options.corrupt,
+                    options.corrupt_rate,
+                    options.bos,
+                    generator_for(one.text, options.seed),
+                )
+                item = replace(item, prompt=changed, original=tokens)
         except ValueError as error:
-            items.append(Item(prompt=None, error=str(error), **about))
+            item = replace(item, error=str(error))
+        items.append(item)
     return _grown(model, architecture, items, options) if options.generate else items
 
 
@@ -115,7 +111,8 @@ def _grown(
     grown: list[Item] = []
     for item in items:
         if item.prompt is None:
-            grown.append(_numbered(item, len(grown), 0))
+            labels = {**item.labels, "of": item.number, "step": 0}
+            grown.append(replace(item, number=len(grown), labels=labels))
             continue
         added: list[int] = []
         generator = generator_for(item.text, options.seed)
@@ -138,11 +135,6 @@ def _grown(
             )
             grown.append(here)
     return grown
-
-
-def _numbered(item: Item, number: int, step: int) -> Item:
-    labels = {**item.labels, "of": item.number, "step": step}
-    return Item(number, item.text, None, item.next, None, labels, item.error)
 
 
 def batches_of(architecture: Architecture, items: Sequence[Item], options: Options) -> list[Batch]:

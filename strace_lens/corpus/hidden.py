@@ -22,8 +22,8 @@ from strace_lens.token_graph.rows import MaskedRows
 
 
 @dataclass(frozen=True, eq=False)
-class FullRun:
-    """What the untouched model gives on one prompt.
+class CleanRun:
+    """What the model gives on one prompt where nothing is ablated.
 
     Attributes:
         logits: at the last token, on the CPU.
@@ -34,10 +34,10 @@ class FullRun:
     states: Float[Tensor, "depth pos d_model"]
 
 
-def full_run(graph: TokenGraph) -> FullRun:
+def clean_run(graph: TokenGraph) -> CleanRun:
     """What the run that a token graph was read from gives."""
     activations = graph.activations
-    return FullRun(activations.logits.cpu(), activations.nodes[:: graph.shape.joins])
+    return CleanRun(activations.logits.cpu(), activations.nodes[:: graph.shape.joins])
 
 
 def _stream_points(architecture: Architecture) -> list[str]:
@@ -70,7 +70,7 @@ class Geometry:
     final_state: Float[Tensor, "row d_model"]
 
 
-class Watcher:
+class ActivationRecorder:
     """Reads the stream of some rows of a masked run as it goes by; `hooks` is for `masked_logits`.
 
     Passes come in order, so rows are counted; states at the last token are kept, and of the other
@@ -80,14 +80,14 @@ class Watcher:
     def __init__(
         self,
         architecture: Architecture,
-        fulls: Sequence[FullRun],
+        cleans: Sequence[CleanRun],
         of_row: Sequence[int],
     ) -> None:
         """Watch row i of the run if `of_row[i]`, the number of its full run, is not negative."""
         self.points = _stream_points(architecture)
         self.final_point = architecture.unembed_input
-        self.fulls, self.of_row = fulls, torch.tensor(of_row)
-        self.grams = [_grams(full.states[1:-1]) for full in fulls]
+        self.cleans, self.of_row = cleans, torch.tensor(of_row)
+        self.grams = [_grams(clean.states[1:-1]) for clean in cleans]
         watched = int((self.of_row >= 0).sum())
         layers, width = len(self.points), architecture.d_model
         self.last = torch.zeros(watched, layers, width)
@@ -119,7 +119,7 @@ class Watcher:
         def read(value: Tensor, hook: Any) -> None:
             for number in numbers.unique().tolist():
                 own = (numbers == number).nonzero()[:, 0]
-                tokens = self.fulls[number].states.shape[1]
+                tokens = self.cleans[number].states.shape[1]
                 stream = value[rows[own].to(value.device), :tokens].float()
                 self.last[first + own, depth] = stream[:, -1].cpu()
                 if 0 < depth < len(self.points) - 1 and tokens > 1:
@@ -133,7 +133,7 @@ class Watcher:
     def _final_reader(
         self, rows: Tensor, numbers: Tensor, first: int
     ) -> Callable[[Tensor, Any], None]:
-        lengths = torch.tensor([full.states.shape[1] for full in self.fulls])[numbers]
+        lengths = torch.tensor([clean.states.shape[1] for clean in self.cleans])[numbers]
 
         def read(value: Tensor, hook: Any) -> None:
             states = value[rows.to(value.device), (lengths - 1).to(value.device)]
@@ -144,7 +144,7 @@ class Watcher:
     def geometry(self) -> Geometry:
         """What was seen, a row for each row watched."""
         numbers = self.of_row[self.of_row >= 0]
-        ends = torch.stack([full.states[:, -1].float().cpu() for full in self.fulls])[numbers]
+        ends = torch.stack([clean.states[:, -1].float().cpu() for clean in self.cleans])[numbers]
         cosine = torch.cosine_similarity(self.last, ends, dim=-1)[:, 1:]
         distance = (self.last - ends).norm(dim=-1)[:, 1:]
         return Geometry(cosine, distance, self.cka, *path(self.last), self.final)
@@ -167,9 +167,9 @@ def _grams(states: Float[Tensor, "some pos d_model"]) -> Float[Tensor, "some pos
 
 
 def _alignment(
-    ours: Float[Tensor, "row pos pos2"], full: Float[Tensor, "pos pos2"]
+    ours: Float[Tensor, "row pos pos2"], clean: Float[Tensor, "pos pos2"]
 ) -> Float[Tensor, " row"]:
     """Linear CKA from Gram matrices of centred states; 0 where one is zero."""
-    both = (ours * full).sum((1, 2))
-    scale = ours.flatten(1).norm(dim=1) * full.norm()
+    both = (ours * clean).sum((1, 2))
+    scale = ours.flatten(1).norm(dim=1) * clean.norm()
     return torch.where(scale > 0, both / scale, torch.zeros_like(both))

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.corpus.batches import Batch, Item
-from strace_lens.corpus.hidden import FullRun, Geometry, Watcher, full_run, path
+from strace_lens.corpus.hidden import ActivationRecorder, CleanRun, Geometry, clean_run, path
 from strace_lens.corpus.parts import Row, merged
 from strace_lens.corpus.setting import Setting
 from strace_lens.density.curve import TEXTS, DensityCurve, curve_of, curve_plans
@@ -131,7 +131,7 @@ def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row
     architecture, options = architecture_of(model), setting.options
     prompts = [item.prompt for item in items if item.prompt is not None]
     graphs = [token_graph(model, prompt) for prompt in prompts]
-    fulls = [full_run(graph) for graph in graphs]
+    cleans = [clean_run(graph) for graph in graphs]
     swaps = [replacement(model, prompt, options.ablation) for prompt in prompts]
     traces = [
         estimate(
@@ -155,24 +155,24 @@ def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row
         replacements=swaps,
         seed=options.seed,
     )
-    watcher = Watcher(architecture, fulls, _watched(plans)) if options.hidden else None
+    recorder = ActivationRecorder(architecture, cleans, _watched(plans)) if options.hidden else None
     grown, logits = run_plans(
         model,
         architecture,
         traces,
         plans,
-        [full.logits for full in fulls],
+        [clean.logits for clean in cleans],
         head=options.head,
         refine=options.refine,
-        watch=None if watcher is None else watcher.hooks,
+        watch=None if recorder is None else recorder.hooks,
         memory_budget=options.memory_budget,
     )
-    seen = [None] * len(items) if watcher is None else _per_trace(watcher.geometry(), plans)
+    seen = [None] * len(items) if recorder is None else _per_trace(recorder.geometry(), plans)
     found: list[Row] = []
-    for item, full, trace, plan, outputs, geometry in zip(
-        items, fulls, traces, grown, logits, seen, strict=True
+    for item, clean, trace, plan, outputs, geometry in zip(
+        items, cleans, traces, grown, logits, seen, strict=True
     ):
-        found += _rows(model, setting, item, full, trace, plan, outputs, geometry)
+        found += _rows(model, setting, item, clean, trace, plan, outputs, geometry)
     return found
 
 
@@ -199,7 +199,7 @@ def _rows(
     model: Model,
     setting: Setting,
     item: Item,
-    full: FullRun,
+    clean: CleanRun,
     trace: Trace,
     plan: CurveRows,
     logits: Float[Tensor, "row vocab"],
@@ -208,7 +208,7 @@ def _rows(
     options = setting.options
     curve = curve_of(
         trace=trace,
-        untouched=full.logits,
+        untouched=clean.logits,
         logits=logits,
         rows=plan,
         token_text=token_texts(model),
@@ -219,20 +219,20 @@ def _rows(
             "keep": plan.keep,
         },
     )
-    outputs = torch.cat([full.logits[None], logits[plan.trace]]).double().log_softmax(-1)
+    outputs = torch.cat([clean.logits[None], logits[plan.trace]]).double().log_softmax(-1)
     shallow = _shallow(setting, outputs)
     table = curve.table.drop(columns=TEXTS).to_dict("records")
     counts = component_counts(trace, [*curve.table["edges"].tolist(), trace.edges]).tolist()
     about = merged(
         _given(item),
-        _of_prompt(curve, full, outputs[0], item),
+        _of_prompt(curve, clean, outputs[0], item),
         {f"full_{name}": values[0] for name, values in shallow.items()},
         {"reachable": counts[-1]},
     )
     states = {} if geometry is None else vars(geometry)
     on_grid = (~plan.refined).cumsum(0) - 1
     if geometry is not None:
-        velocity, curvature = path(full.states[None, :, -1].float().cpu())
+        velocity, curvature = path(clean.states[None, :, -1].float().cpu())
         walked = {"full_velocity": velocity[0].tolist(), "full_curvature": curvature[0].tolist()}
         about = merged(about, walked)
     return [
@@ -264,7 +264,7 @@ def _given(item: Item) -> Row:
 
 
 def _of_prompt(
-    curve: DensityCurve, full: FullRun, log_probs: Float[Tensor, " vocab"], item: Item
+    curve: DensityCurve, clean: CleanRun, log_probs: Float[Tensor, " vocab"], item: Item
 ) -> Row:
     return {
         "tokens": curve.trace.shape.tokens,

@@ -16,6 +16,7 @@ from strace_lens.corpus.analyses import (
     sizes,
     states,
 )
+from strace_lens.corpus.analyses.arrays import named
 from strace_lens.corpus.analyses.claims import claims
 from strace_lens.corpus.run_folder import Run
 from strace_lens.utils.progress import NamedSteps, named_bar
@@ -78,24 +79,22 @@ def analyse(
     """
     if not runs:
         raise ValueError("no runs to analyse; name at least one folder of a sweep")
-    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in ANALYSES}
+    tables: dict[str, dict[str, pd.DataFrame]] = {name: {} for name in ANALYSES}
     together: dict[str, pd.DataFrame] = {}
     with named_bar(progress, len(runs) * len(ANALYSES) + 1) as told:
         if len(runs) > 1:
             told("runs beside each other", 0)
-            side = between.side_by_side(runs, seed=seed)
+            curves_shared, boundaries_shared = between.side_by_side(runs, seed=seed)
             together = {
                 "between_runs": between.between_runs(runs, seed=seed),
-                "shared_curves": side.curves,
-                "shared_boundaries": side.boundaries,
+                "shared_curves": curves_shared,
+                "shared_boundaries": boundaries_shared,
             }
         for run in runs:
             for name, analysis in ANALYSES.items():
                 told(f"{run.name}: {name.replace('_', ' ')}", 1)
                 draws = "seed" in inspect.signature(analysis).parameters
-                found = analysis(run, seed=seed) if draws else analysis(run)
-                found.insert(0, "run", run.name)
-                tables[name].append(found)
+                tables[name][run.name] = analysis(run, seed=seed) if draws else analysis(run)
         told("the paper's claims", 1)
         together[CLAIMS] = claims(runs, seed=seed)
-    return {n: pd.concat(parts, ignore_index=True) for n, parts in tables.items()} | together
+    return {name: named(frames) for name, frames in tables.items()} | together

@@ -103,3 +103,8 @@ def frame_of(
             **{name: values.reshape(-1) for name, values in columns.items()},
         }
     )
+
+
+def named(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Frames of several runs one below the other, the name of the run as first column `run`."""
+    return pd.concat(dict(frames), names=["run"]).reset_index("run").reset_index(drop=True)

@@ -15,24 +15,12 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 
+from strace_lens.corpus.analyses.arrays import named
 from strace_lens.corpus.analyses.curves import mean_curves
 from strace_lens.corpus.analyses.density import LEAST_PROMPTS, rank_correlations
 from strace_lens.corpus.analyses.sizes import corpus_boundaries
 from strace_lens.corpus.run_folder import Run
 from strace_lens.measures.intervals import draws_of, interval_of, percentiles
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SideBySide:
-    """Runs on the prompts that all of them have.
-
-    Attributes:
-        curves: `mean_curves` of each, with a column `run` before them.
-        boundaries: `corpus_boundaries` of each, likewise.
-    """
-
-    curves: pd.DataFrame
-    boundaries: pd.DataFrame
 
 
 def between_runs(runs: Sequence[Run], *, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
@@ -70,28 +58,30 @@ def side_by_side(
     seed: int = 0,
     curve_resamples: int = 1000,
     boundary_resamples: int = 200,
-) -> SideBySide:
-    """Mean curves and phase boundaries of each run, on the prompts that all of them have.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mean curves and phase boundaries of each run, over the prompts that all of them have.
 
     Args:
         runs: with different names.
         seed: of the bootstraps.
         curve_resamples, boundary_resamples: how often prompts are drawn.
 
+    Returns:
+        `mean_curves` of all runs and `corpus_boundaries` of all runs, each with the name of the run
+        as first column `run`.
+
     Raises:
         ValueError: two runs of one name, or no prompt that all runs have.
     """
-    curves, boundaries = [], []
-    for run in on_shared_prompts(runs):
-        bands = mean_curves(run, seed=seed, resamples=curve_resamples)
-        bands.insert(0, "run", run.name)
-        curves.append(bands)
-        phases = corpus_boundaries(run, seed=seed, resamples=boundary_resamples)
-        phases.insert(0, "run", run.name)
-        boundaries.append(phases)
-    return SideBySide(
-        pd.concat(curves, ignore_index=True), pd.concat(boundaries, ignore_index=True)
-    )
+    shared = {run.name: run for run in on_shared_prompts(runs)}
+    curves = {
+        name: mean_curves(run, seed=seed, resamples=curve_resamples) for name, run in shared.items()
+    }
+    boundaries = {
+        name: corpus_boundaries(run, seed=seed, resamples=boundary_resamples)
+        for name, run in shared.items()
+    }
+    return named(curves), named(boundaries)
 
 
 def on_shared_prompts(runs: Sequence[Run]) -> list[Run]:

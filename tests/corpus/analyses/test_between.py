@@ -108,11 +108,11 @@ def test_runs_without_geometry_are_cut_too() -> None:
 
 
 def test_runs_side_by_side_are_each_on_the_shared_prompts(runs) -> None:
-    found = side_by_side(runs, seed=3, curve_resamples=20, boundary_resamples=10)
+    curves, boundaries = side_by_side(runs, seed=3, curve_resamples=20, boundary_resamples=10)
     for run in on_shared_prompts(runs):
         for mine, expected in (
-            (found.curves, mean_curves(run, seed=3, resamples=20)),
-            (found.boundaries, corpus_boundaries(run, seed=3, resamples=10)),
+            (curves, mean_curves(run, seed=3, resamples=20)),
+            (boundaries, corpus_boundaries(run, seed=3, resamples=10)),
         ):
             one = mine[mine["run"] == run.name].drop(columns="run").reset_index(drop=True)
             pd.testing.assert_frame_equal(one, expected)
@@ -122,7 +122,7 @@ def test_runs_side_by_side_are_each_on_the_shared_prompts(runs) -> None:
 def test_a_run_beside_itself_has_the_same_curves() -> None:
     one = run_of("one", TEXTS[:4])
     again = dataclasses.replace(one, name="again")
-    curves = side_by_side([one, again], curve_resamples=10, boundary_resamples=5).curves
+    curves, _ = side_by_side([one, again], curve_resamples=10, boundary_resamples=5)
     first, second = (rows.drop(columns="run") for _, rows in curves.groupby("run"))
     pd.testing.assert_frame_equal(first.reset_index(drop=True), second.reset_index(drop=True))
 
