@@ -1,8 +1,8 @@
 """Prompts altered by draws: words shuffled, tokens replaced by others, tokens added.
 
-What is drawn for a prompt is seeded by its own text, so that no other prompt changes it. What is
-left of a trace on a text that makes no sense tells the computation that the text's meaning needs
-from that which any tokens need. The released code of s-Trace (arXiv 2605.27033) offers this.
+What is drawn for a prompt is seeded by its own text, so that no other prompt changes it. Traces of
+texts that make no sense separate the computation that the meaning of a text needs from that which
+any tokens need. The released code of s-Trace (arXiv 2605.27033) offers this.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def ends_of_tokens(tokenizer: Any, text: str) -> list[int]:
 
 
 def _ends(text: str, token_ends: Callable[[str], Sequence[int]] | None) -> list[int]:
-    """Ends of words, and of tokens beside a character of a script without spaces."""
+    """Ends of words, and ends of tokens next to a character of a script without spaces."""
     words = [word.end() for word in re.finditer(r"\S+", text)]
     if token_ends is None or not _UNSPACED.search(text):
         return words

@@ -1,4 +1,4 @@
-"""Hidden states of traces beside those of the full model, layer by layer.
+"""Hidden states of traces compared with those of the full model, layer by layer.
 
 At the last token, where the prediction is read: cosine, distance, and the path through the layers
 (s-Trace, arXiv 2605.27033, section "phases"), and the state that the unembedding reads, behind the

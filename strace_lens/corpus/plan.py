@@ -155,7 +155,7 @@ def plan_sweep(
     speed: str | float | Speed = "here",
     workers: int = 1,
 ) -> SweepPlan:
-    """What `sweep` would cost, told from the model's configuration; no weights are read.
+    """What `sweep` would cost, from the model's configuration alone; no weights are read.
 
     Counts are those of the most that can be run: rows whose masks are equal are run once, and a
     curve that does not move asks for no further size. Seconds are rough. They add up what the
@@ -200,11 +200,11 @@ def plan_sweep(
         first = items[0].error if items else "give texts, or the number of tokens of each"
         raise ValueError(f"no prompt to plan for: {first}")
     lengths = [length for batch in batches for length in batch]
-    told = _speed(speed, known, sorted(lengths)[len(lengths) // 2])
+    device = _speed(speed, known, sorted(lengths)[len(lengths) // 2])
     named = [options.estimator] if estimators is None else list(estimators)
     grown = _texts(prompts) * (1 + options.generate)
     runs = tuple(
-        _combination(known.architecture, batches, options, name, tuple(kinds), told, grown)
+        _combination(known.architecture, batches, options, name, tuple(kinds), device, grown)
         for name in named
         for kinds in keep
     )
@@ -223,7 +223,7 @@ def plan_sweep(
         gradient_bytes=gradient,
         peak_bytes=max(peaks),
         workers=workers,
-        speed=told.name,
+        speed=device.name,
         assumptions=(*known.assumptions, *assumptions),
     )
 

@@ -66,8 +66,8 @@ def sweep(
         engine: where batches are measured; in this process by default.
         retry_failed: measure prompts again that failed in an earlier sweep, their batches with
             them; a prompt that cannot be traced at all stays as it is.
-        progress: told how many prompts are done and how many there are, at the start and after each
-            batch; a bar if not given.
+        progress: called with how many prompts are done and how many there are, at the start and
+            after each batch; a bar if not given.
 
     Raises:
         ValueError: no prompts, or an option out of its range.
@@ -133,8 +133,8 @@ def _write_missing(
         if not _is_done(part_path(folder, batch.number), manifest, batch, retry_failed)
     ]
     total, left = len(items), sum(len(batch.items) for batch in missing)
-    with count_bar(progress, "prompts") as told:
-        told(total - left, total)
+    with count_bar(progress, "prompts") as count:
+        count(total - left, total)
         if missing:
             traceable = [item.original or item.prompt for item in items if item.prompt]
             setting = setting_of(model, architecture, traceable, options, manifest["weights"])
@@ -149,7 +149,7 @@ def _write_missing(
                     is_corrupted(manifest),
                 )
                 left -= len(batch.items)
-                told(total - left, total)
+                count(total - left, total)
 
 
 def _is_done(path: Path, manifest: Mapping[str, Any], batch: Batch, retry_failed: bool) -> bool:

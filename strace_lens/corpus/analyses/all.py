@@ -62,12 +62,12 @@ def analyse(
     seed: int = 0,
     progress: NamedSteps | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Every analysis of each run, and of several runs beside each other.
+    """Every analysis of each run, and comparisons of several runs.
 
     Args:
         runs: of `read_run`; of different names.
         seed: of every bootstrap.
-        progress: told what is being analysed, in a step each; a bar if not given.
+        progress: called before each analysis with its name; a bar if not given.
 
     Returns:
         A table for each of `ANALYSES`, with the name of the run as first column `run`, and
@@ -81,9 +81,9 @@ def analyse(
         raise ValueError("no runs to analyse; name at least one folder of a sweep")
     tables: dict[str, dict[str, pd.DataFrame]] = {name: {} for name in ANALYSES}
     together: dict[str, pd.DataFrame] = {}
-    with named_bar(progress, len(runs) * len(ANALYSES) + 1) as told:
+    with named_bar(progress, len(runs) * len(ANALYSES) + 1) as step:
         if len(runs) > 1:
-            told("runs beside each other", 0)
+            step("runs beside each other", 0)
             curves_shared, boundaries_shared = between.side_by_side(runs, seed=seed)
             together = {
                 "between_runs": between.between_runs(runs, seed=seed),
@@ -92,9 +92,9 @@ def analyse(
             }
         for run in runs:
             for name, analysis in ANALYSES.items():
-                told(f"{run.name}: {name.replace('_', ' ')}", 1)
+                step(f"{run.name}: {name.replace('_', ' ')}", 1)
                 draws = "seed" in inspect.signature(analysis).parameters
                 tables[name][run.name] = analysis(run, seed=seed) if draws else analysis(run)
-        told("the paper's claims", 1)
+        step("the paper's claims", 1)
         together[CLAIMS] = claims(runs, seed=seed)
     return {name: named(frames) for name, frames in tables.items()} | together

@@ -48,7 +48,8 @@ class Statistic:
         above: the claim holds above this value.
         below: the claim holds below this value.
         within: the claim holds from the first to the second value, both included.
-        decides: whether the verdict on the claim depends on it. The others are read beside it.
+        decides: whether the verdict on the claim depends on it. The others are shown and decide
+            nothing.
         paper: the paper's own value, as text.
         shown: the format of the value.
     """

@@ -110,7 +110,7 @@ def claims(runs: Run | Sequence[Run], *, seed: int = 0) -> pd.DataFrame:
     for run in runs:
         about = {"run": run.name, "model": run.model, "estimator": _estimator(run)}
         about["keep"] = "+".join(kept_kinds(run)) or "none"
-        own = [*_alone(run, seed), *_beside(run, runs, seed)]
+        own = [*_alone(run, seed), *_against_others(run, runs, seed)]
         for number, statement in CLAIMS.items():
             mine = [row for row in own if STATISTICS[row["statistic"]].claim == number]
             deciding = [r["verdict"] for r in mine if STATISTICS[r["statistic"]].decides]
@@ -239,8 +239,8 @@ def _alone(run: Run, seed: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _beside(run: Run, runs: Sequence[Run], seed: int) -> Iterator[dict[str, Any]]:
-    """Claim 6: the run beside every other one, or a row that says there is none."""
+def _against_others(run: Run, runs: Sequence[Run], seed: int) -> Iterator[dict[str, Any]]:
+    """Claim 6: the run compared with every other, or a row that says there is none."""
     asked = STATISTICS[_BETWEEN]
     row = {"statistic": _BETWEEN, "rule": asked.rule, "paper": asked.paper}
     others = [other for other in runs if other is not run]

@@ -39,7 +39,7 @@ COLUMNS = (
 
 
 def mean_curves(run: Run, *, seed: int = 0, resamples: int = 1000) -> pd.DataFrame:
-    """Mean and median over prompts at 150 sizes, of the trace's TV and of what stands beside it.
+    """Mean and median over prompts at 150 sizes, of the trace's TV, its controls and its parts.
 
     Bands are pointwise 95 % percentile bootstrap intervals over prompts, the same draws for every
     curve; NaN for a single prompt.
@@ -97,7 +97,7 @@ def shallow(run: Run, *, seed: int = 0) -> pd.DataFrame:
 
 
 def shallow_full_model(run: Run, *, seed: int = 0) -> pd.DataFrame:
-    """TV of the full model's own output to the shallow targets, beside which `shallow` is read.
+    """TV of the full model's own output to the shallow targets, to compare `shallow` with.
 
     Returns:
         Columns `target`, `tv` (mean over prompts), `low`, `high`, `prompts`.

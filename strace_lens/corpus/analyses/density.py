@@ -56,8 +56,8 @@ def density_correlations(run: Run, *, seed: int = 0, resamples: int = 2000) -> p
         Columns `what`, `given` (the variables held, joined by ", "; empty for none), `prompts`
         (those with a value of all that takes part), `rho`, `low` and `high` (95 % percentile
         bootstrap over prompts), `p` (two-sided, of Student's t). NaN for fewer than four prompts
-        and one more for each variable held, and where one variable is constant or told by those
-        held.
+        and one more for each variable held, and where one variable is constant or a
+        function of those held.
     """
     rows = []
     for what, given in _questions():
@@ -78,7 +78,7 @@ def rank_correlations(
     length = np.linalg.norm(ranks, axis=-2, keepdims=True)
     ranks = np.divide(ranks, length, out=np.full_like(ranks, np.nan), where=length > 0)
     first, second, held = ranks[..., 0], ranks[..., 1], ranks[..., 2:]
-    for at in range(held.shape[-1]):  # Gram-Schmidt: what one held variable tells leaves all others
+    for at in range(held.shape[-1]):  # Gram-Schmidt: each held variable leaves all others
         axis = _unit(held[..., at])
         first, second = _without(first, axis), _without(second, axis)
         for later in range(at + 1, held.shape[-1]):

@@ -1,10 +1,10 @@
 """Where in the layers a corpus' traces build the head of the output, and where they refine it.
 
 Source: s-Trace (arXiv 2605.27033), section "phases". Depth is relative: 0 is the first layer, 1 the
-last. A residual column that reaches down to the embedding is early by its making, so the depth of
-attention and MLP edges, those of the blocks, is told beside that of all edges. Where kinds of edges
-are kept in every row (`keep`), only the others change the output: those are the ablatable edges,
-and depths and counts are given over them alone as well.
+last. A residual column that reaches down to the embedding is early by construction, so the depth of
+the edges of attention and MLPs, the block depth, is given as well as that of all edges. Where kinds
+of edges are kept in every row (`keep`), only the others change the output: those are the ablatable
+edges, and depths and counts are given over them alone as well.
 """
 
 from __future__ import annotations
@@ -149,12 +149,12 @@ def head_and_tail(run: Run, threshold: float = THRESHOLD) -> pd.DataFrame:
         for name in parts:
             found[f"{name}_gap"] = found[f"head_{name}"] - found[f"tail_{name}"]
             found[f"head_{name}_vs_graph"] = found[f"head_{name}"] - found[f"graph_{name}"]
-        rows.append({**found, **_beside_left(graph, head, tail, ablatable)})
+        rows.append({**found, **_against_left(graph, head, tail, ablatable)})
     return pd.DataFrame(rows)
 
 
 def head_and_tail_means(run: Run, threshold: float = THRESHOLD, *, seed: int = 0) -> pd.DataFrame:
-    """Means over prompts of what `head_and_tail` tells, with intervals.
+    """Means over prompts of the columns of `head_and_tail`, with intervals.
 
     Returns:
         Columns `quantity`, `mean` (geometric for sizes), `low`, `high`, `prompts`: those that have
@@ -219,10 +219,10 @@ def _about(name: str, counts: Counts | None, parts: dict[str, list[int]]) -> dic
     }
 
 
-def _beside_left(
+def _against_left(
     graph: Counts, head: Counts | None, tail: Counts | None, ablatable: list[int]
 ) -> dict[str, float]:
-    """The tail refinement beside what the head subgraph leaves in the graph."""
+    """The tail refinement compared with what the head subgraph leaves in the graph."""
     names = ("tail_depth_vs_left", "tail_ablatable_depth_vs_left", "tail_attention_vs_left")
     if head is None or tail is None or not tail.any():
         return dict.fromkeys(names, math.nan)

@@ -29,8 +29,8 @@ QUANTITIES = (
     *("phases", "construction_start", "construction_stop", "tv_at_start", "tv_at_stop"),
     *("construction_pace", "refinement_pace"),
 )
-"""What is told of a curve: the number of phases; the relative sizes at which construction starts
-and stops, and TV there; by how much TV falls while the size grows tenfold."""
+"""Quantities of a curve: the number of phases; the relative sizes at which construction starts and
+stops, and TV there; by how much TV falls while the size grows tenfold."""
 
 _BOUNDARIES = ("construction_start", "construction_stop")
 
@@ -67,7 +67,7 @@ def corpus_boundaries(run: Run, *, seed: int = 0, resamples: int = 200) -> pd.Da
     """Phases of the mean TV curve over prompts.
 
     The mean of curves that break at different sizes is smoother than each of them:
-    `prompt_boundaries` tells of the prompts.
+    `prompt_boundaries` has the phases of single prompts.
 
     Args:
         run: of a sweep.

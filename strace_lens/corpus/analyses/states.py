@@ -1,6 +1,6 @@
 """Hidden states of the traces, against the full model's by layer and against each other by size.
 
-By layer: the stream of the trace of each size beside the full model's, as `corpus/hidden.py`
+By layer: the stream of the trace of each size against the full model's, as `corpus/hidden.py`
 measures it. By size: the state of the last token behind the final norm, in the trace of every size
 against that of every other. Cosine and distance compare two sizes prompt by prompt. Linear CKA and
 information imbalance compare two sets of points, one a prompt: whether two sizes arrange the
@@ -99,8 +99,8 @@ def state_matrices(run: Run, *, seed: int = 0) -> pd.DataFrame:
           that have nothing to do with each other; NaN for fewer than four prompts.
         - `information_imbalance`: from `size_a` to `size_b`, 2/N times the mean rank, among the
           distances of `size_b`, of each point's nearest neighbour of `size_a`. About 0 where the
-          neighbours of `size_a` are those of `size_b`, about 1 where they tell nothing of them. It
-          has a direction. Ties share their mean rank, so that a set of equal points tells nothing.
+          neighbours of `size_a` are those of `size_b`, about 1 where they say nothing of them. It
+          has a direction. Ties share their mean rank, so that a set of equal points says nothing.
 
         CKA is NaN where a set has a single point. No row where the sweep left hidden states out.
     """
@@ -268,6 +268,6 @@ MEASURES: dict[str, Callable[[States], Matrix]] = {
     "cka_debiased": _cka_debiased,
     "information_imbalance": _information_imbalance,
 }
-"""What is told of two sizes, by name; a matrix of the first size by the second."""
+"""Measures of two sizes by name; each gives a matrix of the first size by the second."""
 
 _OF_SETS = ("cka", "cka_debiased", "information_imbalance")
