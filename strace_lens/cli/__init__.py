@@ -63,5 +63,5 @@ def main(
 
     A trace of relative size s is the first s of all edges of the model's computation graph, ranked;
     it is run with every other edge ablated, and its next-token distribution is compared with the
-    model's. `strace-lens doctor` says what this machine has.
+    model's. `strace-lens doctor` prints what is installed on this machine.
     """

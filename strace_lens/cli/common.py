@@ -1,4 +1,4 @@
-"""What all commands share: options, one-line errors, a progress bar."""
+"""What the commands share: options, loading the model, one-line errors, a progress bar."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from rich.progress import (
 from strace_lens.corpus.engine import LostWorkersError, MissingRayError
 from strace_lens.corpus.measure import PromptMemoryError
 from strace_lens.ground_truth.tracr import MissingTracrError
+from strace_lens.model.architecture import Model
 from strace_lens.model.forward import MEMORY_BUDGET
-from strace_lens.model.load import DEFAULT, DTYPES, MAPS
+from strace_lens.model.load import DEFAULT, DTYPES, MAPS, load_model
 from strace_lens.token_graph.edges import KINDS, kinds_to_keep
 from strace_lens.token_graph.estimators import ESTIMATORS
 from strace_lens.token_graph.gradients import GRADIENT_BUDGET
@@ -33,7 +34,7 @@ Complete = Callable[[str], list[str]]
 
 
 def completing(names: Iterable[str]) -> Complete:
-    """What a shell offers for an option that takes one of some names, or several by commas."""
+    """Return the completion of an option that takes one name, or several separated by commas."""
     known = sorted(names)
 
     def complete(incomplete: str) -> list[str]:
@@ -69,12 +70,13 @@ BosOption = Annotated[
     bool | None,
     typer.Option(
         "--bos/--no-bos",
-        help="Start with the beginning-of-sequence token, or without it; as the model's tokenizer "
-        "does if unsaid.",
+        help="Start with the beginning-of-sequence token, or without it. Default: as the model's "
+        "tokenizer does.",
     ),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="As torch names it; a GPU if there is one, else cpu.")
+    str | None,
+    typer.Option(help="Device, as torch names it. Default: a GPU if there is one, else cpu."),
 ]
 DeviceMapOption = Annotated[
     str | None,
@@ -98,32 +100,33 @@ AllowPickleOption = Annotated[
 RevisionOption = Annotated[
     str | None,
     typer.Option(
-        help="Branch, tag or commit of a Hugging Face name, such as a checkpoint in training; "
-        "main if unsaid."
+        help="Branch, tag or commit of a Hugging Face name, such as a checkpoint in training. "
+        "Default: main."
     ),
 ]
 RefineOption = Annotated[
     int,
     typer.Option(
         min=0,
-        help="Add at most so many sizes where the curve moves fast and where head and tail are "
-        "restored; 0 for the grid alone.",
+        help="Add at most this many sizes where the curve moves fast and where head and tail are "
+        "restored; 0 measures the grid alone.",
     ),
 ]
 MemoryOption = Annotated[
     float | None,
     typer.Option(
-        help="GiB that one pass may take; if unsaid, "
+        help="GiB that one pass may take. Default: "
         f"{MEMORY_BUDGET / 2**30:g} forward and {GRADIENT_BUDGET / 2**30:g} with gradients."
     ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and no table.")]
 
 
 def budgets(memory: float | None) -> tuple[int, int]:
-    """Bytes of a forward pass, and of a forward and backward pass.
+    """Return the bytes of a forward pass, and of a forward and backward pass.
 
     Raises:
-        ValueError: the memory is not positive.
+        ValueError: If the memory is not positive.
     """
     if memory is None:
         return MEMORY_BUDGET, GRADIENT_BUDGET
@@ -134,21 +137,21 @@ def budgets(memory: float | None) -> tuple[int, int]:
 
 
 def parse_keep(text: str) -> tuple[str, ...]:
-    """Kinds of edges joined by "+" or ",", as in attention+mlp; "none" for none.
+    """Parse kinds of edges joined by "+" or ",", as in attention+mlp; "none" means none.
 
     Raises:
-        ValueError: an unknown kind.
+        ValueError: If a kind is unknown.
     """
     given = [part.strip() for part in text.replace("+", ",").split(",")]
     return () if given == ["none"] else kinds_to_keep(given)
 
 
 def parse_device_map(text: str | None) -> str | dict[str, str | int] | None:
-    """A device map by its name, or out of a file.
+    """Return the name of a device map, or the device map that a .json file holds.
 
     Raises:
-        ValueError: the file holds no device map.
-        FileNotFoundError: it is not there.
+        ValueError: If the file holds no device map.
+        FileNotFoundError: If there is no such file.
     """
     if text is None or not text.endswith(".json"):
         return text
@@ -159,21 +162,43 @@ def parse_device_map(text: str | None) -> str | dict[str, str | int] | None:
 
 
 def parse_sizes(text: str | None) -> tuple[float, ...] | None:
-    """Relative sizes parted by commas, sorted; None where nothing is said.
+    """Parse relative sizes separated by commas and sort them; None stays None.
 
     Raises:
-        ValueError: no numbers, or a size outside (0, 1].
+        ValueError: If they are no numbers, or one lies outside (0, 1].
     """
     if text is None:
         return None
     try:
         sizes = sorted({float(part) for part in text.split(",")})
     except ValueError:
-        raise ValueError(f"--sizes takes numbers parted by commas; got {text!r}") from None
+        raise ValueError(f"--sizes takes numbers separated by commas; got {text!r}") from None
     for size in sizes:
         if not 0 < size <= 1:
             raise ValueError(f"sizes must lie in (0, 1]; got {size}")
     return tuple(sizes)
+
+
+def load_from_options(
+    progress: Progress,
+    model: str,
+    *,
+    device: str | None,
+    device_map: str | None = None,
+    dtype: str,
+    allow_pickle: bool,
+    revision: str | None,
+) -> Model:
+    """Load the model that the options of a command name, and show that it is being loaded."""
+    step(progress, f"loading {model}")
+    return load_model(
+        model,
+        device=device,
+        device_map=parse_device_map(device_map),
+        dtype=dtype,
+        allow_pickle=allow_pickle,
+        revision=revision,
+    )
 
 
 def prompt_text(
@@ -182,18 +207,18 @@ def prompt_text(
     what: str = "a prompt",
     option: str = "--prompt-file",
 ) -> str:
-    """A text that is given as it is or in a file.
+    """Return the text that is given directly or in a file.
 
     Raises:
-        ValueError: both are given, or neither.
-        OSError: the file cannot be read.
+        ValueError: If both are given, or neither.
+        OSError: If the file cannot be read.
     """
     if (given is None) == (file is None):
         raise ValueError(f"give either {what} or {option}, one of the two")
     return (given or "") if file is None else read_prompt(file)
 
 
-_MENDED = (
+_EXPECTED = (
     *(ValueError, OSError, FloatingPointError),
     *(MissingTracrError, MissingRayError, LostWorkersError, PromptMemoryError),
 )
@@ -201,19 +226,19 @@ _MENDED = (
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What a user can mend ends in one line on standard error and exit status 2."""
+    """End errors that the user can fix in one line on standard error and exit status 2."""
     try:
         yield
-    except _MENDED as error:
+    except _EXPECTED as error:
         print(f"strace-lens: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(2) from error
 
 
 def progress_bar(*more: str) -> Progress:
-    """A bar on standard error, gone at the end; none where that is no terminal.
+    """Return a bar on standard error that vanishes at the end; there is none outside a terminal.
 
     Args:
-        more: what to show behind the times, as "{task.fields[rate]}".
+        more: What to show after the times, such as "{task.fields[rate]}".
     """
     console = Console(stderr=True)
     return Progress(
@@ -224,12 +249,12 @@ def progress_bar(*more: str) -> Progress:
         *(TextColumn(form, markup=False) for form in more),
         console=console,
         transient=True,
-        disable=not console.is_terminal,  # a log has no use for a bar
+        disable=not console.is_terminal,
     )
 
 
 def step(progress: Progress, what: str, total: int | None = None, **fields: Any) -> TaskID:
-    """Show what is being done now, in place of what was done before."""
+    """Show what is being done now instead of the step before."""
     for task in progress.task_ids:
         progress.update(task, visible=False)
     return progress.add_task(what, total=total, **fields)

@@ -1,41 +1,73 @@
-"""`strace-lens doctor`: what this machine has."""
+"""`strace-lens doctor`: what a bug report needs to say about a machine."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import Annotated
+import os
+import platform
 
-import typer
-from rich import box
-from rich.table import Table
+import torch
 
-from strace_lens.cli.common import one_line_errors
-from strace_lens.report.doctor import examine, summary_line
-from strace_lens.report.tables import wide_console
+from strace_lens.cli.common import JsonOption, one_line_errors
+from strace_lens.model.load import DEFAULT, ModelNotFoundError, locate
+from strace_lens.utils.versions import version_of, versions
+
+OPTIONAL = {
+    "ray": "sweeps with several workers: pip install 'strace-lens[ray]'",
+    "tracr-pypi": "compiled models whose circuit is known: pip install 'strace-lens[tracr]'",
+    "kaleido": "still images of figures: pip install 'strace-lens[notebooks]'",
+}
+"""Packages that strace_lens can do without: what each is for, and how to install it."""
 
 
 def doctor_command(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and no table.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Say which models, devices and optional parts this machine has, and how to bring the rest.
+    """Print versions, devices, and which models and optional packages are installed.
 
-    Loads no model and needs no network. Ends with status 1 if a needed package is missing or out
-    of the range that strace_lens works with.
+    Loads no model and needs no network. Paste the output into a bug report.
     """
     with one_line_errors():
-        findings = examine()
+        found = examine()
         if as_json:
-            print(json.dumps({"findings": [asdict(f) for f in findings]}, allow_nan=False))
-        else:
-            table = Table("kind", "name", "there", box=box.SIMPLE)
-            table.add_column("detail", overflow="fold")
-            table.add_column("to bring it", overflow="fold")
-            for f in findings:
-                table.add_row(f.kind, f.name, "yes" if f.found else "no", f.detail, f.remedy)
-            wide_console().print(table)
-            print(summary_line(findings))
-        if any(f.needed and not f.found for f in findings):
-            raise typer.Exit(1)
+            print(json.dumps(found))
+            return
+        for title, lines in found.items():
+            print(title)
+            for name, detail in lines.items():
+                print(f"  {name:<18}{detail}")
+
+
+def examine() -> dict[str, dict[str, str]]:
+    """Look for everything that the behaviour of strace_lens may depend on.
+
+    Returns:
+        What was found, by name, under "versions", "devices", "models" and "optional".
+    """
+    missing = {name: f"not installed ({use})" for name, use in OPTIONAL.items()}
+    return {
+        "versions": {**versions(), "system": platform.platform()},
+        "devices": _devices(),
+        "models": _models(),
+        "optional": {name: version_of(name, missing[name]) for name in OPTIONAL},
+    }
+
+
+def _devices() -> dict[str, str]:
+    found = {"cpu": f"{torch.get_num_threads()} threads"}
+    for number in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(number)
+        found[f"cuda:{number}"] = f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
+    if torch.backends.mps.is_available():
+        found["mps"] = "Apple GPU"
+    return found
+
+
+def _models() -> dict[str, str]:
+    try:
+        default = locate(DEFAULT)[0]
+    except ModelNotFoundError as error:
+        default = str(error)
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    hub = "HF_HUB_OFFLINE is set: only cached models load" if offline else "not blocked"
+    return {DEFAULT: default, "Hugging Face hub": hub}

@@ -1,4 +1,4 @@
-"""The versions a result was made with: they go into every result and every file."""
+"""The versions that a result was made with; every result and every file holds them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from importlib.metadata import PackageNotFoundError, version
 _PACKAGES = ("strace-lens", "transformer-lens", "transformers", "torch", "numpy")
 
 
-def _version(package: str) -> str:
+def version_of(package: str, missing: str = "unknown") -> str:
+    """Return the version of an installed package, or `missing` if it is not installed."""
     try:
         return version(package)
-    except PackageNotFoundError:  # run from a source tree without an installation
-        return "unknown"
+    except PackageNotFoundError:
+        return missing
 
 
-VERSION = _version("strace-lens")
-"""Of this package; pyproject.toml is where it is set."""
+VERSION = version_of("strace-lens")
+"""The version of this package, which pyproject.toml sets."""
 
 
 def versions() -> dict[str, str]:
-    """Version of Python and of each package that a figure may depend on."""
-    return {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}}
+    """Return the versions of Python and of each package that a result may depend on."""
+    return {"python": platform.python_version(), **{p: version_of(p) for p in _PACKAGES}}
