@@ -10,7 +10,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from strace_lens.cli.common import one_line_errors, progress_bar, step
+from strace_lens.cli.common import JsonOption, one_line_errors, progress_bar, step
 from strace_lens.corpus.analyses.all import ANALYSES, CLAIMS, analyse
 from strace_lens.corpus.run_folder import read_run, run_folders
 from strace_lens.report.claims_table import print_claims
@@ -28,7 +28,7 @@ def phases_command(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders that `strace-lens sweep` wrote; of a sweep of several combinations, the "
+            help="Folders that `strace-lens sweep` wrote; for a sweep of several combinations, the "
             "folder that holds them all.",
             file_okay=False,
         ),
@@ -36,17 +36,15 @@ def phases_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for phases.html and the CSV tables; the first run's own if unsaid.",
+            help="Folder for phases.html and the CSV tables. Default: the folder of the first run.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and no table.")
-    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    as_json: JsonOption = False,
 ) -> None:
-    """Analyse sweeps: the paper's claims tested, where construction ends, what head and tail need.
+    """Analyse sweeps: test the paper's claims, find where construction ends, compare runs.
 
-    Several runs (models, estimators, checkpoints) are compared over the prompts that they share.
+    Several runs (of models, estimators or checkpoints) are compared over the prompts they share.
 
     Example: strace-lens phases runs/first
     """
@@ -80,7 +78,7 @@ def phases_command(
 
 
 def _records(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
-    """The short tables; the long ones are in their files."""
+    """Return the short tables as records; the long ones are in their files."""
     short = (
         CLAIMS,
         "corpus_boundaries",

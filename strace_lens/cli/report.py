@@ -24,9 +24,10 @@ def report_command(
     ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("out") / EXPLORER,
 ) -> None:
-    """Put traces on one page to explore: a slider over s moves drawing, prediction and curves.
+    """Put traces on one page to explore, with a slider over s.
 
-    The page opens from disk, without a network.
+    The slider moves the drawing, the prediction and the curves. The page works from disk, without a
+    network.
 
     Example: strace-lens report out --out explorer.html
     """
@@ -42,7 +43,7 @@ def report_command(
 
 
 def _result(path: Path) -> Path:
-    """The file of a result that may be named by its folder."""
+    """Return the file of a result, which may be named by its folder."""
     if not path.is_dir():
         return path
     if (path / RESULT).is_file():

@@ -1,4 +1,4 @@
-"""`strace-lens text`: a text whose tokens are coloured by how much of the model they need."""
+"""`strace-lens text`: colour the tokens of a text by how much of the model they need."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from strace_lens.cli.common import (
     DeviceOption,
     DtypeOption,
     EstimatorOption,
+    JsonOption,
     KeepOption,
     MemoryOption,
     ModelOption,
     RevisionOption,
     budgets,
+    load_from_options,
     one_line_errors,
     parse_keep,
     parse_sizes,
@@ -31,7 +33,6 @@ from strace_lens.cli.common import (
 from strace_lens.density.along_text import SMALL, TEXT_SIZES, text_density
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.load import load_model
 from strace_lens.model.prompts import tokenize
 from strace_lens.plot.text_density import text_density_page
 from strace_lens.token_graph.estimators import estimator_of
@@ -52,26 +53,26 @@ def text_command(
     keep: KeepOption = "none",
     sizes: Annotated[
         str | None,
-        typer.Option(help=f"Relative sizes; {', '.join(f'{s:g}' for s in TEXT_SIZES)} if unsaid."),
+        typer.Option(help=f"Relative sizes. Default: {', '.join(f'{s:g}' for s in TEXT_SIZES)}."),
     ] = None,
     small: Annotated[
-        float, typer.Option(help="The size whose predictions are shown beside the model's.")
+        float, typer.Option(help="The size whose predictions are shown next to the model's.")
     ] = SMALL,
-    min_context: Annotated[int, typer.Option(help="Tokens before the first that is measured.")] = 2,
+    min_context: Annotated[int, typer.Option(help="Tokens before the first measured one.")] = 2,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     allow_pickle: AllowPickleOption = False,
     revision: RevisionOption = None,
     out: Annotated[Path, typer.Option(help=f"Folder for {PAGE} and {TABLE}.")] = Path("out"),
-    seed: Annotated[int, typer.Option(help="Of estimators that draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of estimators that draw.")] = 0,
     bos: BosOption = None,
     memory: MemoryOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Colour a text by how much of the model each of its tokens needs.
 
-    The prefix before every token is traced, and its density measured. The page shows, on hover,
-    what the model and a small trace would have written in the token's place.
+    The prefix before every token is traced and its density is measured. The page shows on hover
+    what the model and a small trace would have written in place of the token.
 
     Example: strace-lens text "Paris is the capital of France, and Rome of Italy."
     """
@@ -81,9 +82,13 @@ def text_command(
         estimator_of(estimator)
         kept = parse_keep(keep)
         forward, backward = budgets(memory)
-        step(progress, f"loading {model}")
-        loaded = load_model(
-            model, device=device, dtype=dtype, allow_pickle=allow_pickle, revision=revision
+        loaded = load_from_options(
+            progress,
+            model,
+            device=device,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            revision=revision,
         )
         prompt = tokenize(loaded, architecture_of(loaded), given, bos)
         bar = step(progress, "tokens", total=max(0, len(prompt.ids) - min_context))
@@ -103,7 +108,7 @@ def text_command(
         write_whole(out / PAGE, _page(loaded, tokens, small, estimator, kept).encode())
         write_whole(out / TABLE, _table(tokens).to_csv(index=False).encode())
         progress.stop()
-        _say(loaded, tokens, out, as_json)
+        _print(loaded, tokens, out, as_json)
 
 
 def _page(
@@ -122,18 +127,18 @@ def _page(
 
 
 def _table(tokens: pd.DataFrame) -> pd.DataFrame:
-    """The tokens with their alternatives as JSON."""
-    told = [
+    """Return the tokens with their alternatives as JSON."""
+    texts = [
         json.dumps([[one.token, one.model, one.trace] for one in row], ensure_ascii=False)
         for row in tokens["alternatives"]
     ]
-    return tokens.assign(alternatives=told)
+    return tokens.assign(alternatives=texts)
 
 
-def _say(model: Model, tokens: pd.DataFrame, out: Path, as_json: bool) -> None:
+def _print(model: Model, tokens: pd.DataFrame, out: Path, as_json: bool) -> None:
     measured = tokens.dropna(subset=["density"])
     if as_json:
-        said = {
+        summary = {
             "model": architecture_of(model).name,
             "tokens": len(tokens),
             "measured": len(measured),
@@ -141,7 +146,7 @@ def _say(model: Model, tokens: pd.DataFrame, out: Path, as_json: bool) -> None:
             "page": str(out / PAGE),
             "table": str(out / TABLE),
         }
-        print(json.dumps(said, allow_nan=False))
+        print(json.dumps(summary, allow_nan=False))
         return
     print(
         f"{architecture_of(model).name}: {len(measured)} of {len(tokens)} tokens measured, mean "

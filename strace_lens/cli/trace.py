@@ -18,6 +18,7 @@ from strace_lens.cli.common import (
     DeviceOption,
     DtypeOption,
     EstimatorOption,
+    JsonOption,
     KeepOption,
     MemoryOption,
     ModelOption,
@@ -25,8 +26,8 @@ from strace_lens.cli.common import (
     RevisionOption,
     budgets,
     completing,
+    load_from_options,
     one_line_errors,
-    parse_device_map,
     parse_keep,
     parse_sizes,
     progress_bar,
@@ -43,19 +44,18 @@ from strace_lens.measures.refinement import REFINE
 from strace_lens.measures.sizes import SIZES
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.load import load_model
 from strace_lens.model.prompts import tokenize
 from strace_lens.report.explorer.page import explorer
 from strace_lens.report.summary import summarize
-from strace_lens.report.tables import print_curve
-from strace_lens.report.tables_ways import print_ways
+from strace_lens.report.tables import print_curve, print_ways
 from strace_lens.report.trace import trace_report
-from strace_lens.token_graph.ablation import ABLATIONS, replacement
+from strace_lens.token_graph.ablation import ABLATIONS, Replacement, replacement
 from strace_lens.token_graph.curve_rows import most_rows
 from strace_lens.token_graph.estimators import estimate, estimator_of, steps
 from strace_lens.token_graph.extract import extract
-from strace_lens.token_graph.graph import token_graph
+from strace_lens.token_graph.graph import TokenGraph, token_graph
 from strace_lens.token_graph.importance import IMPORTANCES, importance_function
+from strace_lens.token_graph.trace import Trace
 from strace_lens.utils.disk import read_text, results_folder, write_whole
 
 PAGE = "trace.html"
@@ -75,7 +75,7 @@ def trace(
     model: ModelOption = "smollm2",
     sizes: Annotated[
         str | None,
-        typer.Option(help="Relative sizes, as in 0.001,0.01,0.1; the paper's 27 if unsaid."),
+        typer.Option(help="Relative sizes, as in 0.001,0.01,0.1. Default: the paper's 27."),
     ] = None,
     refine: RefineOption = REFINE,
     estimator: EstimatorOption = "greedy",
@@ -97,11 +97,11 @@ def trace(
         ),
     ] = "zero",
     corrupted: Annotated[
-        str | None, typer.Option(help="The second prompt of --ablation resample, equally long.")
+        str | None, typer.Option(help="The second prompt of --ablation resample; it is as long.")
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(help="Text for --ablation mean; a page is built in.", dir_okay=False),
+        typer.Option(help="Text for --ablation mean. Default: a page of text.", dir_okay=False),
     ] = None,
     device: DeviceOption = None,
     device_map: DeviceMapOption = None,
@@ -112,7 +112,7 @@ def trace(
         "out"
     ),
     seed: Annotated[
-        int, typer.Option(help="Of what is drawn: the random control, some estimators.")
+        int, typer.Option(help="Seed of the random control and of estimators that draw.")
     ] = 0,
     bos: BosOption = None,
     memory: MemoryOption = None,
@@ -120,8 +120,8 @@ def trace(
         bool,
         typer.Option(
             "--alone",
-            help="Measure this trace alone, and not also the definition, the same with attention "
-            "left in place, and a tight trace.",
+            help="Measure this trace only, without the definition, the same with attention left in "
+            "place, and a tight trace.",
         ),
     ] = False,
     table: Annotated[
@@ -131,19 +131,18 @@ def trace(
             autocompletion=completing(TABLES),
         ),
     ] = "short",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and no table.")
-    ] = False,
+    as_json: JsonOption = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell passes, bytes and rough seconds; run nothing.")
+        bool,
+        typer.Option("--dry-run", help="Estimate passes, bytes and seconds; run nothing."),
     ] = False,
 ) -> None:
     """Trace one prompt: how much of the model does its next token need?
 
-    Every edge of the model's computation graph is ranked. The first s of them are run at every
-    size s beside controls, and the page says where the prediction is constructed and refined. Next
-    to it stand the same prompt with attention edges left in place, as the authors' released
-    evaluation leaves them, and a tighter ranking.
+    All edges of the model's computation graph are ranked. At every size s the first s of them are
+    run together with controls, and the page shows where the prediction is constructed and where it
+    is refined. The same prompt is also measured with attention edges left in place, as in the
+    authors' released evaluation, and with a tighter ranking.
 
     Example: strace-lens trace "The capital of France is" --keep attention
     """
@@ -158,11 +157,11 @@ def trace(
         own = way_of(estimator, kept, importance)
         others = [] if alone else [way for way in WAYS if way != own]
         forward, backward = budgets(memory)
-        step(progress, f"loading {model}")
-        loaded = load_model(
+        loaded = load_from_options(
+            progress,
             model,
             device=device,
-            device_map=parse_device_map(device_map),
+            device_map=device_map,
             dtype=dtype,
             allow_pickle=allow_pickle,
             revision=revision,
@@ -174,24 +173,21 @@ def trace(
             more = len(others) * most_rows(grid, controls=False, refine=refine)
             _print_plan(cost, steps(estimator), more, as_json)
             return
-        swap = replacement(
-            loaded, tokens, ablation, corrupted=corrupted, references=_reference(reference)
-        )
+        references = None if reference is None else [read_text(reference)]
+        swap = replacement(loaded, tokens, ablation, corrupted=corrupted, references=references)
         same = {"replacement": swap, "seed": seed, "memory_budget": forward}
         step(progress, "reading the token graph")
         graph = token_graph(loaded, tokens)
-        if estimator == "greedy":
-            ranked = extract(graph, importance, seed=seed, memory_budget=forward)
-        else:
-            bar = step(progress, f"ranking: {estimator}", total=steps(estimator) or None)
-            ranked = estimate(
-                loaded,
-                graph,
-                estimator,
-                keep=kept,
-                **{**same, "memory_budget": backward},
-                progress=lambda n: progress.advance(bar, n),
-            )
+        ranked = _ranked(
+            loaded,
+            graph,
+            own,
+            importance,
+            swap=swap,
+            seed=seed,
+            memory=(forward, backward),
+            progress=progress,
+        )
         bar = step(progress, "running masks", total=cost.rows)
         curve = density_curve(
             loaded,
@@ -203,10 +199,9 @@ def trace(
             **same,
         )
         step(progress, "measuring other ways")
-        beside = measure_ways(
+        measured = {own: curve} | measure_ways(
             loaded, graph, others, sizes=grid, refine=refine, gradient_budget=backward, **same
         )
-        measured = {own: curve, **beside}
         curves = {way: measured[way] for way in dict.fromkeys((*WAYS, own)) if way in measured}
         _finish(loaded, curves, own, same, out, "json" if as_json else table, progress)
 
@@ -225,16 +220,44 @@ def _check_ranking(estimator: str, importance: str) -> None:
         )
 
 
+def _ranked(
+    model: Model,
+    graph: TokenGraph,
+    way: Way,
+    importance: str,
+    *,
+    swap: Replacement,
+    seed: int,
+    memory: tuple[int, int],
+    progress: Progress,
+) -> Trace:
+    """Rank the edges of a graph within the bytes of a forward and of a backward pass."""
+    forward, backward = memory
+    if way.estimator == "greedy":
+        return extract(graph, importance, seed=seed, memory_budget=forward)
+    bar = step(progress, f"ranking: {way.estimator}", total=steps(way.estimator) or None)
+    return estimate(
+        model,
+        graph,
+        way.estimator,
+        keep=way.keep,
+        replacement=swap,
+        seed=seed,
+        memory_budget=backward,
+        progress=lambda n: progress.advance(bar, n),
+    )
+
+
 def _finish(
     model: Model,
     curves: Mapping[Way, DensityCurve],
     own: Way,
     same: dict[str, Any],
     out: Path,
-    told: str,
+    printed: str,
     progress: Progress,
 ) -> None:
-    """Find the phases, ablate them, write page and files, print."""
+    """Find the phases, ablate them, write page and files, and print a table or JSON."""
     step(progress, "ablating the phases")
     ablated = {way: phase_ablation(model, curve, **same) for way, curve in curves.items()}
     step(progress, "drawing")
@@ -247,30 +270,26 @@ def _finish(
         if way != own:
             save_curve(other, out / f"trace-{way.name}.safetensors")
     progress.stop()
-    if told == "json":
-        said = summarize(curve, phases, ablated[own]) | {"ways": ways_summary(curves)}
-        print(json.dumps(said, allow_nan=False))
+    if printed == "json":
+        summary = summarize(curve, phases, ablated[own]) | {"ways": ways_summary(curves)}
+        print(json.dumps(summary, allow_nan=False))
         return
-    if told == "full":
+    if printed == "full":
         print_curve(curve, phases, ablated[own])
-    if told == "short" or len(curves) > 1:
+    if printed == "short" or len(curves) > 1:
         print_ways(curves)
     print(f"wrote {out / PAGE}, {out / EXPLORER} and {out / RESULT}")
 
 
-def _reference(path: Path | None) -> list[str] | None:
-    return None if path is None else [read_text(path)]
-
-
 def _print_plan(cost: Plan, fitting_steps: int, more: int, as_json: bool) -> None:
     if as_json:
-        told = {
+        fields = {
             **vars(cost),
             "over_budget": cost.over_budget,
             "fitting_steps": fitting_steps,
             "rows_of_other_ways": more,
         }
-        print(json.dumps(told))
+        print(json.dumps(fields))
         return
     before = f"after {fitting_steps} steps of fitting: " if fitting_steps else ""
     print(

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from strace_lens.cli import app
 
 COMMANDS = {
-    "trace": (["trace", "the capital of France"], "load_model"),
+    "trace": (["trace", "the capital of France"], "load_from_options"),
     "estimators": (["estimators", "PROMPTS"], "load_model"),
     "compare": (["compare", "--task", "ioi"], "load_model"),
     "sweep": (["sweep", "PROMPTS"], "load_model"),

@@ -9,7 +9,7 @@ import pytest
 import strace_lens as sl
 from strace_lens.density.ways import WAYS, dense_share, measure_ways, read_ways, top_size, way_of
 from strace_lens.plot.density import plot_ways
-from strace_lens.report.tables_ways import WIDTH, print_ways, ways_lines
+from strace_lens.report.tables import NARROW, print_ways, ways_lines
 from tests import tiny
 
 SIZES = (0.01, 0.05, 0.1, 0.3, 0.7, 1.0)
@@ -63,7 +63,7 @@ def test_the_sentences_are_computed_from_the_curves(curves) -> None:
 def test_the_table_fits_80_columns_and_holds_every_number(curves, capsys) -> None:
     print_ways(curves)
     printed = capsys.readouterr().out
-    assert max(map(len, printed.splitlines())) <= WIDTH == 80
+    assert max(map(len, printed.splitlines())) <= NARROW == 80
     four = {**curves, way_of("pruned", ("mlp",)): curves[WAYS[0]]}
     assert max(map(len, ways_lines(four))) <= 80
     rows = [line.split() for line in ways_lines(curves)[3:]]
