@@ -1,1 +1,1 @@
-"""What every floor may use: progress, files written whole, values checked."""
+"""What every layer may use: files on disk, checks of values, progress, versions."""

@@ -1,7 +1,7 @@
-"""How results print in a notebook: a line of facts, the prompt's tokens, a small table.
+"""How results are shown in a notebook: a line of facts, the tokens of the prompt, a small table.
 
-Texts of prompts come in every script: they are cut between what a reader sees as characters, and
-one that runs from right to left is kept from turning round what stands beside it.
+Prompts come in every script. They are cut between what a reader sees as characters, and text that
+runs from right to left is isolated so that it does not reorder the text around it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 import regex
 
 ROWS = 30
-"""Rows of a table at most; what is left out is counted."""
+"""The most rows of a table that are shown; the number of the others is given."""
 
 _LONGEST = 64  # characters of a cell, tokens of a prompt
 _RIGHT_TO_LEFT = ("R", "AL", "AN")
@@ -23,12 +23,12 @@ _ISOLATE, _END = "\u2068", "\u2069"
 
 
 def facts(line: str, table: pd.DataFrame | None = None, strings: Sequence[str] = ()) -> str:
-    """HTML of one line of text, tokens and a table, all escaped.
+    """Return one line of text, a table and tokens as HTML, all escaped.
 
     Args:
-        line: text.
-        table: shown up to `ROWS` rows, text cut and numbers to four digits.
-        strings: tokens.
+        line: The text.
+        table: Shown up to `ROWS` rows, with text cut and numbers to four digits.
+        strings: The tokens.
     """
     shown = f"<p>{html.escape(line, quote=False)}</p>"
     if strings:
@@ -55,10 +55,10 @@ def _table(table: pd.DataFrame) -> str:
 
 
 def short(text: str, longest: int = _LONGEST) -> str:
-    """A text cut to so many characters, with an ellipsis where it was cut.
+    """Cut a text to at most `longest` characters, with an ellipsis where it is cut.
 
-    A character is what a reader sees as one (a grapheme cluster): an accented letter or an emoji
-    made of several code points is never cut in two.
+    A character is what a reader sees as one (a grapheme cluster), so that an accented letter or an
+    emoji of several code points is never cut in two.
     """
     if len(text) <= longest:
         return text
@@ -68,10 +68,10 @@ def short(text: str, longest: int = _LONGEST) -> str:
 
 
 def isolated(text: str) -> str:
-    """A text that holds a right-to-left script, between signs that keep its direction to itself.
+    """Put a text with a right-to-left script between signs that isolate its direction.
 
-    Without them the numbers and brackets beside it would be drawn on its wrong side. They work in
-    HTML, in the title of a window and in the text of a figure alike; other texts stay as they are.
+    Without them the numbers and brackets next to it would be drawn on the wrong side. They work in
+    HTML, window titles and figures alike. Other texts are returned as they are.
     """
     if not any(unicodedata.bidirectional(sign) in _RIGHT_TO_LEFT for sign in text):
         return text

@@ -1,4 +1,4 @@
-"""The most memory that a piece of work held, above what was held before it."""
+"""The peak memory of a piece of work, above what was held before it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 @dataclass
 class Peak:
-    """Filled when the work is over.
+    """The peak of a piece of work, filled in when the work is over.
 
     Attributes:
-        bytes: most memory held, less what was held before; NaN where the system does not tell.
-        how: how it was measured, as a phrase after that word.
+        bytes: Most memory held, less what was held before; NaN if the system does not report it.
+        how: How it was measured, as a phrase that follows "measured".
     """
 
     bytes: float = math.nan
@@ -33,9 +33,9 @@ class Peak:
 def peak_memory(device: torch.device) -> Iterator[Peak]:
     """Measure the work inside, on the device that it runs on.
 
-    On a GPU, torch's own count of allocated bytes. On Linux, the resident set of this process,
-    whose high-water mark is reset first. Elsewhere by how much the work raised the highest resident
-    set of the process's whole life: zero for work that takes less than something before it did.
+    On a GPU this is torch's own count of allocated bytes; on Linux, the resident set of this
+    process, whose high-water mark is reset first; elsewhere, how much the work raised the highest
+    resident set of the process so far, which is zero if earlier work needed more.
     """
     peak = Peak()
     gc.collect()
@@ -59,10 +59,10 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
 
 
 def _reset_high_water_mark() -> bool:
-    """Give freed memory back and start the high-water mark anew, where the system lets us."""
+    """Return freed memory to the system and reset the high-water mark, where that is possible."""
     if not _STATUS.exists():
         return False
-    # glibc keeps freed memory, which the next piece of work would then get for nothing.
+    # glibc keeps freed memory, which would then not count for the next piece of work.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:

@@ -13,28 +13,28 @@ from contextlib import contextmanager
 from tqdm.auto import tqdm
 
 Steps = Callable[[int], None]
-"""Told how many steps are done since it was last told."""
+"""Called with the number of steps done since the last call."""
 
 NamedSteps = Callable[[str, int], None]
-"""Told what is being done, and how many steps of it are done since."""
+"""Called with what is being done and the number of steps done since the last call."""
 
 Counted = Callable[[int, int], None]
-"""Told how many things are done, and how many there are."""
+"""Called with the number of things done so far and the number of all."""
 
 DELAY = 2.0
-"""Seconds before a bar is shown: short work shows none."""
+"""Seconds before a bar appears, so that short work shows none."""
 
 EVERY = 0.1
-"""Seconds between two looks of it."""
+"""Seconds between two updates of a bar."""
 
 
 def no_progress(steps: int) -> None:
-    """Tell nobody: for what runs within work that tells of itself."""
+    """Report nothing, for work within other work that has its own bar."""
 
 
 @contextmanager
 def steps_bar(progress: Steps | None, what: str, total: int | None) -> Iterator[Steps]:
-    """The caller's own progress; without one, a bar of our own that goes when the work is done."""
+    """Yield the caller's callback, or one that moves a bar which vanishes when the work is done."""
     with _bar(what, total, progress) as bar:
 
         def tell(done: int) -> None:
@@ -45,7 +45,7 @@ def steps_bar(progress: Steps | None, what: str, total: int | None) -> Iterator[
 
 @contextmanager
 def named_bar(progress: NamedSteps | None, total: int | None) -> Iterator[NamedSteps]:
-    """As `steps_bar`, for work whose steps have names."""
+    """Like `steps_bar`, for work whose steps have names."""
     with _bar("", total, progress) as bar:
 
         def tell(what: str, done: int) -> None:
@@ -57,7 +57,7 @@ def named_bar(progress: NamedSteps | None, total: int | None) -> Iterator[NamedS
 
 @contextmanager
 def count_bar(progress: Counted | None, what: str) -> Iterator[Counted]:
-    """As `steps_bar`, for work that says how far it is: some may be done when it starts."""
+    """Like `steps_bar`, for work that reports totals and of which some may already be done."""
     with _bar(what, None, progress) as bar:
 
         def tell(done: int, total: int) -> None:
@@ -83,14 +83,14 @@ def warn(message: str) -> None:
 
 
 def is_watched() -> bool:
-    """Whether standard error is a terminal, or this is a notebook, whose stream says it is none."""
+    """Return whether standard error is a terminal, or this is a notebook (whose stream is none)."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return type(shell).__name__ == "ZMQInteractiveShell" or sys.stderr.isatty()
 
 
 def _bar(what: str, total: int | None, progress: Callable[..., None] | None) -> tqdm:
-    """A bar, which is never seen where nobody watches or the caller is told instead."""
+    """Return a bar that is invisible if nobody watches or the caller has a callback."""
     return tqdm(
         desc=what,
         total=total,
