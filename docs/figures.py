@@ -1,4 +1,4 @@
-"""Figures of a page as PNG files, by way of Chromium (plotly's own exporter needs more than pip).
+"""Write figures of a page as PNG files with Chromium (plotly's exporter needs more than pip).
 
 python docs/figures.py out/estimators/estimators.html docs fidelity layers
 """

@@ -1,7 +1,7 @@
-"""What MkDocs is told beside mkdocs.yml: formulas, files from outside docs/, a house of examples.
+"""Hooks of MkDocs: formulas, files from outside docs/, and the folder where examples run.
 
 All examples run in this process and in one temporary folder. A model is loaded once in a build,
-however many pages load it. The page is whole without a network: plotly.js comes from plotly.
+however many pages load it. Pages work without a network: plotly.js comes from the plotly package.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import cells  # noqa: F401  the examples say `from cells import run`, when the path is gone again
+import cells  # noqa: F401  examples import it when it is no longer on the path
 import mathml
 from plotly.offline import get_plotlyjs
 
@@ -40,12 +40,12 @@ _folder: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def on_startup(**_: Any) -> None:
-    """Let `load_model` remember, wherever it is called from."""
+    """Cache `load_model`, wherever it is called from."""
     import strace_lens
     from strace_lens.model import load as models
 
     strace_lens.load_model = models.load_model = functools.cache(models.load_model)
-    assert "strace_lens.cli" not in sys.modules  # the commands must find it remembering
+    assert "strace_lens.cli" not in sys.modules  # the commands must import the cached one
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -54,7 +54,7 @@ def on_config(config: MkDocsConfig) -> None:
 
 
 def on_pre_build(config: MkDocsConfig) -> None:
-    """Go to the folder of the examples."""
+    """Change to the folder of the examples."""
     _before.append(os.getcwd())
     _folder.append(tempfile.TemporaryDirectory(prefix="examples-"))
     os.chdir(_folder[-1].name)
@@ -62,7 +62,7 @@ def on_pre_build(config: MkDocsConfig) -> None:
 
 @event_priority(100)  # before mkdocs-jupyter looks for notebooks
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Bring in what lies outside docs/, and plotly.js."""
+    """Add the files from outside docs/, and plotly.js."""
     for path in (path for pattern in OUTSIDE for path in sorted(ROOT.glob(pattern))):
         name = path.relative_to(ROOT).as_posix()
         files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
@@ -70,12 +70,12 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Links that leave docs/ lead to the files brought in."""
+    """Point links that leave docs/ to the added files."""
     return re.sub(r"\]\(\.\./(CONTRIBUTING|benchmarks|notebooks)", r"](\1", markdown)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Give plotly.js to pages that have a figure; take MathJax' empty tag from the notebooks."""
+    """Add plotly.js to pages that have a figure; remove the empty MathJax tag of the notebooks."""
     output = output.replace('<script src=""> </script>', "")
     if "plotly-graph-div" not in output:
         return output
@@ -84,7 +84,7 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Keep what pages show of the examples' folder, and leave it."""
+    """Copy the files that pages show out of the folder of the examples, and leave it."""
     kept = Path(config.site_dir) / "examples"
     kept.mkdir(exist_ok=True)
     for name in KEPT:

@@ -1,4 +1,4 @@
-"""What the pages show results with: `from cells import figure, run, table` in an example."""
+"""How examples show their results: `from cells import figure, run, table`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from typer.testing import CliRunner
 from strace_lens.report.page import figure_html, table_html
 
 COLUMNS = "100"
-"""Width of a terminal, in characters, as the pages show it."""
+"""The width of the terminal that the pages show, in characters."""
 
 
 def run(command: str, *, lines: int | None = None) -> str:
-    """What a shell shows of a `strace-lens` command, run in this process for its models' sake.
+    """Return what a shell shows of a `strace-lens` command.
+
+    The command runs in this process, so that models are loaded once.
 
     Args:
-        command: as typed, also over several lines.
-        lines: of the output at the most; what is left out is said.
+        command: As typed, possibly over several lines.
+        lines: The most lines of output to show; the number of the others is given.
 
     Raises:
-        RuntimeError: the command fails.
+        RuntimeError: If the command fails.
     """
-    from strace_lens.cli import app  # behind the hook that lets pages share models
+    from strace_lens.cli import app  # after the hook that lets pages share models
 
     name, *arguments = shlex.split(command.replace("\\\n", " "))
     before = os.environ.get("COLUMNS")
@@ -48,16 +50,16 @@ def run(command: str, *, lines: int | None = None) -> str:
 
 
 def table(frame: pd.DataFrame, rows: int = 12) -> str:
-    """A table as HTML, its first rows at the most."""
+    """Return the first rows of a table as HTML."""
     left = len(frame) - rows
     more = f"<p>and {left:,} more rows</p>" if left > 0 else ""
     first = frame.head(rows).copy()
     for name in first.columns[first.dtypes.map(pd.api.types.is_extension_array_dtype)]:
-        # pandas prints NA as <NA> whatever it is told.
+        # pandas prints NA as <NA> whatever na_rep says.
         first[name] = first[name].astype(object).where(first[name].notna(), float("nan"))
     return table_html(first).replace(' class="dataframe"', "") + more
 
 
 def figure(fig: go.Figure, name: str) -> str:
-    """A figure as HTML; the hook adds plotly.js to a page that has one."""
+    """Return a figure as HTML; the hook adds plotly.js to the page."""
     return f'<div class="example-figure">{figure_html(fig, name, "")}</div>'

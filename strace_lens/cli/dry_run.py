@@ -1,4 +1,4 @@
-"""`strace-lens sweep --dry-run`: what a sweep will cost, told before a weight is read."""
+"""`strace-lens sweep --dry-run`: the cost of a sweep, computed before any weight is read."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ DryRunOption = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Tell what the sweep would cost and run nothing; of the model only the configuration "
+        help="Estimate the cost of the sweep and run nothing; only the configuration of the model "
         "is read. PROMPTS may be COUNTxTOKENS, as 5000x50.",
     ),
 ]
 SpeedOption = Annotated[
     str,
     typer.Option(
-        help=f"Of the device, for --dry-run: {' or '.join(SPEEDS)}, or FLOP a second that forward "
-        "passes achieve, as 4e14."
+        help=f"Speed of the device for --dry-run: {' or '.join(SPEEDS)}, or the FLOP a second that "
+        "forward passes achieve, as 4e14."
     ),
 ]
 
 
 def parse_speed(text: str) -> str | float:
-    """A name of `SPEEDS`, or FLOP a second."""
+    """Return a name of `SPEEDS`, or FLOP a second as a number."""
     try:
         return float(text)
     except ValueError:
@@ -39,13 +39,13 @@ def parse_speed(text: str) -> str | float:
 
 
 def stated_lengths(prompts: str) -> list[int] | None:
-    """Tokens of each prompt where only their number is given, as in 5000x50; None for a source."""
+    """Return the tokens of each prompt for a text like 5000x50, or None for a source of prompts."""
     found = re.fullmatch(r"(\d+)x(\d+)", prompts)
     return None if found is None else int(found[1]) * [int(found[2])]
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
+    """Return seconds in a suitable unit."""
     for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
@@ -83,8 +83,9 @@ def print_plan(plan: SweepPlan, as_json: bool) -> None:
     lines = [
         f"at most {plan.flops:.2e} FLOP, about {duration(plan.seconds)}{shared} "
         f"({plan.speed}), {as_text(plan.disk_bytes)} on disk",
-        f"{as_text(plan.weights_bytes)} of weights; beside them at most {as_text(plan.peak_bytes)} "
-        f"at once, of which {as_text(plan.pass_bytes)} a forward pass{gradient}",
+        f"{as_text(plan.weights_bytes)} of weights, and in addition at most "
+        f"{as_text(plan.peak_bytes)} at once, of which {as_text(plan.pass_bytes)} a forward pass"
+        f"{gradient}",
         *(f"assumed: {sentence}" for sentence in plan.assumptions),
     ]
     for line in lines:

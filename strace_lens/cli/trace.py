@@ -299,7 +299,7 @@ def _print_plan(cost: Plan, fitting_steps: int, more: int, as_json: bool) -> Non
     if more:
         print(f"other ways add at most {more} rows; --alone leaves them out")
     print(
-        f"at most {as_text(cost.peak_bytes)} at once beside the model's weights, of which "
+        f"at most {as_text(cost.peak_bytes)} at once in addition to the weights, of which "
         f"{as_text(cost.graph_bytes)} token graph and {as_text(cost.trace_bytes)} trace"
     )
     if cost.over_budget:

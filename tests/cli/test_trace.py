@@ -181,7 +181,7 @@ def test_a_dry_run_prints_a_plan_and_writes_nothing(folder, tmp_path):
     result = run(PROMPT, "--model", folder, "--dry-run", "--out", str(out))
     assert result.exit_code == 0, result.output
     assert "119 rows in 13 forward passes" in result.stdout
-    assert "beside the model's weights" in result.stdout
+    assert "in addition to the weights" in result.stdout
     assert "other ways add at most 78 rows" in result.stdout
     assert "one row" not in result.stdout
     assert not out.exists()
