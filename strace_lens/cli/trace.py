@@ -198,10 +198,12 @@ def trace(
             progress=lambda n: progress.advance(bar, n),
             **same,
         )
-        step(progress, "measuring other ways")
-        measured = {own: curve} | measure_ways(
-            loaded, graph, others, sizes=grid, refine=refine, gradient_budget=backward, **same
-        )
+        measured = {own: curve}
+        if others:
+            step(progress, "measuring other ways")
+            measured |= measure_ways(
+                loaded, graph, others, sizes=grid, refine=refine, gradient_budget=backward, **same
+            )
         curves = {way: measured[way] for way in dict.fromkeys((*WAYS, own)) if way in measured}
         _finish(loaded, curves, own, same, out, "json" if as_json else table, progress)
 
