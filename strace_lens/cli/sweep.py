@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -23,6 +23,7 @@ from strace_lens.cli.common import (
     DeviceMapOption,
     DeviceOption,
     DtypeOption,
+    JsonOption,
     MemoryOption,
     ModelOption,
     RefineOption,
@@ -78,23 +79,23 @@ def sweep_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the run; of several combinations of --estimator and --keep, each has a "
-            "folder in it. Needed unless --dry-run."
+            help="Folder of the run, with a folder within for each of several combinations of "
+            "--estimator and --keep. Required unless --dry-run is given."
         ),
     ] = None,
     model: ModelOption = "smollm2",
     estimator: Annotated[
         str,
         typer.Option(
-            help=f"How edges are ranked: {', '.join(ESTIMATORS)}. Several parted by commas are "
-            "swept one after the other.",
+            help=f"How edges are ranked: {', '.join(ESTIMATORS)}. Several, separated by commas, "
+            "are swept one after the other.",
             autocompletion=completing(ESTIMATORS),
         ),
     ] = "greedy",
     keep: Annotated[
         str,
         typer.Option(
-            help=f"{KEEP_HELP} Several parted by commas are swept one after the other.",
+            help=f"{KEEP_HELP} Several, separated by commas, are swept in turn.",
             autocompletion=completing(["none", *KINDS]),
         ),
     ] = "none",
@@ -111,19 +112,21 @@ def sweep_command(
     ] = "zero",
     words: Annotated[
         str | None,
-        typer.Option(help="LOW:HIGH, as in 20:60. Cut each text behind a word, at so many tokens."),
+        typer.Option(
+            help="LOW:HIGH, as in 20:60. Cut each text after a word, at a length in that range."
+        ),
     ] = None,
     dedupe: Annotated[bool, typer.Option("--dedupe", help="Leave out repeated texts.")] = False,
     count: Annotated[
-        int | None, typer.Option("--sample", help="Draw so many prompts, by the seed.")
+        int | None, typer.Option("--sample", help="Draw this many prompts, by the seed.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Read only the first so many prompts.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Read only this many prompts.")] = None,
     generate: Annotated[
         int, typer.Option(help="Tokens that the model adds to each prompt, each traced in turn.")
     ] = 0,
     temperature: Annotated[
         float,
-        typer.Option(help="Of the tokens that the model adds; 0 adds the most probable ones."),
+        typer.Option(help="Temperature of the added tokens; 0 adds the most probable ones."),
     ] = 0.0,
     top_p: Annotated[
         float,
@@ -144,16 +147,16 @@ def sweep_command(
     ] = "text",
     split: Annotated[
         str | None,
-        typer.Option(help="Which split of a datasets folder or name; train if unsaid."),
+        typer.Option(help="Which split of a datasets folder or name. Default: train."),
     ] = None,
     engine: Annotated[str, typer.Option(help="local, or ray for several workers.")] = "local",
-    workers: Annotated[int, typer.Option(help="How many workers of the Ray engine.")] = 2,
+    workers: Annotated[int, typer.Option(help="Number of workers of the Ray engine.")] = 2,
     address: Annotated[
-        str | None, typer.Option(help="Where a Ray cluster runs; one is started here if unsaid.")
+        str | None, typer.Option(help="Address of a Ray cluster. Default: one is started here.")
     ] = None,
     retry_failed: Annotated[
         bool,
-        typer.Option("--retry-failed", help="Measure prompts again that failed the last time."),
+        typer.Option("--retry-failed", help="Measure again the prompts that failed before."),
     ] = False,
     threads: Annotated[
         int | None,
@@ -166,17 +169,17 @@ def sweep_command(
     revision: RevisionOption = None,
     seed: Annotated[
         int,
-        typer.Option(help="Of what is drawn: cuts, samples, estimators, controls, added tokens."),
+        typer.Option(help="Seed of cuts, samples, estimators, controls and added tokens."),
     ] = 0,
     bos: BosOption = None,
     memory: MemoryOption = None,
     dry_run: DryRunOption = False,
     speed: SpeedOption = "here",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Trace and measure many prompts into a folder, for `strace-lens phases` to read.
 
-    Stopped in any way, the same command goes on where it was.
+    If the sweep is stopped in any way, the same command resumes it.
 
     Example: strace-lens sweep carried --estimator greedy,fisher --keep none,attention --out runs/x
     """
@@ -237,34 +240,61 @@ def sweep_command(
         loaded = load()
         chosen = _chosen(loaded, given, words, count, seed)
         runner = _engine(engine, loaded, load, workers, address)
-        runs = {}
-        combinations = list(itertools.product(estimators, keeps))
-        for one, kept in combinations:
-            name = _folder_name(one, kept)
-            into = folder / name if len(combinations) > 1 else folder
-            bar = step(progress, name, total=len(chosen), rate="")
-            tell = functools.partial(_tell, progress, bar)
-            own = dataclasses.replace(options, estimator=one, keep=kept)
-            try:
-                runs[into] = sweep(
-                    loaded,
-                    chosen,
-                    into,
-                    own,
-                    engine=runner,
-                    retry_failed=retry_failed,
-                    progress=tell,
-                )
-            except KeyboardInterrupt:
-                progress.stop()
-                typer.echo("strace-lens: stopped; the same command goes on from here", err=True)
-                raise typer.Exit(INTERRUPTED) from None
+        runs = _sweep_each(
+            loaded,
+            chosen,
+            options,
+            itertools.product(estimators, keeps),
+            folder,
+            engine=runner,
+            retry_failed=retry_failed,
+            progress=progress,
+        )
         progress.stop()
         _say(runs, folder, as_json)
 
 
+def _sweep_each(
+    model: Model,
+    prompts: Sequence[CorpusPrompt],
+    options: Options,
+    combinations: Iterable[tuple[str, tuple[str, ...]]],
+    folder: Path,
+    *,
+    engine: Engine,
+    retry_failed: bool,
+    progress: Progress,
+) -> dict[Path, Run]:
+    """Sweep the prompts with each combination of estimator and kept kinds, one after the other.
+
+    Returns:
+        The runs by folder: the given one, or one within it for each of several combinations.
+    """
+    runs = {}
+    several = list(combinations)
+    for estimator, keep in several:
+        name = _folder_name(estimator, keep)
+        into = folder / name if len(several) > 1 else folder
+        bar = step(progress, name, total=len(prompts), rate="")
+        try:
+            runs[into] = sweep(
+                model,
+                prompts,
+                into,
+                dataclasses.replace(options, estimator=estimator, keep=keep),
+                engine=engine,
+                retry_failed=retry_failed,
+                progress=functools.partial(_show_rate, progress, bar),
+            )
+        except KeyboardInterrupt:
+            progress.stop()
+            typer.echo("strace-lens: stopped; the same command goes on from here", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+    return runs
+
+
 def _names(text: str) -> list[str]:
-    """Estimators parted by commas, each once."""
+    """Parse estimators separated by commas and drop repetitions."""
     names = list(dict.fromkeys(part.strip() for part in text.split(",")))
     for name in names:
         estimator_of(name)
@@ -272,7 +302,7 @@ def _names(text: str) -> list[str]:
 
 
 def _keeps(text: str) -> list[tuple[str, ...]]:
-    """Combinations of kinds of edges to keep, parted by commas, each once."""
+    """Parse kinds of edges to keep, in combinations separated by commas, and drop repetitions."""
     return list(dict.fromkeys(parse_keep(part) for part in text.split(",")))
 
 
@@ -280,7 +310,7 @@ def _folder_name(estimator: str, keep: Sequence[str]) -> str:
     return f"{estimator}-keep-{keep_text(keep)}" if keep else estimator
 
 
-def _tell(progress: Progress, bar: TaskID, done: int, total: int) -> None:
+def _show_rate(progress: Progress, bar: TaskID, done: int, total: int) -> None:
     progress.update(bar, completed=done, total=total)
     speed = progress.tasks[-1].finished_speed or progress.tasks[-1].speed
     progress.update(bar, rate="" if not speed else f"{60 * speed:.1f} a minute")
@@ -288,7 +318,7 @@ def _tell(progress: Progress, bar: TaskID, done: int, total: int) -> None:
 
 @contextlib.contextmanager
 def _folder(out: Path | None, dry_run: bool) -> Iterator[Path | None]:
-    """The folder of the run, tried before any work is done; None where nothing is to be run."""
+    """Test the folder of the run before any work is done; yield None for a dry run."""
     if dry_run:
         yield None
         return
@@ -336,7 +366,7 @@ def _chosen(
     count: int | None,
     seed: int,
 ) -> Sequence[CorpusPrompt]:
-    """The prompts, cut and drawn as asked."""
+    """Cut and sample the prompts as the options say."""
     if words is not None:
         try:
             low, high = (int(part) for part in words.split(":"))
