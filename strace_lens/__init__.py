@@ -73,7 +73,7 @@ from strace_lens.model.same_model import check_model
 from strace_lens.plot.density import plot_density
 from strace_lens.plot.text_density import text_density_html
 from strace_lens.report.corpus import corpus_report
-from strace_lens.report.explorer.page import explorer
+from strace_lens.report.explorer import explorer
 from strace_lens.report.summary import summarize
 from strace_lens.report.trace import trace_report
 from strace_lens.token_graph.ablation import Replacement, replacement

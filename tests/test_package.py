@@ -63,7 +63,7 @@ def test_the_sdist_holds_what_a_packager_needs(built) -> None:
         names = {n.partition("/")[2] for n in archive.getnames()}
     assert {
         *("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"),
-        *("constraints.txt", "tests/tiny.py", "strace_lens/report/explorer/assets/main.js"),
+        *("constraints.txt", "tests/tiny.py", "strace_lens/report/assets/main.js"),
     } <= names
 
 
@@ -74,7 +74,7 @@ def test_the_wheel_runs_from_where_it_is_installed(built, tmp_path) -> None:
     code = """
 import json, strace_lens as sl
 from importlib.resources import files
-from strace_lens.report.explorer.page import _asset
+from strace_lens.report.explorer import _asset
 print(json.dumps([sl.__file__, len(_asset("page.html")), len(sl.read_corpus("carried"))]))
 """
     told = python("-c", code, cwd=tmp_path, PYTHONPATH=str(place))

@@ -10,7 +10,7 @@ import typer
 from strace_lens.cli.common import one_line_errors, progress_bar, step
 from strace_lens.cli.trace import EXPLORER, RESULT
 from strace_lens.files.traces import load_curve
-from strace_lens.report.explorer.page import explorer
+from strace_lens.report.explorer import explorer
 from strace_lens.utils.disk import results_folder, write_whole
 
 

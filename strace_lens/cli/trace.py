@@ -45,7 +45,7 @@ from strace_lens.measures.sizes import SIZES
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.prompts import tokenize
-from strace_lens.report.explorer.page import explorer
+from strace_lens.report.explorer import explorer
 from strace_lens.report.summary import summarize
 from strace_lens.report.tables import print_curve, print_ways
 from strace_lens.report.trace import trace_report

@@ -13,7 +13,7 @@ import strace_lens as sl
 from strace_lens.token_graph.edges import KINDS, edge_list, hook_name
 from tests.browser import chromium, opened
 from tests.plot import made
-from tests.report.explorer.made import large_curve
+from tests.report.made import large_curve
 
 WIDTHS = (1280, 800)
 

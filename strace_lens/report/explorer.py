@@ -1,15 +1,20 @@
-"""A measured trace as what the explorer's page reads: JSON, with the edges packed into text.
+"""The explorer: measured traces as one interactive page that opens from disk.
 
 Edges are packed by rising rank: the flat id of each in three or four byte planes, and of its
-importance the upper half of a float32. Planes of like bytes compress well; `assets/unpack.js` is
-the way back.
+importance the upper half of a float32. Planes of similar bytes compress well;
+`assets/unpack.js` reads them back.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+import html
+import json
 import zlib
+from collections.abc import Sequence
+from importlib.resources import files
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -19,9 +24,15 @@ from torch import Tensor
 
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import find_phases
+from strace_lens.report.page import model_name, trace_title
 from strace_lens.report.summary import finite
 from strace_lens.token_graph.edges import KINDS, hook_name, order_of
 
+MOST_EDGES = 2_000_000
+"""Edges on one page; about three and a half bytes each, so that it stays under 8 MB."""
+
+_ASSETS = files("strace_lens.report") / "assets"
+_SCRIPTS = ("text", "unpack", "drawing", "graph", "charts", "prediction", "main")
 _NUMBERS = (
     *("size", "edges", "tv", "kl", "head_error", "tail_error", "nucleus"),
     *(
@@ -34,6 +45,54 @@ _NUMBERS = (
         "mean_layer",
     ),
 )
+
+
+def explorer(curves: Sequence[DensityCurve], *, most_edges: int = MOST_EDGES) -> str:
+    """One self-contained page to explore measured traces: a slider over s moves all of them.
+
+    Each curve is a panel: the trace drawn layer by token, the prediction beside the model's, the
+    density curve and the composition. The same curves give the same page, byte for byte. It needs
+    no network, and a browser of 2023 or later.
+
+    Args:
+        curves: of one or more prompts or models.
+        most_edges: drawn on the page, shared evenly; a longer trace is drawn up to its share, and
+            the page says so.
+
+    Returns:
+        HTML.
+
+    Raises:
+        ValueError: no curves, or `most_edges` is less than one for each.
+    """
+    if not curves:
+        raise ValueError("no curves to explore; give at least one")
+    share = most_edges // len(curves)
+    if share < 1:
+        raise ValueError(f"most_edges must be at least one a curve; got {most_edges}")
+    packed = json.dumps(
+        [pack(curve, share) for curve in curves],
+        allow_nan=False,
+        sort_keys=True,  # a curve read back from a file has its facts in this order
+    )
+    return Template(_asset("page.html")).substitute(
+        title=html.escape(_title(curves)),
+        style=_asset("style.css"),
+        # Within a script element nothing is escaped, but a "</script>" of a prompt would end it.
+        results=packed.replace("<", "\\u003c"),
+        script="\n".join(_asset(f"{name}.js") for name in _SCRIPTS),
+    )
+
+
+def _asset(name: str) -> str:
+    return (_ASSETS / name).read_text(encoding="utf-8")
+
+
+def _title(curves: Sequence[DensityCurve]) -> str:
+    if len(curves) == 1:
+        return trace_title(curves[0])
+    models = sorted({model_name(curve) for curve in curves})
+    return f"{len(curves)} traces of {', '.join(models)}"
 
 
 def pack(curve: DensityCurve, most: int) -> dict[str, Any]:

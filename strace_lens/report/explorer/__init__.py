@@ -1,1 +1,0 @@
-"""The explorer: measured traces as one interactive page that opens from disk."""
