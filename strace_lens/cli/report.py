@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from strace_lens.cli.common import one_line_errors, progress_bar, step
-from strace_lens.cli.trace import EXPLORER, RESULT
+from strace_lens.cli.trace import RESULT
 from strace_lens.files.traces import load_curve
 from strace_lens.report.explorer import explorer
 from strace_lens.utils.disk import results_folder, write_whole
+
+EXPLORER = "explorer.html"
 
 
 def report_command(

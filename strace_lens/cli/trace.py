@@ -45,7 +45,6 @@ from strace_lens.measures.sizes import SIZES
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.prompts import tokenize
-from strace_lens.report.explorer import explorer
 from strace_lens.report.summary import summarize
 from strace_lens.report.tables import print_curve, print_ways
 from strace_lens.report.trace import trace_report
@@ -59,7 +58,6 @@ from strace_lens.token_graph.trace import Trace
 from strace_lens.utils.disk import read_text, results_folder, write_whole
 
 PAGE = "trace.html"
-EXPLORER = "explorer.html"
 RESULT = "trace.safetensors"
 IMPORTANCE = "l1"
 TABLES = ("short", "full")
@@ -108,9 +106,7 @@ def trace(
     dtype: DtypeOption = "float32",
     allow_pickle: AllowPickleOption = False,
     revision: RevisionOption = None,
-    out: Annotated[Path, typer.Option(help=f"Folder for {PAGE}, {EXPLORER} and {RESULT}.")] = Path(
-        "out"
-    ),
+    out: Annotated[Path, typer.Option(help=f"Folder for {PAGE} and {RESULT}.")] = Path("out"),
     seed: Annotated[
         int, typer.Option(help="Seed of the random control and of estimators that draw.")
     ] = 0,
@@ -146,7 +142,7 @@ def trace(
 
     Example: strace-lens trace "The capital of France is" --keep attention
     """
-    files = (PAGE, EXPLORER, RESULT)
+    files = (PAGE, RESULT)
     folder = nullcontext() if dry_run else results_folder(out, files)
     with one_line_errors(), folder, progress_bar() as progress:
         text = prompt_text(prompt, prompt_file)
@@ -266,7 +262,6 @@ def _finish(
     curve, phases = curves[own], find_phases(curves[own])
     page = trace_report(curve, phases, ablated[own], ways=curves, ablations=ablated)
     write_whole(out / PAGE, page.encode())
-    write_whole(out / EXPLORER, explorer([curve]).encode())
     save_curve(curve, out / RESULT)
     for way, other in curves.items():
         if way != own:
@@ -280,7 +275,7 @@ def _finish(
         print_curve(curve, phases, ablated[own])
     if printed == "short" or len(curves) > 1:
         print_ways(curves)
-    print(f"wrote {out / PAGE}, {out / EXPLORER} and {out / RESULT}")
+    print(f"wrote {out / PAGE} and {out / RESULT}")
 
 
 def _print_plan(cost: Plan, fitting_steps: int, more: int, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """The charts that figures are put together from.
 
-A chart is told the names of a table's columns: means over the bands of their intervals, heat maps,
-error bars, and rows of panels, one for each run of a corpus.
+A chart takes a table and the names of its columns: means over the bands of their intervals, heat
+maps, error bars, and rows of panels, one for each run of a corpus.
 """
 
 from __future__ import annotations
@@ -324,7 +324,9 @@ def add_heat(
     fig.update_yaxes(showgrid=False, **place)
     if layers:
         last = int(rows[up].to_numpy().max())
-        fig.update_yaxes(range=[-0.5, last + 0.5], tickformat="d", **place)
+        # Few layers would get ticks between them, with the labels of their neighbours.
+        ticks = {"tick0": 0, "dtick": 1} if last < 8 else {}
+        fig.update_yaxes(range=[-0.5, last + 0.5], tickformat="d", **ticks, **place)
 
 
 def log_shares(shares: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "row column"]:

@@ -1,4 +1,4 @@
-"""Methods against what is known: the true circuit, and the components of an s-Trace."""
+"""Methods compared with what is known: the true circuit, and the components of an s-Trace."""
 
 from __future__ import annotations
 

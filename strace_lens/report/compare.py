@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import math
 from pathlib import Path
-from string import Template
 
 from strace_lens.compare.comparison import LEAST_FOR_LEVEL, Comparison, rankings_drawn
 from strace_lens.compare.projection import containing_size
@@ -57,21 +56,23 @@ def comparison_page(comparison: Comparison) -> str:
     Raises:
         ValueError: no method ran.
     """
-    body = _BODY.substitute(
-        task=html.escape(comparison.task),
-        model=html.escape(comparison.model),
-        facts=facts_html(_facts(comparison)),
-        warnings=_warnings(comparison),
-        table=_table(comparison) + _notes(comparison),
-        faithfulness=_faithfulness(comparison),
-        truth=_truth(comparison),
-        circuits=_circuits(comparison),
-        quality=figure_html(plot_quality(comparison), "quality", _quality(comparison)),
-        overlap=figure_html(plot_overlap(comparison), "overlap", _OVERLAP),
-        agreement=figure_html(plot_agreement(comparison), "agreement", _AGREEMENT),
-        projection=_projection(comparison),
-    )
-    return page(f"Circuits of {comparison.task} in {comparison.model}", body)
+    title = f"Circuits of {comparison.task} in {comparison.model}"
+    lead = f"<h1>{html.escape(title)}</h1><dl>{facts_html(_facts(comparison))}</dl>"
+    sections = {
+        "Every method": [_table(comparison), _notes(comparison)],
+        "Faithfulness": [_faithfulness(comparison)],
+        "Against the true circuit": [_truth(comparison)],
+        "The circuits": [_circuits(comparison)],
+        "What a method costs": [
+            figure_html(plot_quality(comparison), "quality", _quality(comparison))
+        ],
+        "How far methods agree": [
+            figure_html(plot_overlap(comparison), "overlap", _OVERLAP),
+            figure_html(plot_agreement(comparison), "agreement", _AGREEMENT),
+        ],
+        "Does a trace contain the circuit?": [_projection(comparison)],
+    }
+    return page(title, lead + _warnings(comparison), sections)
 
 
 def _facts(comparison: Comparison) -> dict[str, str]:
@@ -156,8 +157,7 @@ def _truth(comparison: Comparison) -> str:
         for r in known
     ]
     return (
-        "<h2>Against the true circuit</h2>"
-        + figure_html(plot_auroc(comparison), "auroc", _auroc(comparison))
+        figure_html(plot_auroc(comparison), "auroc", _auroc(comparison))
         + figure_html(plot_found(comparison), "found", _FOUND)
         + "<p>True edges that a method misses:</p>"
         + f"<ul>{''.join(missed)}</ul>"
@@ -282,22 +282,3 @@ _PROJECTION = (
     "0.5 is chance, dashed); a circuit of all components has none. The number behind a name "
     "counts the circuit's components."
 )
-
-_BODY = Template("""<h1>Circuits of $task in $model</h1>
-<dl>$facts</dl>
-$warnings
-<h2>Every method</h2>
-$table
-<h2>Faithfulness</h2>
-$faithfulness
-$truth
-<h2>The circuits</h2>
-$circuits
-<h2>What a method costs</h2>
-$quality
-<h2>How far methods agree</h2>
-$overlap
-$agreement
-<h2>Does a trace contain the circuit?</h2>
-$projection
-""")

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,25 +72,37 @@ def corpus_report(runs: Sequence[Run], tables: Tables) -> str:
     """
     names = ", ".join(run.name for run in runs)
     title = f"Phases over many prompts: {names}"
-    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{_intervals(runs)}</p>"]
-    parts += [claims_html(tables["claims"]), "<h2>The runs</h2>"]
-    parts += [f"<h3>{html.escape(r.name)}</h3><dl>{facts_html(_facts(r))}</dl>" for r in runs]
-    parts.append(_several(runs, tables))
+    lead = f"<h1>{html.escape(title)}</h1><p>{_intervals(runs)}</p>{claims_html(tables['claims'])}"
+    sections = {
+        "The runs": [
+            f"<h3>{html.escape(r.name)}</h3><dl>{facts_html(_facts(r))}</dl>" for r in runs
+        ],
+        "Runs side by side": _several(runs, tables),
+    }
     for heading, figures in _SECTIONS.items():
-        parts.append(f"<h2>{heading}</h2>")
-        for name, (draw, sources, caption) in figures.items():
-            missing = _missing(sources, tables)
-            if missing:
-                parts.append(f"<p>{missing}</p>")
-                continue
-            fig = draw(*(tables[source] for source in sources))
-            parts.append(figure_html(fig, name, caption + _files(sources, tables, runs)))
-        if heading == _DENSITY:
-            parts.append(_relations(runs, tables))
-    parts.append("<h2>Every number</h2>")
-    for heading, frame in corpus_sections(runs, tables).items():
-        parts.append(f"<h3>{html.escape(heading)}</h3>{table_html(frame)}")
-    return page(title, "\n".join(parts))
+        sections[heading] = [_figure(name, *of, runs, tables) for name, of in figures.items()]
+    sections[_DENSITY].append(_relations(runs, tables))
+    sections["Every number"] = [
+        f"<h3>{html.escape(heading)}</h3>{table_html(frame)}"
+        for heading, frame in corpus_sections(runs, tables).items()
+    ]
+    return page(title, lead, sections)
+
+
+def _figure(
+    name: str,
+    draw: Callable[..., go.Figure],
+    sources: Sequence[str],
+    caption: str,
+    runs: Sequence[Run],
+    tables: Tables,
+) -> str:
+    """A figure of some tables, or why it is left out."""
+    missing = _missing(sources, tables)
+    if missing:
+        return f"<p>{missing}</p>"
+    fig = draw(*(tables[source] for source in sources))
+    return figure_html(fig, name, caption + _files(sources, tables, runs))
 
 
 def _intervals(runs: Sequence[Run]) -> str:
@@ -173,10 +185,10 @@ def _relations(runs: Sequence[Run], tables: Tables) -> str:
     return figure_html(fig, "density-against", _AGAINST + " Numbers: density_correlations.csv.")
 
 
-def _several(runs: Sequence[Run], tables: Tables) -> str:
+def _several(runs: Sequence[Run], tables: Tables) -> list[str]:
     """What only several runs have: densities of shared prompts, curves over those alone."""
     if "between_runs" not in tables:
-        return ""
+        return []
     shared = set.intersection(*(set(run.prompts["sha256"]) for run in runs))
     frames = []
     first = runs[0].prompts.drop_duplicates("sha256").set_index("sha256")["prompt"]
@@ -205,7 +217,7 @@ def _several(runs: Sequence[Run], tables: Tables) -> str:
             "are those of the first run.",
         ),
     ]
-    return "<h2>Runs side by side</h2>" + "".join(figure_html(*one) for one in drawn)
+    return [figure_html(*one) for one in drawn]
 
 
 _DENSITY = "What density goes with"

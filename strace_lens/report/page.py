@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from string import Template
 
 import pandas as pd
@@ -17,14 +17,20 @@ NUMBER: Callable[[float], str] = "{:.3g}".format
 _EDGES: Callable[[float], str] = "{:,.0f}".format
 
 
-def page(title: str, body: str) -> str:
+def page(title: str, lead: str, sections: Mapping[str, Sequence[str]] | None = None) -> str:
     """One self-contained HTML page with plotly.js inside it (about 5 MB).
 
     Args:
         title: of the window, as text.
-        body: HTML.
+        lead: HTML above the first section.
+        sections: the parts of each section, as HTML, by its heading; a section whose parts are all
+            empty is left out.
     """
-    return _PAGE.substitute(title=html.escape(title), plotlyjs=get_plotlyjs(), body=body)
+    body = [lead]
+    for heading, parts in (sections or {}).items():
+        if any(parts):
+            body += [f"<h2>{html.escape(heading, quote=False)}</h2>", *parts]
+    return _PAGE.substitute(title=html.escape(title), plotlyjs=get_plotlyjs(), body="\n".join(body))
 
 
 def model_name(curve: DensityCurve) -> str:
@@ -100,6 +106,7 @@ figcaption { color: #444; font-size: .9em; max-width: 80ch; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2em 1.2em; }
 dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
 .finding { font-size: 1.1em; font-weight: 600; }
+iframe { width: 100%; height: min(60rem, 95vh); border: 1px solid #ddd; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .82em; font-variant-numeric: tabular-nums; }
 th, td { padding: 3px 6px; text-align: right; }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from strace_lens.plot.phases import (
     plot_layers,
 )
 from strace_lens.plot.style import quoted, visible
+from strace_lens.report.explorer import explorer
 from strace_lens.report.page import (
     NUMBER,
     facts_html,
@@ -37,6 +37,9 @@ from strace_lens.report.page import (
 )
 from strace_lens.token_graph.edges import KINDS, keep_text
 
+EXPLORED_EDGES = 450_000
+"""Edges that the explorer of a page draws at most, so that the page stays under 8 MB."""
+
 
 def trace_report(
     curve: DensityCurve,
@@ -46,46 +49,58 @@ def trace_report(
     ways: Mapping[Way, DensityCurve] | None = None,
     ablations: Mapping[Way, pd.DataFrame] | None = None,
 ) -> str:
-    """One self-contained page: every figure of a curve, its tables, and what made it.
+    """One self-contained page: the explorer, every figure of a curve, its tables, and what made it.
 
-    With other ways of measuring the same prompt, the page opens with all of them in one figure, and
-    shows the phases along the layers of each.
+    With other ways of measuring the same prompt, all of them are drawn in one figure, and the
+    phases along the layers of each are shown.
 
     The same results give the same page, byte for byte.
 
     Args:
         curve: a trace measured at every size.
         phases: of the same curve.
-        ablation: table of `phase_ablation`; None or empty is said in its place.
+        ablation: table of `phase_ablation`; where it is None or empty, the page says so.
         ways: curves of the same prompt in several ways (`ways.measure_ways`), `curve` among them.
         ablations: tables of `phase_ablation` in these ways.
 
     Returns:
-        HTML with plotly.js inside it (about 5 MB).
+        HTML with plotly.js inside it (about 5 MB, and under 8 MB for a trace of any length).
     """
-    body = _BODY.substitute(
-        model=html.escape(model_name(curve)),
-        tokens=" ".join(f"<span>{visible(t, 40)}</span>" for t in curve.trace.prompt.strings),
-        facts=_facts(curve),
-        ways=_ways(ways) if ways and len(ways) > 1 else "",
-        others="".join(
-            _other(way, other, (ablations or {}).get(way))
-            for way, other in (ways or {}).items()
-            if other is not curve
-        ),
-        phases=html.escape(sentence(phases.describe())),
-        density=figure_html(
-            plot_density(curve, phases), "density", _density_caption(curve, phases)
-        ),
-        kinds=figure_html(plot_kinds(curve), "kinds", _KINDS),
-        layers=figure_html(plot_layers(curve), "layers", _LAYERS),
-        layer_phases=figure_html(plot_layer_phases(curve, phases), "layer-phases", _LAYER_PHASES),
-        profiles=figure_html(plot_layer_profiles(phases), "layer-profiles", _PROFILES),
-        phase_table=_phase_table(phases),
-        ablation=_ablation(phases, ablation),
-        sizes=_sizes(curve),
-    )
-    return page(trace_title(curve), body)
+    tokens = " ".join(f"<span>{visible(t, 40)}</span>" for t in curve.trace.prompt.strings)
+    lead = [
+        f"<h1>Trace of a prompt through {html.escape(model_name(curve))}</h1>",
+        f'<p class="tokens">{tokens}</p>',
+        f"<dl>{_facts(curve)}</dl>",
+        f'<p class="finding">{html.escape(sentence(phases.describe()))}</p>',
+    ]
+    others = {way: other for way, other in (ways or {}).items() if other is not curve}
+    sections = {
+        "The trace": [_explorer(curve)],
+        "Density: how much of the graph the prediction needs": [
+            _ways(ways) if ways and len(ways) > 1 else "",
+            figure_html(plot_density(curve, phases), "density", _density_caption(curve, phases)),
+        ],
+        "Composition: what the trace is made of": [
+            figure_html(plot_kinds(curve), "kinds", _KINDS),
+            figure_html(plot_layers(curve), "layers", _LAYERS),
+        ],
+        "Phases along the layers": [
+            figure_html(plot_layer_phases(curve, phases), "layer-phases", _LAYER_PHASES),
+            figure_html(plot_layer_profiles(phases), "layer-profiles", _PROFILES),
+            _phase_table(phases),
+            "<h3>Does the split hold? Ablation of early and late layers</h3>",
+            _ablation(phases, ablation),
+            *(_other(way, other, (ablations or {}).get(way)) for way, other in others.items()),
+        ],
+        "Every size": [_sizes(curve)],
+    }
+    return page(trace_title(curve), "\n".join(lead), sections)
+
+
+def _explorer(curve: DensityCurve) -> str:
+    """The explorer in a frame of its own, so that neither page changes how the other looks."""
+    inner = html.escape(explorer([curve], most_edges=EXPLORED_EDGES))
+    return f'<iframe title="The explorer" srcdoc="{inner}"></iframe><p>{_EXPLORER}</p>'
 
 
 def _ways(curves: Mapping[Way, DensityCurve]) -> str:
@@ -164,7 +179,7 @@ def _ablation(phases: Phases, table: pd.DataFrame | None) -> str:
 
 
 def _ablation_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of `phase_ablation` with the range of the draws beside each mean."""
+    """The table of `phase_ablation` with the range of the draws after each mean."""
     columns = {}
     for name in table.columns.drop("keep"):
         if name.endswith(("_low", "_high")):
@@ -185,6 +200,10 @@ def _drawn(row: dict[Any, Any], name: str) -> str:
     return mean if low in (high, "nan") else f"{mean} ({low} to {high})"
 
 
+_EXPLORER = (
+    "The slider sets the relative size s of the trace. Hover over an edge for its hook point and "
+    "tokens; click on a node for the edges into it."
+)
 _WAYS = (
     "Total variation from the model's output at each size: for the trace of the paper's search "
     "with every other edge ablated (the definition), for the same trace with attention edges left "
@@ -208,7 +227,7 @@ _REFINED = (
 )
 _BANDS = (
     " The vertical bands are the phases found in the curve; the sizes between which each boundary "
-    "lies are told above."
+    "lies are given above."
 )
 _KINDS = (
     "Share of residual, attention and MLP edges among the edges of the trace of each size. Sizes "
@@ -239,23 +258,3 @@ _ABLATION = (
     "same of a control: as many edges of each kind in each layer, drawn five times from all other "
     "edges of the trace; where there are fewer, all of them. The last row ablates the whole trace."
 )
-
-_BODY = Template("""<h1>Trace of a prompt through $model</h1>
-<p class="tokens">$tokens</p>
-<dl>$facts</dl>
-$ways
-<p class="finding">$phases</p>
-<h2>Density: how much of the graph the prediction needs</h2>
-$density
-<h2>Composition: what the trace is made of</h2>
-$kinds
-$layers
-<h2>Phases along the layers</h2>
-$layer_phases
-$profiles
-$phase_table
-<h3>Does the split hold? Ablation of early and late layers</h3>
-$ablation
-$others
-<h2>Every size</h2>
-$sizes""")

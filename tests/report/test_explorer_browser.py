@@ -10,6 +10,8 @@ import pytest
 from playwright.sync_api import Page
 
 import strace_lens as sl
+from strace_lens.density.phases import find_phases
+from strace_lens.report.trace import trace_report
 from strace_lens.token_graph.edges import KINDS, edge_list, hook_name
 from tests.browser import chromium, opened
 from tests.plot import made
@@ -274,3 +276,21 @@ def test_tokens_of_other_scripts_are_cut_and_isolated(browser, tmp_path) -> None
         with opened(browser, path) as page:
             assert page.locator(".tokens span").last.text_content() == shown
             assert ("\u2068" in status(page)) == (token == hebrew)
+
+
+def test_it_works_within_the_page_of_a_trace(browser, tmp_path) -> None:
+    curve = made.curve()
+    path = tmp_path / "trace.html"
+    path.write_text(trace_report(curve, find_phases(curve)), encoding="utf-8")
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(path.as_uri())
+    frame = page.frame_locator("iframe")
+    frame.locator("html[data-ready]").wait_for(timeout=30_000)
+    frame.get_by_role("slider", name="Relative size s of the trace").press("End")
+    assert frame.locator(".status").inner_text().startswith(f"s = 1: {curve.trace.edges} edges")
+    context.close()
+    assert errors == []

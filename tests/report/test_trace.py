@@ -12,10 +12,12 @@ from plotly.offline import get_plotlyjs
 
 from strace_lens.density.causal import phase_ablation
 from strace_lens.density.phases import find_phases
+from strace_lens.report.explorer import explorer
 from strace_lens.report.page import trace_title
-from strace_lens.report.trace import trace_report
+from strace_lens.report.trace import EXPLORED_EDGES, trace_report
 from tests import tiny
 from tests.plot import made
+from tests.report.made import large_curve
 
 FIGURES = ("density", "kinds", "layers", "layer-phases", "layer-profiles")
 
@@ -65,6 +67,27 @@ def test_every_figure_is_there_once(page: str) -> None:
     ids = [a["id"] for tag, a in Page(page).tags if tag == "div" and "id" in a]
     assert ids == [f"figure-{name}" for name in FIGURES]
     assert sum(tag == "figcaption" for tag, _ in Page(page).tags) == len(FIGURES)
+
+
+def explorers(page: str) -> list[str]:
+    """The pages within frames."""
+    return [a["srcdoc"] or "" for tag, a in Page(page).tags if tag == "iframe"]
+
+
+def test_the_explorer_of_the_trace_is_its_first_section(page: str) -> None:
+    curve = made.curve()
+    assert explorers(page) == [explorer([curve], most_edges=EXPLORED_EDGES)]
+    assert page.index("<iframe") < page.index("<figure>")
+    assert page.index("<h2>") < page.index("<iframe") < page.index("<h2>", page.index("<iframe"))
+
+
+def test_the_page_of_a_long_trace_takes_less_than_8_mb() -> None:
+    curve = large_curve(128)
+    page = trace_report(curve, find_phases(curve))
+    (inner,) = explorers(page)
+    assert f'"packed": {EXPLORED_EDGES}' in inner
+    assert curve.trace.edges > EXPLORED_EDGES
+    assert len(page.encode()) < 8e6
 
 
 def test_heading_says_what_was_measured_and_how(page: str) -> None:

@@ -53,7 +53,7 @@ def plot_kinds(kinds_by_size: pd.DataFrame) -> go.Figure:
     Means over the prompts with such edges, with 95 % bootstrap intervals; a row of panels a run.
 
     Args:
-        kinds_by_size: of `analyse`.
+        kinds_by_size: the table of `analyse`.
     """
     return _plot_shares("Composition by kind of edge", kinds_by_size, "kind", _KINDS)
 
@@ -62,7 +62,7 @@ def plot_quarters(quarters_by_size: pd.DataFrame) -> go.Figure:
     """Share of each quarter of the layers by size, as `plot_kinds`; the later, the darker.
 
     Args:
-        quarters_by_size: of `analyse`.
+        quarters_by_size: the table of `analyse`.
     """
     last = 0 if quarters_by_size.empty else int(quarters_by_size["quarter"].to_numpy().max())
     colours = enumerate(size_colours(last), start=1)
@@ -94,8 +94,8 @@ def plot_phase_diagram(phase_diagram: pd.DataFrame, head_and_tail_means: pd.Data
     refined (dashed).
 
     Args:
-        phase_diagram: of `analyse`.
-        head_and_tail_means: of `analyse`, of the same runs.
+        phase_diagram: the table of `analyse`.
+        head_and_tail_means: the table of `analyse`, for the same runs.
     """
     title = "Layer phases: what is present, and what falls with it"
     if phase_diagram.empty:
@@ -198,8 +198,8 @@ def plot_head_and_tail(head_and_tail: pd.DataFrame, head_and_tail_means: pd.Data
     dotted, the whole graph.
 
     Args:
-        head_and_tail: of `analyse`.
-        head_and_tail_means: of `analyse`, of the same runs.
+        head_and_tail: the table of `analyse`.
+        head_and_tail_means: the table of `analyse`, for the same runs.
     """
     title = "Depth of head subgraph and tail refinement"
     if head_and_tail.empty:
@@ -283,7 +283,7 @@ def plot_lorenz(lorenz: pd.DataFrame) -> go.Figure:
     """Lorenz curves of the use of components at a few sizes, a row a run and a column a kind.
 
     Args:
-        lorenz: of `analyse`.
+        lorenz: the table of `analyse`.
     """
     title = "How evenly components are used: Lorenz curves"
     if lorenz.empty:
@@ -337,7 +337,7 @@ def plot_gini(gini: pd.DataFrame) -> go.Figure:
     With 95 % bootstrap intervals over prompts.
 
     Args:
-        gini: of `analyse`.
+        gini: the table of `analyse`.
     """
     title = "How evenly components are used: Gini coefficient"
     if gini.empty:
@@ -368,7 +368,7 @@ def plot_core(core: pd.DataFrame) -> go.Figure:
     """Share of the components of a kind that nearly all prompts' traces use, by size.
 
     Args:
-        core: of `analyse`.
+        core: the table of `analyse`.
     """
     title = "What nearly all traces share"
     if core.empty:

@@ -78,8 +78,8 @@ def plot_mean_curves(mean_curves: pd.DataFrame, corpus_boundaries: pd.DataFrame)
     lines stand at the boundaries of the mean curve's phases, over the bands of their intervals.
 
     Args:
-        mean_curves: of `analyse`; several runs are told apart by dashes.
-        corpus_boundaries: of `analyse`, of the same runs.
+        mean_curves: the table of `analyse`; several runs are told apart by dashes.
+        corpus_boundaries: the table of `analyse`, for the same runs.
     """
     title = "Total variation by size, mean over prompts"
     curves = mean_curves[mean_curves["curve"].isin(["trace", *_CONTROLS])]
@@ -102,7 +102,7 @@ def plot_head_tail(mean_curves: pd.DataFrame) -> go.Figure:
     """Mean head error and mean tail error by size, with 95 % bootstrap intervals over prompts.
 
     Args:
-        mean_curves: of `analyse`; several runs are told apart by dashes.
+        mean_curves: the table of `analyse`; several runs are told apart by dashes.
     """
     title = "Head and tail error by size, mean over prompts"
     curves = mean_curves[mean_curves["curve"].isin(list(PARTS))]
@@ -241,7 +241,7 @@ def plot_sizes_needed(size_needed: pd.DataFrame) -> go.Figure:
     first sizes at which it does.
 
     Args:
-        size_needed: of `analyse`; several runs are told apart by markers.
+        size_needed: the table of `analyse`; several runs are told apart by markers.
     """
     title = "Size needed: median and quartiles over prompts"
     if size_needed.empty:
@@ -378,7 +378,7 @@ def plot_prompt_boundaries(prompt_boundaries: pd.DataFrame) -> go.Figure:
     which says how many prompts have each.
 
     Args:
-        prompt_boundaries: of `analyse`.
+        prompt_boundaries: the table of `analyse`.
     """
     title = "Construction of each prompt, sorted by where it stops"
     if prompt_boundaries.empty:

@@ -60,7 +60,7 @@ def plot_density_against(prompts: pd.DataFrame, density_correlations: pd.DataFra
     Args:
         prompts: `run`, `prompt`, `density`, `entropy`, `tokens`, `loss`, `label` (text, empty for
             none).
-        density_correlations: of `analyse`, of the same runs.
+        density_correlations: the table of `analyse`, for the same runs.
     """
     title = "Density against uncertainty, length and loss"
     if prompts.empty:
@@ -134,7 +134,7 @@ def plot_density_by_label(density_by_label: pd.DataFrame) -> go.Figure:
     With 95 % bootstrap intervals; above, the Kruskal-Wallis test of whether the values differ.
 
     Args:
-        density_by_label: of `analyse`.
+        density_by_label: the table of `analyse`.
     """
     title = "Density by label"
     if density_by_label.empty:
@@ -184,7 +184,7 @@ def plot_between_runs(between_runs: pd.DataFrame) -> go.Figure:
     """Spearman correlation of per-prompt density between runs, with its interval in the cell.
 
     Args:
-        between_runs: of `analyse`.
+        between_runs: the table of `analyse`.
     """
     title = "Density of a prompt between runs: Spearman's rho"
     if between_runs.empty:
@@ -271,8 +271,8 @@ def plot_density_parts(density_parts: pd.DataFrame, part_correlations: pd.DataFr
     """Plateau and half size of each prompt against entropy, a row a run.
 
     Args:
-        density_parts: of `analyse`.
-        part_correlations: of `analyse`, of the same runs; rho stands above each panel.
+        density_parts: the table of `analyse`.
+        part_correlations: the table of `analyse`, for the same runs; rho stands above each panel.
     """
     title = "The parts of density against uncertainty"
     if density_parts.empty:
@@ -318,8 +318,8 @@ def plot_shallow(shallow: pd.DataFrame, shallow_full_model: pd.DataFrame) -> go.
     Means over prompts with 95 % bootstrap intervals, a panel a run.
 
     Args:
-        shallow: of `analyse`.
-        shallow_full_model: of `analyse`, of the same runs.
+        shallow: the table of `analyse`.
+        shallow_full_model: the table of `analyse`, for the same runs.
     """
     title = "Traces' output against shallow statistics"
     if shallow.empty:
@@ -354,7 +354,7 @@ def plot_nearest(nearest: pd.DataFrame) -> go.Figure:
     Shares of prompts with Wilson's 95 % intervals, a row of panels a run.
 
     Args:
-        nearest: of `analyse`.
+        nearest: the table of `analyse`.
     """
     title = "How many traces are near to shallow statistics"
     if nearest.empty:
@@ -380,8 +380,8 @@ def plot_growth(growth: pd.DataFrame, growth_lines: pd.DataFrame) -> go.Figure:
     """Density after each generated token: every text pale, the mean of the texts that got so far.
 
     Args:
-        growth: of `analyse`.
-        growth_lines: of `analyse`, of the same runs.
+        growth: the table of `analyse`.
+        growth_lines: the table of `analyse`, for the same runs.
     """
     title = "Density as the model writes on"
     if growth.empty:

@@ -46,7 +46,7 @@ def plot_geometry(geometry_by_layer: pd.DataFrame) -> go.Figure:
     Both in one scale from 0 to 1, values below 0 as 0; blank where there is none.
 
     Args:
-        geometry_by_layer: of `analyse`.
+        geometry_by_layer: the table of `analyse`.
     """
     title = "Hidden states of the trace against the full model's"
     if geometry_by_layer.empty:
@@ -77,7 +77,7 @@ def plot_path(geometry_by_layer: pd.DataFrame) -> go.Figure:
     Means over prompts with 95 % bootstrap intervals; dotted, the full model.
 
     Args:
-        geometry_by_layer: of `analyse`.
+        geometry_by_layer: the table of `analyse`.
     """
     title = "Path of the last token through the layers"
     if geometry_by_layer.empty:
@@ -133,7 +133,7 @@ def plot_states_alike(state_matrices: pd.DataFrame) -> go.Figure:
     All in one scale from 0 to 1, values below 0 as 0; blank where there is none.
 
     Args:
-        state_matrices: of `analyse`.
+        state_matrices: the table of `analyse`.
     """
     title = "Final states of any two sizes: how alike"
     fig = _plot_matrices(state_matrices, title, _ALIKE, ["coloraxis"] * 3)
@@ -144,7 +144,7 @@ def plot_states_apart(state_matrices: pd.DataFrame) -> go.Figure:
     """Size by size, a row a run: distance, and information imbalance, above 1 as 1.
 
     Args:
-        state_matrices: of `analyse`.
+        state_matrices: the table of `analyse`.
     """
     title = "Final states of any two sizes: how far apart"
     fig = _plot_matrices(state_matrices, title, _APART, ["coloraxis", "coloraxis2"])
@@ -202,7 +202,7 @@ def plot_state_path(state_curvature: pd.DataFrame) -> go.Figure:
     Means over prompts with 95 % bootstrap intervals.
 
     Args:
-        state_curvature: of `analyse`.
+        state_curvature: the table of `analyse`.
     """
     title = "Path of the final state from size to size"
     if state_curvature.empty:
