@@ -259,9 +259,7 @@ def plot_sizes_needed(size_needed: pd.DataFrame) -> go.Figure:
             _add_needed(fig, rows[asked_for], text_of(run), number)
     name_runs(fig, names, markers=True)
     _name_rules(fig, size_needed["rule"].unique())
-    sizes = size_needed[["median", "q1", "q3"]].to_numpy(dtype=np.float64)
-    there = sizes[~np.isnan(sizes)]
-    fig.update_xaxes(size_axis(there if len(there) else [1.0]))
+    fig.update_xaxes(_axis_of(size_needed[["median", "q1", "q3"]]))
     fig.update_yaxes(
         range=[len(asked) - 0.5, -0.5],
         tickvals=list(range(len(asked))),
@@ -409,7 +407,8 @@ def plot_prompt_boundaries(prompt_boundaries: pd.DataFrame) -> go.Figure:
             showgrid=False,
             col=col,
         )
-    fig.update_xaxes(size_axis(_sizes(prompt_boundaries)))
+    ends = [f"{end}{part}" for end in _ENDS for part in ("", "_low")]
+    fig.update_xaxes(_axis_of(prompt_boundaries[ends]))
     if several:
         fig.update_xaxes(title_text=SIZE_TITLE)
     fig.update_yaxes(title_text="prompts, sorted (rank)", col=1)
@@ -425,11 +424,10 @@ def _counted(rows: pd.DataFrame, between: str) -> str:
     )
 
 
-def _sizes(table: pd.DataFrame) -> np.ndarray:
-    found = table[[f"{end}{part}" for end in _ENDS for part in ("", "_low")]]
-    values = found.to_numpy(dtype=np.float64)
-    values = values[~np.isnan(values)]
-    return values if len(values) else np.ones(1)
+def _axis_of(sizes: pd.DataFrame) -> dict[str, object]:
+    """The axis of some sizes, of which any may be missing."""
+    values = sizes.to_numpy(dtype=np.float64)
+    return size_axis([*values[~np.isnan(values)], 1.0])
 
 
 def _add_boundary(
