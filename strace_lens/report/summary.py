@@ -1,4 +1,4 @@
-"""Results as one JSON object for scripts, whose keys stay as they are."""
+"""Results as JSON objects for scripts; their keys are stable."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _COLUMNS = (
 
 
 def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> dict[str, Any]:
-    """Everything `strace-lens trace` found, as plain lists, numbers and strings.
+    """Return the results of `strace-lens trace` as plain lists, numbers and strings.
 
     Args:
-        curve: the measured trace.
-        phases: of that curve.
-        ablation: what `causal.phase_ablation` returned.
+        curve: The measured trace.
+        phases: The phases of the curve.
+        ablation: The result of `phase_ablation`.
 
     Returns:
-        A dict that `json.dumps(..., allow_nan=False)` takes: what is not finite is None.
+        A dict for `json.dumps(..., allow_nan=False)`, in which values that are not finite are None.
     """
     trace, made = curve.trace, curve.trace.made
     return {
@@ -66,11 +66,11 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
 
 
 def summarize_comparison(comparison: Comparison) -> dict[str, Any]:
-    """What `strace-lens compare` found, as plain lists, numbers and strings.
+    """Return the results of `strace-lens compare` as plain lists, numbers and strings.
 
     Returns:
-        A dict that `json.dumps(..., allow_nan=False)` takes; `methods` holds one object a method
-        that ran, and what is not known is None.
+        A dict for `json.dumps(..., allow_nan=False)`. `methods` has one object for each method that
+        ran; unknown values are None.
     """
     return {
         "task": comparison.task,
@@ -81,7 +81,7 @@ def summarize_comparison(comparison: Comparison) -> dict[str, Any]:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table as dicts that `json.dumps(..., allow_nan=False)` takes."""
+    """Return the rows of a table as dicts for `json.dumps(..., allow_nan=False)`."""
     return [
         {str(name): finite(value) for name, value in row.items()}
         for row in table.to_dict("records")
@@ -147,5 +147,5 @@ def _top(pairs: tuple[tuple[str, float], ...]) -> list[dict[str, Any]]:
 
 
 def finite(value: Any) -> Any:
-    """A value that JSON can hold: None in place of NaN and infinity."""
+    """Return the value, or None for NaN and infinity, which JSON cannot hold."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
