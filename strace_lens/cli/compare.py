@@ -16,10 +16,12 @@ from strace_lens.cli.common import (
     AllowPickleOption,
     DeviceOption,
     DtypeOption,
+    JsonOption,
     MemoryOption,
     RevisionOption,
     budgets,
     completing,
+    load_from_options,
     one_line_errors,
     progress_bar,
     step,
@@ -36,7 +38,7 @@ from strace_lens.component_graph.tasks.generate import TASKS, make_task
 from strace_lens.component_graph.tasks.read import read_task
 from strace_lens.ground_truth.models import KNOWN, Known, known
 from strace_lens.model.architecture import Model
-from strace_lens.model.load import DEFAULT, load_model
+from strace_lens.model.load import DEFAULT
 from strace_lens.report.compare import comparison_report
 from strace_lens.report.summary import summarize_comparison
 from strace_lens.report.tables_compare import print_comparison
@@ -67,22 +69,22 @@ def compare_command(
     methods: Annotated[
         str,
         typer.Option(
-            help=f"Names parted by commas, or all: {', '.join(METHODS)}.",
+            help=f"Names separated by commas, or all: {', '.join(METHODS)}.",
             autocompletion=completing([*METHODS, "all"]),
         ),
     ] = "eap,eap-ig,random",
     model: Annotated[
         str | None,
         typer.Option(
-            help=f"{DEFAULT} (built in, if unsaid), a Hugging Face name, a local folder or a GGUF "
-            "file."
+            help=f"A Hugging Face name, a local folder or a GGUF file. Default: {DEFAULT} (built "
+            "in)."
         ),
     ] = None,
     pairs: Annotated[
         int | None,
         typer.Option(
-            help=f"Pairs that methods see, and as many others that circuits are evaluated on; "
-            f"{PAIRS} if unsaid, all of a file. Those of a file are drawn by the seed."
+            help="Number of pairs that methods see, and of other pairs that circuits are evaluated "
+            f"on. Default: {PAIRS}, or all pairs of a file. Pairs of a file are drawn by the seed."
         ),
     ] = None,
     ablation: Annotated[
@@ -90,7 +92,7 @@ def compare_command(
         typer.Option(help=f"What an edge outside a circuit carries: {', '.join(ABLATIONS)}."),
     ] = "resample",
     metric: Annotated[
-        str | None, typer.Option(help=f"{', '.join(METRICS)}; the task's own if unsaid.")
+        str | None, typer.Option(help=f"{', '.join(METRICS)}. Default: the task's own.")
     ] = None,
     ranking: Annotated[
         str,
@@ -103,14 +105,14 @@ def compare_command(
     ] = "mib",
     option: Annotated[
         list[str] | None,
-        typer.Option(help="Of one method, as acdc.screen=2000 or eap-ig.steps=10; may come again."),
+        typer.Option(help="Option of a method, as acdc.screen=2000; may be given several times."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the pairs and of methods that draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the pairs and of methods that draw.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for compare.html, CSV tables, circuits/ and scores/, a file a method. The "
-            "same command goes on from there if it was stopped; another comparison is refused.",
+            help="Folder for compare.html, CSV tables, circuits/ and scores/, with a file for each "
+            "method. The same command resumes if it was stopped; another comparison is refused.",
             show_default=f"{OUT.as_posix()}/ and the names of the task and of a --model",
         ),
     ] = None,
@@ -125,22 +127,20 @@ def compare_command(
     allow_pickle: AllowPickleOption = False,
     revision: RevisionOption = None,
     memory: MemoryOption = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and no table.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare ways of finding a circuit on one task, each against random rankings.
 
-    The task is a set of prompt pairs, clean and corrupted; a circuit is a set of edges between
-    heads and MLPs that keeps the clean answer while all other edges carry the corrupted prompt's
-    values.
+    A task is a set of pairs of clean and corrupted prompts. A circuit is a set of edges between
+    heads and MLPs that keeps the clean answer while all other edges carry the values of the
+    corrupted prompt.
 
     Example: strace-lens compare --task ioi --methods eap,eap-ig,random
     """
     out = default_folder(task, model, revision) if out is None else out
     folder = results_folder(out, (PAGE, TABLE, TIMES, PROJECTION), FOLDERS)
     with one_line_errors(), folder, progress_bar() as progress:
-        names = check_methods(METHODS if methods == "all" else _parted(methods))
+        names = check_methods(METHODS if methods == "all" else _names(methods))
         ranks_by_magnitude(ranking)
         options = _options(option or [])
         forward, _ = budgets(memory)
@@ -181,10 +181,10 @@ def compare_command(
 
 
 def default_folder(task: str, model: str | None, revision: str | None = None) -> Path:
-    """Where the results of a task, a model and its revision go if nothing is said.
+    """Return the default folder for the results of a task, a model and its revision.
 
-    Of a file, a folder and a name with an owner, as `openai/gpt2`, the last part counts. Two that
-    share it share a folder, and the second comparison is refused there.
+    Only the last part of a file, a folder or a name with an owner (`openai/gpt2`) counts. If two of
+    them share it, they share a folder, and the second comparison is refused there.
     """
     name = task if task in TASKS or task in KNOWN else Path(task).stem
     if model not in (None, DEFAULT):
@@ -195,15 +195,15 @@ def default_folder(task: str, model: str | None, revision: str | None = None) ->
     return OUT / (safe or "task")
 
 
-def _parted(methods: str) -> list[str]:
+def _names(methods: str) -> list[str]:
     return [name.strip() for name in methods.split(",") if name.strip()]
 
 
 def _options(given: list[str]) -> dict[str, dict[str, Any]]:
-    """Options by method, from texts like `acdc.screen=2000`.
+    """Parse texts like `acdc.screen=2000` into options by method.
 
     Raises:
-        ValueError: a text of another form, or an unknown method.
+        ValueError: If a text has another form or names an unknown method.
     """
     options: dict[str, dict[str, Any]] = {}
     for text in given:
@@ -234,11 +234,11 @@ def _subject(
     revision: str | None,
     progress: Progress,
 ) -> Subject:
-    """Load or build the model, and make twice the pairs: to discover on, and to evaluate on.
+    """Load or build the model, and make the pairs to discover circuits on and to evaluate them on.
 
     Raises:
-        ValueError: an unknown task, a model given for one that brings its own, or fewer than one
-            pair.
+        ValueError: If the task is unknown or has its own model and one is given, or if there is not
+            at least one pair.
     """
     if pairs is not None and pairs < 1:
         raise ValueError(f"a task needs at least one pair; got --pairs {pairs}")
@@ -257,9 +257,13 @@ def _subject(
             f"unknown task {task!r}; choose from {', '.join([*TASKS, *KNOWN])}, or give the path "
             "of a JSONL file"
         )
-    step(progress, f"loading {model or DEFAULT}")
-    loaded = load_model(
-        model or DEFAULT, device=device, dtype=dtype, allow_pickle=allow_pickle, revision=revision
+    loaded = load_from_options(
+        progress,
+        model or DEFAULT,
+        device=device,
+        dtype=dtype,
+        allow_pickle=allow_pickle,
+        revision=revision,
     )
     if task in TASKS:
         return Subject(loaded, make_task(loaded, task, wanted, seed, metric), None)
@@ -268,7 +272,7 @@ def _subject(
 
 
 def _write(found: Comparison, out: Path) -> None:
-    """The tables and then the page; what each method found is written by `compare`."""
+    """Write the tables and then the page; `compare` writes what each method found."""
     for name, columns in (
         (TABLE, [column for column in COLUMNS if column not in TIMINGS]),
         (TIMES, ["method", *TIMINGS]),

@@ -15,7 +15,7 @@ from strace_lens.cli import app
 COMMANDS = {
     "trace": (["trace", "the capital of France"], "load_from_options"),
     "estimators": (["estimators", "PROMPTS"], "load_model"),
-    "compare": (["compare", "--task", "ioi"], "load_model"),
+    "compare": (["compare", "--task", "ioi"], "load_from_options"),
     "sweep": (["sweep", "PROMPTS"], "load_model"),
     "phases": (["phases", "RUN"], "read_run"),
     "report": (["report", "CURVE"], "load_curve"),
