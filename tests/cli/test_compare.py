@@ -28,7 +28,7 @@ NOUNS = "France Italy Japan England king queen Paris Rome".split()
 @pytest.fixture(autouse=True, scope="module")
 def fewer_draws() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["strace_lens.compare"], "_DRAWS", 2)
+        patch.setattr(sys.modules["strace_lens.compare.compare"], "_DRAWS", 2)
         yield
 
 
