@@ -6,7 +6,7 @@ import gc
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -70,41 +70,25 @@ def is_memory_error(error: BaseException) -> bool:
 def _tried(model: Model, setting: Setting, items: Sequence[Item], halvings: int) -> list[Row]:
     if not items:
         return []
-    rows, failure = _attempt(model, setting, items)
-    if failure is None:
-        return rows
+    try:
+        return _measured(model, setting, items)
+    except Exception as error:  # whatever it is, the other prompts of the run go on
+        reason, out_of_memory = f"{type(error).__name__}: {error}", is_memory_error(error)
     _free_memory()  # the error is gone by now, and with it the frames that hold tensors
     if len(items) > 1:
-        size = len(items) // 2 if failure.memory else 1
+        size = len(items) // 2 if out_of_memory else 1
         parts = [items[i : i + size] for i in range(0, len(items), size)]
         return [row for part in parts for row in _tried(model, setting, part, halvings)]
     (item,) = items
-    if not failure.memory:
-        return [_failed(item, failure.reason)]
+    if not out_of_memory:
+        return [_failed(item, reason)]
     if halvings == 0:
         tokens = 0 if item.prompt is None else len(item.prompt.ids)
         raise PromptMemoryError(
-            f"prompt {item.number} ({tokens} tokens) does not fit in memory ({failure.reason}); "
+            f"prompt {item.number} ({tokens} tokens) does not fit in memory ({reason}); "
             "what is done is kept: run the sweep again where there is more, or leave it out"
         )
     return _tried(model, _smaller(setting), items, halvings - 1)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """Why an attempt failed, without the error itself, which would keep its tensors alive."""
-
-    reason: str
-    memory: bool
-
-
-def _attempt(
-    model: Model, setting: Setting, items: Sequence[Item]
-) -> tuple[list[Row], _Failure | None]:
-    try:
-        return _measured(model, setting, items), None
-    except Exception as error:  # whatever it is, the other prompts of the run go on
-        return [], _Failure(f"{type(error).__name__}: {error}", is_memory_error(error))
 
 
 def _free_memory() -> None:

@@ -64,9 +64,6 @@ def prompt_of(
         for name, value in values.items()
         if name not in (text_column, next_column) and not _missing(value)
     }
-    for name, value in values.items():
-        if not (_writable(name) and _writable(value)):
-            raise CorpusError(f"{where}: {name!r} holds half of a surrogate pair; mend the text")
     return CorpusPrompt(text, following or None, labels)
 
 
@@ -86,14 +83,6 @@ def _label(name: str, value: Any, where: str) -> Label:
 
 def _missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _writable(value: Any) -> bool:
-    try:
-        str(value).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _shown(value: Any) -> str:

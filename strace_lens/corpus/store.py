@@ -39,6 +39,7 @@ KIND = ManifestKind(
         "{:.12})",
         "prompts": "its prompts are others",
         "tokens": "its prompts become other tokens; the tokenizer has changed",
+        **dict.fromkeys(("options", "versions", "shape"), "{key} was {0!r} and is {1!r}"),
     },
     way_out="name another folder",
 )

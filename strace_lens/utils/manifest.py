@@ -30,7 +30,8 @@ class ManifestKind:
         format: its name and version.
         noun: what such a folder holds.
         values: names of all that a manifest says, in the order in which differences are told.
-        in_words: differences that are told in words, by name; they are given both values.
+        in_words: how a difference is worded, by name: a format of both values and, of the entries
+            of a mapping, `key`.
         way_out: what to do about a folder of something else, as errors end.
     """
 
@@ -124,10 +125,10 @@ def _difference(kind: ManifestKind, before: Mapping[str, Any], now: Mapping[str,
         there, here = before[name], json.loads(json.dumps(now[name]))
         if there == here:
             continue
+        key, label = name, name
         if isinstance(here, dict) and isinstance(there, dict):
             key = next(k for k in sorted({*here, *there}) if here.get(k) != there.get(k))
-            return f"{name}: {key} was {there.get(key)!r} and is {here.get(key)!r}"
-        if name in kind.in_words:
-            return kind.in_words[name].format(there, here)
-        return f"{name} was {there!r} and is {here!r}"
+            there, here, label = there.get(key), here.get(key), f"{name}: {key}"
+        words = kind.in_words.get(name, "{label} was {0!r} and is {1!r}")
+        return words.format(there, here, key=key, label=label)
     raise AssertionError("two manifests differ in nothing but their ids")

@@ -14,6 +14,7 @@ import pytest
 
 from strace_lens.corpus.store import KIND, LockedRunError, only_writer, open_run, read_manifest
 from strace_lens.corpus.sweep import sweep
+from strace_lens.utils.manifest import OtherResultsError
 from tests.corpus.made import model, options, prompts
 from tests.corpus.test_parts import mutant
 
@@ -39,6 +40,18 @@ def test_an_edited_value_is_refused(name: str, folder: Path) -> None:
     path.write_text(json.dumps({**said, "more": 1}))
     with pytest.raises(ValueError, match=r"manifest\.json was edited or damaged \(it says 'more'"):
         read_manifest(folder)
+
+
+def test_another_run_is_refused_by_the_first_difference(folder: Path) -> None:
+    said = {name: read_manifest(folder)[name] for name in KIND.values}
+    assert open_run(folder, said) == read_manifest(folder)
+    for changed, difference in (
+        ({"options": {**said["options"], "seed": 1}}, "seed was 0 and is 1"),
+        ({"head": 0.5}, "head was {'seed': 0, .*} and is 0.5"),
+        ({"prompts": ["a"]}, "its prompts are others"),
+    ):
+        with pytest.raises(OtherResultsError, match=f"another run: {difference}; name another"):
+            open_run(folder, {**said, **changed})
 
 
 def test_every_mutant_is_refused_by_name_or_reads_the_same(folder: Path) -> None:

@@ -7,7 +7,6 @@ first.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from functools import reduce
 from itertools import combinations, product
@@ -17,10 +16,10 @@ import pandas as pd
 
 from strace_lens.corpus.analyses.arrays import named
 from strace_lens.corpus.analyses.curves import mean_curves
-from strace_lens.corpus.analyses.density import LEAST_PROMPTS, rank_correlations
+from strace_lens.corpus.analyses.density import correlation
 from strace_lens.corpus.analyses.sizes import corpus_boundaries
 from strace_lens.corpus.run_folder import Run
-from strace_lens.measures.intervals import draws_of, interval_of, percentiles
+from strace_lens.measures.intervals import draws_of, interval_of
 
 
 def between_runs(runs: Sequence[Run], *, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
@@ -157,16 +156,10 @@ def agreement(
     draws = draws_of(len(values), resamples, seed)
     difference = (values[:, 0] - values[:, 1])[:, None]
     difference_low, difference_high = interval_of(difference, np.mean, draws)
-    rho = low = high = math.nan
-    if len(values) >= LEAST_PROMPTS:
-        rho = float(rank_correlations(values[None])[0])
-        ends = percentiles(rank_correlations(values[draws]))
-        low, high = (math.nan if math.isnan(rho) else float(end) for end in ends)
+    rho = correlation(values, seed, resamples)
     return {
         "prompts": len(values),
-        "rho": rho,
-        "low": low,
-        "high": high,
+        **{name: rho[name] for name in ("rho", "low", "high")},
         "mean_difference": float(difference.mean()),
         "difference_low": float(difference_low[0]),
         "difference_high": float(difference_high[0]),
