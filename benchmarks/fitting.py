@@ -16,12 +16,13 @@ import torch
 
 import strace_lens as sl
 from benchmarks.common import info, interleaved_seconds, real_prompt, report, show, smollm2
-from strace_lens.model.fixed_weights import fixed_weights
+from strace_lens.model.hold import fixed_weights
 from strace_lens.token_graph.ablation import ZERO
 from strace_lens.token_graph.fisher import fisher_scores
-from strace_lens.token_graph.fit import Fit, fit_to
-from strace_lens.token_graph.gradients import (
+from strace_lens.token_graph.fit import (
     GRADIENT_BUDGET,
+    Fit,
+    fit_to,
     gradients,
     weighted_log_probs,
 )

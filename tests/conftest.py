@@ -28,8 +28,8 @@ settings.load_profile("tests")
 
 SPANNING = {"llama", "gpt2", "gemma2", "gptj", "mixtral", "attention_only", "shortformer"}
 """Tiny models that span the traits by which code branches: grouped queries and biases, learned and
-rotary positions, norms after their writers and a window, parallel blocks with a dead pattern, experts,
-no MLPs, positions that queries and keys alone see."""
+rotary positions, norms after their writers and a window, parallel blocks with a dead pattern,
+experts, no MLPs, positions that queries and keys alone see."""
 
 
 @pytest.hookimpl(tryfirst=True)

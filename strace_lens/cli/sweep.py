@@ -54,8 +54,7 @@ from strace_lens.corpus.read import CARRIED, read_corpus
 from strace_lens.corpus.run_folder import Run
 from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
-from strace_lens.measures.refinement import REFINE
-from strace_lens.measures.sizes import SIZES
+from strace_lens.measures.sizes import REFINE, SIZES
 from strace_lens.model.architecture import Model
 from strace_lens.model.load import load_model
 from strace_lens.model.prompts import own_tokenizer, text_ids

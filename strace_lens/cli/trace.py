@@ -40,8 +40,7 @@ from strace_lens.density.curve import DensityCurve, density_curve
 from strace_lens.density.phases import find_phases
 from strace_lens.density.ways import WAYS, Way, measure_ways, way_of, ways_summary
 from strace_lens.files.traces import save_curve
-from strace_lens.measures.refinement import REFINE
-from strace_lens.measures.sizes import SIZES
+from strace_lens.measures.sizes import REFINE, SIZES
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.prompts import tokenize

@@ -30,11 +30,16 @@ from strace_lens.model.architecture import (
     device_of,
     refuse_other_classes,
 )
-from strace_lens.model.checks import check_sums, expect_equal_rows, padding_is_exact
+from strace_lens.model.checks import (
+    at_least_single,
+    check_sums,
+    expect_equal_rows,
+    padding_is_exact,
+    tolerance,
+)
 from strace_lens.model.forward import Hook, last_logits
 from strace_lens.model.hold import verb
 from strace_lens.model.norms import Norm, read_norm
-from strace_lens.model.precision import at_least_single, tolerance
 from strace_lens.model.weights import Cache, remembered
 
 Input = Literal["q", "k", "v"]

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from strace_lens.measures.distributions import in_nucleus
 from strace_lens.model.architecture import Architecture, Model
-from strace_lens.model.prompts import Prompt, PromptError, own_tokenizer, tokenize
-from strace_lens.model.token_text import text_of
+from strace_lens.model.prompts import Prompt, PromptError, own_tokenizer, text_of, tokenize
 
 CORRUPTIONS = ("none", "shuffle", "random")
 """What can be done to a prompt."""

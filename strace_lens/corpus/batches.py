@@ -12,8 +12,15 @@ from strace_lens.corpus.setting import Options
 from strace_lens.density.cost import most_rows
 from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.forward import last_logits, rows_per_pass
-from strace_lens.model.prompts import Prompt, extended, own_tokenizer, pad_right, text_ids, tokenize
-from strace_lens.model.token_text import added_text
+from strace_lens.model.prompts import (
+    Prompt,
+    added_text,
+    extended,
+    own_tokenizer,
+    pad_right,
+    text_ids,
+    tokenize,
+)
 
 MOST_PROMPTS = 8
 """In a batch: as many are measured again after a power failure."""

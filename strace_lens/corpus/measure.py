@@ -26,7 +26,7 @@ from strace_lens.token_graph.ablation import replacement
 from strace_lens.token_graph.curve_rows import CurveRows
 from strace_lens.token_graph.estimators import estimate
 from strace_lens.token_graph.graph import token_graph
-from strace_lens.token_graph.refine import run_plans
+from strace_lens.token_graph.masked_run import run_plans
 from strace_lens.token_graph.trace import Trace, edges_by_size
 from strace_lens.utils.progress import no_progress
 

@@ -34,7 +34,7 @@ from strace_lens.model.load import DEFAULT
 from strace_lens.model.prompts import Prompt
 from strace_lens.model.skeleton import TOKENS_A_WORD, Skeleton, skeleton
 from strace_lens.token_graph.estimators import fitting_passes, steps
-from strace_lens.token_graph.gradients import bytes_per_gradient_row
+from strace_lens.token_graph.fit import bytes_per_gradient_row
 from strace_lens.token_graph.graph import shape_of
 from strace_lens.token_graph.masked_run import passes
 

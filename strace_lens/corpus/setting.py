@@ -14,14 +14,13 @@ from torch import Tensor
 
 from strace_lens.corpus.altered import CORRUPTIONS
 from strace_lens.density.curve import HEAD
-from strace_lens.measures.refinement import REFINE
-from strace_lens.measures.sizes import SIZES, check_sizes
+from strace_lens.measures.sizes import REFINE, SIZES, check_sizes
 from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.forward import MEMORY_BUDGET, last_logits
 from strace_lens.model.prompts import Prompt, own_tokenizer
 from strace_lens.token_graph.edges import kinds_to_keep
 from strace_lens.token_graph.estimators import estimator_of
-from strace_lens.token_graph.gradients import GRADIENT_BUDGET
+from strace_lens.token_graph.fit import GRADIENT_BUDGET
 
 ABLATIONS = ("zero", "mean")
 

@@ -21,7 +21,7 @@ from strace_lens.model.hold import verb
 from strace_lens.model.prompts import Prompt, cut, tokenize
 from strace_lens.token_graph.edges import kinds_to_keep
 from strace_lens.token_graph.estimators import estimate, estimator_of
-from strace_lens.token_graph.gradients import GRADIENT_BUDGET
+from strace_lens.token_graph.fit import GRADIENT_BUDGET
 from strace_lens.token_graph.graph import token_graph
 from strace_lens.utils.progress import Steps, no_progress, steps_bar
 

@@ -11,8 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from strace_lens.measures.refinement import REFINE
-from strace_lens.measures.sizes import SIZES
+from strace_lens.measures.sizes import REFINE, SIZES
 from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, bytes_per_row, rows_per_pass

@@ -13,8 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.measures import distributions as measures
-from strace_lens.measures.refinement import REFINE
-from strace_lens.measures.sizes import SIZES, auc_paper, check_sizes, density
+from strace_lens.measures.sizes import REFINE, SIZES, auc_paper, check_sizes, density
 from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, last_logits
@@ -23,7 +22,7 @@ from strace_lens.model.predictions import beside, most_probable, token_texts, to
 from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.curve_rows import CurveRows, curve_rows
 from strace_lens.token_graph.edges import KINDS
-from strace_lens.token_graph.refine import run_plans
+from strace_lens.token_graph.masked_run import run_plans
 from strace_lens.token_graph.trace import Trace
 from strace_lens.utils.html_repr import facts
 from strace_lens.utils.progress import Steps, steps_bar

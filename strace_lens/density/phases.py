@@ -16,7 +16,7 @@ from torch import Tensor
 
 from strace_lens.density.change_points import LEAST_SIZES, Between, Phase, change_points
 from strace_lens.density.curve import DensityCurve
-from strace_lens.measures.refinement import THRESHOLD, restored_from
+from strace_lens.measures.sizes import THRESHOLD, restored_from
 from strace_lens.token_graph.edges import KINDS
 from strace_lens.token_graph.trace import Trace
 from strace_lens.utils.html_repr import facts

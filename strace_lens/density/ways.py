@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from strace_lens.density.curve import DensityCurve, curve_plans, curves_of_plans
-from strace_lens.measures.refinement import REFINE
-from strace_lens.measures.sizes import SIZES, smallest_size_from_which
+from strace_lens.measures.sizes import REFINE, SIZES, smallest_size_from_which
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET
@@ -22,7 +21,7 @@ from strace_lens.model.hold import verb
 from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.edges import KINDS, keep_text
 from strace_lens.token_graph.estimators import estimate
-from strace_lens.token_graph.gradients import GRADIENT_BUDGET
+from strace_lens.token_graph.fit import GRADIENT_BUDGET
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.utils.progress import Steps, no_progress
 

@@ -1,9 +1,10 @@
-"""The state in which our work on a model is done, whatever the caller's, and one piece at a time.
+"""The state in which a model is used, whatever the caller's, and one use at a time.
 
 A notebook may have switched gradients off, an evaluation loop may run under `inference_mode` or
 autocast, a fine-tuned model may still be in training mode. None of that is meant for a trace, so
-`hold` sets it aside and puts it back. Our hooks also hand values from one to the next, which only
-works if a single forward pass of the model is under way: `hold` refuses a second one.
+`hold` sets it aside and restores it. Hooks hand values from one to the next, which works only if a
+single forward pass of the model is under way: `hold` refuses a second one. `fixed_weights` keeps a
+model's weights from asking for gradients while gradients of something else are taken.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
+from torch import Tensor
+
+from strace_lens.model.architecture import Model, UnsupportedModelError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -166,3 +170,52 @@ def _parts(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
     original = getattr(model, "original_model", None)
     if isinstance(original, torch.nn.Module):
         yield from original.modules()
+
+
+def expect_gradients(model: Model) -> None:
+    """Refuse a model through whose weights no gradient passes.
+
+    Raises:
+        UnsupportedModelError: the weights are quantised, or were made under
+            `torch.inference_mode`.
+    """
+    for name, held in _held_tensors(cast(torch.nn.Module, model)):
+        if held.is_inference():
+            raise UnsupportedModelError(
+                f"gradients need weights made outside torch.inference_mode; {name} was made inside "
+                "it: load the model outside, or rank with an estimator without gradients"
+            )
+        if held.is_quantized or held.dtype in (torch.int8, torch.uint8):
+            raise UnsupportedModelError(
+                f"gradients need weights in floating point; {name} is quantised ({held.dtype}): "
+                "load the model in float32 or bfloat16, or rank with an estimator without gradients"
+            )
+
+
+@contextlib.contextmanager
+def fixed_weights(model: Model) -> Iterator[None]:
+    """Ask no gradient of the model's weights inside; afterwards all is as it was.
+
+    Raises:
+        UnsupportedModelError: the weights are quantised, or were made under
+            `torch.inference_mode`: no gradient passes through them.
+    """
+    expect_gradients(model)
+    module = cast(torch.nn.Module, model)
+    asked = [p for p in module.parameters() if p.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
+
+
+def _held_tensors(module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers, and the packed weights of torch's own quantised layers."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+    for name, part in module.named_modules():
+        if hasattr(part, "_packed_params"):
+            yield name, cast(Any, part).weight()

@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from strace_lens.model.architecture import Model
-from strace_lens.model.prompts import own_tokenizer
-from strace_lens.model.token_text import label
+from strace_lens.model.prompts import label, own_tokenizer
 
 TOP = 5
 
@@ -34,7 +33,7 @@ class Beside(NamedTuple):
 
 
 def token_texts(model: Model) -> Callable[[int], str]:
-    """A token's label by its id (`token_text.label`), each made once."""
+    """A token's label by its id (`prompts.label`), each made once."""
     return functools.cache(functools.partial(label, own_tokenizer(model)))
 
 

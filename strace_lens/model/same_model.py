@@ -16,9 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.measures.distributions import total_variation
-from strace_lens.model.architecture import Model, UnsupportedModelError, device_of
+from strace_lens.model.architecture import Model, UnsupportedModelError, device_of, device_of_part
 from strace_lens.model.hold import hold, verb
-from strace_lens.model.placement import device_of_part
 
 PROBE_TOKENS = 32
 # Bridges of tiny models gave at most 1e-6 in single precision. Half precision by itself moves the

@@ -16,9 +16,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from strace_lens.model.architecture import Model
+from strace_lens.model.architecture import Model, at_hand, is_away
 from strace_lens.model.hold import noted
-from strace_lens.model.placement import at_hand, is_away
 
 _WHOLE = 2**16
 _SAMPLES = 64

@@ -19,7 +19,7 @@ from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.edges import kinds_to_keep
 from strace_lens.token_graph.extract import extract
 from strace_lens.token_graph.fisher import FISHER_PROBES, fisher
-from strace_lens.token_graph.gradients import GRADIENT_BUDGET
+from strace_lens.token_graph.fit import GRADIENT_BUDGET
 from strace_lens.token_graph.graph import TokenGraph
 from strace_lens.token_graph.learn import ANCHORED, ROWS, STEPS, learn
 from strace_lens.token_graph.prune import PROBES, prune, prune_steps

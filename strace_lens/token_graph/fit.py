@@ -1,4 +1,8 @@
-"""What a ranking is fitted to, and the trace that comes of it: shared by all fitted estimators."""
+"""What a ranking is fitted to, its gradients, and the trace that comes of it.
+
+Gradients are taken in the weights of the edges of a masked run, while the model's own weights are
+held fixed. All fitted estimators share this module.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.model.architecture import Architecture, Model
-from strace_lens.model.fixed_weights import expect_gradients
-from strace_lens.model.forward import even_chunks
-from strace_lens.model.hold import noted
+from strace_lens.model.architecture import Architecture, Model, device_of
+from strace_lens.model.forward import bytes_per_row, even_chunks, last_logits
+from strace_lens.model.hold import expect_gradients, noted
 from strace_lens.model.weights import remembered_hash
 from strace_lens.token_graph.ablation import Replacement
 from strace_lens.token_graph.edges import (
@@ -22,11 +25,56 @@ from strace_lens.token_graph.edges import (
     in_reach,
     kinds_to_keep,
 )
-from strace_lens.token_graph.gradients import bytes_per_gradient_row
 from strace_lens.token_graph.graph import TokenGraph
+from strace_lens.token_graph.masks import mask_hooks
 from strace_lens.token_graph.rows import WeightedRows, weighted_rows
 from strace_lens.token_graph.trace import Trace
 from strace_lens.utils.versions import versions
+
+GRADIENT_BUDGET = 2**31
+"""Bytes of a forward and backward pass unless said otherwise: every layer's values stay alive."""
+
+
+def weighted_log_probs(
+    model: Model, architecture: Architecture, rows: WeightedRows
+) -> Float[Tensor, "row vocab"]:
+    """Log-probabilities at the last token, in single precision, differentiable in the weights."""
+    logits = last_logits(
+        model,
+        architecture,
+        rows.tokens.expand(len(rows), -1),
+        hooks=mask_hooks(model, architecture, [rows]),
+        gradient=True,
+    )
+    return logits.float().log_softmax(-1).to(device_of(model))
+
+
+def gradients(value: Float[Tensor, "*any"], rows: WeightedRows, **options: Any) -> EdgeTensors:
+    """Gradients of a value in the weights of attention and MLP edges; those of residual are zero.
+
+    Args:
+        value: what to differentiate.
+        rows: whose weights.
+        options: of `torch.autograd.grad`.
+
+    Returns:
+        Tensors in the layout of edges, behind an axis of rows and, if `grad_outputs` are batched,
+        one of these before it.
+    """
+    leaves = [*rows.attention, rows.mlp]
+    found = torch.autograd.grad(value, leaves, materialize_grads=True, **options)
+    attention = torch.stack(found[:-1], dim=-4)
+    batch = attention.shape[:-4]
+    # An attention-only model reads no MLP weight: its zeros come without the axis of a batch.
+    mlp = found[-1].expand(*batch, *rows.mlp.shape[1:])
+    residual = attention.new_zeros(*batch, *rows.residual.shape[1:])
+    return EdgeTensors(attention, residual, mlp)
+
+
+def bytes_per_gradient_row(architecture: Architecture, tokens: int) -> int:
+    """Bytes that one row of a forward and backward pass needs, an upper estimate."""
+    return architecture.layers * bytes_per_row(architecture, tokens)
+
 
 MASS_TOLERANCE = 1e-3
 

@@ -26,10 +26,9 @@ from strace_lens.model.architecture import (
     mlp_constant,
     per_query_head,
 )
-from strace_lens.model.checks import architecture_of
+from strace_lens.model.checks import architecture_of, at_least_single, tolerance
 from strace_lens.model.forward import Activations, read_activations
 from strace_lens.model.hold import noted, verb
-from strace_lens.model.precision import at_least_single, tolerance
 from strace_lens.model.prompts import Prompt, PromptError, cut, tokenize
 from strace_lens.model.weights import remembered_hash
 from strace_lens.token_graph.edges import GraphShape, hook_name

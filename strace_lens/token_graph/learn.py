@@ -24,18 +24,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from strace_lens.model.architecture import Model
-from strace_lens.model.fixed_weights import fixed_weights
-from strace_lens.model.hold import verb
+from strace_lens.model.hold import fixed_weights, verb
 from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
-from strace_lens.token_graph.fit import Fit, fit_to, fitted_trace
-from strace_lens.token_graph.gradients import (
+from strace_lens.token_graph.fit import (
     GRADIENT_BUDGET,
+    Fit,
+    fit_to,
+    fitted_trace,
     gradients,
     weighted_log_probs,
 )
 from strace_lens.token_graph.graph import TokenGraph
-from strace_lens.token_graph.schedule_kept import schedule_ablatable
+from strace_lens.token_graph.schedule import schedule_ablatable
 from strace_lens.token_graph.trace import Trace
 from strace_lens.utils.progress import Steps, steps_bar
 

@@ -1,4 +1,8 @@
-"""Masked forward passes: rows of any prompt and mask, batched to a memory budget."""
+"""Masked forward passes: rows of any prompt and mask, batched to a memory budget.
+
+The rows of curves are refined round by round: every curve adds the sizes that it needs, and the
+rows that all curves ask for in a round share passes.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,21 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from strace_lens.measures import distributions as measures
+from strace_lens.measures.sizes import sizes_to_add
 from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.forward import MEMORY_BUDGET, Hook, even_chunks, last_logits, rows_per_pass
 from strace_lens.model.prompts import pad_right
 from strace_lens.model.sparse import kept_mlps
+from strace_lens.token_graph.curve_rows import CurveRows, with_sizes
 from strace_lens.token_graph.masks import kept_in_stream, mask_hooks
 from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.token_graph.trace import Trace
 from strace_lens.utils.progress import Steps, no_progress
 
 Watch = Callable[[Sequence[MaskedRows]], Sequence[Hook]]
@@ -106,3 +115,116 @@ def _chunks(architecture: Architecture, lengths: Sequence[int], memory_budget: i
         ]
         first += len(there)
     return chunks
+
+
+def run_plans(
+    model: Model,
+    architecture: Architecture,
+    traces: Sequence[Trace],
+    plans: Sequence[CurveRows],
+    untouched: Sequence[Float[Tensor, " vocab"]],
+    *,
+    head: float,
+    refine: int,
+    watch: Watch | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Steps = no_progress,
+    allow_other_model: bool = False,
+) -> tuple[list[CurveRows], list[Float[Tensor, "_ vocab"]]]:
+    """Run the rows of curves, then those of the sizes that `sizes_to_add` asks for in rounds.
+
+    A round runs what all curves ask for in shared passes. What is added to one curve does not
+    depend on the others.
+
+    Args:
+        model: the model.
+        architecture: of the same model.
+        traces: what is measured.
+        plans: the rows of each trace (`curve_rows`).
+        untouched: what the model puts out without masks, for each trace.
+        head: p of the head of the distribution.
+        refine: how many sizes are added to a curve at the most.
+        watch: as for `masked_logits`, of the rows of `plans` alone.
+        memory_budget: bytes that one forward pass may take.
+        progress: called with the number of rows after each pass.
+        allow_other_model: accept replacements that were made with other weights.
+
+    Returns:
+        The plans with the sizes added, and the outputs of their rows.
+
+    Raises:
+        ValueError: a negative number of sizes to add, or a replacement that was made with other
+            weights.
+    """
+    if refine < 0:
+        raise ValueError(f"refine must be at least 0; got {refine}")
+    outputs = masked_logits(
+        model,
+        architecture,
+        [group for rows in plans for group in rows.groups],
+        watch=watch,
+        memory_budget=memory_budget,
+        progress=progress,
+        allow_other_model=allow_other_model,
+    )
+    logits = list(outputs.split([len(rows) for rows in plans]))
+    plans = list(plans)
+    if not refine:
+        return plans, logits
+    full = [one.double().log_softmax(-1)[None] for one in untouched]
+    masses = [float(measures.head_mass(one, head)[0]) for one in full]
+    tables = [
+        _errors(one, outputs[plan.trace], plan.sizes, head)
+        for one, outputs, plan in zip(full, logits, plans, strict=True)
+    ]
+    while True:
+        asked = [
+            sizes_to_add(table, mass, trace.edge_count, refine - int(plan.refined.sum()))
+            for table, mass, trace, plan in zip(tables, masses, traces, plans, strict=True)
+        ]
+        if not any(asked):
+            return plans, logits
+        grown = [
+            with_sizes(plan, architecture, trace, sizes) if sizes else plan
+            for plan, trace, sizes in zip(plans, traces, asked, strict=True)
+        ]
+        fresh = [new.groups[len(old.groups) :] for new, old in zip(grown, plans, strict=True)]
+        groups = [group for of_trace in fresh for group in of_trace]
+        if groups:
+            outputs = masked_logits(
+                model,
+                architecture,
+                groups,
+                memory_budget=memory_budget,
+                progress=progress,
+                allow_other_model=allow_other_model,
+            )
+            counts = [sum(len(group) for group in of_trace) for of_trace in fresh]
+            logits = [
+                torch.cat([old, new])
+                for old, new in zip(logits, outputs.split(counts), strict=True)
+            ]
+        for i, sizes in enumerate(asked):
+            if sizes:
+                rows = grown[i].trace[[grown[i].sizes.index(size) for size in sizes]]
+                new = _errors(full[i], logits[i][rows], sizes, head)
+                tables[i] = pd.concat([tables[i], new]).sort_values("size", ignore_index=True)
+        plans = grown
+
+
+def _errors(
+    full: Float[Tensor, "1 vocab"],
+    logits: Float[Tensor, "size vocab"],
+    sizes: Sequence[float],
+    head: float,
+) -> pd.DataFrame:
+    """What decides where a curve is refined: its errors at some sizes."""
+    in_head, in_tail = measures.head_tail_error(full, logits.double().log_softmax(-1), head)
+    return pd.DataFrame(
+        {
+            "size": [float(s) for s in sizes],
+            "tv": (in_head + in_tail).numpy(),
+            "head_error": in_head.numpy(),
+            "tail_error": in_tail.numpy(),
+        }
+    )

@@ -15,16 +15,14 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from strace_lens.model.architecture import Model
-from strace_lens.model.fixed_weights import fixed_weights
-from strace_lens.model.hold import verb
+from strace_lens.model.hold import fixed_weights, verb
 from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.best_first import hanging
 from strace_lens.token_graph.edges import GraphShape, order_of, ranks_of
 from strace_lens.token_graph.fisher import fisher_scores
-from strace_lens.token_graph.fit import fit_to, fitted_trace
-from strace_lens.token_graph.gradients import GRADIENT_BUDGET
+from strace_lens.token_graph.fit import GRADIENT_BUDGET, fit_to, fitted_trace
 from strace_lens.token_graph.graph import TokenGraph
-from strace_lens.token_graph.schedule_kept import kept_last, schedule_ablatable
+from strace_lens.token_graph.schedule import kept_last, schedule_ablatable
 from strace_lens.token_graph.trace import Trace, check_size
 from strace_lens.utils.progress import Steps, steps_bar
 

@@ -1,16 +1,20 @@
 """Orders that buy residual columns whole: scores of attention and MLP edges in, ranks out.
 
 Residual edges are structure here, not candidates. To read token u at layer l is to buy the residual
-edges of u in every layer below l. Both functions turn scores into a *need* for each node, a
+edges of u in every layer below l. The functions turn scores into a *need* for each node and a
 priority for each edge, and rank edges by best-first search over the priorities. From every edge
-there is a path to the output on which no priority is below its own. So the search takes edges in
-falling order of priority, and among equals it keeps each prefix hanging from the output node.
+there is a path to the output on which no priority is below its own. The search therefore takes
+edges in falling order of priority, and every prefix of the order is connected to the output node.
+
+Where some kinds of edges are never ablated, these come last: an edge that is always there belongs
+to every trace whatever its rank, and a trace that spends none of its size on it is the tightest.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Sequence
 from typing import no_type_check
 
 import numpy as np
@@ -20,7 +24,7 @@ from numba import njit
 from torch import Tensor
 
 from strace_lens.token_graph.best_first import best_first, checked
-from strace_lens.token_graph.edges import EdgeTensors, GraphShape
+from strace_lens.token_graph.edges import EdgeTensors, GraphShape, order_of, ranks_of
 
 _TOP = torch.finfo(torch.float32).max
 # Need of the last token's nodes, which the output always needs. It is one step of float32 below
@@ -237,3 +241,47 @@ def _attention_priorities(attention, need, priority):
 def _first_query(layer, layers, tokens):
     """The first token whose nodes in this layer reach the output."""
     return tokens - 1 if layer == layers - 1 else 0
+
+
+FREE = 1e-6
+"""What a residual column costs where residual edges are kept whole: next to nothing, in edges."""
+
+
+def schedule_ablatable(
+    scores: EdgeTensors,
+    shape: GraphShape,
+    keep: Sequence[str] = (),
+    residual_cost: float | None = None,
+) -> EdgeTensors:
+    """Schedule edges by their scores (`schedule`), those of kinds that are never ablated last.
+
+    The scores of attention edges that are kept decide too: they say which columns are worth
+    reading. On SmolLM2 this ranks residual and MLP edges better than their own scores do, since
+    what is read through a residual edge is lost as a whole when it is ablated.
+
+    Args:
+        scores: float32 in the layout of `shape`; larger is more important.
+        shape: the graph's size and kind.
+        keep: kinds of edges that are never ablated.
+        residual_cost: as for `schedule`; residual edges that are kept cost next to nothing.
+
+    Returns:
+        int32 ranks on the CPU. With nothing kept they are those of `schedule`.
+    """
+    cost = FREE if "residual" in keep else residual_cost
+    return kept_last(schedule(scores, shape, cost), shape, keep)
+
+
+def kept_last(ranks: EdgeTensors, shape: GraphShape, keep: Sequence[str]) -> EdgeTensors:
+    """The same order, but for edges of some kinds, which come last in the order that they had."""
+    if not keep:
+        return ranks
+    order = order_of(ranks)
+    kept = EdgeTensors(
+        **{
+            kind: torch.full_like(x, kind in keep)
+            for kind, x in shape.reachable()._asdict().items()
+        }
+    )
+    there = kept.flat()[order]
+    return ranks_of(torch.cat([order[~there], order[there]]), shape)

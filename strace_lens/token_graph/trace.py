@@ -30,7 +30,7 @@ from strace_lens.token_graph.edges import (
     order_of,
 )
 from strace_lens.token_graph.graph import shape_of
-from strace_lens.token_graph.hooks import run_hooks
+from strace_lens.token_graph.masks import run_hooks
 from strace_lens.token_graph.rows import MaskedRows
 from strace_lens.utils.html_repr import facts
 

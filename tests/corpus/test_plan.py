@@ -21,7 +21,7 @@ from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.skeleton import Skeleton, skeleton
 from strace_lens.token_graph.ablation import ZERO
 from strace_lens.token_graph.estimators import fitting_passes
-from strace_lens.token_graph.gradients import gradients, weighted_log_probs
+from strace_lens.token_graph.fit import gradients, weighted_log_probs
 from strace_lens.token_graph.rows import weighted_rows
 from tests import tiny
 from tests.cases import REFUSED, architecture, model_of

@@ -14,10 +14,8 @@ import strace_lens as sl
 from strace_lens.token_graph.ablation import ZERO
 from strace_lens.token_graph.edges import EdgeTensors, is_complete
 from strace_lens.token_graph.fisher import fisher_scores
-from strace_lens.token_graph.fit import Fit, fit_to
-from strace_lens.token_graph.gradients import GRADIENT_BUDGET, bytes_per_gradient_row
-from strace_lens.token_graph.schedule import schedule
-from strace_lens.token_graph.schedule_kept import schedule_ablatable
+from strace_lens.token_graph.fit import GRADIENT_BUDGET, Fit, bytes_per_gradient_row, fit_to
+from strace_lens.token_graph.schedule import schedule, schedule_ablatable
 from tests import cases, tiny
 from tests.cases import architecture, model_of, relative_error
 from tests.oracle_weighted import weighted_logits

@@ -12,12 +12,10 @@ from torch import Tensor
 import strace_lens as sl
 from strace_lens.measures.distributions import jensen_shannon
 from strace_lens.token_graph.edges import EdgeTensors, GraphShape
-from strace_lens.token_graph.fit import fit_to
-from strace_lens.token_graph.gradients import GRADIENT_BUDGET, bytes_per_gradient_row
+from strace_lens.token_graph.fit import GRADIENT_BUDGET, bytes_per_gradient_row, fit_to
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.rows import MaskedRows
-from strace_lens.token_graph.schedule import schedule
-from strace_lens.token_graph.schedule_kept import FREE, kept_last
+from strace_lens.token_graph.schedule import FREE, kept_last, schedule
 from tests import cases, tiny
 from tests.cases import architecture, model_of
 from tests.oracle_weighted import weighted_logits

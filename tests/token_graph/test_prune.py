@@ -11,11 +11,9 @@ import torch
 import strace_lens as sl
 from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape
 from strace_lens.token_graph.fisher import fisher_scores
-from strace_lens.token_graph.fit import fit_to
-from strace_lens.token_graph.gradients import GRADIENT_BUDGET, bytes_per_gradient_row
+from strace_lens.token_graph.fit import GRADIENT_BUDGET, bytes_per_gradient_row, fit_to
 from strace_lens.token_graph.prune import prune_steps
-from strace_lens.token_graph.schedule import schedule
-from strace_lens.token_graph.schedule_kept import FREE
+from strace_lens.token_graph.schedule import FREE, schedule
 from tests import cases, tiny
 from tests.cases import architecture, model_of
 from tests.token_graph.test_schedule import Edge, in_order, reachable_edges

@@ -23,7 +23,7 @@ from strace_lens.component_graph.experiment import Problem
 from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.patching import patched_logits
 from strace_lens.model.architecture import device_of
-from strace_lens.model.fixed_weights import fixed_weights
+from strace_lens.model.hold import fixed_weights
 
 STEPS, BATCH, RATE, SPARSITY = 80, 4, 0.3, 0.95
 """Steps, pairs a step, Adam's learning rate and share of edges pruned, unless told otherwise."""

@@ -24,8 +24,8 @@ from strace_lens.component_graph.wiring import (
     stream_point,
 )
 from strace_lens.model.architecture import Model
-from strace_lens.model.fixed_weights import fixed_weights
 from strace_lens.model.forward import Hook, all_logits, last_logits
+from strace_lens.model.hold import fixed_weights
 
 AT_ONCE = 64
 """Destinations in one product with all differences, which fewer would read more often."""

@@ -21,9 +21,9 @@ from strace_lens.model.prompts import (
     own_tokenizer,
     pad_right,
     text_ids,
+    text_of,
     tokenize,
 )
-from strace_lens.model.token_text import text_of
 
 Text = str | tuple[int, ...]
 """A prompt as text or as token ids."""

@@ -16,10 +16,9 @@ from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import Hook, last_logits
 from strace_lens.model.prompts import Prompt
 from strace_lens.token_graph.ablation import Replacement
-from strace_lens.token_graph.compute_share import compute_share
+from strace_lens.token_graph.compute import compute_share, on_path
 from strace_lens.token_graph.curve_rows import curve_rows
 from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.paths import on_path
 from strace_lens.token_graph.trace import Trace
 from strace_lens.utils.progress import no_progress
 

@@ -24,7 +24,7 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 from strace_lens.token_graph.estimators import ESTIMATORS, estimator_of
-from strace_lens.token_graph.gradients import GRADIENT_BUDGET
+from strace_lens.token_graph.fit import GRADIENT_BUDGET
 from strace_lens.utils.html_repr import facts
 from strace_lens.utils.progress import NamedSteps, named_bar
 

@@ -14,6 +14,7 @@ from strace_lens.corpus.trials.jobs import Job
 from strace_lens.corpus.trials.phases import TrialPhases, trial_phases
 from strace_lens.corpus.trials.saved import OtherTrialError
 from strace_lens.density.phases import THRESHOLD, LayerPhase, find_phases
+from strace_lens.measures.sizes import restored_from
 from strace_lens.token_graph.edges import KINDS
 from tests import tiny
 from tests.corpus.trials.made import PROMPTS
@@ -46,7 +47,7 @@ def found(made, request) -> tuple[float, TrialPhases]:
         patch.setattr(
             module,
             "restored_from",
-            lambda table, mass: sl.phases.restored_from(table, mass, threshold),
+            lambda table, mass: restored_from(table, mass, threshold),
         )
         return threshold, trial_phases(made[1], made[0])
 

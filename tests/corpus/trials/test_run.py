@@ -15,11 +15,10 @@ from strace_lens.corpus.trials.run import trial_steps
 from strace_lens.measures.sizes import DENSITY_SIZES, density, smallest_size_from_which
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
-from strace_lens.token_graph.compute_share import compute_share
+from strace_lens.token_graph.compute import compute_share, on_path
 from strace_lens.token_graph.estimators import Estimator
 from strace_lens.token_graph.masked_run import masked_logits
 from strace_lens.token_graph.noise import embedding_noise
-from strace_lens.token_graph.paths import on_path
 from strace_lens.token_graph.rows import MaskedRows
 from tests import tiny
 from tests.corpus.trials.made import ESTIMATORS, PROMPTS, SIZES, text, trials
