@@ -8,7 +8,7 @@ What a dropped edge means:
   a post-norm, with nothing renormalised. `b_V @ W_O` of every head, times the sum of the whole
   pattern's row, and b_O always stay. Where values are clipped, b_V is no bias but part of v.
 - MLP (layer, pos): of the MLP's output only `b_out` stays, or post_norm(b_out).
-- residual (layer, join, pos): the stream that the join reads is left out of its sum.
+- residual (layer, sublayer, pos): the stream that the sublayer reads is left out of its sum.
 Everything downstream is computed anew.
 """
 

@@ -41,7 +41,7 @@ def weighted_logits(
         weight = {
             "attention": weights.attention[index],
             "mlp": weights.mlp[index] if len(weights.mlp) else None,
-            **{f"residual {join}": w for join, w in enumerate(weights.residual[index])},
+            **{f"residual {sublayer}": w for sublayer, w in enumerate(weights.residual[index])},
         }
 
         def mix(part: str, vectors: Tensor, seen=seen, weight=weight) -> Tensor:

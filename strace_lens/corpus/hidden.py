@@ -37,7 +37,7 @@ class CleanRun:
 def clean_run(graph: TokenGraph) -> CleanRun:
     """What the run that a token graph was read from gives."""
     activations = graph.activations
-    return CleanRun(activations.logits.cpu(), activations.nodes[:: graph.shape.joins])
+    return CleanRun(activations.logits.cpu(), activations.nodes[:: graph.shape.sublayers])
 
 
 def _stream_points(architecture: Architecture) -> list[str]:

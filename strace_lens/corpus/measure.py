@@ -192,7 +192,7 @@ def _rows(
     options = setting.options
     curve = curve_of(
         trace=trace,
-        untouched=clean.logits,
+        clean=clean.logits,
         logits=logits,
         rows=plan,
         token_text=token_texts(model),

@@ -326,7 +326,7 @@ def _combination(
 
 def _disk_bytes(architecture: Architecture, parts: int, prompts: int, options: Options) -> int:
     sizes = len(options.sizes) + options.refine
-    joins = shape_of(architecture, 2).joins
+    joins = shape_of(architecture, 2).sublayers
     components = architecture.layers * (architecture.heads + joins + architecture.mlp)
     row = _ROW_BYTES + _COUNT_BYTES * components
     # Floats in single precision, which compression makes hardly smaller.

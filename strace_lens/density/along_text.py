@@ -103,7 +103,7 @@ def text_density(
     probabilities = logits[:-1].gather(-1, following[:, None]).exp()[:, 0].tolist()
     rows = [{"position": i, "token": prompt.strings[i]} for i in range(min_context)]
     positions = range(min_context, len(prompt.ids))
-    with steps_bar(progress, "tokens", len(positions)) as told:
+    with steps_bar(progress, "tokens", len(positions)) as advance:
         for first in range(0, len(positions), _TOGETHER):
             here = positions[first : first + _TOGETHER]
             traces = [
@@ -137,7 +137,7 @@ def text_density(
                         "probability": probabilities[position - 1],
                     }
                 )
-                told(1)
+                advance(1)
     columns = ["position", "token", "density", "entropy", "probability", "alternatives"]
     frame = pd.DataFrame(rows, columns=columns)
     frame["alternatives"] = [x if isinstance(x, tuple) else () for x in frame["alternatives"]]

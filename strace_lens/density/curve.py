@@ -231,31 +231,31 @@ def curves_of_plans(
     outputs_of = {
         ids: last_logits(model, architecture, tokens)[0].cpu() for ids, tokens in prompts.items()
     }
-    untouched = [outputs_of[trace.prompt.ids] for trace in traces]
+    clean = [outputs_of[trace.prompt.ids] for trace in traces]
     most = sum(len(rows) for rows in plans) + refine * len(plans)
-    with steps_bar(progress, "running masks", most) as told:
+    with steps_bar(progress, "running masks", most) as advance:
         plans, logits = run_plans(
             model,
             architecture,
             traces,
             plans,
-            untouched,
+            clean,
             head=head,
             refine=refine,
             memory_budget=memory_budget,
-            progress=told,
+            progress=advance,
             allow_other_model=allow_other_model,
         )
     return [
         curve_of(
             trace=trace,
-            untouched=full,
+            clean=full,
             logits=outputs,
             rows=rows,
             token_text=token_texts(model),
             facts={"head": head, "ablation": rows.ablation, "seed": seed, "keep": rows.keep},
         )
-        for trace, full, rows, outputs in zip(traces, untouched, plans, logits, strict=True)
+        for trace, full, rows, outputs in zip(traces, clean, plans, logits, strict=True)
     ]
 
 
@@ -291,7 +291,7 @@ def curve_plans(
 
 def curve_of(
     trace: Trace,
-    untouched: Float[Tensor, " vocab"],
+    clean: Float[Tensor, " vocab"],
     logits: Float[Tensor, "row vocab"],
     rows: CurveRows,
     token_text: Callable[[int], str],
@@ -301,13 +301,13 @@ def curve_of(
 
     Args:
         trace: whose rows they are.
-        untouched: logits of the model without masks.
+        clean: logits of the model without masks.
         logits: of the rows, in their order.
         rows: which output belongs to which size.
         token_text: of `token_texts`.
         facts: `head`, `ablation`, `seed` and `keep` as in `DensityCurve`.
     """
-    full = untouched.double().log_softmax(-1)[None]
+    full = clean.double().log_softmax(-1)[None]
     log_probs = logits.double().log_softmax(-1)
     ours = log_probs[rows.trace]
     head_error, tail_error = measures.head_tail_error(full, ours, facts["head"])
@@ -343,7 +343,7 @@ def curve_of(
         top=top_tokens(full, most_probable(full), token_text)[0],
         entropy=float(measures.entropy(full)[0]),
         head_mass=float(measures.head_mass(full, facts["head"])[0]),
-        logit_gap=float((logits[rows.full] - untouched).abs().max()),
+        logit_gap=float((logits[rows.full] - clean).abs().max()),
         **facts,
     )
 

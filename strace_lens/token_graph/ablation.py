@@ -31,7 +31,7 @@ class Replacement:
     Attributes:
         kind: one of `ABLATIONS`.
         references: pattern and value of each reference prompt.
-        residual: what a residual edge carries in their stead, by layer and join.
+        residual: what a residual edge carries in their stead, by layer and sublayer.
         mlp: what an MLP edge carries in their stead.
         weights: hash of the weights that the references were run with (`weights_hash`); None for
             zeros, which are any model's.
@@ -41,7 +41,7 @@ class Replacement:
     references: tuple[
         tuple[Float[Tensor, "layer head query key"], Float[Tensor, "layer key kv_head d_head"]], ...
     ] = ()
-    residual: Float[Tensor, "layer join pos d_model"] | None = None
+    residual: Float[Tensor, "layer sublayer pos d_model"] | None = None
     mlp: Float[Tensor, "mlp_layer pos d_model"] | None = None
     weights: str | None = None
 

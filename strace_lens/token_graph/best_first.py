@@ -57,7 +57,7 @@ def best_first(importance: EdgeTensors, shape: GraphShape) -> EdgeTensors:
     return ranks
 
 
-def hanging(ranks: EdgeTensors, shape: GraphShape) -> EdgeTensors:
+def connected_order(ranks: EdgeTensors, shape: GraphShape) -> EdgeTensors:
     """The order of a ranking, each edge held back until it hangs from the output.
 
     A best-first search by rank: a ranking whose every prefix hangs from the output is returned as
@@ -132,8 +132,9 @@ def _search(importance, ranks, keys):
     attention, residual, mlp = importance
     attention_rank, residual_rank, mlp_rank = ranks
     heads, tokens = attention.shape[1], attention.shape[2]
-    joins = residual.shape[1]
-    nodes = joins * attention.shape[0] * tokens  # without the embeddings, which have no in-edges
+    sublayers = residual.shape[1]
+    # Without the embeddings, which have no in-edges.
+    nodes = sublayers * attention.shape[0] * tokens
     node_of = np.empty(nodes, np.int64)
     cursor = np.empty(nodes, np.int64)
     stop = np.empty(nodes, np.int64)
@@ -157,11 +158,11 @@ def _search(importance, ranks, keys):
         _play(tree, winner, keys[cursor[winner]] if more else _NONE)
 
         level, token = divmod(node, tokens)
-        layer, join = divmod(level - 1, joins)
+        layer, sublayer = divmod(level - 1, sublayers)
         source = token
-        before_attention = 1 + _has_mlp(mlp, join, joins)
+        before_attention = 1 + _has_mlp(mlp, sublayer, sublayers)
         if position == 0:
-            residual_rank[layer, join, token] = rank
+            residual_rank[layer, sublayer, token] = rank
         elif position < before_attention:
             mlp_rank[layer, token] = rank
         else:
@@ -180,15 +181,15 @@ def _push_in_edges(node, importance, keys, start):
     """
     attention, residual, mlp = importance
     heads, tokens = attention.shape[1], attention.shape[2]
-    joins = residual.shape[1]
+    sublayers = residual.shape[1]
     level, token = divmod(node, tokens)
-    layer, join = divmod(level - 1, joins)
-    keys[start] = _key(residual[layer, join, token], 0)
+    layer, sublayer = divmod(level - 1, sublayers)
+    keys[start] = _key(residual[layer, sublayer, token], 0)
     count = 1
-    if _has_mlp(mlp, join, joins):
+    if _has_mlp(mlp, sublayer, sublayers):
         keys[start + 1] = _key(mlp[layer, token], 1)
         count = 2
-    if join == 0:
+    if sublayer == 0:
         for head in range(heads):
             for source in range(token + 1):
                 position = count + source * heads + head
@@ -200,9 +201,9 @@ def _push_in_edges(node, importance, keys, start):
 
 @njit(cache=True)
 @no_type_check
-def _has_mlp(mlp, join, joins):
-    """Whether the nodes at this join of a layer have an MLP in-edge."""
-    return mlp.shape[0] > 0 and join == joins - 1
+def _has_mlp(mlp, sublayer, sublayers):
+    """Whether the nodes at this sublayer of a layer have an MLP in-edge."""
+    return mlp.shape[0] > 0 and sublayer == sublayers - 1
 
 
 @njit(cache=True)

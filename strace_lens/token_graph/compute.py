@@ -109,20 +109,20 @@ class _Work:
 
 def _work(kept: EdgeTensors, fed: Bool[Tensor, "level pos"], architecture: Architecture) -> _Work:
     """Operations that the kept edges need, given which streams are not empty."""
-    joins = (len(fed) - 1) // architecture.layers
-    pre = fed[:-1:joins]  # what attention reads, "layer pos"
+    sublayers = (len(fed) - 1) // architecture.layers
+    pre = fed[:-1:sublayers]  # what attention reads, "layer pos"
     live = kept.attention & pre[:, None, None, :]
     query = live.any(-1)
     by_group = (architecture.kv_heads, architecture.heads // architecture.kv_heads)
     value = live.any(2).unflatten(1, by_group).any(2)
     later_queries = query.unflatten(1, by_group).any(2).flip(-1).cumsum(-1).flip(-1)
     key = (later_queries > 0) & pre[:, None]
-    mlp = kept.mlp & fed[joins - 1 : -1 : joins][: len(kept.mlp)]
+    mlp = kept.mlp & fed[sublayers - 1 : -1 : sublayers][: len(kept.mlp)]
 
     # A live query and a value are computed only where a key is: a key stands for all three.
     read = torch.zeros_like(fed)
-    read[:-1:joins] = key.any(1)
-    read[joins - 1 : -1 : joins][: len(mlp)] |= mlp
+    read[:-1:sublayers] = key.any(1)
+    read[sublayers - 1 : -1 : sublayers][: len(mlp)] |= mlp
     read[-1, -1] = fed[-1, -1]
     norms = int(read.sum())
     if architecture.post_norm:
@@ -216,13 +216,13 @@ def fed_nodes(kept: EdgeTensors, shape: GraphShape) -> Bool[Tensor, "level pos"]
 
 def _edges_between_nodes(kept: EdgeTensors, shape: GraphShape) -> Int16[Tensor, "level query key"]:
     """How many kept edges lead from (level, key) to (level + 1, query)."""
-    joins = shape.joins
+    sublayers = shape.sublayers
     edges = torch.zeros(shape.levels - 1, shape.tokens, shape.tokens, dtype=torch.int16)
-    edges[::joins] = kept.attention.sum(1, dtype=torch.int16)
+    edges[::sublayers] = kept.attention.sum(1, dtype=torch.int16)
     within_column = edges.diagonal(dim1=1, dim2=2)
     within_column += kept.residual.flatten(0, 1)
     if shape.mlp:
-        within_column[joins - 1 :: joins] += kept.mlp
+        within_column[sublayers - 1 :: sublayers] += kept.mlp
     return edges
 
 

@@ -73,8 +73,8 @@ def _grow(ranks, nodes, choices, pool):
         pool: room for the attention in-edges of every node that is reached.
     """
     attention, residual, mlp = ranks
-    heads, tokens, joins = attention.shape[1], attention.shape[2], residual.shape[1]
-    levels = joins * attention.shape[0] + 1
+    heads, tokens, sublayers = attention.shape[1], attention.shape[2], residual.shape[1]
+    levels = sublayers * attention.shape[0] + 1
     reached = np.zeros(levels * tokens, np.bool_)
     frontier = np.empty(levels * tokens, np.int64)
     taken = np.zeros((levels * tokens, 2), np.bool_)  # the residual edge, and the MLP edge
@@ -87,10 +87,10 @@ def _grow(ranks, nodes, choices, pool):
             frontier[length] = new
             length += 1
             level, token = divmod(new, tokens)
-            join = (level - 1) % joins
-            taken[new, 1] = mlp.shape[0] == 0 or join != joins - 1
+            sublayer = (level - 1) % sublayers
+            taken[new, 1] = mlp.shape[0] == 0 or sublayer != sublayers - 1
             first[new] = stop[new] = used
-            if join == 0:
+            if sublayer == 0:
                 count = heads * (token + 1)
                 for edge in range(count):
                     pool[used + edge] = edge
@@ -99,7 +99,7 @@ def _grow(ranks, nodes, choices, pool):
         place = int(nodes[rank] * length)
         node = frontier[place]
         level, token = divmod(node, tokens)
-        layer, join = divmod(level - 1, joins)
+        layer, sublayer = divmod(level - 1, sublayers)
         source = token
         if not (taken[node, 0] and taken[node, 1]):
             kind = int(taken[node, 0])
@@ -107,7 +107,7 @@ def _grow(ranks, nodes, choices, pool):
                 kind = int(choices[rank] < 0.5)
             taken[node, kind] = True
             if kind == 0:
-                residual[layer, join, token] = rank
+                residual[layer, sublayer, token] = rank
             else:
                 mlp[layer, token] = rank
         else:

@@ -49,7 +49,7 @@ class EdgeTensors(NamedTuple):
     """
 
     attention: Shaped[Tensor, "layer head query key"]
-    residual: Shaped[Tensor, "layer join pos"]
+    residual: Shaped[Tensor, "layer sublayer pos"]
     mlp: Shaped[Tensor, "mlp_layer pos"]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> EdgeTensors:
@@ -87,12 +87,12 @@ class GraphShape:
     @property
     def levels(self) -> int:
         """Nodes of one token, its embedding included."""
-        return self.joins * self.layers + 1
+        return self.sublayers * self.layers + 1
 
     @property
     def edges(self) -> int:
         """Number of edges that can reach the output node."""
-        per_token = self.joins + int(self.mlp)
+        per_token = self.sublayers + int(self.mlp)
         below = self.heads * self.tokens * (self.tokens + 1) // 2 + per_token * self.tokens
         return (self.layers - 1) * below + self.heads * self.tokens + per_token
 
@@ -111,7 +111,7 @@ class GraphShape:
         """True for the edges that can reach the output: causal, and in the last layer token T-1."""
         causal = torch.ones(self.tokens, self.tokens, dtype=torch.bool).tril()
         attention = causal.expand(self.layers, self.heads, -1, -1).clone()
-        residual = torch.ones(self.layers, self.joins, self.tokens, dtype=torch.bool)
+        residual = torch.ones(self.layers, self.sublayers, self.tokens, dtype=torch.bool)
         mlp = torch.ones(self.layers * int(self.mlp), self.tokens, dtype=torch.bool)
         attention[-1, :, :-1] = False
         residual[-1, :, :-1] = False
@@ -133,7 +133,7 @@ class GraphShape:
         layers, heads, tokens = self.layers, self.heads, self.tokens
         return (
             (layers, heads, tokens, tokens),
-            (layers, self.joins, tokens),
+            (layers, self.sublayers, tokens),
             (layers * int(self.mlp), tokens),
         )
 
@@ -162,17 +162,17 @@ def edge_list(shape: GraphShape, chosen: EdgeTensors) -> EdgeList:
 
 
 def _lists_by_kind(shape: GraphShape, chosen: EdgeTensors) -> list[EdgeList]:
-    joins = shape.joins
+    sublayers = shape.sublayers
     layer, head, query, key = chosen.attention.nonzero().unbind(1)
-    level = joins * layer
+    level = sublayers * layer
     attention = EdgeList(_like(layer, 1), layer, head, level, key, level + 1, query)
 
-    layer, join, pos = chosen.residual.nonzero().unbind(1)
-    level = joins * layer + join
+    layer, sublayer, pos = chosen.residual.nonzero().unbind(1)
+    level = sublayers * layer + sublayer
     residual = EdgeList(_like(layer, 0), layer, _like(layer, -1), level, pos, level + 1, pos)
 
     layer, pos = chosen.mlp.nonzero().unbind(1)
-    level = joins * layer + joins - 1
+    level = sublayers * layer + sublayers - 1
     mlp = EdgeList(_like(layer, 2), layer, _like(layer, -1), level, pos, level + 1, pos)
     return [attention, residual, mlp]
 
@@ -185,8 +185,9 @@ def hook_name(shape: GraphShape, level: int) -> str:
     """Hook point of the nodes at one level, as TransformerLens names it."""
     if level == 0:
         return "blocks.0.hook_resid_pre"
-    layer, join = divmod(level - 1, shape.joins)
-    return f"blocks.{layer}.hook_resid_{'mid' if shape.joins == 2 and join == 0 else 'post'}"
+    layer, sublayer = divmod(level - 1, shape.sublayers)
+    before_mlp = shape.sublayers == 2 and sublayer == 0
+    return f"blocks.{layer}.hook_resid_{'mid' if before_mlp else 'post'}"
 
 
 def order_of(ranks: EdgeTensors) -> Int64[Tensor, " edge"]:

@@ -145,14 +145,14 @@ def estimate(
         UnsupportedModelError: gradients through quantised weights.
     """
     found = estimator_of(estimator)
-    with steps_bar(progress, estimator, steps(estimator, started=start is not None)) as told:
+    with steps_bar(progress, estimator, steps(estimator, started=start is not None)) as advance:
         options: dict[str, Any] = {
             "keep": kinds_to_keep(keep),
             "target": target,
             "replacement": replacement,
             "seed": seed,
             "memory_budget": memory_budget,
-            "progress": told,
+            "progress": advance,
             "allow_other_model": allow_other_model,
         }
         if found.start is not None:

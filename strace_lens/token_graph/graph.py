@@ -37,7 +37,7 @@ from strace_lens.utils.html_repr import facts
 
 @dataclass(frozen=True, eq=False)
 class InEdges:
-    """The in-edges of the nodes that one join of one layer writes, all tokens at once.
+    """The in-edges of the nodes that one sublayer of one layer writes, all tokens at once.
 
     The vector of attention edge (h, q, k) is `coefficient[h, q, k] * written[k, h]`. The biases
     (b_O, b_V through W_O, the MLP's, a norm's) belong to no edge, and that of attention is not
@@ -45,16 +45,16 @@ class InEdges:
     the node.
 
     Attributes:
-        node: the residual stream after the join.
+        node: the residual stream after the sublayer.
         bias: the part of each node that belongs to no edge.
         residual: the residual edge into each node.
-        mlp: the MLP edge into each node, if the join has one.
+        mlp: the MLP edge into each node, if the sublayer has one.
         coefficient: pattern entries, divided by the scale of a norm after attention.
         written: what each head writes for each key token, through W_O and that norm's gain.
     """
 
     layer: int
-    join: int
+    sublayer: int
     node: Float[Tensor, "pos d_model"]
     bias: Float[Tensor, "pos d_model"]
     residual: Float[Tensor, "pos d_model"]
@@ -86,23 +86,23 @@ class TokenGraph:
     weights: str | None = None
 
     def in_edges(self) -> Iterator[InEdges]:
-        """The in-edges of all nodes above the embeddings, layer by layer, join by join."""
+        """The in-edges of all nodes above the embeddings, layer by layer, sublayer by sublayer."""
         run, shape = self.activations, self.shape
         for layer, output in enumerate(self.outputs):
-            for join in range(shape.joins):
-                level = layer * shape.joins + join
-                has_mlp = shape.mlp and join == shape.joins - 1
+            for sublayer in range(shape.sublayers):
+                level = layer * shape.sublayers + sublayer
+                has_mlp = shape.mlp and sublayer == shape.sublayers - 1
                 mlp = coefficient = written = None
                 bias = torch.zeros_like(run.nodes[level])
                 if has_mlp:
                     mlp = at_least_single(run.mlp[layer])
                     bias = bias + self.mlp_constants[layer]
-                if join == 0:
+                if sublayer == 0:
                     coefficient, written = self._attention(layer, output)
                     bias = at_least_single(bias) + self._attention_bias(layer, output)
                 yield InEdges(
                     layer=layer,
-                    join=join,
+                    sublayer=sublayer,
                     node=at_least_single(run.nodes[level + 1]),
                     bias=at_least_single(bias),
                     residual=at_least_single(run.nodes[level]),
@@ -150,12 +150,12 @@ class TokenGraph:
     def _gap(self, level: int) -> Float[Tensor, " pos"]:
         """How far the in-edges of the nodes above a level are from them, over the largest part."""
         run = self.activations
-        layer, join = divmod(level, self.shape.joins)
+        layer, sublayer = divmod(level, self.shape.sublayers)
         node = at_least_single(run.nodes[level + 1])
         parts = [at_least_single(run.nodes[level])]
-        if self.shape.mlp and join == self.shape.joins - 1:
+        if self.shape.mlp and sublayer == self.shape.sublayers - 1:
             parts += [at_least_single(run.mlp[layer]), self.mlp_constants[layer].expand_as(node)]
-        if join == 0:
+        if sublayer == 0:
             output = self.outputs[layer]
             value = per_query_head(run.value[layer], self.shape.heads, dim=1) - output.value_bias
             pattern = at_least_single(run.pattern[layer])

@@ -1,6 +1,6 @@
 """How much each in-edge of a node matters to it, by eight measures.
 
-Every function takes the in-edges of one join of one layer, all its nodes at once, and gives one
+Every function takes the in-edges of one sublayer of one layer, all its nodes at once, and gives one
 number an edge. A pattern entry is a non-negative scalar, so the norm of an attention edge is that
 scalar times the norm of what the head writes: T*H*d + T^2*H work, and never a [T, T, H, d] tensor.
 Proximity and `ifr`, which do not factor, are computed in blocks of queries within a byte budget.
@@ -27,8 +27,8 @@ from strace_lens.token_graph.edges import EdgeTensors
 from strace_lens.token_graph.graph import InEdges, TokenGraph
 
 
-class JoinImportance(NamedTuple):
-    """Importance of the in-edges of one join; parts the join lacks are None."""
+class SublayerImportance(NamedTuple):
+    """Importance of the in-edges of one sublayer; parts the sublayer lacks are None."""
 
     residual: Float[Tensor, " pos"]
     mlp: Float[Tensor, " pos"] | None
@@ -43,12 +43,12 @@ class Options:
     generator: torch.Generator
 
 
-def norm(edges: InEdges, options: Options, *, order: int) -> JoinImportance:
+def norm(edges: InEdges, options: Options, *, order: int) -> SublayerImportance:
     """||e||_p over the sum of the in-edges' norms, p = 1 or 2."""
     return _sum_to_one(_norms(edges, order))
 
 
-def normf(edges: InEdges, options: Options) -> JoinImportance:
+def normf(edges: InEdges, options: Options) -> SublayerImportance:
     """||e||_1 / ||node||_1, the edge's norm relative to that of the node it enters.
 
     The shares of a node's in-edges add up to more than 1 where these cancel each other, so nodes
@@ -60,11 +60,11 @@ def normf(edges: InEdges, options: Options) -> JoinImportance:
     return _divided(_norms(edges, 1), node.masked_fill(node == 0, torch.inf))
 
 
-def proximity(edges: InEdges, options: Options) -> JoinImportance:
+def proximity(edges: InEdges, options: Options) -> SublayerImportance:
     """max(0, ||node||_1 - ||node - e||_1), normalised to sum 1 (Information Flow Routes)."""
     residual, mlp, attention = _nearness(edges, options.memory_budget)
     return _sum_to_one(
-        JoinImportance(
+        SublayerImportance(
             residual.clamp_min(0),
             None if mlp is None else mlp.clamp_min(0),
             None if attention is None else attention.clamp_min(0),
@@ -72,7 +72,7 @@ def proximity(edges: InEdges, options: Options) -> JoinImportance:
     )
 
 
-def ifr(edges: InEdges, options: Options) -> JoinImportance:
+def ifr(edges: InEdges, options: Options) -> SublayerImportance:
     """Proximity shifted instead of clamped, as in the authors' code, normalised to sum 1.
 
     The proximity of an edge, ||node||_1 - ||node - e||_1, is negative if the node lies farther from
@@ -89,7 +89,7 @@ def ifr(edges: InEdges, options: Options) -> JoinImportance:
         lowest = lowest.minimum(attention.masked_fill(acausal, torch.inf).amin((0, 2)))
     shift = lowest.abs()
     return _sum_to_one(
-        JoinImportance(
+        SublayerImportance(
             residual + shift,
             None if mlp is None else mlp + shift,
             None if attention is None else (attention + shift[:, None]).tril(),
@@ -97,7 +97,7 @@ def ifr(edges: InEdges, options: Options) -> JoinImportance:
     )
 
 
-def cosine(edges: InEdges, options: Options) -> JoinImportance:
+def cosine(edges: InEdges, options: Options) -> SublayerImportance:
     """(1 + cos(e, node)) / 2; an edge that carries nothing has no direction and counts 0."""
     unit_node = torch.nn.functional.normalize(edges.node, dim=-1)
 
@@ -113,10 +113,10 @@ def cosine(edges: InEdges, options: Options) -> JoinImportance:
         carries = (edges.coefficient > 0) & edges.written.any(-1).T[:, None]
         attention = _half_above(turned, carries)
     mlp = None if edges.mlp is None else similarity(edges.mlp)
-    return JoinImportance(similarity(edges.residual), mlp, attention)
+    return SublayerImportance(similarity(edges.residual), mlp, attention)
 
 
-def leverage(edges: InEdges, options: Options, *, k: int) -> JoinImportance:
+def leverage(edges: InEdges, options: Options, *, k: int) -> SublayerImportance:
     """Squared row norms of the top-k left singular vectors of a node's in-edge matrix.
 
     They are divided by their sum, which is k, or the rank of the matrix where that is smaller, so
@@ -137,23 +137,23 @@ def leverage(edges: InEdges, options: Options, *, k: int) -> JoinImportance:
         if attention is not None:
             attention[:, query, : query + 1] = score[len(dense) :].view(query + 1, -1).T
     mlp = None if edges.mlp is None else scores[:, 1]
-    return _sum_to_one(JoinImportance(scores[:, 0], mlp, attention))
+    return _sum_to_one(SublayerImportance(scores[:, 0], mlp, attention))
 
 
-def random(edges: InEdges, options: Options) -> JoinImportance:
+def random(edges: InEdges, options: Options) -> SublayerImportance:
     """Uniform on (0, 1), from the seed alone: the importance that knows nothing."""
 
     def draw(like: Tensor) -> Tensor:
         return torch.rand(like.shape, generator=options.generator)
 
-    return JoinImportance(
+    return SublayerImportance(
         draw(edges.residual[:, 0]),
         None if edges.mlp is None else draw(edges.mlp[:, 0]),
         None if edges.coefficient is None else draw(edges.coefficient),
     )
 
 
-IMPORTANCES: dict[str, Callable[..., JoinImportance]] = {
+IMPORTANCES: dict[str, Callable[..., SublayerImportance]] = {
     "l1": partial(norm, order=1),
     "l2": partial(norm, order=2),
     "normf": normf,
@@ -201,7 +201,7 @@ def edge_importance(
     return result
 
 
-def importance_function(name: str) -> Callable[[InEdges, Options], JoinImportance]:
+def importance_function(name: str) -> Callable[[InEdges, Options], SublayerImportance]:
     """The importance of a name, "leverage(3)" included."""
     parts = re.fullmatch(r"(\w+)(?:\((\d+)\))?", name)
     base, k = parts.groups() if parts else (name, None)
@@ -212,17 +212,17 @@ def importance_function(name: str) -> Callable[[InEdges, Options], JoinImportanc
     return partial(leverage, k=int(k or 1)) if base == "leverage" else IMPORTANCES[base]
 
 
-def _norms(edges: InEdges, order: int) -> JoinImportance:
+def _norms(edges: InEdges, order: int) -> SublayerImportance:
     """||e||_p of every in-edge."""
     attention = None
     if edges.coefficient is not None and edges.written is not None:
         written = edges.written.norm(p=order, dim=-1)
         attention = edges.coefficient * written.T[:, None]
     mlp = None if edges.mlp is None else edges.mlp.norm(p=order, dim=-1)
-    return JoinImportance(edges.residual.norm(p=order, dim=-1), mlp, attention)
+    return SublayerImportance(edges.residual.norm(p=order, dim=-1), mlp, attention)
 
 
-def _nearness(edges: InEdges, budget: int) -> JoinImportance:
+def _nearness(edges: InEdges, budget: int) -> SublayerImportance:
     """||node||_1 - ||node - e||_1 of every in-edge; 0 for pairs of tokens that are none."""
     node = edges.node
     size = node.abs().sum(-1)
@@ -239,7 +239,7 @@ def _nearness(edges: InEdges, budget: int) -> JoinImportance:
             attention[:, rows, : near.shape[1]] = near.permute(2, 0, 1)
         attention.tril_()  # the blocks hold later tokens too
     mlp = None if edges.mlp is None else nearness(edges.mlp)
-    return JoinImportance(nearness(edges.residual), mlp, attention)
+    return SublayerImportance(nearness(edges.residual), mlp, attention)
 
 
 def _attention_vectors(
@@ -271,7 +271,7 @@ def _leverage_scores(rows: Float[Tensor, "edge d_model"], k: int) -> Float[Tenso
     return (left.square() * alive).sum(-1)
 
 
-def _sum_to_one(scores: JoinImportance) -> JoinImportance:
+def _sum_to_one(scores: SublayerImportance) -> SublayerImportance:
     total = scores.residual if scores.mlp is None else scores.residual + scores.mlp
     if scores.attention is not None:
         total = total + scores.attention.sum((0, 2))
@@ -279,8 +279,8 @@ def _sum_to_one(scores: JoinImportance) -> JoinImportance:
     return _divided(scores, total.clamp_min(torch.finfo(total.dtype).tiny))
 
 
-def _divided(scores: JoinImportance, by: Float[Tensor, " pos"]) -> JoinImportance:
-    return JoinImportance(
+def _divided(scores: SublayerImportance, by: Float[Tensor, " pos"]) -> SublayerImportance:
+    return SublayerImportance(
         scores.residual / by,
         None if scores.mlp is None else scores.mlp / by,
         None if scores.attention is None else scores.attention / by[:, None],

@@ -7,10 +7,10 @@ edge's weight straight through the comparison `rank < size` to the edges near th
 neurons").
 
 Free to go anywhere, a learned ranking is a bound on what some subgraph of the model can put out:
-it can be made to give wrong answers too. Two options tie it down. `reach` holds every edge near its
-place in the ranking that learning started from. `company` fits half of the traces in the presence
-of random other edges: what the model itself computes bears company, since the full model is nothing
-but more of it, while a subgraph that works only as cut out does not.
+it can be made to give wrong answers too. Two options restrain it. `max_shift` keeps every edge near
+its place in the ranking that learning started from. `context_fraction` fits half of the traces
+together with random other edges. What the model itself computes tolerates them, since the full
+model consists of such edges; a subgraph that works only in isolation does not.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from strace_lens.token_graph.trace import Trace
 from strace_lens.utils.progress import Steps, steps_bar
 
 STEPS = 60
-ANCHORED: dict[str, Any] = {"steps": 24, "reach": 0.5, "company": 0.3}
+ANCHORED: dict[str, Any] = {"steps": 24, "max_shift": 0.5, "context_fraction": 0.3}
 """Options with which a wrong answer can hardly be fitted, measured on prompts of their own."""
 ROWS = 4
 WIDTH = 0.5
@@ -58,8 +58,8 @@ def learn(
     start: Trace,
     steps: int = STEPS,
     rate: float | None = None,
-    reach: float = math.inf,
-    company: float = 0.0,
+    max_shift: float = math.inf,
+    context_fraction: float = 0.0,
     sizes: tuple[float, float] = (2e-3, 0.2),
     keep: Sequence[str] = (),
     target: Float[Tensor, " vocab"] | None = None,
@@ -78,8 +78,9 @@ def learn(
         steps: of four rows each, forward and backward.
         rate: of the first step, in log rank; it falls linearly to almost nothing. By default 0.2
             for 60 steps, and more for fewer.
-        reach: how far a parameter may move from its start, in log rank.
-        company: share of the edges outside a trace that every second trace is fitted together with.
+        max_shift: how far a parameter may move from its start, in log rank.
+        context_fraction: share of the edges outside a trace together with which every second trace
+            is fitted.
         sizes: relative sizes between which each step draws its traces, evenly in the logarithm;
             where kinds of edges are kept, relative to the edges that can be ablated.
         keep: kinds of edges that are never ablated; they rank last (`schedule_ablatable`).
@@ -97,7 +98,7 @@ def learn(
             out of its range.
         UnsupportedModelError: quantised weights.
     """
-    _check_options(steps, reach, company)
+    _check_options(steps, max_shift, context_fraction)
     shape = graph.shape
     fit = fit_to(
         model,
@@ -119,16 +120,16 @@ def learn(
     # A large epsilon keeps parameters still whose gradient is small beside the others'.
     optimizer = torch.optim.Adam([parameters], lr=rate, betas=(0.9, 0.98), eps=0.3)
     falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=steps)
-    with fixed_weights(model), steps_bar(progress, "learning", steps) as told:
+    with fixed_weights(model), steps_bar(progress, "learning", steps) as advance:
         for _ in range(steps):
             ranks = _ranks(parameters, candidates, fit)
             counts = _draw_counts(low, high, generator)
-            besides = _company(shape, company, generator)
+            besides = _context(shape, context_fraction, generator)
             parameters.grad = _direction(fit, ranks, counts, besides, candidates)
             optimizer.step()
-            parameters.clamp_(anchor - reach, anchor + reach)
+            parameters.clamp_(anchor - max_shift, anchor + max_shift)
             falling.step()
-            told(1)
+            advance(1)
     return fitted_trace(
         fit,
         graph,
@@ -141,8 +142,8 @@ def learn(
             "seed": seed,
             "steps": steps,
             "rate": rate,
-            "reach": None if math.isinf(reach) else reach,
-            "company": company,
+            "max_shift": None if math.isinf(max_shift) else max_shift,
+            "context_fraction": context_fraction,
             "sizes": list(sizes),
         },
     )
@@ -158,18 +159,19 @@ def _edge_range(sizes: tuple[float, float], edges: int) -> tuple[float, float]:
     return low, high
 
 
-def _check_options(steps: int, reach: float, company: float) -> None:
+def _check_options(steps: int, max_shift: float, context_fraction: float) -> None:
     if steps < 1:
         raise ValueError(f"steps must be at least 1; got {steps}")
-    if not reach > 0:
-        raise ValueError(f"reach must be positive; got {reach}")
-    if not 0 <= company < 1:
+    if not max_shift > 0:
+        raise ValueError(f"max_shift must be positive; got {max_shift}")
+    if not 0 <= context_fraction < 1:
         raise ValueError(
-            f"company must lie in [0, 1), as a share of the other edges; got {company}"
+            "context_fraction must lie in [0, 1), as a share of the other edges; got "
+            f"{context_fraction}"
         )
 
 
-def _company(shape: GraphShape, share: float, generator: torch.Generator) -> list[EdgeTensors]:
+def _context(shape: GraphShape, share: float, generator: torch.Generator) -> list[EdgeTensors]:
     """What each row keeps beside its trace: nothing, or for every second row a random share.
 
     With a share of attention and MLP edges goes every residual edge, or most would read nothing.

@@ -122,7 +122,7 @@ def run_plans(
     architecture: Architecture,
     traces: Sequence[Trace],
     plans: Sequence[CurveRows],
-    untouched: Sequence[Float[Tensor, " vocab"]],
+    clean: Sequence[Float[Tensor, " vocab"]],
     *,
     head: float,
     refine: int,
@@ -141,7 +141,7 @@ def run_plans(
         architecture: of the same model.
         traces: what is measured.
         plans: the rows of each trace (`curve_rows`).
-        untouched: what the model puts out without masks, for each trace.
+        clean: what the model puts out without masks, for each trace.
         head: p of the head of the distribution.
         refine: how many sizes are added to a curve at the most.
         watch: as for `masked_logits`, of the rows of `plans` alone.
@@ -171,7 +171,7 @@ def run_plans(
     plans = list(plans)
     if not refine:
         return plans, logits
-    full = [one.double().log_softmax(-1)[None] for one in untouched]
+    full = [one.double().log_softmax(-1)[None] for one in clean]
     masses = [float(measures.head_mass(one, head)[0]) for one in full]
     tables = [
         _errors(one, outputs[plan.trace], plan.sizes, head)

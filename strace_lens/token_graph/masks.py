@@ -66,7 +66,7 @@ def mask_hooks(
 def kept_in_stream(
     groups: Sequence[Rows],
 ) -> tuple[Keep, Keep]:
-    """Which residual `[layer join row pos]` and MLP edges `[mlp_layer row pos]` each row keeps.
+    """Which residual `[layer sublayer row pos]` and MLP edges `[mlp_layer row pos]` each row keeps.
 
     Padding keeps all.
     """
@@ -205,30 +205,30 @@ class _LayerMask:
         return torch.einsum("bqhe,hed->bqd", z, self.output.weight) + self.output.bias
 
     def write_mid(self, mid: Tensor, hook: Any) -> Float[Tensor, "row pos d_model"]:
-        written = self.with_residual(self.attention(), self.read.pop("resid_pre"), join=0)
+        written = self.with_residual(self.attention(), self.read.pop("resid_pre"), sublayer=0)
         self.read["resid_mid"] = written
         return written
 
     def write_post(self, post: Tensor, hook: Any) -> Float[Tensor, "row pos d_model"]:
         if "resid_mid" in self.read:
-            return self.with_residual(self.mlp(), self.read.pop("resid_mid"), join=1)
+            return self.with_residual(self.mlp(), self.read.pop("resid_mid"), sublayer=1)
         written = self.attention()
         if self.keep_mlp is not None:
             written = written + self.mlp()
-        return self.with_residual(written, self.read.pop("resid_pre"), join=0)
+        return self.with_residual(written, self.read.pop("resid_pre"), sublayer=0)
 
     def with_residual(
-        self, written: Tensor, stream: Tensor, join: int
+        self, written: Tensor, stream: Tensor, sublayer: int
     ) -> Float[Tensor, "row pos d_model"]:
-        """What a join writes, plus the stream where its edge is kept, else what replaces it."""
-        keep = self.keep_residual[join, ..., None]
+        """What a sublayer writes, plus the stream where its edge is kept, else what replaces it."""
+        keep = self.keep_residual[sublayer, ..., None]
         if keep.dtype == torch.bool:
             written = torch.addcmul(written, stream, keep.to(stream.dtype))
         else:
             written = written + times(stream, keep)
         for rows, group in self.groups:
             if group.replacement.residual is not None:
-                n, there = group.shape.tokens, group.replacement.residual[self.layer, join]
+                n, there = group.shape.tokens, group.replacement.residual[self.layer, sublayer]
                 there = there.to(self.device, non_blocking=True)
                 written[rows, :n] += complement(keep[rows, :n]) * there
         return written

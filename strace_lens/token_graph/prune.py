@@ -17,7 +17,7 @@ from torch import Tensor
 from strace_lens.model.architecture import Model
 from strace_lens.model.hold import fixed_weights, verb
 from strace_lens.token_graph.ablation import ZERO, Replacement
-from strace_lens.token_graph.best_first import hanging
+from strace_lens.token_graph.best_first import connected_order
 from strace_lens.token_graph.edges import GraphShape, order_of, ranks_of
 from strace_lens.token_graph.fisher import fisher_scores
 from strace_lens.token_graph.fit import GRADIENT_BUDGET, fit_to, fitted_trace
@@ -103,7 +103,7 @@ def prune(
     mean = torch.zeros(len(residual))
     steps = 0
     total = prune_steps(factor, smallest, largest)
-    with fixed_weights(model), steps_bar(progress, "pruning", total) as told:
+    with fixed_weights(model), steps_bar(progress, "pruning", total) as advance:
         while count >= fewest:
             ranks = ranks_of(order, shape)
             found = fisher_scores(fit, ranks, count, probes=probes, generator=generator).flat()
@@ -117,14 +117,14 @@ def prune(
             order[:count] = alive[scheduled[alive].argsort()]
             count = _whole_columns(order, int(count * factor), residual)
             steps += 1
-            told(1)
+            advance(1)
     made = {"importance": "fisher", "order": "pruned", "seed": seed}
     options = {"probes": probes, "factor": factor, "decay": decay, "smallest": smallest}
     ranks = ranks_of(order, shape)
     return fitted_trace(
         fit,
         graph,
-        ranks if fit.keep else hanging(ranks, shape),
+        ranks if fit.keep else connected_order(ranks, shape),
         start=start,
         passes=(steps, steps * probes),
         made={**made, **options, "largest": largest},

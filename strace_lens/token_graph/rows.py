@@ -52,7 +52,7 @@ class MaskedRows:
         """Which attention edges of a layer each row keeps."""
         return self.kept("attention", self.ranks.attention[layer])
 
-    def keep_residual_edges(self) -> Bool[Tensor, "row layer join pos"]:
+    def keep_residual_edges(self) -> Bool[Tensor, "row layer sublayer pos"]:
         """Which residual edges each row keeps."""
         return self.kept("residual", self.ranks.residual)
 
@@ -94,7 +94,7 @@ class WeightedRows:
     tokens: Int[Tensor, " pos"]
     shape: GraphShape
     attention: tuple[Float[Tensor, "row head query key"], ...]
-    residual: Float[Tensor, "row layer join pos"]
+    residual: Float[Tensor, "row layer sublayer pos"]
     mlp: Float[Tensor, "row mlp_layer pos"]
     replacement: Replacement = ZERO
 
@@ -108,7 +108,7 @@ class WeightedRows:
         """Weights of the attention edges of a layer."""
         return self.attention[layer]
 
-    def keep_residual_edges(self) -> Float[Tensor, "row layer join pos"]:
+    def keep_residual_edges(self) -> Float[Tensor, "row layer sublayer pos"]:
         """Weights of the residual edges."""
         return self.residual
 

@@ -113,7 +113,7 @@ def schedule(
             is NaN or infinite, the graph has more edges than an int32 can rank, or `residual_cost`
             is not positive and finite.
     """
-    cost = float(shape.joins if residual_cost is None else residual_cost)
+    cost = float(shape.sublayers if residual_cost is None else residual_cost)
     if not (math.isfinite(cost) and cost > 0):
         raise ValueError(f"residual_cost must be positive and finite; got {residual_cost}")
     scores = _checked(scores, shape)
@@ -145,7 +145,7 @@ def _rank(scores: EdgeTensors, need: Float[Tensor, "layer pos"], shape: GraphSha
     # One step of float32 puts a residual edge before all else of its priority. It cannot put it
     # before an edge of that next priority: such an edge was taken before the column was read.
     residual = need.nextafter(torch.tensor(_TOP, dtype=torch.float32))[:, None].expand(
-        -1, shape.joins, -1
+        -1, shape.sublayers, -1
     )
     mlp = scores.mlp.minimum(need[: len(scores.mlp)]).clamp_min(0)
     return best_first(EdgeTensors(attention, residual, mlp), shape)

@@ -94,7 +94,13 @@ def trace_verbs(model: Any) -> dict[str, Any]:
         "pruned": sl.prune(model, graph, probes=1, factor=0.3, smallest=0.05, replacement=swap),
         "learned": sl.learn(model, graph, start=start, steps=2, sizes=(0.05, 0.2)),
         "anchored": sl.learn(
-            model, graph, start=start, steps=2, reach=0.5, company=0.3, sizes=(0.05, 0.2)
+            model,
+            graph,
+            start=start,
+            steps=2,
+            max_shift=0.5,
+            context_fraction=0.3,
+            sizes=(0.05, 0.2),
         ),
         "estimated": sl.estimate(model, graph, "fisher"),
     }

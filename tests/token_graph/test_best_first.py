@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from strace_lens.token_graph.best_first import best_first, hanging
+from strace_lens.token_graph.best_first import best_first, connected_order
 from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape, is_complete
 from tests.cases import SHAPES
 
@@ -31,12 +31,12 @@ def whole_graph(importance: EdgeTensors, shape: GraphShape) -> nx.MultiDiGraph:
         graph.add_edge(source, target, key=(kind, head), weight=weight, index=index)
 
     for layer in range(shape.layers):
-        pre = layer * shape.joins
-        post = pre + shape.joins
+        pre = layer * shape.sublayers
+        post = pre + shape.sublayers
         for query in range(shape.tokens):
-            for join in range(shape.joins):
-                node = (pre + join, query), (pre + join + 1, query)
-                add(*node, "residual", -1, (layer, join, query))
+            for sublayer in range(shape.sublayers):
+                node = (pre + sublayer, query), (pre + sublayer + 1, query)
+                add(*node, "residual", -1, (layer, sublayer, query))
             if shape.mlp:
                 add((post - 1, query), (post, query), "mlp", -1, (layer, query))
             for head in range(shape.heads):
@@ -92,7 +92,7 @@ def assert_same(ranks: EdgeTensors, expected: EdgeTensors) -> None:
 def tied_graphs(draw: st.DrawFn) -> tuple[GraphShape, np.ndarray]:
     """A shape and as many values, of at most four kinds, as its three tensors hold."""
     shape = draw(SHAPES)
-    rows = shape.heads * shape.tokens + shape.joins + int(shape.mlp)
+    rows = shape.heads * shape.tokens + shape.sublayers + int(shape.mlp)
     levels = draw(st.lists(st.sampled_from(LEVELS), min_size=1, max_size=4, unique_by=repr))
     size = shape.layers * rows * shape.tokens
     return shape, draw(hnp.arrays(np.float32, size, elements=st.sampled_from(levels)))
@@ -138,7 +138,7 @@ def test_every_prefix_hangs_from_the_output(graph):
 def test_a_ranking_that_hangs_is_left_as_it_is(graph):
     shape, values = graph
     ranks = best_first(shape.split(torch.from_numpy(values)), shape)
-    assert_same(hanging(ranks, shape), ranks)
+    assert_same(connected_order(ranks, shape), ranks)
 
 
 # Ranks with ties and gaps, some too large for float32 to tell apart.
@@ -153,7 +153,7 @@ def test_a_ranking_that_does_not_hang_is_searched_best_first(graph, data):
     drawn = data.draw(hnp.arrays(np.int32, len(values), elements=elements, fill=st.nothing()))
     ranks = shape.split(torch.from_numpy(drawn.copy()))
     places = np.array([-RANKS.index(r) for r in drawn.tolist()], np.float32)
-    assert_same(hanging(ranks, shape), oracle(shape.split(torch.from_numpy(places)), shape))
+    assert_same(connected_order(ranks, shape), oracle(shape.split(torch.from_numpy(places)), shape))
     assert np.array_equal(ranks.flat().numpy(), drawn)
     unread = EdgeTensors(
         *(
@@ -161,7 +161,7 @@ def test_a_ranking_that_does_not_hang_is_searched_best_first(graph, data):
             for r, reachable in zip(ranks, shape.reachable(), strict=True)
         )
     )
-    assert_same(hanging(unread, shape), hanging(ranks, shape))
+    assert_same(connected_order(unread, shape), connected_order(ranks, shape))
 
 
 def test_ranks_beyond_the_whole_numbers_of_float32_stay_in_order():
@@ -173,7 +173,7 @@ def test_ranks_beyond_the_whole_numbers_of_float32_stay_in_order():
     attention = attention.view(shape.tensor_shapes[0])
     empty = torch.zeros(shape.tensor_shapes[2], dtype=torch.int32)
     ranks = EdgeTensors(attention, torch.zeros(1, 1, 1, dtype=torch.int32), empty)
-    assert_same(hanging(ranks, shape), ranks)
+    assert_same(connected_order(ranks, shape), ranks)
 
 
 def test_a_graph_worked_by_hand():
@@ -227,7 +227,7 @@ def test_strided_and_differentiable_importances_give_the_same_ranks():
     ("kind", "index", "where"),
     [
         ("attention", (0, 2, 3, 1), "attention edge at layer 0, head 2, query 3, key 1"),
-        ("residual", (1, 0, 3), "residual edge at layer 1, join 0, pos 3"),
+        ("residual", (1, 0, 3), "residual edge at layer 1, sublayer 0, pos 3"),
         ("mlp", (1, 3), "mlp edge at layer 1, pos 3"),
     ],
 )

@@ -63,11 +63,11 @@ def architectures(draw: st.DrawFn) -> Architecture:
     )
 
 
-def ranked(arch: Architecture, tokens: int, seed: int, hanging: bool) -> Trace:
+def ranked(arch: Architecture, tokens: int, seed: int, connected: bool) -> Trace:
     """A random trace that hangs from the output, or a ranking that need not."""
     shape = GraphShape(arch.layers, arch.heads, tokens, parallel=arch.parallel, mlp=arch.mlp)
     generator = torch.Generator().manual_seed(seed)
-    if hanging:
+    if connected:
         scores = shape.full(0.0, torch.float32)
         scores = scores.map(lambda s: torch.rand(s.shape, generator=generator))
         return trace_of(shape, best_first(scores, shape))
@@ -108,7 +108,7 @@ def priced_by_hand(trace: Trace, arch: Architecture, edges: int) -> tuple[int, i
             values.add((layer, head // group, source[1]))
             outputs.add(("attention", layer, target[1]))
     for layer, head, token in queries:
-        stream = names[shape.joins * layer]
+        stream = names[shape.sublayers * layer]
         total += 2 * projection
         normed |= {(stream, token)} & filled
         for earlier in range(token + 1):
@@ -116,7 +116,7 @@ def priced_by_hand(trace: Trace, arch: Architecture, edges: int) -> tuple[int, i
                 total += arch.d_head
                 keys.add((layer, head // group, earlier))
     total += projection * (len(keys) + len(values))
-    normed |= {(names[shape.joins * layer], token) for layer, _, token in keys | values}
+    normed |= {(names[shape.sublayers * layer], token) for layer, _, token in keys | values}
     normed |= {(names[-1], shape.tokens - 1)} & filled
     return total, len(normed) + (len(outputs) if arch.post_norm else 0)
 
@@ -236,10 +236,10 @@ SHAPES = st.builds(
 SEEDS = st.integers(0, 1000)
 
 
-def ranked_by_chance(shape: GraphShape, seed: int, hanging: bool) -> Trace:
+def ranked_by_chance(shape: GraphShape, seed: int, connected: bool) -> Trace:
     """A random trace that hangs from the output, or a ranking that need not."""
     generator = torch.Generator().manual_seed(seed)
-    if hanging:
+    if connected:
         scores = shape.full(0.0, torch.float32)
         ranks = best_first(scores.map(lambda s: torch.rand(s.shape, generator=generator)), shape)
     else:
@@ -261,11 +261,11 @@ def reached(trace: Trace, edges: int) -> tuple[nx.MultiDiGraph, set, set]:
     return graph, fed, nx.ancestors(graph, output) | {output}
 
 
-@given(shape=SHAPES, seed=SEEDS, hanging=st.booleans(), data=st.data())
+@given(shape=SHAPES, seed=SEEDS, connected=st.booleans(), data=st.data())
 def test_paths_are_those_of_networkx(
-    shape: GraphShape, seed: int, hanging: bool, data: st.DataObject
+    shape: GraphShape, seed: int, connected: bool, data: st.DataObject
 ) -> None:
-    trace = ranked_by_chance(shape, seed, hanging)
+    trace = ranked_by_chance(shape, seed, connected)
     counts = data.draw(st.lists(st.integers(0, trace.edges), min_size=1, max_size=5))
     found = on_path(trace, counts)
     for i, k in enumerate(counts):
@@ -281,11 +281,11 @@ def test_paths_are_those_of_networkx(
         assert {(names[level], token) for level, token in nodes.nonzero().tolist()} == fed
 
 
-@given(shape=SHAPES, seed=SEEDS, hanging=st.booleans())
+@given(shape=SHAPES, seed=SEEDS, connected=st.booleans())
 def test_the_reach_is_the_first_count_with_a_path(
-    shape: GraphShape, seed: int, hanging: bool
+    shape: GraphShape, seed: int, connected: bool
 ) -> None:
-    trace = ranked_by_chance(shape, seed, hanging)
+    trace = ranked_by_chance(shape, seed, connected)
     every = range(trace.edges + 1)
     output = (hook_name(trace.shape, trace.shape.levels - 1), trace.shape.tokens - 1)
     first = next(k for k in every if output in reached(trace, k)[1])

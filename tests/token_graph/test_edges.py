@@ -35,13 +35,13 @@ def all_causal_edges(shape: GraphShape) -> set[Edge]:
     edges: set[Edge] = set()
     for layer in range(shape.layers):
         for t in range(shape.tokens):
-            attention_reads = mlp_reads = (shape.joins * layer, t)
-            middle = (shape.joins * layer + 1, t)
+            attention_reads = mlp_reads = (shape.sublayers * layer, t)
+            middle = (shape.sublayers * layer + 1, t)
             edges.add(("residual", layer, None, attention_reads, middle))
             for head in range(shape.heads):
                 for key in range(t + 1):
-                    edges.add(("attention", layer, head, (shape.joins * layer, key), middle))
-            if shape.joins == 2:
+                    edges.add(("attention", layer, head, (shape.sublayers * layer, key), middle))
+            if shape.sublayers == 2:
                 mlp_reads, end = middle, (2 * layer + 2, t)
                 edges.add(("residual", layer, None, mlp_reads, end))
                 edges.add(("mlp", layer, None, mlp_reads, end))
@@ -83,7 +83,7 @@ def test_split_undoes_flat(shape: GraphShape) -> None:
     tensors = shape.split(flat)
     assert torch.equal(tensors.flat(), flat)
     assert tensors.attention.flatten().tolist() == list(range(sizes[0]))
-    assert tensors.residual.shape == (shape.layers, shape.joins, shape.tokens)
+    assert tensors.residual.shape == (shape.layers, shape.sublayers, shape.tokens)
     assert tensors.mlp.shape == (shape.layers if shape.mlp else 0, shape.tokens)
     assert torch.equal(tensors.map(lambda x: 2 * x).flat(), 2 * flat)
 

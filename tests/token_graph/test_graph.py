@@ -25,9 +25,9 @@ def vectors(edges: InEdges) -> torch.Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_in_edges_and_bias_sum_to_every_node(name: str) -> None:
     graph = token_graph(model_of(name), TOKENS)
-    joins = list(graph.in_edges())
-    assert len(joins) == graph.shape.levels - 1
-    for edges in joins:
+    sublayers = list(graph.in_edges())
+    assert len(sublayers) == graph.shape.levels - 1
+    for edges in sublayers:
         total = edges.residual.double() + edges.bias
         if edges.mlp is not None:
             total = total + edges.mlp
@@ -43,7 +43,7 @@ def test_every_in_edge_equals_the_slow_one(name: str) -> None:
     assert graph.shape == oracle.graph_shape(name, len(TOKENS))
     truth = oracle.edge_vectors(name, TOKENS)
     for level, (edges, slow) in enumerate(zip(graph.in_edges(), truth, strict=True)):
-        assert (edges.layer, edges.join) == divmod(level, graph.shape.joins)
+        assert (edges.layer, edges.join) == divmod(level, graph.shape.sublayers)
         assert relative_error(edges.node, slow.node) < 1e-5
         assert relative_error(edges.residual, slow.residual) < 1e-5
         assert relative_error(edges.bias, slow.bias) < 1e-5

@@ -73,13 +73,13 @@ def by_formula(name: str, formula: Formula) -> EdgeTensors:
     shape = oracle.graph_shape(name, len(TOKENS))
     result = shape.full(0.0, torch.float64)
     for level, edges in enumerate(oracle.edge_vectors(name, TOKENS)):
-        layer, join = divmod(level, shape.joins)
+        layer, sublayer = divmod(level, shape.sublayers)
         heads, has_mlp = len(edges.attention), len(edges.mlp)
         for t in range(len(TOKENS)):
             attention = edges.attention[:, t, : t + 1]
             parts = [edges.residual[t, None], edges.mlp[:, t], attention.flatten(0, 1)]
             scores = formula(torch.cat(parts), edges.node[t])
-            result.residual[layer, join, t] = scores[0]
+            result.residual[layer, sublayer, t] = scores[0]
             if has_mlp:
                 result.mlp[layer, t] = scores[1]
             if heads:
@@ -101,12 +101,12 @@ def test_importances_follow_their_formulas(name: str, importance: str) -> None:
         torch.testing.assert_close(part.double(), slow, atol=2e-5, rtol=1e-4)
 
 
-def sums_by_node(scores: EdgeTensors, join: int) -> Tensor:
-    """The sum over the in-edges of every node of one join, [layer, pos]."""
-    total = scores.residual[:, join]
-    if join == 0:
+def sums_by_node(scores: EdgeTensors, sublayer: int) -> Tensor:
+    """The sum over the in-edges of every node of one sublayer, [layer, pos]."""
+    total = scores.residual[:, sublayer]
+    if sublayer == 0:
         total = total + scores.attention.sum((1, 3))
-    if join == scores.residual.shape[1] - 1 and len(scores.mlp):
+    if sublayer == scores.residual.shape[1] - 1 and len(scores.mlp):
         total = total + scores.mlp
     return total
 
@@ -116,8 +116,8 @@ def test_shares_sum_to_one(name: str) -> None:
     graph = graph_of(name)
     for importance in ("l1", "l2", "proximity", "ifr", "leverage", "leverage(50)"):
         scores = edge_importance(graph, importance)
-        for join in range(graph.shape.joins):
-            total = sums_by_node(scores, join)
+        for sublayer in range(graph.shape.sublayers):
+            total = sums_by_node(scores, sublayer)
             torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
 
 
@@ -156,7 +156,7 @@ def test_a_node_that_receives_nothing_has_finite_importances(name: str) -> None:
     zeros = torch.zeros(2, 3)
     edges = InEdges(
         layer=0,
-        join=0,
+        sublayer=0,
         node=zeros,
         bias=zeros,
         residual=zeros,
@@ -175,7 +175,7 @@ def test_worked_by_hand() -> None:
     """One token, one head: node (4, 3) = residual (3, 0) + MLP (0, 4) + attention 0.5 (2, -2)."""
     edges = InEdges(
         layer=0,
-        join=0,
+        sublayer=0,
         node=torch.tensor([[4.0, 3.0]]),
         bias=torch.zeros(1, 2),
         residual=torch.tensor([[3.0, 0.0]]),
@@ -201,7 +201,7 @@ def one_node(node: list[float], residual: list[float], mlp: list[float]) -> InEd
     """A node that only a residual and an MLP edge enter."""
     parts = [torch.tensor([part]) for part in (node, residual, mlp)]
     return InEdges(
-        layer=0, join=1, node=parts[0], bias=parts[0] * 0, residual=parts[1], mlp=parts[2]
+        layer=0, sublayer=1, node=parts[0], bias=parts[0] * 0, residual=parts[1], mlp=parts[2]
     )
 
 
@@ -246,7 +246,7 @@ def test_small_whole_numbers_follow_the_formulas_node_by_node(
 
     edges = InEdges(
         layer=0,
-        join=0,
+        sublayer=0,
         node=drawn(tokens, width),
         bias=torch.zeros(tokens, width),
         residual=drawn(tokens, width),

@@ -46,7 +46,7 @@ def slow_learn(
     steps: int,
     rate: float,
     reach: float = math.inf,
-    company: float = 0.0,
+    context_fraction: float = 0.0,
     seed: int = 0,
     keep: tuple[str, ...] = (),
 ) -> EdgeTensors:
@@ -72,7 +72,11 @@ def slow_learn(
         ranks = by_parameters(now, shape, keep)
         chances = torch.rand(4, generator=generator)
         counts = [int(low * (high / low) ** ((i + float(c)) / 4)) for i, c in enumerate(chances)]
-        besides = [random_edges(shape, company * (i % 2), generator) for i in range(4) if company]
+        besides = [
+            random_edges(shape, context_fraction * (i % 2), generator)
+            for i in range(4)
+            if context_fraction
+        ]
         direction = torch.zeros_like(start)
         for i, count in enumerate(counts):
             there = ranks.map(lambda r, count=count: r < count)
@@ -121,9 +125,13 @@ def slow_slope(name: str, kind: str, keep: EdgeTensors, target: Tensor) -> Tenso
     ("name", "kind", "options"),
     [
         ("llama", "zero", {"steps": 1, "rate": 0.3}),
-        ("llama", "mean", {"steps": 4, "rate": 0.2, "reach": 0.25, "seed": 1}),
-        ("gemma2", "resample", {"steps": 3, "rate": 0.4, "company": 0.3}),
-        ("gptj", "zero", {"steps": 3, "rate": 0.5, "company": 0.1, "reach": 0.5, "seed": 2}),
+        ("llama", "mean", {"steps": 4, "rate": 0.2, "max_shift": 0.25, "seed": 1}),
+        ("gemma2", "resample", {"steps": 3, "rate": 0.4, "context_fraction": 0.3}),
+        (
+            "gptj",
+            "zero",
+            {"steps": 3, "rate": 0.5, "context_fraction": 0.1, "max_shift": 0.5, "seed": 2},
+        ),
         ("opt", "mean", {"steps": 2, "rate": 0.3}),
         pytest.param(
             *("attention_only", "zero", {"steps": 3, "rate": 0.3}),
@@ -143,7 +151,7 @@ def test_steps_are_those_of_the_slow_forward(name: str, kind: str, options: dict
     ("name", "keep", "options"),
     [
         ("llama", ("attention",), {"steps": 2, "rate": 0.3}),
-        ("gemma2", ("mlp",), {"steps": 2, "rate": 0.4, "company": 0.3}),
+        ("gemma2", ("mlp",), {"steps": 2, "rate": 0.4, "context_fraction": 0.3}),
         ("gptj", ("residual",), {"steps": 2, "rate": 0.5, "seed": 2}),
     ],
 )
@@ -164,7 +172,7 @@ def log_rank(name: str) -> Tensor:
 def test_a_little_reach_leaves_the_start_rescheduled(name: str) -> None:
     shape = shape_of(name)
     scores = (-log_rank(name)).masked_fill(~shape.reachable().flat(), -math.inf)
-    held = learned(name, steps=2, reach=1e-6)
+    held = learned(name, steps=2, max_shift=1e-6)
     assert order_of(held) == in_order(by_parameters(scores, shape), shape)
     assert order_of(held) != order_of(learned(name, steps=2))
 
@@ -181,12 +189,12 @@ def divergence(name: str, trace: sl.Trace) -> float:
 @pytest.mark.parametrize("name", FEW)
 def test_learning_brings_the_traces_nearer_to_the_output(name: str) -> None:
     before = divergence(name, start_of(name))
-    anchored, free = ({"reach": 0.5, "company": 0.3}, {})
+    anchored, free = ({"max_shift": 0.5, "context_fraction": 0.3}, {})
     print(before, [divergence(name, learned(name, steps=12, **o)) for o in (anchored, free)])
 
 
 def test_a_seed_gives_the_same_trace_and_another_one_another() -> None:
-    for options in ({}, {"company": 0.3}):
+    for options in ({}, {"context_fraction": 0.3}):
         first, same, other = (order_of(learned(seed=s, **options)) for s in (3, 3, 4))
         assert first == same
         assert first != other
@@ -204,21 +212,27 @@ def test_learning_goes_on_from_a_file_as_from_the_trace_itself(tmp_path) -> None
 
 def test_says_how_it_was_made_and_what_it_cost() -> None:
     seen: list[int] = []
-    trace = learned(target=UNIFORM, steps=3, seed=5, company=0.2, progress=seen.append)
+    trace = learned(target=UNIFORM, steps=3, seed=5, context_fraction=0.2, progress=seen.append)
     assert seen == [1, 1, 1]
     assert trace.made["passes"] == {"forward": 12, "backward": 12}
-    facts = {"seed": 5, "steps": 3, "company": 0.2, "reach": None, "sizes": list(SIZES)}
+    facts = {
+        "seed": 5,
+        "steps": 3,
+        "context_fraction": 0.2,
+        "max_shift": None,
+        "sizes": list(SIZES),
+    }
     assert facts.items() <= trace.made.items()
     assert (trace.made["importance"], trace.made["order"]) == ("jensen-shannon", "learned")
     assert (trace.made["target"], trace.made["start"]) == ("given", start_of("llama").made)
-    assert learned(steps=1, reach=0.5).made["reach"] == 0.5
+    assert learned(steps=1, max_shift=0.5).made["max_shift"] == 0.5
 
 
 def test_the_memory_budget_changes_no_more_than_rounding_does() -> None:
     row = bytes_per_gradient_row(architecture("llama"), len(TOKENS))
     reachable = shape_of("llama").reachable().flat()
     budgets = (1, 3 * row, GRADIENT_BUDGET)
-    found = [learned(memory_budget=b, company=0.3, steps=3).ranks.flat() for b in budgets]
+    found = [learned(memory_budget=b, context_fraction=0.3, steps=3).ranks.flat() for b in budgets]
     assert torch.corrcoef(torch.stack([f[reachable].double() for f in found])).min() > 0.999
 
 
@@ -248,11 +262,11 @@ def test_half_precision_learns_from_single_gradients() -> None:
     ("options", "words"),
     [
         ({"steps": 0}, "steps must be at least 1; got 0"),
-        ({"reach": 0.0}, "reach must be positive; got 0.0"),
-        ({"reach": float("nan")}, "reach must be positive; got nan"),
-        ({"company": -0.1}, r"company must lie in \[0, 1\).*; got -0.1"),
-        ({"company": 1.0}, r"company must lie in \[0, 1\).*; got 1.0"),
-        ({"company": float("nan")}, "company .* got nan"),
+        ({"max_shift": 0.0}, "reach must be positive; got 0.0"),
+        ({"max_shift": float("nan")}, "reach must be positive; got nan"),
+        ({"context_fraction": -0.1}, r"context_fraction must lie in \[0, 1\).*; got -0.1"),
+        ({"context_fraction": 1.0}, r"context_fraction must lie in \[0, 1\).*; got 1.0"),
+        ({"context_fraction": float("nan")}, "context_fraction .* got nan"),
         ({"sizes": (0.5, 0.1)}, r"sizes must rise within \(0, 1\].*; got \(0.5, 0.1\)"),
         ({"sizes": (0.1, 0.1)}, "sizes must rise"),
         ({"sizes": (0.1, 1.5)}, "sizes must rise"),

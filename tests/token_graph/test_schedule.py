@@ -49,12 +49,12 @@ def reachable_edges(shape: GraphShape) -> list[Edge]:
     edges = []
     last = shape.tokens - 1
     for layer in range(shape.layers):
-        pre = layer * shape.joins
-        post = pre + shape.joins
+        pre = layer * shape.sublayers
+        post = pre + shape.sublayers
         for t in range(shape.tokens) if layer < shape.layers - 1 else [last]:
-            for join in range(shape.joins):
-                level = pre + join
-                edges.append(Edge("residual", (layer, join, t), (level, t), (level + 1, t)))
+            for sublayer in range(shape.sublayers):
+                level = pre + sublayer
+                edges.append(Edge("residual", (layer, sublayer, t), (level, t), (level + 1, t)))
             if shape.mlp:
                 edges.append(Edge("mlp", (layer, t), (post - 1, t), (post, t)))
             for head in range(shape.heads):
@@ -106,11 +106,11 @@ def jobs_of(
     shape: GraphShape,
     residual_cost: float | None,
 ) -> Jobs:
-    link = shape.joins if residual_cost is None else residual_cost
+    link = shape.sublayers if residual_cost is None else residual_cost
     values = [
         0.0 if e.residual else max(0.0, min(value_at(scores, e), need[e.target])) for e in edges
     ]
-    costs = [link / shape.joins if e.residual else 1.0 for e in edges]
+    costs = [link / shape.sublayers if e.residual else 1.0 for e in edges]
     needs = [residual_needs(e, shape) for e in edges]
     return Jobs(list(edges), np.array(values), np.array(costs), needs)
 
@@ -238,7 +238,7 @@ def graphs(
         parallel=parallel,
         mlp=mlp,
     )
-    rows = shape.heads * shape.tokens + shape.joins + int(shape.mlp)
+    rows = shape.heads * shape.tokens + shape.sublayers + int(shape.mlp)
     size = shape.layers * rows * shape.tokens
     levels = draw(st.lists(st.sampled_from(LEVELS), min_size=1, max_size=4, unique_by=repr))
     elements = st.sampled_from(levels)

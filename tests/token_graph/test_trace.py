@@ -92,10 +92,10 @@ def test_to_networkx_has_the_edges_with_their_hook_points_and_ranks(shape: Graph
         assert (head is None) == (kind != "attention")
         assert target.startswith(f"blocks.{layer}.")
         tensor = getattr(trace.ranks, kind)
-        join = levels[source] - shape.joins * layer
+        sublayer = levels[source] - shape.sublayers * layer
         index = {
             "attention": (layer, head, query, key),
-            "residual": (layer, join, query),
+            "residual": (layer, sublayer, query),
             "mlp": (layer, query),
         }[kind]
         assert tensor[index] == data["rank"]
