@@ -20,7 +20,7 @@ from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape
 
 _AXES = {
     "attention": ("layer", "head", "query", "key"),
-    "residual": ("layer", "join", "pos"),
+    "residual": ("layer", "sublayer", "pos"),
     "mlp": ("layer", "pos"),
 }
 _MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 but its sign

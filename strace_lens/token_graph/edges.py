@@ -80,7 +80,7 @@ class GraphShape:
     mlp: bool = True
 
     @property
-    def joins(self) -> int:
+    def sublayers(self) -> int:
         """Nodes of a layer at one token: 2 where the MLP reads the attention's result, else 1."""
         return 2 if self.mlp and not self.parallel else 1
 

@@ -193,7 +193,7 @@ def edge_importance(
     result = graph.shape.full(0.0, torch.float32)
     for edges in graph.in_edges():
         scores = function(edges, options)
-        result.residual[edges.layer, edges.join] = scores.residual
+        result.residual[edges.layer, edges.sublayer] = scores.residual
         if scores.mlp is not None:
             result.mlp[edges.layer] = scores.mlp
         if scores.attention is not None:

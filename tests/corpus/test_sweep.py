@@ -30,7 +30,7 @@ from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Setting
 from strace_lens.corpus.sweep import sweep
 from strace_lens.density.curve import TEXTS
-from strace_lens.measures.refinement import restored_from
+from strace_lens.measures.sizes import restored_from
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
 from strace_lens.utils.disk import _host

@@ -43,7 +43,7 @@ def test_every_in_edge_equals_the_slow_one(name: str) -> None:
     assert graph.shape == oracle.graph_shape(name, len(TOKENS))
     truth = oracle.edge_vectors(name, TOKENS)
     for level, (edges, slow) in enumerate(zip(graph.in_edges(), truth, strict=True)):
-        assert (edges.layer, edges.join) == divmod(level, graph.shape.sublayers)
+        assert (edges.layer, edges.sublayer) == divmod(level, graph.shape.sublayers)
         assert relative_error(edges.node, slow.node) < 1e-5
         assert relative_error(edges.residual, slow.residual) < 1e-5
         assert relative_error(edges.bias, slow.bias) < 1e-5

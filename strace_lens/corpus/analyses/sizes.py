@@ -22,8 +22,7 @@ from strace_lens.corpus.run_folder import Run
 from strace_lens.density.change_points import LEAST_SIZES, Phase, change_points
 from strace_lens.measures.distributions import NUCLEI
 from strace_lens.measures.intervals import draws_of, percentiles
-from strace_lens.measures.refinement import THRESHOLD, restored_from
-from strace_lens.measures.sizes import RULES, size_for_nucleus
+from strace_lens.measures.sizes import RULES, THRESHOLD, restored_from, size_for_nucleus
 
 QUANTITIES = (
     *("phases", "construction_start", "construction_stop", "tv_at_start", "tv_at_stop"),

@@ -23,7 +23,7 @@ from strace_lens.corpus.trials.run import Trials
 from strace_lens.corpus.trials.saved import OtherTrialError
 from strace_lens.density.change_points import change_points
 from strace_lens.files.traces import load_trace
-from strace_lens.measures.refinement import restored_from
+from strace_lens.measures.sizes import restored_from
 from strace_lens.token_graph.edges import KINDS
 from strace_lens.token_graph.trace import Trace
 
