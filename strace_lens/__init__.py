@@ -58,7 +58,7 @@ from strace_lens.density.curve import DensityCurve, density_curve, density_curve
 from strace_lens.density.phases import Phases, find_phases
 from strace_lens.density.ways import WAYS, Way, measure_ways, read_ways
 from strace_lens.files.circuits import load_circuit, load_scores, save_circuit, save_scores
-from strace_lens.files.graphs import read_graph, write_graph
+from strace_lens.files.graphs import write_graph
 from strace_lens.files.importances import (
     load_importance_circuit,
     load_importances,
@@ -165,7 +165,6 @@ __all__ = [
     "ray_engine",
     "read_ablation",
     "read_corpus",
-    "read_graph",
     "read_prompts",
     "read_run",
     "read_task",

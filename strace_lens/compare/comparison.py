@@ -233,7 +233,6 @@ def rankings_drawn(count: int) -> str:
 
 
 _REASONS = {
-    "weight-magnitude": "it reads weights alone, so it knows no task",
     "ifr": "it reads the clean run alone, not what an ablation would change",
     "strace": "it reads the clean run alone, not what an ablation would change",
     "node-patching": "it scores nodes, and all out-edges of a node alike",

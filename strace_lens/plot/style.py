@@ -86,7 +86,6 @@ LOOKS = {
     "node-pruning": Look("#E69F00", "dash", "square"),
     "ifr": Look("#009E73", "dash", "square"),
     "strace": Look("#009E73"),
-    "weight-magnitude": Look("#808080", "dash", "square"),
     "random": Look("#808080", "dot", "x"),
 }
 _OTHER = Look(INK, "longdash", "star")

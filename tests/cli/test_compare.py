@@ -132,7 +132,7 @@ def test_warnings_and_what_was_skipped_go_to_standard_error(as_json):
 
 
 def test_a_known_task_brings_its_model_and_its_truth(tmp_path):
-    options = ["--methods", "edge-patching,eap,weight-magnitude,random", "--pairs", "3"]
+    options = ["--methods", "edge-patching,eap,ifr,random", "--pairs", "3"]
     result = run("--task", "linear", *options, "--out", str(tmp_path), "--ablation", "zero")
     assert result.exit_code == 0, result.output
     truth = known("linear").truth("zero")
@@ -141,7 +141,7 @@ def test_a_known_task_brings_its_model_and_its_truth(tmp_path):
     for words in ("AUROC", "CPR", "CMD", "edges", "complement", "minimal", "fwd", "bwd", "MB"):
         assert words in result.stdout
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
-    assert {"edge-patching", "eap", "weight-magnitude", "random"} <= set(rows)
+    assert {"edge-patching", "eap", "ifr", "random"} <= set(rows)
     assert "compare.html" in result.stdout.splitlines()[-1]
     table = pd.read_csv(tmp_path / "compare.csv").set_index("method")
     assert table.loc["edge-patching", "auroc"] == pytest.approx(table.loc["eap", "auroc"])
@@ -177,7 +177,7 @@ def test_a_long_name_of_a_task_fits_into_a_file_system(tmp_path):
 
 def test_the_folder_of_a_task_is_used_again_only_if_told_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = ("--task", "linear", "--methods", "weight-magnitude", "--pairs", "3")
+    command = ("--task", "linear", "--methods", "ifr", "--pairs", "3")
     assert run(*command).exit_code == 0
     page = tmp_path / "out" / "compare" / "linear" / "compare.html"
     before = page.read_bytes()

@@ -65,7 +65,7 @@ def found(told) -> Comparison:
     return compare(
         cases.model_of("gpt2"),
         seen(),
-        ["eap", "edge-patching", "weight-magnitude", "eap"],
+        ["eap", "edge-patching", "ifr", "eap"],
         evaluation=others(),
         options={"edge-patching": {"max_rows": 10}},
         sample=4,
@@ -75,7 +75,7 @@ def found(told) -> Comparison:
 
 def test_each_method_is_what_its_verbs_give_one_by_one(found):
     model = cases.model_of("gpt2")
-    assert [r.method for r in found.results] == ["eap", "weight-magnitude", "random"]
+    assert [r.method for r in found.results] == ["eap", "ifr", "random"]
     for result in found.results:
         scores = discover(model, seen(), result.method)
         assert torch.equal(result.scores.values, scores.values)
@@ -126,7 +126,7 @@ def test_a_comparison_says_what_it_stands_on(found):
 
 
 def test_the_steps_told_of_are_those_announced(found, told):
-    methods = ["eap", "edge-patching", "weight-magnitude", "eap"]
+    methods = ["eap", "edge-patching", "ifr", "eap"]
     assert sum(steps for _, steps in told) == comparison_steps(methods) == 2 * 4 + 2
 
 
@@ -252,7 +252,7 @@ def test_the_printed_cells_are_those_of_the_table(found):
 
 def test_a_trace_is_laid_against_every_circuit(found):
     assert found.projection is not None
-    assert found.projection["circuit"].unique().tolist() == ["eap", "weight-magnitude", "random"]
+    assert found.projection["circuit"].unique().tolist() == ["eap", "ifr", "random"]
     assert found.projection.query("size == 1")["recall"].tolist() == [1.0] * 3
 
 
@@ -342,7 +342,7 @@ def test_a_compiled_program_is_held_against_the_truth_of_its_ablation(ablation):
     pytest.importorskip("tracr")
     subject = known("tracr-count", pairs=8)
     first, second = halves(subject.task)
-    names = ["edge-patching", "eap", "weight-magnitude", "random"]
+    names = ["edge-patching", "eap", "ifr", "random"]
     made = compare(
         subject.model, first, names, evaluation=second, known=subject, ablation=ablation, sample=4
     )

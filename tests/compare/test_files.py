@@ -22,7 +22,7 @@ from strace_lens.utils.versions import versions
 from tests import cases
 from tests.component_graph.made import tiny_task
 
-METHODS = ("eap", "clean-corrupted", "weight-magnitude")
+METHODS = ("eap", "clean-corrupted", "ifr")
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def test_a_method_more_is_all_that_runs(tmp_path: Path, monkeypatch) -> None:
     ran, discover = [], module._discover
     monkeypatch.setattr(module, "_discover", lambda s, n, o: ran.append(n) or discover(s, n, o))
     assert_same(run(tmp_path), run(None))
-    assert ran[:2] == ["clean-corrupted", "weight-magnitude"]
+    assert ran[:2] == ["clean-corrupted", "ifr"]
 
 
 @pytest.mark.parametrize("place", ["scores", "circuits", "measures", "timings"])
@@ -147,7 +147,7 @@ def test_a_comparison_that_fails_at_once_leaves_nothing_behind(tmp_path: Path) -
 
 
 def test_overwriting_discards_another_comparison_and_nothing_else(tmp_path: Path) -> None:
-    run(tmp_path, ("eap", "weight-magnitude"))
+    run(tmp_path, ("eap", "ifr"))
     theirs = {"notes.txt", "circuits/mine.safetensors", "measures/mine.json"}
     for name in (*theirs, "compare.html", "compare.csv", "timings.csv", "projection.csv"):
         (tmp_path / name).write_text(name)

@@ -21,7 +21,7 @@ from strace_lens.component_graph.task import Task
 from tests import tiny
 from tests.cases import model_of
 
-METHODS = ("edge-patching", "eap", "weight-magnitude", "random")
+METHODS = ("edge-patching", "eap", "ifr", "random")
 TRUE_EDGES = 12
 
 

@@ -45,14 +45,11 @@ METHODS: dict[str, Method] = {
     "node-pruning": edge_pruning.node_pruning,
     "ifr": flow.ifr,
     "strace": flow.strace,
-    "weight-magnitude": baselines.weight_magnitude,
     "random": baselines.random,
 }
 """Methods by name."""
 
-RANKINGS = frozenset(
-    {"acdc", "edge-pruning", "node-pruning", "ifr", "strace", "weight-magnitude", "random"}
-)
+RANKINGS = frozenset({"acdc", "edge-pruning", "node-pruning", "ifr", "strace", "random"})
 """Methods whose scores only rank: theirs estimate no effect that could be negative."""
 
 
