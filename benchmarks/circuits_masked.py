@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.circuits_models import TOKENS, gpt2_shape, random_task
 from benchmarks.common import fastest, info, report, smollm2
-from strace_lens.component_graph.experiment import Problem, prepare
+from strace_lens.component_graph.experiment import Experiment, make_experiment
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.run_circuits import circuit_metric
 from strace_lens.model.architecture import Model
@@ -34,11 +34,11 @@ REPEATS = {SOME: 5, MANY: 3}
 Masks = Bool[Tensor, "circuit destination source *pos"]
 
 
-def ready(model: Model, tokens: int = TOKENS) -> Problem:
+def ready(model: Model, tokens: int = TOKENS) -> Experiment:
     """One pair of random tokens, its clean and corrupted runs made."""
-    problem = prepare(model, random_task(model, 1, tokens))
-    problem.replaced, problem.reference  # noqa: B018
-    return problem
+    experiment = make_experiment(model, random_task(model, 1, tokens))
+    experiment.replaced, experiment.reference  # noqa: B018
+    return experiment
 
 
 def random_masks(graph: ComponentGraph, rows: int, positions: int = 0) -> Masks:
@@ -57,37 +57,37 @@ def few_cut(graph: ComponentGraph, rows: int) -> Masks:
     return random_masks(graph, rows) | ~cut
 
 
-def plain_forward(problem: Problem, rows: int) -> Callable[[], Tensor]:
+def plain_forward(experiment: Experiment, rows: int) -> Callable[[], Tensor]:
     """The clean prompt in so many rows."""
-    tokens = problem.task.clean.expand(rows, -1)
-    return lambda: last_logits(problem.model, problem.wiring.architecture, tokens)
+    tokens = experiment.task.clean.expand(rows, -1)
+    return lambda: last_logits(experiment.model, experiment.wiring.architecture, tokens)
 
 
-def masked(problem: Problem, keep: Masks) -> Callable[[], Tensor]:
+def masked(experiment: Experiment, keep: Masks) -> Callable[[], Tensor]:
     """The metric of every mask."""
-    return lambda: circuit_metric(problem, keep)
+    return lambda: circuit_metric(experiment, keep)
 
 
-def one_at_a_time(problem: Problem, keep: Masks) -> Callable[[], Tensor]:
+def one_at_a_time(experiment: Experiment, keep: Masks) -> Callable[[], Tensor]:
     """The same, a run for each."""
-    return lambda: torch.cat([circuit_metric(problem, mask[None]) for mask in keep])
+    return lambda: torch.cat([circuit_metric(experiment, mask[None]) for mask in keep])
 
 
-def check(problem: Problem, rows: int) -> None:
+def check(experiment: Experiment, rows: int) -> None:
     """The full mask must give the plain forward's metric; an error otherwise."""
-    full = problem.graph.exists.expand(rows, -1, -1)
-    logits = plain_forward(problem, rows)()
-    reference = problem.reference_rows(torch.zeros(rows, dtype=torch.int64))
-    plain = problem.score(logits[:, None], reference)
-    gap = float((masked(problem, full)()[:, 0] - plain).abs().max())
+    full = experiment.graph.exists.expand(rows, -1, -1)
+    logits = plain_forward(experiment, rows)()
+    reference = experiment.reference_rows(torch.zeros(rows, dtype=torch.int64))
+    plain = experiment.score(logits[:, None], reference)
+    gap = float((masked(experiment, full)()[:, 0] - plain).abs().max())
     if not gap < 1e-3 * max(1.0, float(plain.abs().max())):
         raise RuntimeError(f"the full mask and the plain forward differ by {gap:.1e}")
 
 
-def batch_against_single(name: str, problem: Problem, rows: int, repeats: int) -> None:
+def batch_against_single(name: str, experiment: Experiment, rows: int, repeats: int) -> None:
     """Many circuits as one batch against one at a time."""
-    keep = random_masks(problem.graph, rows)
-    both = masked(problem, keep), one_at_a_time(problem, keep)
+    keep = random_masks(experiment.graph, rows)
+    both = masked(experiment, keep), one_at_a_time(experiment, keep)
     batch, single = (run() for run in both)
     if not torch.allclose(batch, single, rtol=1e-3, atol=1e-3):
         raise RuntimeError(f"one at a time differs by {float((batch - single).abs().max()):.1e}")
@@ -95,15 +95,15 @@ def batch_against_single(name: str, problem: Problem, rows: int, repeats: int) -
     report(f"{rows} circuits as one batch, {name}", alone / together, BATCH_GOAL)
 
 
-def against_plain(name: str, problem: Problem, rows: int, goal: float, repeats: int) -> None:
+def against_plain(name: str, experiment: Experiment, rows: int, goal: float, repeats: int) -> None:
     """Masked runs against the plain forward of as many rows."""
-    graph = problem.graph
-    check(problem, rows)
+    graph = experiment.graph
+    check(experiment, rows)
     runs = [
-        plain_forward(problem, rows),
-        masked(problem, random_masks(graph, rows)),
-        masked(problem, random_masks(graph, rows, TOKENS)),
-        masked(problem, few_cut(graph, rows)),
+        plain_forward(experiment, rows),
+        masked(experiment, random_masks(graph, rows)),
+        masked(experiment, random_masks(graph, rows, TOKENS)),
+        masked(experiment, few_cut(graph, rows)),
     ]
     plain, shared, by_position, few = fastest(runs, repeats)
     text = f"masked forward, {rows} rows, {name}"
@@ -116,11 +116,11 @@ def main() -> None:
     """Compare on GPT-2 small's shape and on SmolLM2."""
     models = (("GPT-2 small's shape", gpt2_shape, GOALS), ("SmolLM2", smollm2, GOALS_SMOLLM2))
     for name, build, goals in models:
-        problem = ready(build())
-        info(f"{name}: {problem.graph.edges} edges, {TOKENS} tokens")
+        experiment = ready(build())
+        info(f"{name}: {experiment.graph.edges} edges, {TOKENS} tokens")
         for rows, goal in goals.items():
-            against_plain(name, problem, rows, goal, REPEATS[rows])
-        batch_against_single(name, problem, MANY, 2)
+            against_plain(name, experiment, rows, goal, REPEATS[rows])
+        batch_against_single(name, experiment, MANY, 2)
 
 
 if __name__ == "__main__":

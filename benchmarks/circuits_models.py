@@ -82,6 +82,6 @@ def random_task(model: Model, pairs: int = PAIRS, tokens: int = TOKENS) -> Task:
         corrupted=corrupted,
         lengths=torch.full((pairs,), tokens),
         answers=answers[:pairs, None],
-        wrong=answers[pairs:, None],
+        incorrect=answers[pairs:, None],
         metric="logit_difference",
     )

@@ -85,7 +85,7 @@ class AutoCircuit:
             device=torch.device("cpu"),
         )
         self.edges = len(self.model.edges)
-        pairs = PromptDataset(task.clean, task.corrupted, list(task.answers), list(task.wrong))
+        pairs = PromptDataset(task.clean, task.corrupted, list(task.answers), list(task.incorrect))
         self.loader = PromptDataLoader(
             pairs, seq_len=None, diverge_idx=0, batch_size=len(task), shuffle=False
         )
@@ -143,7 +143,7 @@ def transformer_lens_scores(
     """
     from transformer_lens.tools.analysis import attribution_patching as peer
 
-    answers, pairs = iter(zip(task.answers, task.wrong, strict=True)), len(task)
+    answers, pairs = iter(zip(task.answers, task.incorrect, strict=True)), len(task)
     values = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64)
     with _weights_with_gradients(model):
         for pair in range(pairs):

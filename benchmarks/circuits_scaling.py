@@ -43,15 +43,15 @@ def cost(layers: int, heads: int, tokens: int) -> Cost:
     """Of one size; both have run once before they are timed."""
     model = gpt2_shape(layers, heads, D_HEAD, VOCABULARY)
     scores = eap(model, random_task(model, PAIRS, tokens))
-    problem = ready(model, tokens)
-    runs = scores, masked(problem, random_masks(problem.graph, SOME))
+    experiment = ready(model, tokens)
+    runs = scores, masked(experiment, random_masks(experiment.graph, SOME))
     memory = [peak_megabytes(run) for run in runs]
     seconds = [min(s) for s in interleaved_seconds(runs, REPEATS)]
     return Cost(
         layers,
         heads,
         tokens,
-        problem.graph.edges,
+        experiment.graph.edges,
         eap=seconds[0],
         eap_mb=memory[0],
         masked=seconds[1],

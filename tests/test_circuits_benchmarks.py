@@ -30,7 +30,7 @@ def test_the_shape_of_gpt2_small_has_its_edges():
 def test_random_tasks_have_answers_that_differ(model):
     task = random_task(model, pairs=5, tokens=7)
     assert task.clean.shape == task.corrupted.shape == (5, 7)
-    assert len({*task.answers.flatten().tolist(), *task.wrong.flatten().tolist()}) == 10
+    assert len({*task.answers.flatten().tolist(), *task.incorrect.flatten().tolist()}) == 10
     assert torch.equal(task.clean, random_task(model, 5, 7).clean)
     scores = sl.discover(model, task, "eap").values
     assert float(scores.abs().max()) > 1e-3
@@ -71,9 +71,9 @@ def test_auto_circuit_is_compared(capsys):
 
 
 def test_masks_are_compared_with_the_same_rows(model, capsys):
-    problem = circuits_masked.ready(model)
-    circuits_masked.against_plain("small", problem, 3, 1.6, repeats=1)
-    circuits_masked.batch_against_single("small", problem, 4, repeats=1)
+    experiment = circuits_masked.ready(model)
+    circuits_masked.against_plain("small", experiment, 3, 1.6, repeats=1)
+    circuits_masked.batch_against_single("small", experiment, 4, repeats=1)
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
     assert [line.split(":")[0] for line in lines] == [
         "masked forward, 3 rows, small",

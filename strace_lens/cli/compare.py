@@ -26,7 +26,7 @@ from strace_lens.cli.common import (
     progress_bar,
     step,
 )
-from strace_lens.compare.compare import check_methods, compare, comparison_steps, halves
+from strace_lens.compare.compare import check_methods, compare, comparison_steps, split
 from strace_lens.compare.comparison import COLUMNS, TIMINGS, Comparison
 from strace_lens.compare.files import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
 from strace_lens.component_graph.discover.methods import METHODS
@@ -36,7 +36,7 @@ from strace_lens.component_graph.outputs import ABLATIONS
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.generate import TASKS, make_task
 from strace_lens.component_graph.tasks.read import read_task
-from strace_lens.ground_truth.models import KNOWN, Known, known
+from strace_lens.ground_truth.models import GROUND_TRUTHS, GroundTruth, ground_truth
 from strace_lens.model.architecture import Model
 from strace_lens.model.load import DEFAULT
 from strace_lens.report.compare import comparison_report
@@ -50,20 +50,21 @@ PAIRS = 16
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What methods are compared on: a model, all pairs of a task, the truth if it is known."""
+    """What methods are compared on: a model, all pairs of a task, and the truth if it is known."""
 
     model: Model
     task: Task
-    known: Known | None
+    truth: GroundTruth | None
 
 
 def compare_command(
     task: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(TASKS)}; {', '.join(KNOWN)}, which bring a model of their own whose "
-            "circuit is known; or a JSONL file with clean, corrupted, answers and wrong_answers.",
-            autocompletion=completing([*TASKS, *KNOWN]),
+            help=f"{', '.join(TASKS)}; {', '.join(GROUND_TRUTHS)}, which bring a model of their "
+            "own whose circuit is known; or a JSONL file with clean, corrupted, answers and "
+            "wrong_answers.",
+            autocompletion=completing([*TASKS, *GROUND_TRUTHS]),
         ),
     ],
     methods: Annotated[
@@ -147,14 +148,14 @@ def compare_command(
         subject = _subject(
             task, model, pairs, seed, metric, device, dtype, allow_pickle, revision, progress
         )
-        seen, others = halves(subject.task)
+        seen, others = split(subject.task)
         bar = step(progress, "comparing", total=comparison_steps(names))
         found = compare(
             subject.model,
             seen,
             names,
             evaluation=others,
-            known=subject.known,
+            ground_truth=subject.truth,
             ablation=ablation,
             metric=metric,
             seed=seed,
@@ -186,7 +187,7 @@ def default_folder(task: str, model: str | None, revision: str | None = None) ->
     Only the last part of a file, a folder or a name with an owner (`openai/gpt2`) counts. If two of
     them share it, they share a folder, and the second comparison is refused there.
     """
-    name = task if task in TASKS or task in KNOWN else Path(task).stem
+    name = task if task in TASKS or task in GROUND_TRUTHS else Path(task).stem
     if model not in (None, DEFAULT):
         name = f"{name}-{Path(model).name}"
     if revision is not None:
@@ -243,19 +244,19 @@ def _subject(
     if pairs is not None and pairs < 1:
         raise ValueError(f"a task needs at least one pair; got --pairs {pairs}")
     wanted = 2 * (PAIRS if pairs is None else pairs)
-    if task in KNOWN:
+    if task in GROUND_TRUTHS:
         if (model, device, revision) != (None, None, None) or dtype != "float32":
             raise ValueError(
                 f"task {task} brings its own model, in float32 on the CPU: leave out --model, "
                 "--device, --dtype and --revision"
             )
         step(progress, f"building the model of {task}")
-        made = known(task, seed=seed, pairs=wanted)
+        made = ground_truth(task, seed=seed, pairs=wanted)
         return Subject(made.model, made.task, made)
     if task not in TASKS and not Path(task).is_file():
         raise ValueError(
-            f"unknown task {task!r}; choose from {', '.join([*TASKS, *KNOWN])}, or give the path "
-            "of a JSONL file"
+            f"unknown task {task!r}; choose from {', '.join([*TASKS, *GROUND_TRUTHS])}, or give "
+            "the path of a JSONL file"
         )
     loaded = load_from_options(
         progress,

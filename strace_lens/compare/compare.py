@@ -31,11 +31,11 @@ from strace_lens.component_graph.evaluate import (
     minimality,
     ranks_by_magnitude,
 )
-from strace_lens.component_graph.experiment import Problem, prepare
+from strace_lens.component_graph.experiment import Experiment, make_experiment
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.accuracy import accuracy
-from strace_lens.ground_truth.models import Known
+from strace_lens.ground_truth.models import GroundTruth
 from strace_lens.model.architecture import Model, UnsupportedModelError, device_of
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
@@ -57,10 +57,10 @@ _DRAWS = 99  # on tiny graphs some are perfect by luck; four may be
 
 @dataclass(frozen=True, eq=False)
 class _Setting:
-    """What all methods of a comparison share; the problem is that of the evaluation pairs."""
+    """What all methods of a comparison share; the experiment is on the evaluation pairs."""
 
     task: Task
-    problem: Problem
+    experiment: Experiment
     between: MetricRange
     truth: Circuit | None
     seed: int
@@ -80,7 +80,7 @@ def compare(
     methods: Sequence[str],
     *,
     evaluation: Task | None = None,
-    known: Known | None = None,
+    ground_truth: GroundTruth | None = None,
     ablation: str = "resample",
     metric: str | None = None,
     seed: int = 0,
@@ -102,7 +102,8 @@ def compare(
         task: pairs that the methods see.
         methods: keys of `METHODS`.
         evaluation: pairs that circuits are evaluated on; those of `task` unless given.
-        known: of the same model, if its circuit is known: the truth of this ablation is used.
+        ground_truth: of the same model, where its circuit is known; methods are held to its truth
+            under this ablation.
         ablation: what an edge outside a circuit carries: "resample", "mean" or "zero".
         metric: key of `METRICS`; the task's own by default.
         seed: of every method that draws.
@@ -118,14 +119,14 @@ def compare(
         progress: told what is done, in `comparison_steps` steps; a bar if not given.
 
     Raises:
-        ValueError: no method or an unknown one, an unknown option, a model or task that will not
-            do (`prepare`), a task whose full and empty circuits have the same metric, no method
-            small enough for this graph, or a folder that holds another comparison.
+        ValueError: no method or an unknown one, an unknown option, a model or task that
+            `make_experiment` refuses, a task whose full and empty circuits have the same metric, no
+            method small enough for this graph, or a folder that holds another comparison.
         FloatingPointError: a logit is NaN or infinite.
     """
     names = check_methods(methods)
     ranks_by_magnitude(ranking)  # an unknown one is refused before anything runs
-    problem = prepare(
+    experiment = make_experiment(
         model,
         task if evaluation is None else evaluation,
         metric=metric,
@@ -134,35 +135,35 @@ def compare(
     )
     setting = _Setting(
         task=task,
-        problem=problem,
-        between=metric_range(problem),
-        truth=None if known is None else known.truth(ablation),
+        experiment=experiment,
+        between=metric_range(experiment),
+        truth=None if ground_truth is None else ground_truth.truth(ablation),
         seed=seed,
         ranking=ranking,
         sample=sample,
     )
-    chosen = _options(problem, options or {})
+    chosen = _options(experiment, options or {})
     place = None
     if folder is not None:
         facts = {"ranking": ranking, "seed": seed, "sample": sample, "options": chosen}
         place = open_comparison(
-            folder, problem, task, truth=setting.truth, overwrite=overwrite, **facts
+            folder, experiment, task, truth=setting.truth, overwrite=overwrite, **facts
         )
     with named_bar(progress, comparison_steps(names)) as told:
         ran = _run(setting, names, chosen, place, told)
         told("projecting an s-Trace", 0)
-        standing = accuracy(model, dataclasses.replace(problem.task, metric=problem.metric))
+        standing = accuracy(model, dataclasses.replace(experiment.task, metric=experiment.metric))
         projection = _projection(setting, ran["results"])
         told("projecting an s-Trace", 1)
-    unchanged = [unchanged_pairs(some, ablation) for some in dict.fromkeys((task, problem.task))]
+    unchanged = [unchanged_pairs(some, ablation) for some in dict.fromkeys((task, experiment.task))]
     comparison = Comparison(
         task=task.name,
-        model=problem.graph.model,
-        graph=problem.graph,
-        metric=problem.metric,
+        model=experiment.graph.model,
+        graph=experiment.graph,
+        metric=experiment.metric,
         ablation=ablation,
         pairs=len(task),
-        evaluated_pairs=len(problem.task),
+        evaluated_pairs=len(experiment.task),
         held_out=evaluation is not None,
         dropped=task.dropped,
         accuracy=standing.accuracy,
@@ -170,7 +171,7 @@ def compare(
         metric_corrupted=standing.corrupted,
         warnings=tuple(said for said in unchanged if said is not None),
         truth=setting.truth,
-        truth_name=None if known is None else known.ablation_truth[ablation],
+        truth_name=None if ground_truth is None else ground_truth.ablation_truth[ablation],
         projection=projection,
         made={
             **{"seed": seed, "ranking": ranking, "sample": sample, "versions": versions()},
@@ -202,8 +203,8 @@ def comparison_steps(methods: Iterable[str]) -> int:
     return 2 * len(check_methods(methods)) + 2
 
 
-def halves(task: Task) -> tuple[Task, Task | None]:
-    """Pairs to discover on, and others to evaluate on; too few pairs are not divided.
+def split(task: Task) -> tuple[Task, Task | None]:
+    """Split a task into pairs to discover on and pairs to evaluate on; fewer than four stay whole.
 
     The first half and the second: `Task.sample` first puts pairs in a random order that may be
     sorted, as those of a file.
@@ -214,11 +215,13 @@ def halves(task: Task) -> tuple[Task, Task | None]:
     return task.take(slice(0, half)), task.take(slice(half, None))
 
 
-def _options(problem: Problem, given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _options(
+    experiment: Experiment, given: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
     """Options of every method that has some."""
     if given:
         check_methods(given)
-    large = LARGE_OPTIONS if problem.graph.edges > SMALL_GRAPH else {}
+    large = LARGE_OPTIONS if experiment.graph.edges > SMALL_GRAPH else {}
     return {n: {**large.get(n, {}), **given.get(n, {})} for n in {*large, *given}}
 
 
@@ -271,33 +274,33 @@ def _run(
 
 def _discover(setting: _Setting, name: str, options: Mapping[str, Any]) -> tuple[Scores, Peak]:
     """Scores on the pairs that methods see; what they prepare counts, so it is not shared."""
-    problem = setting.problem
-    with peak_memory(device_of(problem.model)) as peak:
-        own = prepare(
-            problem.model,
+    experiment = setting.experiment
+    with peak_memory(device_of(experiment.model)) as peak:
+        own = make_experiment(
+            experiment.model,
             setting.task,
-            metric=problem.metric,
-            ablation=problem.ablation,
-            memory_budget=problem.memory_budget,
+            metric=experiment.metric,
+            ablation=experiment.ablation,
+            memory_budget=experiment.memory_budget,
         )
         scores = discover_in(own, name, seed=setting.seed, **options)
     return scores, peak
 
 
 def _measure(setting: _Setting, scores: Scores, peak: Peak) -> MethodResult:
-    problem, truth, absolute = setting.problem, setting.truth, setting.absolute
+    experiment, truth, absolute = setting.experiment, setting.truth, setting.absolute
     curve = _curve(setting, scores)
     circuit = scores.top(curve.edges_at_85, absolute=absolute)
     between = setting.between
     minimal = minimality(
-        problem, circuit, sample=setting.sample, seed=setting.seed, between=between
+        experiment, circuit, sample=setting.sample, seed=setting.seed, between=between
     )
     return MethodResult(
         method=scores.method,
         scores=scores,
         faithfulness=curve,
         circuit=circuit,
-        completeness=completeness(problem, circuit, between=between),
+        completeness=completeness(experiment, circuit, between=between),
         minimality=minimal.share,
         auroc=None if truth is None else auroc(scores, truth, absolute=absolute),
         precision=(
@@ -310,7 +313,7 @@ def _measure(setting: _Setting, scores: Scores, peak: Peak) -> MethodResult:
 
 def _curve(setting: _Setting, scores: Scores, resolution: float = 0.01) -> Faithfulness:
     return faithfulness_curve(
-        setting.problem,
+        setting.experiment,
         scores,
         ranking=setting.ranking,
         resolution=resolution,
@@ -324,9 +327,9 @@ def _random_control(
     """CMD and AUROC of the random ranking measured, and of more of them on a small graph."""
     cmds = [drawn.faithfulness.cmd]
     aurocs = [] if drawn.auroc is None else [drawn.auroc]
-    draws = _DRAWS if setting.problem.graph.edges <= SMALL_GRAPH else 1
+    draws = _DRAWS if setting.experiment.graph.edges <= SMALL_GRAPH else 1
     for seed in range(setting.seed + 1, setting.seed + draws):
-        scores = discover_in(setting.problem, RANDOM, seed=seed)
+        scores = discover_in(setting.experiment, RANDOM, seed=seed)
         cmds.append(_curve(setting, scores, resolution=1.0).cmd)
         if setting.truth is not None:
             aurocs.append(auroc(scores, setting.truth, absolute=setting.absolute))
@@ -336,7 +339,7 @@ def _random_control(
 def _projection(setting: _Setting, results: Sequence[MethodResult]) -> pd.DataFrame | None:
     """The first clean prompt's trace against the truth and every method's circuit."""
     try:
-        trace = trace_of_task(setting.problem.model, setting.task)
+        trace = trace_of_task(setting.experiment.model, setting.task)
     except UnsupportedModelError:
         return None
     circuits = {} if setting.truth is None else {"truth": setting.truth}

@@ -90,7 +90,7 @@ class Comparison:
         warnings: sentences that a reader must see: a task that the model cannot do, a method that
             does not beat random.
         truth: the true circuit under the ablation used, where it is known.
-        truth_name: its name among the truths of the model (`Known.truths`).
+        truth_name: its name among the truths of the model (`GroundTruth.truths`).
         random_cmd: of every random ranking drawn as a control.
         random_auroc: likewise; empty where no truth is known.
         memory: how `peak_mb` was measured, as a phrase after that word.

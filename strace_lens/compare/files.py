@@ -20,7 +20,7 @@ from strace_lens.compare.comparison import MethodResult
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.discover.methods import METHODS
 from strace_lens.component_graph.evaluate import Faithfulness
-from strace_lens.component_graph.experiment import Problem
+from strace_lens.component_graph.experiment import Experiment
 from strace_lens.component_graph.task import Task
 from strace_lens.files.circuits import load_circuit, load_scores, save_circuit, save_scores
 from strace_lens.model.weights import weights_hash
@@ -77,7 +77,7 @@ class ComparisonFolder:
 
 def open_comparison(
     folder: str | Path,
-    problem: Problem,
+    experiment: Experiment,
     seen: Task,
     *,
     truth: Circuit | None,
@@ -88,7 +88,7 @@ def open_comparison(
 
     Args:
         folder: of the results.
-        problem: of the evaluation pairs.
+        experiment: of the evaluation pairs.
         seen: pairs that methods see.
         truth: the true circuit, where it is known.
         overwrite: another comparison may be there; `save_method` discards it, so that a comparison
@@ -101,16 +101,16 @@ def open_comparison(
         ValueError: its manifest cannot be read or is no comparison's, or it has results and no
             manifest and is not to be overwritten.
     """
-    cfg: Any = problem.model.cfg
+    cfg: Any = experiment.model.cfg
     said = {
         "task": seen.name,
         "pairs": _task_hash(seen),
-        "evaluated": _task_hash(problem.task),
-        "model": problem.graph.model,
+        "evaluated": _task_hash(experiment.task),
+        "model": experiment.graph.model,
         "dtype": str(cfg.dtype),
-        "weights": weights_hash(problem.model),
-        "metric": problem.metric,
-        "ablation": problem.ablation,
+        "weights": weights_hash(experiment.model),
+        "metric": experiment.metric,
+        "ablation": experiment.ablation,
         "truth": None if truth is None else _hash(truth.edge_names()),
         "versions": versions(),
         **options,
@@ -254,7 +254,7 @@ def _file_hash(path: Path) -> str:
 
 
 def _task_hash(task: Task) -> str:
-    parts = (task.clean, task.corrupted, task.lengths, task.answers, task.wrong)
+    parts = (task.clean, task.corrupted, task.lengths, task.answers, task.incorrect)
     return _hash([*(part.tolist() for part in parts), task.every_position])
 
 

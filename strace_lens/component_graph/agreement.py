@@ -154,7 +154,7 @@ def missed_edges(scores: Scores, truth: Circuit, *, absolute: bool = True) -> tu
 def _edge_scores(scores: Scores, absolute: bool) -> Float[np.ndarray, " edge"]:
     exists = Circuit(scores.graph, torch.ones_like(scores.values, dtype=torch.bool)).exists
     values = scores.values[exists].detach().cpu().double().numpy()
-    return np.abs(values) if absolute and scores.effects else values
+    return np.abs(values) if absolute and scores.signed else values
 
 
 def _truth(scores: Scores, truth: Circuit) -> Bool[np.ndarray, " edge"]:

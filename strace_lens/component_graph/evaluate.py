@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from strace_lens.component_graph.circuit import Circuit, empty_circuit, full_circuit
-from strace_lens.component_graph.experiment import Problem, prepare
+from strace_lens.component_graph.experiment import Experiment, make_experiment
 from strace_lens.component_graph.run_circuits import circuit_metric, stack
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
@@ -178,7 +178,7 @@ def faithfulness(
         ValueError: scores of another model or of other weights, bad fractions, an unknown ranking,
             or a task on which the full and the empty circuit do not differ.
     """
-    problem = prepare(
+    experiment = make_experiment(
         model,
         task,
         metric=metric,
@@ -186,8 +186,8 @@ def faithfulness(
         memory_budget=memory_budget,
         allow_other_model=allow_other_model,
     )
-    curve = faithfulness_curve(problem, scores, fractions=fractions, ranking=ranking)
-    failed = failure(standing_of(problem))
+    curve = faithfulness_curve(experiment, scores, fractions=fractions, ranking=ranking)
+    failed = failure(standing_of(experiment))
     if failed:
         warn(failed)
     return curve
@@ -195,7 +195,7 @@ def faithfulness(
 
 @verb
 def faithfulness_curve(
-    problem: Problem,
+    experiment: Experiment,
     scores: Scores,
     *,
     fractions: Sequence[float] = FRACTIONS,
@@ -220,27 +220,27 @@ def faithfulness_curve(
     next one, until both lie within `resolution` of the number.
 
     Args:
-        problem: a task made ready on the scored model.
+        experiment: from `make_experiment`, on the scored model.
         scores, fractions, ranking: as for `faithfulness`.
         resolution: of `edges_at_85`, relative; 0 for the exact edge, 1 to run no further circuits.
-        between: of the same problem, where it is known already.
+        between: of the same experiment, where it is known already.
 
     Raises:
         ValueError: as `faithfulness`, or a resolution outside [0, 1].
     """
-    problem.expect_own(scores)
+    experiment.expect_own(scores)
     given = check_sizes(np.asarray(fractions, dtype=np.float64)).tolist()
     if len(given) < 2:
         raise ValueError(f"an area needs at least two fractions; got {given}")
     if not 0 <= resolution <= 1:
         raise ValueError(f"resolution must lie in [0, 1]; got {resolution}")
     absolute = ranks_by_magnitude(ranking)
-    between = between or metric_range(problem)
+    between = between or metric_range(experiment)
     edges = [int(fraction * scores.edges) for fraction in given]
 
     def measure(sizes: Sequence[int], absolute: bool) -> list[float]:
         circuits = [scores.top(size, absolute=absolute) for size in sizes]
-        return between.faithfulness(circuit_metric(problem, stack(problem, circuits)))
+        return between.faithfulness(circuit_metric(experiment, stack(experiment, circuits)))
 
     def curve(absolute: bool, known: Mapping[int, float]) -> dict[int, float]:
         new = sorted(set(edges) - known.keys())
@@ -283,40 +283,40 @@ def _same_circuit(scores: Scores, size: int) -> bool:
 
 
 @verb
-def metric_range(problem: Problem) -> MetricRange:
-    """Metrics of the full and the empty circuit; needed once a problem, whatever is measured.
+def metric_range(experiment: Experiment) -> MetricRange:
+    """Metrics of the full and the empty circuit; needed once per experiment, whatever is measured.
 
     Raises:
         ValueError: they do not differ by more than rounding, so nothing can be normalised.
     """
-    ends = stack(problem, [full_circuit(problem.graph), empty_circuit(problem.graph)])
-    values = circuit_metric(problem, ends).cpu().double()
+    ends = stack(experiment, [full_circuit(experiment.graph), empty_circuit(experiment.graph)])
+    values = circuit_metric(experiment, ends).cpu().double()
     full, empty = values.mean(-1).tolist()
-    gap = rounding = _largest_gap(problem, values[0], problem.clean[1])
-    if problem.ablation == "resample":
-        rounding = max(gap, _largest_gap(problem, values[1], problem.corrupted[1]))
+    gap = rounding = _largest_gap(experiment, values[0], experiment.clean[1])
+    if experiment.ablation == "resample":
+        rounding = max(gap, _largest_gap(experiment, values[1], experiment.corrupted[1]))
     if not abs(full - empty) > max(10 * rounding, 1e-5 * max(abs(full), abs(empty))):  # NaN too
         raise ValueError(
-            f"task {problem.task.name!r} has a mean {problem.metric} of {full:.6g} with every edge "
-            f"kept and {empty:.6g} with all ablated ({problem.ablation}); faithfulness needs the "
-            "two to differ: choose another metric, ablation or corrupted prompts"
+            f"task {experiment.task.name!r} has a mean {experiment.metric} of {full:.6g} with "
+            f"every edge kept and {empty:.6g} with all ablated ({experiment.ablation}); "
+            "faithfulness needs the two to differ: choose another metric, ablation or corrupted prompts"
         )
     return MetricRange(full, empty, gap)
 
 
 def _largest_gap(
-    problem: Problem,
+    experiment: Experiment,
     values: Float[Tensor, " pair"],
     logits: Float[Tensor, "pair read vocab"],
 ) -> float:
     """Largest difference of a circuit's metrics from those of an untouched run."""
-    untouched = problem.score(logits, problem.reference).cpu().double()
+    untouched = experiment.score(logits, experiment.reference).cpu().double()
     return float((values - untouched).abs().max())
 
 
 @verb
 def completeness(
-    problem: Problem, circuit: Circuit, *, between: MetricRange | None = None
+    experiment: Experiment, circuit: Circuit, *, between: MetricRange | None = None
 ) -> float:
     """Faithfulness of a circuit's complement; 0 when the circuit holds all that does the task.
 
@@ -326,14 +326,14 @@ def completeness(
     Raises:
         ValueError: a circuit of another model, or as `metric_range`.
     """
-    masks = stack(problem, [~circuit])
-    between = between or metric_range(problem)
-    return between.faithfulness(circuit_metric(problem, masks))[0]
+    masks = stack(experiment, [~circuit])
+    between = between or metric_range(experiment)
+    return between.faithfulness(circuit_metric(experiment, masks))[0]
 
 
 @verb
 def minimality(
-    problem: Problem,
+    experiment: Experiment,
     circuit: Circuit,
     *,
     sample: int | None = 64,
@@ -345,10 +345,10 @@ def minimality(
     After the minimality criterion of Wang et al. (2023), section 4, with single edges, no sets.
 
     Args:
-        problem: a task made ready.
+        experiment: from `make_experiment`.
         circuit: at least one edge.
         sample, seed: drop only so many edges, drawn from the seed; None for all.
-        between: of the same problem, where it is known already.
+        between: of the same experiment, where it is known already.
 
     Raises:
         ValueError: an empty circuit, one of another model, a sample below 1, or as `metric_range`.
@@ -357,19 +357,19 @@ def minimality(
         raise ValueError(f"sample must be at least 1, or None for all edges; got {sample}")
     if not len(circuit):
         raise ValueError("a circuit without edges has none to drop; give at least one")
-    whole = stack(problem, [circuit])
-    between = between or metric_range(problem)
+    whole = stack(experiment, [circuit])
+    between = between or metric_range(experiment)
     chosen = torch.arange(len(circuit))
     if sample is not None:
         order = torch.randperm(len(circuit), generator=torch.Generator().manual_seed(seed))
         chosen = order[:sample].sort().values
     cells, names = circuit.kept.cpu().nonzero().flip(0), circuit.edge_names()
-    own = between.faithfulness(circuit_metric(problem, whole))[0]
+    own = between.faithfulness(circuit_metric(experiment, whole))[0]
     without: list[float] = []
     for dropped in cells[chosen].split(_MASKS_AT_ONCE):
         masks = whole.repeat(len(dropped), *[1] * (whole.ndim - 1))
         masks[(torch.arange(len(dropped)), *dropped.T)] = 0
-        without += between.faithfulness(circuit_metric(problem, masks))
+        without += between.faithfulness(circuit_metric(experiment, masks))
     return Minimality(
         edges=tuple(names[i] for i in chosen.tolist()),
         costs=tuple(own - value for value in without),

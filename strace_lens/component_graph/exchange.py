@@ -46,7 +46,7 @@ def scores_from_pandas(
     *,
     method: str = "pandas",
     task: str = "",
-    effects: bool = True,
+    signed: bool = True,
 ) -> Scores:
     """The scores of a table, one row an edge, and at every token position if it has any.
 
@@ -55,7 +55,7 @@ def scores_from_pandas(
         graph: of the model that was scored.
         method: a name, for tables and files.
         task: likewise.
-        effects: scores estimate what an edge is worth to the metric (see `Scores`).
+        signed: scores estimate what an edge is worth to the metric (see `Scores`).
 
     Raises:
         ValueError: a column is missing, a row names no edge or a score that is no number, two rows
@@ -69,7 +69,7 @@ def scores_from_pandas(
         to, source, *at = lacking[0].tolist()
         name = graph.edge_name(to, source) + "".join(f" at position {p}" for p in at)
         raise ValueError(f"{name} has no score; give every edge a row, with 0 if it has none")
-    return Scores(graph, values.nan_to_num(0.0), method, task, effects=effects)
+    return Scores(graph, values.nan_to_num(0.0), method, task, signed=signed)
 
 
 def circuit_from_networkx(graph: nx.MultiDiGraph) -> Circuit:

@@ -1,4 +1,4 @@
-"""A task made ready on a model: its runs, what replaces ablated edges, what rows are held to."""
+"""A task on a model: its runs, what replaces ablated edges, and what metrics compare with."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Passes:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class Experiment:
     """A task on a model; its runs are made when they are first asked for, and kept.
 
     Attributes:
@@ -103,14 +103,14 @@ class Problem:
             clean=self.clean[1],
             corrupted=self.corrupted[1],
             answers=self.task.answers.to(device),
-            wrong=self.task.wrong.to(device),
+            incorrect=self.task.incorrect.to(device),
         )
 
     def reference_rows(self, pairs: Int[Tensor, " row"]) -> Reference:
         """The reference of some pairs, in the order given."""
         whole = self.reference
         return Reference(
-            whole.clean[pairs], whole.corrupted[pairs], whole.answers[pairs], whole.wrong[pairs]
+            whole.clean[pairs], whole.corrupted[pairs], whole.answers[pairs], whole.incorrect[pairs]
         )
 
     def expect_own(self, made: Circuit | Scores) -> None:
@@ -137,7 +137,7 @@ class Problem:
         if wiring_of(self.model) is not self.wiring:
             raise ValueError(
                 f"the weights of {self.graph.model} have changed since task {self.task.name!r} was "
-                "made ready: call prepare again"
+                "prepared: call make_experiment again"
             )
 
     def chunks(self, rows: int) -> Iterator[slice]:
@@ -186,7 +186,7 @@ class Problem:
 
 
 @verb
-def prepare(
+def make_experiment(
     model: Model,
     task: Task,
     *,
@@ -194,8 +194,8 @@ def prepare(
     ablation: str = "resample",
     memory_budget: int = MEMORY_BUDGET,
     allow_other_model: bool = False,
-) -> Problem:
-    """Make a task ready on a model.
+) -> Experiment:
+    """Check that a task can be run on a model, and bind the two.
 
     Args:
         model: a HookedTransformer or a TransformerBridge.
@@ -244,7 +244,7 @@ def prepare(
             f"reads at most {arch.context}"
         )
     expect_one_class(arch, task.lengths, f"task {task.name!r}")
-    return Problem(
+    return Experiment(
         model,
         wiring,
         task,

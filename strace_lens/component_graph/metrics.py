@@ -24,13 +24,13 @@ class Reference:
             or at every one.
         corrupted: the same on its corrupted prompt.
         answers: ids of the right tokens, -1 where a row has fewer.
-        wrong: ids of the wrong ones, -1 where a row has fewer.
+        incorrect: ids of the wrong ones, -1 where a row has fewer.
     """
 
     clean: Float[Tensor, "row read vocab"]
     corrupted: Float[Tensor, "row read vocab"]
     answers: Int[Tensor, "row answer"]
-    wrong: Int[Tensor, "row wrong"]
+    incorrect: Int[Tensor, "row wrong"]
 
 
 Metric = Callable[[Float[Tensor, "row read vocab"], Reference], Float[Tensor, " row"]]
@@ -45,7 +45,7 @@ def logit_difference(
     """
     last = _wide(logits)[:, -1]
     right, right_count = _picked(last, reference.answers, "answer")
-    wrong, wrong_count = _picked(last, reference.wrong, "wrong answer")
+    wrong, wrong_count = _picked(last, reference.incorrect, "wrong answer")
     return right.sum(-1) / right_count - wrong.sum(-1) / wrong_count
 
 
@@ -58,7 +58,7 @@ def probability_difference(
     """
     last = _wide(logits)[:, -1].softmax(-1)
     right, _ = _picked(last, reference.answers, "answer")
-    wrong, _ = _picked(last, reference.wrong, "wrong answer")
+    wrong, _ = _picked(last, reference.incorrect, "wrong answer")
     return right.sum(-1) - wrong.sum(-1)
 
 
@@ -91,7 +91,7 @@ def answer_rank(
     return -((last > best) | ((last == best) & earlier)).sum(-1).to(last.dtype)
 
 
-def recovered(
+def fraction_recovered(
     logits: Float[Tensor, "row read vocab"], reference: Reference
 ) -> Float[Tensor, " row"]:
     """How far the output is from the corrupted one (0) towards the clean one (1); linear.
@@ -111,13 +111,13 @@ METRICS: dict[str, Metric] = {
     "probability_difference": probability_difference,
     "kl_divergence": kl_divergence,
     "answer_rank": answer_rank,
-    "recovered": recovered,
+    "recovered": fraction_recovered,
 }
 """Metrics by name."""
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
-    "logit_difference": ("answers", "wrong"),
-    "probability_difference": ("answers", "wrong"),
+    "logit_difference": ("answers", "incorrect"),
+    "probability_difference": ("answers", "incorrect"),
     "kl_divergence": (),
     "answer_rank": ("answers",),
     "recovered": (),
@@ -136,9 +136,9 @@ def answers_win(
     best, _ = _picked(last, reference.answers, "answer", fill=-torch.inf)
     best = best.amax(-1)
     wins = answer_rank(logits, reference) == 0
-    named = (reference.wrong >= 0).any(-1).to(last.device)
+    named = (reference.incorrect >= 0).any(-1).to(last.device)
     if bool(named.any()):
-        wrong = reference.wrong.to(last.device)
+        wrong = reference.incorrect.to(last.device)
         values = last.gather(-1, wrong.clamp_min(0)).masked_fill(wrong < 0, -torch.inf)
         wins = torch.where(named, best > values.amax(-1), wins)
     return wins

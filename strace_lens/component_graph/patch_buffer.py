@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-class Differences:
+class PatchBuffer:
     """Replacement less output of the sources that are cut, filled in order as a run goes.
 
     Attributes:
@@ -78,7 +78,7 @@ class Differences:
         return torch.matmul(weights, filled, out=self._scratch[:size].view(shape))
 
 
-# The functions below hold the two buffers and not the `Differences`, which holds what they return:
+# The functions below hold the two buffers and not the `PatchBuffer`, which holds what they return:
 # a cycle through autograd's graph is never collected.
 _Buffers = tuple[Tensor, Tensor]
 

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.outputs import Outputs
-from strace_lens.component_graph.patch_buffer import Differences
+from strace_lens.component_graph.patch_buffer import PatchBuffer
 from strace_lens.component_graph.wiring import (
     INPUTS,
     Input,
     Wiring,
-    head_reader,
     head_writer,
+    input_projection,
     mlp_input_hooks,
     stream_point,
 )
@@ -73,7 +73,7 @@ class _Pass:
     model: Model
     wiring: Wiring
     cuts: _Cuts
-    differences: Differences
+    buffer: PatchBuffer
     replaced: Outputs
     tokens: int
 
@@ -104,7 +104,7 @@ def patch_hooks(
         return []
     by_position = by_position[..., active].to(replaced.embed.dtype)
     like = replaced.embed[:, :tokens]
-    differences = Differences(by_position, active.tolist(), like)
+    differences = PatchBuffer(by_position, active.tolist(), like)
     this = _Pass(model, wiring, cuts, differences, replaced, tokens)
     hooks = [hook for layer in range(wiring.graph.layers) for hook in _block_hooks(this, layer)]
     if bool(cuts.destinations[-1]):
@@ -131,7 +131,7 @@ def _block_hooks(this: _Pass, layer: int) -> list[Hook]:
             change = replacement - value
             if wiring.centred:
                 change = change - change.mean(-1, keepdim=True)
-            this.differences.add([source], change[:, :, None])
+            this.buffer.add([source], change[:, :, None])
 
         return hook
 
@@ -165,14 +165,14 @@ def _patch_heads(this: _Pass, layer: int, stream: dict[str, Tensor]) -> list[Hoo
         read = stream["attention"]
         if norm is not None and wiring.centred:  # the differences are centred already
             read = norm.centre(read)
-        read = this.differences.read(places, read)
+        read = this.buffer.read(places, read)
         if norm is not None and not wiring.centred:
             read = norm.centre(read)
         scale = None if norm is None else norm.scale(read)
         parts = read.split([len(cut[kind]) for kind in INPUTS], dim=2)
         scales = [scale] * 3 if scale is None else scale.split([len(cut[k]) for k in INPUTS], dim=2)
         for kind, part, divisor in zip(INPUTS, parts, scales, strict=True):
-            reader = head_reader(this.model, wiring, layer, kind, this.tokens)
+            reader = input_projection(this.model, wiring, layer, kind, this.tokens)
             heads, whole = cut[kind], len(cut[kind]) == reader.weight.shape[0]
             weight = reader.weight if whole else reader.weight[heads]
             # The weight takes no scale, so the quotient is taken where it is narrow.
@@ -210,7 +210,7 @@ def _collect_heads(this: _Pass, layer: int, heads: Int[Tensor, " cut"]) -> list[
             change, weight = change[:, :, heads], weight[heads]
         if this.wiring.centred:
             weight = weight - weight.mean(-1, keepdim=True)
-        this.differences.add(places, torch.einsum("rphe,hem->rphm", change, weight))
+        this.buffer.add(places, torch.einsum("rphe,hem->rphm", change, weight))
 
     if not this.wiring.architecture.post_norm:
         return [(block + "attn.hook_z", lambda value, hook: add(value))]
@@ -232,7 +232,7 @@ def _patch_mlp(
 
     def patch(value: Tensor, hook: Any) -> Tensor:
         mlp = torch.tensor([place], device=value.device)
-        read = this.differences.read(mlp, stream["mlp"])[:, :, 0]
+        read = this.buffer.read(mlp, stream["mlp"])[:, :, 0]
         read = read.clone() if norm is None else norm(read)
         return read.reshape(value.shape).to(value.dtype)
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from strace_lens.component_graph.circuit import Circuit
-from strace_lens.component_graph.experiment import Problem, prepare
+from strace_lens.component_graph.experiment import Experiment, make_experiment
 from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.patching import patched_logits
 from strace_lens.component_graph.task import Task
@@ -54,7 +54,7 @@ def run_circuits(
             do not fit the task, an unknown option.
         FloatingPointError: a logit is NaN or infinite.
     """
-    problem = prepare(
+    experiment = make_experiment(
         model,
         task,
         metric=metric,
@@ -62,11 +62,11 @@ def run_circuits(
         memory_budget=memory_budget,
         allow_other_model=allow_other_model,
     )
-    return circuit_metric(problem, stack(problem, circuits), direction=direction)
+    return circuit_metric(experiment, stack(experiment, circuits), direction=direction)
 
 
 def stack(
-    problem: Problem, circuits: Sequence[Circuit]
+    experiment: Experiment, circuits: Sequence[Circuit]
 ) -> Shaped[Tensor, "circuit destination source *pos"]:
     """The masks of circuits as one tensor.
 
@@ -75,17 +75,17 @@ def stack(
     """
     if not circuits:
         raise ValueError("no circuits to run; give at least one")
-    width = problem.task.clean.shape[1]
+    width = experiment.task.clean.shape[1]
     for circuit in circuits:
-        problem.expect_own(circuit)
+        experiment.expect_own(circuit)
         if circuit.keep.ndim == 3:
-            check_positions(problem.task)
+            check_positions(experiment.task)
             if circuit.keep.shape[2] != width:
                 raise ValueError(
                     f"the circuit has {circuit.keep.shape[2]} token positions, "
-                    f"but the prompts of task {problem.task.name!r} have {width}"
+                    f"but the prompts of task {experiment.task.name!r} have {width}"
                 )
-    masks = [circuit.keep.to(device_of(problem.model)) for circuit in circuits]
+    masks = [circuit.keep.to(device_of(experiment.model)) for circuit in circuits]
     if any(mask.ndim == 3 for mask in masks):
         masks = [m if m.ndim == 3 else m[..., None].expand(*m.shape, width) for m in masks]
     if any(mask.dtype != torch.bool for mask in masks):
@@ -108,7 +108,7 @@ def check_positions(task: Task) -> None:
 
 @verb
 def circuit_metric(
-    problem: Problem,
+    experiment: Experiment,
     keep: Shaped[Tensor, "circuit destination source *pos"],
     *,
     direction: Direction = "noise",
@@ -118,48 +118,50 @@ def circuit_metric(
     """The metric of every mask on every pair, in float32 on the model's device, without gradients.
 
     Args:
-        problem: a task made ready.
+        experiment: from `make_experiment`.
         keep: boolean masks or weights in [0, 1].
         direction: as for `run_circuits`.
-        metric: key of `METRICS`; the problem's own by default.
+        metric: key of `METRICS`; the experiment's own by default.
         progress: told the rows of each pass.
     """
-    problem.expect_unchanged()
-    score = METRICS[metric or problem.metric]
+    experiment.expect_unchanged()
+    score = METRICS[metric or experiment.metric]
     found = []
-    for logits, pairs in _rows(problem, keep, direction):
-        found.append(score(logits, problem.reference_rows(pairs)))
+    for logits, pairs in _rows(experiment, keep, direction):
+        found.append(score(logits, experiment.reference_rows(pairs)))
         progress(len(pairs))
-    return torch.cat(found).float().view(len(keep), len(problem.task))
+    return torch.cat(found).float().view(len(keep), len(experiment.task))
 
 
 def _rows(
-    problem: Problem, keep: Shaped[Tensor, "circuit destination source *pos"], direction: Direction
+    experiment: Experiment,
+    keep: Shaped[Tensor, "circuit destination source *pos"],
+    direction: Direction,
 ) -> Iterator[tuple[Float[Tensor, "row read vocab"], Int[Tensor, " row"]]]:
     """Logits of every (circuit, pair), a pass at a time, and the pair of each row."""
-    task, device = problem.task, device_of(problem.model)
+    task, device = experiment.task, device_of(experiment.model)
     if direction not in ("noise", "denoise"):
         raise ValueError(f"unknown direction {direction!r}; choose from noise, denoise")
-    if direction == "denoise" and problem.ablation != "resample":
+    if direction == "denoise" and experiment.ablation != "resample":
         raise ValueError("denoising patches clean values into the corrupted run: use resample")
-    exists = problem.graph.exists.to(device)
+    exists = experiment.graph.exists.to(device)
     exists = exists[..., None] if keep.ndim == 4 else exists
     tokens = task.clean if direction == "noise" else task.corrupted
-    replaced = problem.replaced if direction == "noise" else problem.clean[0]
-    for rows in problem.chunks(len(keep) * len(task)):
+    replaced = experiment.replaced if direction == "noise" else experiment.clean[0]
+    for rows in experiment.chunks(len(keep) * len(task)):
         index = torch.arange(rows.start, rows.stop)
         circuits, pairs = index // len(task), index % len(task)
         kept = keep[circuits.to(device)]
         out = kept if direction == "denoise" else ~kept if kept.dtype == torch.bool else 1 - kept
         with torch.no_grad():
             logits = patched_logits(
-                problem.model,
-                problem.wiring,
+                experiment.model,
+                experiment.wiring,
                 tokens[pairs],
                 task.lengths[pairs],
                 (out * exists).float(),
                 replaced.rows(pairs.to(device)),
                 every_position=task.every_position,
             )
-        problem.passes.forward_rows += len(index)
+        experiment.passes.forward_rows += len(index)
         yield logits, pairs.to(device)

@@ -31,7 +31,7 @@ class Scores:
             counts a half.
         backwards: likewise, backward.
         seconds: wall time; NaN for scores read from a file, which does not hold it.
-        effects: values estimate what an edge is worth to the metric, so an edge that hurts it has a
+        signed: values estimate what an edge is worth to the metric, so an edge that hurts it has a
             negative one of large magnitude. False where only their order means something.
         made: options, ablation, seed.
 
@@ -46,7 +46,7 @@ class Scores:
     forwards: float = 0.0
     backwards: float = 0.0
     seconds: float = 0.0
-    effects: bool = True
+    signed: bool = True
     made: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class Scores:
         Args:
             absolute: by magnitude, where the scores are effects.
         """
-        values = self.values.abs() if absolute and self.effects else self.values
+        values = self.values.abs() if absolute and self.signed else self.values
         exists = self.graph.exists.to(values.device)
         if values.ndim == 3:
             exists = exists[..., None].expand(values.shape)

@@ -30,7 +30,7 @@ class Task:
         corrupted: token ids of the same lengths, pair by pair.
         lengths: real tokens of each pair.
         answers: ids of the right next tokens of the clean prompt, -1 where a pair has fewer.
-        wrong: ids of the wrong ones, -1 where a pair has fewer.
+        incorrect: ids of the wrong ones, -1 where a pair has fewer.
         metric: key of `METRICS`.
         every_position: the output is read at every position, not only at the last.
         dropped: pairs left out because clean and corrupted did not align.
@@ -46,7 +46,7 @@ class Task:
     corrupted: Int[Tensor, "pair pos"]
     lengths: Int[Tensor, " pair"]
     answers: Int[Tensor, "pair answer"]
-    wrong: Int[Tensor, "pair wrong"]
+    incorrect: Int[Tensor, "pair wrong"]
     metric: str
     every_position: bool = False
     dropped: int = 0
@@ -96,7 +96,7 @@ class Task:
             corrupted=self.corrupted[index],
             lengths=self.lengths[index],
             answers=self.answers[index],
-            wrong=self.wrong[index],
+            incorrect=self.incorrect[index],
             texts=tuple(self.texts[i] for i in keep) if self.texts else (),
         )
 
@@ -139,16 +139,19 @@ class Task:
     def _check_answers(self) -> None:
         if self.metric not in METRICS:
             raise TaskError(f"unknown metric {self.metric!r}; choose from {', '.join(METRICS)}")
-        for what, ids in (("answers", self.answers), ("wrong", self.wrong)):
+        for name, what, ids in (
+            ("answers", "answers", self.answers),
+            ("incorrect", "incorrect answers", self.incorrect),
+        ):
             if ids.ndim != 2 or ids.shape[0] != len(self):
                 raise TaskError(f"{what} of shape {tuple(ids.shape)} for {len(self)} pairs")
             missing = ~(ids >= 0).any(-1)
-            if what in NEEDS[self.metric] and bool(missing.any()):
+            if name in NEEDS[self.metric] and bool(missing.any()):
                 raise TaskError(
                     f"pair {int(missing.nonzero()[0, 0])} has no {what}, which {self.metric} needs"
                 )
         for pair, (right, wrong) in enumerate(
-            zip(self.answers.tolist(), self.wrong.tolist(), strict=True)
+            zip(self.answers.tolist(), self.incorrect.tolist(), strict=True)
         ):
             named = [i for i in (*right, *wrong) if i != -1]
             if any(i < -1 for i in named):

@@ -71,7 +71,7 @@ class Wiring:
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
+class InputProjection:
     """How one kind of input of one block's heads is worked out from the stream.
 
     Attributes:
@@ -83,7 +83,9 @@ class Reader:
     offset: Float[Tensor, "pos head d_head"]
 
 
-def head_reader(model: Model, wiring: Wiring, layer: int, kind: Input, tokens: int) -> Reader:
+def input_projection(
+    model: Model, wiring: Wiring, layer: int, kind: Input, tokens: int
+) -> InputProjection:
     """The reader of q, k or v of one block, for prompts of so many tokens."""
     attn = block_of(model, layer).attn
     weight = getattr(attn, f"W_{kind.upper()}").detach()
@@ -102,7 +104,7 @@ def head_reader(model: Model, wiring: Wiring, layer: int, kind: Input, tokens: i
     if norm is not None:
         offset = offset + torch.einsum("m,hme->he", norm.bias, weight)
         weight = norm.gain[:, None] * weight
-    return Reader(weight, offset)
+    return InputProjection(weight, offset)
 
 
 def head_writer(model: Model, wiring: Wiring, layer: int) -> Float[Tensor, "head d_head d_model"]:
@@ -257,7 +259,7 @@ def _check_readers(model: Model, wiring: Wiring) -> None:
         centred = stream if norm is None else norm.centre(stream)
         normed = centred if norm is None else centred / norm.scale(centred)
         for kind in INPUTS:
-            reader = head_reader(model, wiring, layer, kind, PROBE_TOKENS)
+            reader = input_projection(model, wiring, layer, kind, PROBE_TOKENS)
             ours = torch.einsum("rpm,hme->rphe", normed, reader.weight) + reader.offset
             _expect_equal(arch, f"blocks.{layer}.attn.hook_{kind}", ours, found)
         if arch.mlp:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from strace_lens.utils import checks
 
 _GRAPH_FACTS = ("graph", "made")
 _SCORES_FACTS = (*_GRAPH_FACTS, "method", "task", "effects", "forwards", "backwards")
+"""What a file says beside the values; it calls `Scores.signed` "effects"."""
 
 
 def save_circuit(circuit: Circuit, path: str | Path) -> None:
@@ -57,8 +59,9 @@ def save_scores(scores: Scores, path: str | Path) -> None:
     Raises:
         ValueError: what `made` says is no JSON.
     """
-    facts = {"graph": dataclasses.asdict(scores.graph), "made": dict(scores.made)}
-    facts |= {name: getattr(scores, name) for name in _SCORES_FACTS if name not in facts}
+    facts: dict[str, Any] = {"graph": dataclasses.asdict(scores.graph), "made": dict(scores.made)}
+    facts |= {"effects": scores.signed}
+    facts |= {name: getattr(scores, name) for name in ("method", "task", "forwards", "backwards")}
     write_result(path, "scores", {"values": scores.values}, facts)
 
 
@@ -81,7 +84,7 @@ def load_scores(path: str | Path) -> Scores:
             forwards=checks.number(facts["forwards"], "forwards", low=0),
             backwards=checks.number(facts["backwards"], "backwards", low=0),
             seconds=math.nan,
-            effects=checks.flag(facts["effects"], "effects"),
+            signed=checks.flag(facts["effects"], "effects"),
             made=checks.mapping(facts["made"], "made"),
         )
     except ValueError as error:

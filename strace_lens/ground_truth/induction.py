@@ -91,7 +91,7 @@ def induction_task(pairs: int = 32, seed: int = 0) -> Task:
         corrupted=corrupted[:, :-1],
         lengths=torch.full((pairs,), LENGTH),
         answers=clean[:, -1:],
-        wrong=corrupted[:, -1:],
+        incorrect=corrupted[:, -1:],
         metric="logit_difference",
         made={"seed": seed, "periods": period.tolist()},
     )

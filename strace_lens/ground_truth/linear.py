@@ -72,7 +72,7 @@ def linear_task(pairs: int = 32, seed: int = 0) -> Task:
         corrupted=(clean + moved) % VOCABULARY,
         lengths=torch.full((pairs,), LENGTH),
         answers=none,
-        wrong=none,
+        incorrect=none,
         metric="recovered",
         made={"seed": seed},
     )

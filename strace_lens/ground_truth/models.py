@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from strace_lens.component_graph.circuit import Circuit, full_circuit
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.wiring import component_graph
 from strace_lens.ground_truth.induction import induction_task, induction_weights
-from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
+from strace_lens.ground_truth.linear import linear_task, linear_weights
 from strace_lens.ground_truth.tracr import (
     PROGRAMS,
     Compiled,
@@ -37,23 +35,20 @@ more or, where an edge's job is done already, below 0.07."""
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
-    """A model, a task that it does, and the edges that do it.
+class GroundTruth:
+    """A model, a task that it does, and the edges that do it, known from how the model was made.
 
     Attributes:
         model: a TransformerLens model on the CPU.
         task: what to compare methods on.
         truths: true circuits by name.
         ablation_truth: the name of the true circuit of each ablation ("resample", "mean", "zero").
-        effects: where every edge's effect on the task's metric is known exactly, that by ablation,
-            the mean over the task's pairs: metric(full) - metric(edge ablated).
     """
 
     model: Model
     task: Task
     truths: Mapping[str, Circuit]
     ablation_truth: Mapping[str, str]
-    effects: Mapping[str, Float[Tensor, "destination source"]] | None = None
 
     def truth(self, ablation: str) -> Circuit:
         """The true circuit of an ablation.
@@ -67,11 +62,11 @@ class Known:
         return self.truths[self.ablation_truth[ablation]]
 
 
-def known(name: str, seed: int = 0, pairs: int = 32) -> Known:
-    """A model whose circuit is known.
+def ground_truth(name: str, seed: int = 0, pairs: int = 32) -> GroundTruth:
+    """Build a model whose circuit is known, with its task.
 
     Args:
-        name: key of `KNOWN`.
+        name: key of `GROUND_TRUTHS`.
         seed: of the task's pairs, and of the weights where they are random or trained.
         pairs: of the task.
 
@@ -79,12 +74,12 @@ def known(name: str, seed: int = 0, pairs: int = 32) -> Known:
         ValueError: an unknown name, or fewer than one pair.
         MissingTracrError: a Tracr program, and Tracr is not installed.
     """
-    if name not in KNOWN:
-        raise ValueError(f"no known circuit {name!r}; choose from {', '.join(KNOWN)}")
-    return KNOWN[name](seed, pairs)
+    if name not in GROUND_TRUTHS:
+        raise ValueError(f"no known circuit {name!r}; choose from {', '.join(GROUND_TRUTHS)}")
+    return GROUND_TRUTHS[name](seed, pairs)
 
 
-def tracr_known(program: str, seed: int = 0, pairs: int = 32) -> Known:
+def tracr_ground_truth(program: str, seed: int = 0, pairs: int = 32) -> GroundTruth:
     """A compiled program; its truths do not depend on the pairs: they are taken on every input."""
     compiled = compile_program(program)
     task = tracr_task(compiled, pairs, seed)
@@ -97,7 +92,9 @@ def tracr_known(program: str, seed: int = 0, pairs: int = 32) -> Known:
         "zero": changing(model, alone, written, "zero", first=1),
         "resample": changing(model, each, written, "resample", first=1),
     }
-    return Known(model, task, truths, {"resample": "resample", "mean": "resample", "zero": "zero"})
+    return GroundTruth(
+        model, task, truths, {"resample": "resample", "mean": "resample", "zero": "zero"}
+    )
 
 
 def all_inputs_task(compiled: Compiled, partners: int = _PARTNERS) -> Task:
@@ -111,7 +108,7 @@ def all_inputs_task(compiled: Compiled, partners: int = _PARTNERS) -> Task:
     return paired_task(compiled, f"tracr-{compiled.name}-every-input", pairs)
 
 
-def induction_known(seed: int = 0, pairs: int = 32) -> Known:
+def induction_ground_truth(seed: int = 0, pairs: int = 32) -> GroundTruth:
     """The trained induction model; an edge is true where its ablation alone costs a fifth."""
     task = induction_task(pairs, seed)
     model = model_of(induction_weights(seed), task.name)
@@ -119,26 +116,25 @@ def induction_known(seed: int = 0, pairs: int = 32) -> Known:
     everything = full_circuit(component_graph(model))
     ablations = ("resample", "mean", "zero")
     truths = {a: costly(model, many, everything, a, share=_COST) for a in ablations}
-    return Known(model, task, truths, {a: a for a in ablations})
+    return GroundTruth(model, task, truths, {a: a for a in ablations})
 
 
-def linear_known(seed: int = 0, pairs: int = 32) -> Known:
+def linear_ground_truth(seed: int = 0, pairs: int = 32) -> GroundTruth:
     """The linear model; its one truth is what is written and read, the same by any ablation."""
-    weights, task = linear_weights(seed), linear_task(pairs, seed)
-    model = model_of(weights, task.name)
+    task = linear_task(pairs, seed)
+    model = model_of(linear_weights(seed), task.name)
     ablations = ("resample", "mean", "zero")
-    return Known(
+    return GroundTruth(
         model,
         task,
         truths={"written and read": written_and_read(model)},
         ablation_truth=dict.fromkeys(ablations, "written and read"),
-        effects={a: exact_effects(weights, task, a).mean(0) for a in ablations},
     )
 
 
-KNOWN: dict[str, Callable[[int, int], Known]] = {
-    **{f"tracr-{program}": partial(tracr_known, program) for program in PROGRAMS},
-    "induction-trained": induction_known,
-    "linear": linear_known,
+GROUND_TRUTHS: dict[str, Callable[[int, int], GroundTruth]] = {
+    **{f"tracr-{program}": partial(tracr_ground_truth, program) for program in PROGRAMS},
+    "induction-trained": induction_ground_truth,
+    "linear": linear_ground_truth,
 }
-"""Functions (seed, pairs) -> Known by the name of the task."""
+"""Functions (seed, pairs) -> GroundTruth by the name of the task."""

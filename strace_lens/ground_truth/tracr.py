@@ -202,7 +202,7 @@ def paired_task(
         corrupted=corrupted,
         lengths=torch.full((len(pairs),), clean.shape[1]),
         answers=none,
-        wrong=none,
+        incorrect=none,
         metric="recovered",
         every_position=True,
         texts=texts,

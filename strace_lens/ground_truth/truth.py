@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from strace_lens.component_graph.circuit import Circuit, full_circuit
-from strace_lens.component_graph.experiment import prepare
+from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.component_graph.patching import patched_logits
 from strace_lens.component_graph.run_circuits import run_circuits
 from strace_lens.component_graph.task import Task
@@ -83,27 +83,27 @@ def largest_changes(
 
     Zero for what is no candidate. The arguments are those of `changing`.
     """
-    problem = prepare(model, task, ablation=ablation)
+    experiment = make_experiment(model, task, ablation=ablation)
     edges = candidates.kept.cpu().nonzero()
-    clean = problem.reference.clean
+    clean = experiment.reference.clean
     change = clean.new_zeros(len(edges))
-    for rows in problem.chunks(len(edges) * len(task)):
+    for rows in experiment.chunks(len(edges) * len(task)):
         index = torch.arange(rows.start, rows.stop)
         edge, pair = index // len(task), index % len(task)
-        cut = clean.new_zeros(len(index), *problem.graph.exists.shape)
+        cut = clean.new_zeros(len(index), *experiment.graph.exists.shape)
         cut[torch.arange(len(index)), edges[edge, 0], edges[edge, 1]] = 1
         logits = patched_logits(
             model,
-            problem.wiring,
+            experiment.wiring,
             task.clean[pair],
             task.lengths[pair],
             cut,
-            problem.replaced.rows(pair.to(clean.device)),
+            experiment.replaced.rows(pair.to(clean.device)),
             every_position=task.every_position,
         )
         gap = (logits - clean[pair])[:, first:].abs().amax((1, 2))
         change.scatter_reduce_(0, edge.to(clean.device), gap, "amax")
-    changes = torch.zeros(problem.graph.exists.shape)
+    changes = torch.zeros(experiment.graph.exists.shape)
     changes[edges[:, 0], edges[:, 1]] = (change / clean[:, first:].abs().amax()).float().cpu()
     return changes
 

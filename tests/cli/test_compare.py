@@ -18,7 +18,7 @@ from strace_lens.cli import app
 from strace_lens.cli.compare import default_folder
 from strace_lens.compare.files import FOLDERS
 from strace_lens.component_graph.tasks.read import read_task
-from strace_lens.ground_truth.models import known
+from strace_lens.ground_truth.models import ground_truth
 from tests import tiny
 from tests.compare.test_compare import KEYS
 
@@ -135,7 +135,7 @@ def test_a_known_task_brings_its_model_and_its_truth(tmp_path):
     options = ["--methods", "edge-patching,eap,ifr,random", "--pairs", "3"]
     result = run("--task", "linear", *options, "--out", str(tmp_path), "--ablation", "zero")
     assert result.exit_code == 0, result.output
-    truth = known("linear").truth("zero")
+    truth = ground_truth("linear").truth("zero")
     assert f"true edges under zero ablation (written and read): {len(truth)}" in result.stdout
     assert "3 pairs seen by the methods, circuits evaluated on 3 others" in result.stdout
     for words in ("AUROC", "CPR", "CMD", "edges", "complement", "minimal", "fwd", "bwd", "MB"):

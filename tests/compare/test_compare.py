@@ -17,16 +17,17 @@ from strace_lens.compare.compare import (
     check_methods,
     compare,
     comparison_steps,
-    halves,
+    split,
 )
 from strace_lens.compare.comparison import COLUMNS, Comparison, chance_level
 from strace_lens.component_graph.agreement import auroc, missed_edges
 from strace_lens.component_graph.discover.methods import METHODS, discover
 from strace_lens.component_graph.evaluate import faithfulness, minimality
-from strace_lens.component_graph.experiment import prepare
+from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.component_graph.run_circuits import run_circuits
 from strace_lens.component_graph.task import Task
-from strace_lens.ground_truth.models import Known, known
+from strace_lens.ground_truth.linear import exact_effects, linear_weights
+from strace_lens.ground_truth.models import GroundTruth, ground_truth
 from strace_lens.report.summary import summarize_comparison
 from strace_lens.report.tables_compare import comparison_cells, comparison_facts, truth_lines
 from tests import cases
@@ -51,7 +52,7 @@ def others() -> Task:
 def fewer_draws() -> Iterator[None]:
     """So many random rankings as the package draws are slow under the tests' type checks."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["strace_lens.compare"], "_DRAWS", DRAWS)
+        patch.setattr(sys.modules["strace_lens.compare.compare"], "_DRAWS", DRAWS)
         yield
 
 
@@ -94,9 +95,9 @@ def test_each_method_is_what_its_verbs_give_one_by_one(found):
 
 
 def test_minimality_is_of_a_sample_drawn_by_the_seed(found):
-    problem = prepare(cases.model_of("gpt2"), others())
+    experiment = make_experiment(cases.model_of("gpt2"), others())
     for result in found.results:
-        assert result.minimality == minimality(problem, result.circuit, sample=4, seed=0).share
+        assert result.minimality == minimality(experiment, result.circuit, sample=4, seed=0).share
 
 
 def test_what_is_too_large_is_skipped_with_its_reason(found):
@@ -185,7 +186,7 @@ def test_a_task_that_the_model_cannot_do_is_warned_of(found):
     assert warned == (found.accuracy < 0.9)
     model, task = cases.model_of("gpt2"), others()
     if found.metric_clean > found.metric_corrupted:
-        task = dataclasses.replace(task, answers=task.wrong, wrong=task.answers)
+        task = dataclasses.replace(task, answers=task.incorrect, incorrect=task.answers)
     swapped = compare(model, task, ["random"])
     assert any("there is nothing to restore" in w for w in swapped.warnings)
     assert swapped.held_out is False
@@ -275,7 +276,7 @@ def test_signed_scores_rank_effects_and_leave_rankings(found):
 
 
 def test_a_large_graph_has_options_of_its_own_and_one_random_ranking(monkeypatch):
-    monkeypatch.setattr(sys.modules["strace_lens.compare"], "SMALL_GRAPH", 10)
+    monkeypatch.setattr(sys.modules["strace_lens.compare.compare"], "SMALL_GRAPH", 10)
     given = {"acdc": {"tau": 0.5}, "eap-ig": {"steps": 1}}
     made = compare(cases.model_of("gpt2"), seen(), ["acdc"], options=given, sample=1)
     screen = LARGE_OPTIONS["acdc"]["screen"]
@@ -289,15 +290,15 @@ def test_a_large_graph_has_options_of_its_own_and_one_random_ranking(monkeypatch
 
 
 @pytest.fixture(scope="module")
-def linear() -> Known:
-    return known("linear", pairs=8)
+def linear() -> GroundTruth:
+    return ground_truth("linear", pairs=8)
 
 
 @pytest.fixture(scope="module")
 def of_linear(linear) -> Comparison:
-    first, second = halves(linear.task)
+    first, second = split(linear.task)
     names = ["edge-patching", "eap", "eap-ig", "acdc"]
-    return compare(linear.model, first, names, evaluation=second, known=linear, sample=2)
+    return compare(linear.model, first, names, evaluation=second, ground_truth=linear, sample=2)
 
 
 def test_the_truth_is_held_against_every_ranking(linear, of_linear):
@@ -316,7 +317,8 @@ def test_the_truth_is_held_against_every_ranking(linear, of_linear):
 
 def test_a_gradient_is_exact_on_the_linear_model(linear, of_linear):
     patched, eap, integrated, *_ = of_linear.results
-    assert linear.effects is not None
+    exact = exact_effects(linear_weights(), split(linear.task)[0]).mean(0).float()
+    torch.testing.assert_close(patched.scores.values, exact, rtol=0, atol=2e-5)
     largest = float(patched.scores.values.abs().max())
     for result in (eap, integrated):
         gap = float((result.scores.values - patched.scores.values).abs().max())
@@ -340,11 +342,17 @@ def test_the_truth_is_among_the_circuits_of_the_projection(of_linear):
 @pytest.mark.parametrize("ablation", ["resample", "zero"])
 def test_a_compiled_program_is_held_against_the_truth_of_its_ablation(ablation):
     pytest.importorskip("tracr")
-    subject = known("tracr-count", pairs=8)
-    first, second = halves(subject.task)
+    subject = ground_truth("tracr-count", pairs=8)
+    first, second = split(subject.task)
     names = ["edge-patching", "eap", "ifr", "random"]
     made = compare(
-        subject.model, first, names, evaluation=second, known=subject, ablation=ablation, sample=4
+        subject.model,
+        first,
+        names,
+        evaluation=second,
+        ground_truth=subject,
+        ablation=ablation,
+        sample=4,
     )
     assert made.truth is subject.truths[ablation]
     assert made.projection is None  # it reads in both directions
@@ -364,12 +372,12 @@ def test_a_compiled_program_is_held_against_the_truth_of_its_ablation(ablation):
 
 def test_pairs_are_divided_where_there_are_enough():
     task = tiny_task(5)
-    first, second = halves(task)
+    first, second = split(task)
     assert second is not None
     assert torch.equal(torch.cat([first.clean, second.clean]), task.clean)
     assert (len(first), len(second)) == (3, 2)
     few = tiny_task(3)
-    assert halves(few) == (few, None)
+    assert split(few) == (few, None)
 
 
 def test_random_is_always_among_the_methods():

@@ -27,7 +27,7 @@ METHODS = ("eap", "clean-corrupted", "ifr")
 
 @pytest.fixture(autouse=True)
 def fewer_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["strace_lens.compare"], "_DRAWS", 2)
+    monkeypatch.setattr(sys.modules["strace_lens.compare.compare"], "_DRAWS", 2)
 
 
 def run(folder: Path | None, methods: tuple[str, ...] = METHODS, **options: Any) -> Comparison:
@@ -54,7 +54,7 @@ def test_what_is_done_is_read_back_and_not_run_again(tmp_path: Path, monkeypatch
     first = run(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*FOLDERS, NAME])
     before = contents(tmp_path, but="nothing")
-    module = sys.modules["strace_lens.compare"]
+    module = sys.modules["strace_lens.compare.compare"]
     monkeypatch.setattr(module, "_discover", lambda *_: pytest.fail("a method ran again"))
     again = run(tmp_path)
     assert_same(again, first)
@@ -66,7 +66,7 @@ def test_what_is_done_is_read_back_and_not_run_again(tmp_path: Path, monkeypatch
 
 def test_a_method_more_is_all_that_runs(tmp_path: Path, monkeypatch) -> None:
     run(tmp_path, ("eap",))
-    module = sys.modules["strace_lens.compare"]
+    module = sys.modules["strace_lens.compare.compare"]
     ran, discover = [], module._discover
     monkeypatch.setattr(module, "_discover", lambda s, n, o: ran.append(n) or discover(s, n, o))
     assert_same(run(tmp_path), run(None))
@@ -167,7 +167,7 @@ def test_overwriting_discards_another_comparison_and_nothing_else(tmp_path: Path
 
 def test_overwriting_keeps_what_this_comparison_made(tmp_path: Path, monkeypatch) -> None:
     first = run(tmp_path, ("eap",))
-    module = sys.modules["strace_lens.compare"]
+    module = sys.modules["strace_lens.compare.compare"]
     monkeypatch.setattr(module, "_discover", lambda *_: pytest.fail("a method ran again"))
     assert_same(run(tmp_path, ("eap",), overwrite=True), first)
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from strace_lens.component_graph.experiment import Problem, prepare
+from strace_lens.component_graph.experiment import Experiment, make_experiment
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.task import Task
 from tests import cases, oracle, tiny
@@ -69,7 +69,7 @@ def tiny_task(
         corrupted=prompts(501),
         lengths=options.pop("lengths", torch.full((pairs,), length)),
         answers=torch.cat([ids + 10, ids + 30], 1),
-        wrong=ids + 50,
+        incorrect=ids + 50,
         metric=metric,
         **options,
     )
@@ -94,7 +94,7 @@ def single_pairs(task: Task) -> list[Task]:
             corrupted=one.corrupted[:, : int(one.lengths)],
             lengths=one.lengths,
             answers=one.answers,
-            wrong=one.wrong,
+            incorrect=one.incorrect,
             metric=one.metric,
         )
         for one in singles
@@ -144,9 +144,9 @@ def _to_double(model: Any) -> Any:
     return model
 
 
-def double_problem(name: str, task: Task, **options: Any) -> Problem:
+def double_experiment(name: str, task: Task, **options: Any) -> Experiment:
     """A task made ready on the model in float64."""
-    return prepare(double_model(name), task, **options)
+    return make_experiment(double_model(name), task, **options)
 
 
 def slow_run(
@@ -205,7 +205,7 @@ def slow_metric(logits: Float[Tensor, "pos vocab"], task: Task, pair: int) -> fl
     """The logit difference of a pair, by hand."""
     last = logits[-1]
     right = sum(float(last[i]) for i in task.answers[pair]) / task.answers.shape[1]
-    return right - sum(float(last[i]) for i in task.wrong[pair]) / task.wrong.shape[1]
+    return right - sum(float(last[i]) for i in task.incorrect[pair]) / task.incorrect.shape[1]
 
 
 def hooks_on(model: Any) -> dict[str, int]:

@@ -135,7 +135,7 @@ def test_auroc_by_magnitude():
     made = scores(-9, 8, 1, 2, 3, 4, 5, 6)
     assert auroc(made, truth, absolute=False) == pytest.approx(6 / 12)
     assert auroc(made, truth) == 1.0
-    order = dataclasses.replace(made, effects=False)  # no magnitudes where only the order counts
+    order = dataclasses.replace(made, signed=False)  # no magnitudes where only the order counts
     assert auroc(order, truth) == pytest.approx(6 / 12)
 
 

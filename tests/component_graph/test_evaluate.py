@@ -29,12 +29,12 @@ from strace_lens.component_graph.evaluate import (
     metric_range,
     minimality,
 )
-from strace_lens.component_graph.experiment import Problem, prepare
+from strace_lens.component_graph.experiment import Experiment, make_experiment
 from strace_lens.component_graph.run_circuits import run_circuits
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
 from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
-from strace_lens.ground_truth.models import tracr_known
+from strace_lens.ground_truth.models import tracr_ground_truth
 from strace_lens.ground_truth.truth import written_and_read
 from strace_lens.ground_truth.weights import model_of
 from tests import cases, tiny
@@ -79,20 +79,22 @@ def words_task() -> Task:
 
 
 @functools.cache
-def problem_of(name: str, ablation: str = "resample") -> Problem:
-    return prepare(cases.model_of(name), words_task(), ablation=ablation)
+def problem_of(name: str, ablation: str = "resample") -> Experiment:
+    return make_experiment(cases.model_of(name), words_task(), ablation=ablation)
 
 
-def random_scores(problem: Problem, seed: int, *positions: int) -> Scores:
+def random_scores(experiment: Experiment, seed: int, *positions: int) -> Scores:
     generator = torch.Generator().manual_seed(seed)
-    shape = (*problem.graph.exists.shape, *positions)
-    return Scores(problem.graph, torch.randn(shape, generator=generator), "random")
+    shape = (*experiment.graph.exists.shape, *positions)
+    return Scores(experiment.graph, torch.randn(shape, generator=generator), "random")
 
 
-def slow_value(problem: Problem, scores: Scores, size: int, *, absolute: bool = True) -> float:
+def slow_value(
+    experiment: Experiment, scores: Scores, size: int, *, absolute: bool = True
+) -> float:
     """Faithfulness of the best edges, ranked by `sorted` and run alone."""
     values = scores.values.abs() if absolute else scores.values
-    exists = problem.graph.exists
+    exists = experiment.graph.exists
     if values.ndim == 3:
         exists = exists[..., None].expand(values.shape)
     cells = sorted(exists.nonzero().tolist(), key=lambda cell: -float(values[tuple(cell)]))
@@ -100,18 +102,18 @@ def slow_value(problem: Problem, scores: Scores, size: int, *, absolute: bool = 
     for cell in cells[:size]:
         keep[tuple(cell)] = True
 
-    full, empty = slow_ends(problem)
-    return (slow_mean(problem, Circuit(problem.graph, keep)) - empty) / (full - empty)
+    full, empty = slow_ends(experiment)
+    return (slow_mean(experiment, Circuit(experiment.graph, keep)) - empty) / (full - empty)
 
 
 @functools.cache
-def slow_ends(problem: Problem) -> tuple[float, float]:
-    graph = problem.graph
-    return slow_mean(problem, full_circuit(graph)), slow_mean(problem, empty_circuit(graph))
+def slow_ends(experiment: Experiment) -> tuple[float, float]:
+    graph = experiment.graph
+    return slow_mean(experiment, full_circuit(graph)), slow_mean(experiment, empty_circuit(graph))
 
 
-def slow_mean(problem: Problem, circuit: Circuit) -> float:
-    run = run_circuits(problem.model, problem.task, [circuit], ablation=problem.ablation)
+def slow_mean(experiment: Experiment, circuit: Circuit) -> float:
+    run = run_circuits(experiment.model, experiment.task, [circuit], ablation=experiment.ablation)
     return float(run.double().mean())
 
 
@@ -125,14 +127,14 @@ def slow_mean(problem: Problem, circuit: Circuit) -> float:
     ],
 )
 def test_every_point_of_the_curve_is_one_run_alone(name, ablation, ranking):
-    problem = problem_of(name, ablation)
-    scores = random_scores(problem, 3)
+    experiment = problem_of(name, ablation)
+    scores = random_scores(experiment, 3)
     fractions = (0.004, 0.1, 0.35, 0.8, 1.0)
-    curve = faithfulness_curve(problem, scores, fractions=fractions, ranking=ranking)
+    curve = faithfulness_curve(experiment, scores, fractions=fractions, ranking=ranking)
     assert curve.fractions == fractions
-    assert curve.edges == tuple(int(f * problem.graph.edges) for f in fractions)
+    assert curve.edges == tuple(int(f * experiment.graph.edges) for f in fractions)
     by_sign, by_magnitude = (
-        [slow_value(problem, scores, n, absolute=absolute) for n in curve.edges]
+        [slow_value(experiment, scores, n, absolute=absolute) for n in curve.edges]
         for absolute in (False, True)
     )
     assert max(abs(a - b) for a, b in zip(by_sign, by_magnitude, strict=True)) > 1e-2
@@ -146,33 +148,33 @@ def test_every_point_of_the_curve_is_one_run_alone(name, ablation, ranking):
 
 
 def test_faithfulness_warns_of_a_task_that_the_model_fails():
-    problem = problem_of("gpt2")
-    task, scores = problem.task, random_scores(problem, 3)
-    ends = metric_range(problem)
+    experiment = problem_of("gpt2")
+    task, scores = experiment.task, random_scores(experiment, 3)
+    ends = metric_range(experiment)
     if ends.full > ends.empty:
-        task = dataclasses.replace(task, answers=task.wrong, wrong=task.answers)
+        task = dataclasses.replace(task, answers=task.incorrect, incorrect=task.answers)
     low, high = sorted((ends.full, ends.empty))
     said = f"is {-high:.3g} on clean" if ends.full > ends.empty else f"is {low:.3g} on clean"
     with pytest.warns(UserWarning, match=said) as told:
-        faithfulness(problem.model, task, scores, fractions=(0.5, 1.0))
+        faithfulness(experiment.model, task, scores, fractions=(0.5, 1.0))
     assert len(told) == 1
 
 
 def test_faithfulness_is_silent_where_the_model_does_the_task():
-    problem = problem_of("gpt2")
-    logits = problem.clean[1][:, -1]
+    experiment = problem_of("gpt2")
+    logits = experiment.clean[1][:, -1]
     best, worst = logits.argmax(-1, keepdim=True), logits.argmin(-1, keepdim=True)
-    task = dataclasses.replace(problem.task, answers=best.cpu(), wrong=worst.cpu())
+    task = dataclasses.replace(experiment.task, answers=best.cpu(), incorrect=worst.cpu())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        faithfulness(problem.model, task, random_scores(problem, 3), fractions=(0.5, 1.0))
+        faithfulness(experiment.model, task, random_scores(experiment, 3), fractions=(0.5, 1.0))
 
 
 def test_both_rankings_of_the_benchmark_are_the_single_ones_put_together():
-    problem = problem_of("gpt2")
-    scores = random_scores(problem, 3)
+    experiment = problem_of("gpt2")
+    scores = random_scores(experiment, 3)
     both, signed, absolute = (
-        faithfulness_curve(problem, scores, ranking=ranking)
+        faithfulness_curve(experiment, scores, ranking=ranking)
         for ranking in ("mib", "signed", "absolute")
     )
     assert both.cpr == pytest.approx(signed.cpr, abs=1e-6)
@@ -184,66 +186,66 @@ def test_both_rankings_of_the_benchmark_are_the_single_ones_put_together():
 
 @pytest.mark.parametrize("negative", [0, 1])
 def test_circuits_that_are_the_same_by_sign_and_by_magnitude_run_once(negative):
-    problem = problem_of("gpt2")
-    between = metric_range(problem)
-    made = random_scores(problem, 3)
+    experiment = problem_of("gpt2")
+    between = metric_range(experiment)
+    made = random_scores(experiment, 3)
     values = made.values.abs()
     if negative:  # the weakest of all: only the circuits of half the edges and more hold it
-        cells = problem.graph.exists.nonzero()
+        cells = experiment.graph.exists.nonzero()
         values[tuple(cells[values[tuple(cells.T)].argmin()])] *= -1
     scores = dataclasses.replace(made, values=values)
     rows = []
     for ranking in ("absolute", "mib"):
-        before = problem.passes.forward_rows
-        faithfulness_curve(problem, scores, ranking=ranking, resolution=1.0, between=between)
-        rows.append(problem.passes.forward_rows - before)
+        before = experiment.passes.forward_rows
+        faithfulness_curve(experiment, scores, ranking=ranking, resolution=1.0, between=between)
+        rows.append(experiment.passes.forward_rows - before)
     assert rows[0] == rows[1]
 
 
 def test_the_default_grid_on_a_graph_too_small_for_it_keeps_no_edge_at_first():
-    problem = problem_of("gpt2")
-    curve = faithfulness_curve(problem, random_scores(problem, 0))
+    experiment = problem_of("gpt2")
+    curve = faithfulness_curve(experiment, random_scores(experiment, 0))
     assert curve.fractions == FRACTIONS
     assert curve.edges[0] == 0
     assert curve.values[0] == 0.0
-    assert curve.edges[-1] == problem.graph.edges
+    assert curve.edges[-1] == experiment.graph.edges
     assert curve.values[-1] == 1.0
 
 
 def test_edges_by_position():
-    problem = problem_of("gpt2")
-    scores = random_scores(problem, 1, 6)
-    curve = faithfulness_curve(problem, scores, fractions=(0.2, 0.6))
-    assert curve.edges == tuple(int(f * problem.graph.edges * 6) for f in (0.2, 0.6))
-    slow = [slow_value(problem, scores, n) for n in curve.edges]
+    experiment = problem_of("gpt2")
+    scores = random_scores(experiment, 1, 6)
+    curve = faithfulness_curve(experiment, scores, fractions=(0.2, 0.6))
+    assert curve.edges == tuple(int(f * experiment.graph.edges * 6) for f in (0.2, 0.6))
+    slow = [slow_value(experiment, scores, n) for n in curve.edges]
     assert curve.values == pytest.approx(slow, abs=1e-4)
 
 
 def test_edges_on_no_path_change_nothing_under_resample():
-    problem = problem_of("gpt2")
-    circuits = [random_scores(problem, seed).top(0.15) for seed in range(4)]
+    experiment = problem_of("gpt2")
+    circuits = [random_scores(experiment, seed).top(0.15) for seed in range(4)]
     pruned = [circuit.connected() for circuit in circuits]
     assert all(len(p) < len(c) for p, c in zip(pruned, circuits, strict=True))
-    runs = run_circuits(problem.model, problem.task, [*circuits, *pruned])
+    runs = run_circuits(experiment.model, experiment.task, [*circuits, *pruned])
     torch.testing.assert_close(runs[:4], runs[4:], atol=1e-4, rtol=1e-4)
 
 
 def test_the_range_given_is_the_range_found_and_saves_its_runs():
-    problem = problem_of("llama")
-    scores = random_scores(problem, 5)
-    between = metric_range(problem)
-    before = problem.passes.forward_rows
-    given = faithfulness_curve(problem, scores, between=between)
-    shared = problem.passes.forward_rows - before
-    assert faithfulness_curve(problem, scores) == given
-    assert problem.passes.forward_rows - before - shared == shared + 2 * len(problem.task)
+    experiment = problem_of("llama")
+    scores = random_scores(experiment, 5)
+    between = metric_range(experiment)
+    before = experiment.passes.forward_rows
+    given = faithfulness_curve(experiment, scores, between=between)
+    shared = experiment.passes.forward_rows - before
+    assert faithfulness_curve(experiment, scores) == given
+    assert experiment.passes.forward_rows - before - shared == shared + 2 * len(experiment.task)
 
 
 def test_the_range_is_the_clean_and_the_corrupted_run():
-    problem = problem_of("gpt2")
-    between = metric_range(problem)
-    clean = problem.score(problem.clean[1], problem.reference)
-    corrupted = problem.score(problem.corrupted[1], problem.reference)
+    experiment = problem_of("gpt2")
+    between = metric_range(experiment)
+    clean = experiment.score(experiment.clean[1], experiment.reference)
+    corrupted = experiment.score(experiment.corrupted[1], experiment.reference)
     assert between.full == pytest.approx(float(clean.mean()), abs=1e-4)
     assert between.empty == pytest.approx(float(corrupted.mean()), abs=1e-4)
     means = torch.tensor([[between.empty], [between.full], [2 * between.full - between.empty]])
@@ -290,11 +292,11 @@ def test_a_coarse_resolution_runs_nothing_further():
 
 
 def test_edges_at_85_is_faithful_and_one_edge_less_is_not():
-    problem = problem_of("gpt2")
-    scores = random_scores(problem, 7)
-    curve = faithfulness_curve(problem, scores, resolution=0.0)
-    assert slow_value(problem, scores, curve.edges_at_85) >= 0.85 - 1e-5
-    assert slow_value(problem, scores, curve.edges_at_85 - 1) < 0.85 + 1e-5
+    experiment = problem_of("gpt2")
+    scores = random_scores(experiment, 7)
+    curve = faithfulness_curve(experiment, scores, resolution=0.0)
+    assert slow_value(experiment, scores, curve.edges_at_85) >= 0.85 - 1e-5
+    assert slow_value(experiment, scores, curve.edges_at_85 - 1) < 0.85 + 1e-5
     larger = [v for n, v in zip(curve.edges, curve.values, strict=True) if n >= curve.edges_at_85]
     assert min(larger) >= 0.85
 
@@ -303,9 +305,9 @@ def test_edges_at_85_is_faithful_and_one_edge_less_is_not():
 
 
 @functools.cache
-def linear_problem(ablation: str = "resample") -> Problem:
+def linear_problem(ablation: str = "resample") -> Experiment:
     weights = linear_weights()
-    return prepare(model_of(weights, "linear"), linear_task(12), ablation=ablation)
+    return make_experiment(model_of(weights, "linear"), linear_task(12), ablation=ablation)
 
 
 def effects(ablation: str = "resample") -> torch.Tensor:
@@ -314,24 +316,24 @@ def effects(ablation: str = "resample") -> torch.Tensor:
 
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
 def test_the_true_circuit_of_a_linear_model_is_faithful_and_complete(ablation):
-    problem = linear_problem(ablation)
-    truth = written_and_read(problem.model)
-    assert 0 < len(truth) < problem.graph.edges
-    assert completeness(problem, truth) == pytest.approx(0, abs=1e-5)
-    assert completeness(problem, ~truth) == pytest.approx(1, abs=1e-5)
+    experiment = linear_problem(ablation)
+    truth = written_and_read(experiment.model)
+    assert 0 < len(truth) < experiment.graph.edges
+    assert completeness(experiment, truth) == pytest.approx(0, abs=1e-5)
+    assert completeness(experiment, ~truth) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
 def test_costs_in_a_linear_model_are_the_exact_effects(ablation):
-    problem = linear_problem(ablation)
-    truth = written_and_read(problem.model)
-    between = metric_range(problem)
+    experiment = linear_problem(ablation)
+    truth = written_and_read(experiment.model)
+    between = metric_range(experiment)
     exact = effects(ablation) / (between.full - between.empty)
-    for circuit in (truth, full_circuit(problem.graph)):
-        found = minimality(problem, circuit, sample=None, between=between)
+    for circuit in (truth, full_circuit(experiment.graph)):
+        found = minimality(experiment, circuit, sample=None, between=between)
         assert found.faithfulness == pytest.approx(1, abs=1e-5)
         assert found.size == len(found.edges) == len(circuit)
-        wanted = [float(exact[problem.graph.parse_edge(name)]) for name in found.edges]
+        wanted = [float(exact[experiment.graph.parse_edge(name)]) for name in found.edges]
         assert found.costs == pytest.approx(wanted, abs=1e-4)
         assert found.share == sum(cost >= 0.01 for cost in found.costs) / len(circuit)
     ranked = found.table["cost"].tolist()
@@ -340,61 +342,61 @@ def test_costs_in_a_linear_model_are_the_exact_effects(ablation):
 
 
 def test_ranking_a_linear_model_by_exact_effects_beats_the_reverse():
-    problem = linear_problem()
-    best = Scores(problem.graph, effects().float(), "exact")
-    worst = Scores(problem.graph, -effects().float(), "reverse")
-    good, bad = (faithfulness_curve(problem, s, ranking="signed") for s in (best, worst))
+    experiment = linear_problem()
+    best = Scores(experiment.graph, effects().float(), "exact")
+    worst = Scores(experiment.graph, -effects().float(), "reverse")
+    good, bad = (faithfulness_curve(experiment, s, ranking="signed") for s in (best, worst))
     assert good.cpr > bad.cpr
     assert good.edges_at_85 < bad.edges_at_85
 
 
 def test_a_wrong_circuit_is_neither_complete_nor_minimal():
-    problem = linear_problem()
-    truth = written_and_read(problem.model)
+    experiment = linear_problem()
+    truth = written_and_read(experiment.model)
     direct = ("embed->logits",)
-    missing = circuit_of_edges(problem.graph, set(truth.edge_names()).difference(direct))
-    between = metric_range(problem)
-    share = float(effects()[problem.graph.parse_edge(*direct)]) / (between.full - between.empty)
+    missing = circuit_of_edges(experiment.graph, set(truth.edge_names()).difference(direct))
+    between = metric_range(experiment)
+    share = float(effects()[experiment.graph.parse_edge(*direct)]) / (between.full - between.empty)
     assert abs(share) > 0.01
-    assert completeness(problem, missing) == pytest.approx(share, abs=1e-5)
+    assert completeness(experiment, missing) == pytest.approx(share, abs=1e-5)
     idle = (~truth).edge_names()[:5]
-    padded = circuit_of_edges(problem.graph, [*truth.edge_names(), *idle])
-    found = minimality(problem, padded, sample=None)
+    padded = circuit_of_edges(experiment.graph, [*truth.edge_names(), *idle])
+    found = minimality(experiment, padded, sample=None)
     costs = dict(zip(found.edges, found.costs, strict=True))
     assert [costs[name] for name in idle] == pytest.approx([0] * 5, abs=1e-5)
 
 
 def test_the_true_circuits_of_a_compiled_program_are_faithful_complete_and_minimal():
     pytest.importorskip("tracr")
-    known = tracr_known("fraction-of-previous", pairs=8)
+    known = tracr_ground_truth("fraction-of-previous", pairs=8)
     for ablation in ("resample", "zero", "mean"):
-        problem = prepare(known.model, known.task, ablation=ablation)
-        truth, between = known.truth(ablation), metric_range(problem)
-        assert completeness(problem, truth, between=between) == pytest.approx(0, abs=1e-4)
-        found = minimality(problem, truth, between=between)
+        experiment = make_experiment(known.model, known.task, ablation=ablation)
+        truth, between = known.truth(ablation), metric_range(experiment)
+        assert completeness(experiment, truth, between=between) == pytest.approx(0, abs=1e-4)
+        found = minimality(experiment, truth, between=between)
         assert found.faithfulness == pytest.approx(1, abs=1e-4)
         assert found.share == 1
-        assert minimality(problem, full_circuit(problem.graph), between=between).share < 1
+        assert minimality(experiment, full_circuit(experiment.graph), between=between).share < 1
 
 
 def test_one_edge_at_a_time_is_one_run_each():
-    problem = problem_of("llama")
-    circuit = random_scores(problem, 2).top(6)
-    found = minimality(problem, circuit)
-    between = metric_range(problem)
+    experiment = problem_of("llama")
+    circuit = random_scores(experiment, 2).top(6)
+    found = minimality(experiment, circuit)
+    between = metric_range(experiment)
     for name, cost in zip(found.edges, found.costs, strict=True):
-        rest = circuit_of_edges(problem.graph, set(circuit.edge_names()) - {name})
-        less = slow_mean(problem, circuit) - slow_mean(problem, rest)
+        rest = circuit_of_edges(experiment.graph, set(circuit.edge_names()) - {name})
+        less = slow_mean(experiment, circuit) - slow_mean(experiment, rest)
         assert cost == pytest.approx(less / (between.full - between.empty), abs=1e-4)
     assert set(found.edges) == set(circuit.edge_names())
 
 
 def test_a_sample_is_drawn_from_the_seed():
-    problem = problem_of("gpt2")
-    circuit = random_scores(problem, 2).top(80)
-    whole = minimality(problem, circuit, sample=None)  # more than one batch of masks
+    experiment = problem_of("gpt2")
+    circuit = random_scores(experiment, 2).top(80)
+    whole = minimality(experiment, circuit, sample=None)  # more than one batch of masks
     costs = dict(zip(whole.edges, whole.costs, strict=True))
-    first, again, other = (minimality(problem, circuit, sample=7, seed=s) for s in (0, 0, 1))
+    first, again, other = (minimality(experiment, circuit, sample=7, seed=s) for s in (0, 0, 1))
     assert first == again
     assert first.edges != other.edges
     assert len(set(first.edges)) == 7
@@ -403,17 +405,17 @@ def test_a_sample_is_drawn_from_the_seed():
 
 
 def test_minimality_of_edges_by_position_and_of_weights():
-    problem = problem_of("gpt2")
-    circuit = random_scores(problem, 4, 6).top(5)
-    found = minimality(problem, circuit)
+    experiment = problem_of("gpt2")
+    circuit = random_scores(experiment, 4, 6).top(5)
+    found = minimality(experiment, circuit)
     assert list(found.edges) == circuit.edge_names()
     assert all("@" in name for name in found.edges)
-    soft = Circuit(problem.graph, problem.graph.exists * 0.5)
-    dropped = minimality(problem, soft, sample=1)
+    soft = Circuit(experiment.graph, experiment.graph.exists * 0.5)
+    dropped = minimality(experiment, soft, sample=1)
     keep = soft.keep.clone()
-    keep[problem.graph.parse_edge(dropped.edges[0])] = 0
-    runs = run_circuits(problem.model, problem.task, [soft, Circuit(problem.graph, keep)])
-    whole, less = metric_range(problem).faithfulness(runs)
+    keep[experiment.graph.parse_edge(dropped.edges[0])] = 0
+    runs = run_circuits(experiment.model, experiment.task, [soft, Circuit(experiment.graph, keep)])
+    whole, less = metric_range(experiment).faithfulness(runs)
     assert dropped.costs[0] == pytest.approx(whole - less, abs=1e-4)
 
 
@@ -427,7 +429,7 @@ def test_equal_prompts_are_refused_whatever_rounding_makes_of_them(name, metric)
     same = dataclasses.replace(task, corrupted=task.clean)
     words = f"'words' has a mean {metric} of .* needs the two to differ"
     with pytest.raises(ValueError, match=words):
-        metric_range(prepare(cases.model_of(name), same, metric=metric))
+        metric_range(make_experiment(cases.model_of(name), same, metric=metric))
 
 
 def _curve(**options) -> Callable[[], Faithfulness]:
@@ -475,6 +477,6 @@ def test_bad_input_is_one_clear_error(call, words):
 
 def test_scores_with_positions_need_prompts_of_one_length():
     task = tiny_task(3, 7, lengths=torch.tensor([3, 7, 5]))
-    problem = prepare(cases.model_of("gpt2"), task)
+    experiment = make_experiment(cases.model_of("gpt2"), task)
     with pytest.raises(ValueError, match="one length"):
-        faithfulness_curve(problem, random_scores(problem, 0, 7))
+        faithfulness_curve(experiment, random_scores(experiment, 0, 7))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from strace_lens.component_graph.experiment import prepare
+from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.component_graph.wiring import wiring_of
 from strace_lens.ground_truth.linear import linear_weights
 from strace_lens.ground_truth.weights import model_of as model_of_weights
@@ -38,7 +38,7 @@ POINTS = ("blocks.1.attn.hook_z", "blocks.1.hook_mlp_out")
 @pytest.mark.parametrize("ablation", ["resample", "mean", "zero"])
 @pytest.mark.parametrize("name", ["llama", "gptj"])
 def test_replacements_are_the_other_prompt_the_mean_or_zero(name: str, ablation: str) -> None:
-    replaced = prepare(model_of(name), TASK, ablation=ablation).replaced
+    replaced = make_experiment(model_of(name), TASK, ablation=ablation).replaced
     corrupted = one_at_a_time(name, TASK.corrupted)
     every = [*one_at_a_time(name, TASK.clean), *corrupted]
     for pair in range(3):
@@ -53,37 +53,37 @@ def test_replacements_are_the_other_prompt_the_mean_or_zero(name: str, ablation:
 
 
 def test_a_run_is_made_once_and_counted() -> None:
-    problem = prepare(model_of("gpt2"), TASK)
-    assert problem.passes.forward_rows == 0
-    logits = problem.clean[1]
-    assert problem.passes.forward_rows == 3
-    assert problem.clean[1] is logits
-    assert problem.reference is problem.reference
-    _ = problem.replaced
-    assert problem.passes.forward_rows == 6
-    assert problem.passes.backward_rows == 0
+    experiment = make_experiment(model_of("gpt2"), TASK)
+    assert experiment.passes.forward_rows == 0
+    logits = experiment.clean[1]
+    assert experiment.passes.forward_rows == 3
+    assert experiment.clean[1] is logits
+    assert experiment.reference is experiment.reference
+    _ = experiment.replaced
+    assert experiment.passes.forward_rows == 6
+    assert experiment.passes.backward_rows == 0
 
 
 def test_the_reference_is_the_untouched_model_and_goes_pair_by_pair() -> None:
     model, task = model_of("llama"), uneven_task()
-    problem = prepare(model, task)
+    experiment = make_experiment(model, task)
     index = torch.tensor([2, 0, 2])
-    rows = problem.reference_rows(index)
+    rows = experiment.reference_rows(index)
     with torch.no_grad():
         for prompts, ours in ((task.clean, rows.clean), (task.corrupted, rows.corrupted)):
             alone = [model(prompts[i, : task.lengths[i]][None])[0, -1] for i in index.tolist()]
             assert relative_error(ours[:, 0], torch.stack(alone)) < 1e-5
     assert torch.equal(rows.answers, task.answers[index])
-    assert torch.equal(rows.wrong, task.wrong[index])
+    assert torch.equal(rows.incorrect, task.incorrect[index])
 
 
 def test_rows_are_cut_to_the_budget() -> None:
-    problem = prepare(model_of("llama"), TASK)
-    assert list(problem.chunks(5)) == [slice(0, 5)]
-    small = dataclasses.replace(problem, memory_budget=1)
+    experiment = make_experiment(model_of("llama"), TASK)
+    assert list(experiment.chunks(5)) == [slice(0, 5)]
+    small = dataclasses.replace(experiment, memory_budget=1)
     assert [s.stop - s.start for s in small.chunks(5)] == [1] * 5
     assert [s.stop - s.start for s in small.gradient_chunks(5)] == [1] * 5
-    medium = dataclasses.replace(problem, memory_budget=2**21)
+    medium = dataclasses.replace(experiment, memory_budget=2**21)
     sizes = [s.stop - s.start for s in medium.chunks(1000)]
     longer = dataclasses.replace(medium, task=tiny_task(3, 12))
     assert 1 < len(sizes) < 1000
@@ -94,8 +94,8 @@ def test_rows_are_cut_to_the_budget() -> None:
 
 def test_the_metric_is_the_tasks_own_unless_named() -> None:
     model = model_of("llama")
-    assert prepare(model, TASK).metric == "logit_difference"
-    assert prepare(model, TASK, metric="kl_divergence").metric == "kl_divergence"
+    assert make_experiment(model, TASK).metric == "logit_difference"
+    assert make_experiment(model, TASK, metric="kl_divergence").metric == "kl_divergence"
 
 
 def _wide_task() -> Any:
@@ -119,7 +119,7 @@ def test_what_does_not_fit_the_model_is_an_error(
     task: Any, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        prepare(model_of("llama"), task, **options)
+        make_experiment(model_of("llama"), task, **options)
 
 
 def test_padding_is_refused_where_attention_would_read_it() -> None:
@@ -130,7 +130,7 @@ def test_padding_is_refused_where_attention_would_read_it() -> None:
     for prompts in (task.clean, task.corrupted):
         prompts.remainder_(len(weights.W_E))
     with pytest.raises(ValueError, match="both-ways attends in both directions"):
-        prepare(model, dataclasses.replace(task, metric="recovered"))
+        make_experiment(model, dataclasses.replace(task, metric="recovered"))
 
 
 def test_a_model_that_cannot_be_patched_is_refused_by_name() -> None:
@@ -138,7 +138,7 @@ def test_a_model_that_cannot_be_patched_is_refused_by_name() -> None:
     with torch.no_grad():
         next(model.blocks[1].attn.v.parameters())[3] = float("nan")
     with pytest.raises(UnsupportedModelError, match="tiny-gpt2"):
-        prepare(model, TASK)
+        make_experiment(model, TASK)
 
 
 def test_pairs_that_padding_would_change_are_refused_and_a_wide_row_is_not_changed() -> None:
@@ -151,10 +151,10 @@ def test_pairs_that_padding_would_change_are_refused_and_a_wide_row_is_not_chang
         clean=torch.nn.functional.pad(task.clean, (0, 6)),
         corrupted=torch.nn.functional.pad(task.corrupted, (0, 6)),
     )
-    narrow, wide = prepare(model, task), prepare(model, padded)
+    narrow, wide = make_experiment(model, task), make_experiment(model, padded)
     assert relative_error(wide.clean[1], narrow.clean[1]) < 1e-5
     assert relative_error(wide.corrupted[0].z[1][:, :6], narrow.corrupted[0].z[1]) < 1e-5
     straddling = dataclasses.replace(padded, lengths=torch.tensor([6, 12]))
     with pytest.raises(ValueError, match=r"prompts of 6 and of 12 tokens, .* beyond 8 tokens"):
-        prepare(model, straddling)
-    assert prepare(model_of("llama"), straddling).clean[1].shape[0] == 2
+        make_experiment(model, straddling)
+    assert make_experiment(model_of("llama"), straddling).clean[1].shape[0] == 2

@@ -55,7 +55,7 @@ def test_the_dicts_name_the_same_metrics() -> None:
 @given(
     seed=st.integers(0, 2**16),
     answers=st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True),
-    wrong=st.lists(st.integers(5, 9), min_size=1, max_size=4, unique=True),
+    incorrect=st.lists(st.integers(5, 9), min_size=1, max_size=4, unique=True),
 )
 def test_sets_of_answers_against_loops(seed: int, answers: list[int], wrong: list[int]) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -120,7 +120,7 @@ def test_half_precision_is_widened() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "answers", "wrong", "message"),
+    ("name", "answers", "incorrect", "message"),
     [
         ("logit_difference", [[0], [-1]], [[1], [1]], "row 1 names no answer"),
         ("logit_difference", [[0], [0]], [[-1], [1]], "row 0 names no wrong answer"),

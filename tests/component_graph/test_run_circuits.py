@@ -15,7 +15,7 @@ from strace_lens.component_graph.circuit import (
     empty_circuit,
     full_circuit,
 )
-from strace_lens.component_graph.experiment import prepare
+from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.component_graph.run_circuits import circuit_metric, run_circuits, stack
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.wiring import component_graph
@@ -107,11 +107,11 @@ def test_a_batch_gives_what_each_circuit_gives_alone_in_any_budget(name: str) ->
     one_row = run_circuits(model, TASK, circuits, memory_budget=1)
     for other in (alone, by_pair, one_row):
         assert relative_error(other, batch) < 1e-5
-    problem = prepare(model, TASK, memory_budget=1)
+    experiment = make_experiment(model, TASK, memory_budget=1)
     rows: list[int] = []
-    circuit_metric(problem, stack(problem, circuits), progress=rows.append)
+    circuit_metric(experiment, stack(experiment, circuits), progress=rows.append)
     assert rows == [1] * (len(circuits) * len(TASK))
-    assert problem.passes.forward_rows == len(circuits) * len(TASK) + 2 * len(TASK)
+    assert experiment.passes.forward_rows == len(circuits) * len(TASK) + 2 * len(TASK)
 
 
 @pytest.mark.parametrize("direction", ["noise", "denoise"])
@@ -205,17 +205,17 @@ def test_gradients_are_not_asked_for() -> None:
 @pytest.mark.parametrize("name", ["llama", "gptj", *cases.HOOKED])
 def test_no_hook_and_no_flag_is_left_behind_also_after_an_error(name: str) -> None:
     model = model_of(name)
-    problem = prepare(model, TASK)
-    masks = stack(problem, some_circuits(name)[:1])
+    experiment = make_experiment(model, TASK)
+    masks = stack(experiment, some_circuits(name)[:1])
     before = hooks_on(model)
-    circuit_metric(problem, masks)
+    circuit_metric(experiment, masks)
     assert hooks_on(model) == before
     point = model.hook_dict["blocks.1.hook_resid_post"]
     point.add_hook(lambda value, hook: value * float("nan"))
     try:
         with_users = hooks_on(model)
         with pytest.raises(FloatingPointError, match="NaN or infinite logits"):
-            circuit_metric(problem, masks)
+            circuit_metric(experiment, masks)
         assert hooks_on(model) == with_users
     finally:
         point.remove_hooks("fwd")
@@ -224,15 +224,15 @@ def test_no_hook_and_no_flag_is_left_behind_also_after_an_error(name: str) -> No
 
 def test_a_users_error_inside_a_run_leaves_nothing_behind() -> None:
     model = model_of("llama")
-    problem = prepare(model, TASK)
-    masks = stack(problem, some_circuits("llama"))
+    experiment = make_experiment(model, TASK)
+    masks = stack(experiment, some_circuits("llama"))
     before = hooks_on(model)
 
     def stop(rows: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        circuit_metric(problem, masks, progress=stop)
+        circuit_metric(experiment, masks, progress=stop)
     assert hooks_on(model) == before
 
 
@@ -306,7 +306,7 @@ def real_task() -> Task:
         corrupted=corrupted,
         lengths=torch.tensor([clean.shape[1]]),
         answers=answers[:, :1],
-        wrong=answers[:, 1:2],
+        incorrect=answers[:, 1:2],
         metric="logit_difference",
     )
 

@@ -13,7 +13,7 @@ import torch
 import strace_lens as sl
 from strace_lens.component_graph.discover.methods import discover_in
 from strace_lens.component_graph.evaluate import faithfulness_curve
-from strace_lens.component_graph.experiment import prepare
+from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.model.weights import weights_hash
 from tests import cases, tiny
 from tests.component_graph.made import tiny_task
@@ -69,13 +69,13 @@ def test_a_saved_circuit_keeps_its_weights(tmp_path: Path) -> None:
 
 def test_a_task_made_ready_before_the_weights_changed_is_refused() -> None:
     model = cases.fresh_bridge("mistral")
-    problem = prepare(model, TASK)
-    scores = discover_in(problem, "random")
+    experiment = make_experiment(model, TASK)
+    scores = discover_in(experiment, "random")
     with torch.no_grad():
         model.blocks[0].ln1.original_component.weight.mul_(1.1)
     for use in (
-        lambda: discover_in(problem, "eap"),
-        lambda: faithfulness_curve(problem, dataclasses.replace(scores, made={})),
+        lambda: discover_in(experiment, "eap"),
+        lambda: faithfulness_curve(experiment, dataclasses.replace(scores, made={})),
     ):
         with pytest.raises(ValueError, match="have changed since task 'words' was made ready"):
             use()

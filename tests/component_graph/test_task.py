@@ -19,7 +19,7 @@ def task(**changes: Any) -> Task:
         "corrupted": torch.tensor([[1, 2, 4, 0], [4, 5, 7, 7], [9, 9, 0, 0]]),
         "lengths": torch.tensor([3, 4, 2]),
         "answers": torch.tensor([[10, 11], [12, -1], [13, -1]]),
-        "wrong": torch.tensor([[12], [11], [10]]),
+        "incorrect": torch.tensor([[12], [11], [10]]),
         "metric": "logit_difference",
         "texts": (("a", "b"), ("c", "d"), ("e", "f")),
         "dropped": 2,
@@ -40,7 +40,7 @@ def test_some_pairs_of_a_task() -> None:
         ([-1], [2]),
     ):
         some = whole.take(rows)
-        for part in ("clean", "corrupted", "lengths", "answers", "wrong"):
+        for part in ("clean", "corrupted", "lengths", "answers", "incorrect"):
             assert torch.equal(getattr(some, part), getattr(whole, part)[indices])
         assert some.texts == tuple(whole.texts[i] for i in indices)
         assert (some.metric, some.dropped, some.made) == (whole.metric, 2, {"seed": 0})
@@ -58,7 +58,7 @@ def test_a_sample_is_drawn_by_its_seed() -> None:
         corrupted=torch.arange(40)[:, None] + 50,
         lengths=torch.ones(40, dtype=torch.int64),
         answers=torch.full((40, 1), 3),
-        wrong=torch.full((40, 1), 4),
+        incorrect=torch.full((40, 1), 4),
         metric="logit_difference",
     )
     drawn, again, other = (whole.sample(12, seed) for seed in (0, 0, 1))
@@ -77,9 +77,9 @@ def test_a_sample_is_drawn_by_its_seed() -> None:
 def test_a_metric_that_reads_no_answers_needs_none() -> None:
     none = torch.full((3, 1), -1)
     for metric in ("kl_divergence", "recovered"):
-        assert len(task(metric=metric, answers=none, wrong=none)) == 3
-        assert len(task(metric=metric, answers=none[:, :0], wrong=none[:, :0])) == 3
-    assert len(task(metric="answer_rank", wrong=none)) == 3
+        assert len(task(metric=metric, answers=none, incorrect=none)) == 3
+        assert len(task(metric=metric, answers=none[:, :0], incorrect=none[:, :0])) == 3
+    assert len(task(metric="answer_rank", incorrect=none)) == 3
     with pytest.raises(TaskError, match="pair 0 has no answers, which answer_rank needs"):
         task(metric="answer_rank", answers=none)
 
@@ -94,10 +94,13 @@ def test_a_metric_that_reads_no_answers_needs_none() -> None:
         ({"every_position": True}, "every position needs prompts of one length"),
         ({"texts": (("a", "b"),)}, "1 texts for 3 pairs"),
         ({"metric": "logits"}, "unknown metric 'logits'; choose from logit_difference, "),
-        ({"wrong": torch.tensor([[12], [-1], [10]])}, "pair 1 has no wrong, which logit_diff"),
-        ({"wrong": torch.tensor([[12], [-2], [10]])}, "pair 1 has"),
-        ({"wrong": torch.tensor([[12, -2], [11, 1], [10, 1]])}, "pair 0 has the answer id -2"),
-        ({"wrong": torch.tensor([[11], [11], [10]])}, "pair 0 names the token 11 twice"),
+        (
+            {"incorrect": torch.tensor([[12], [-1], [10]])},
+            "pair 1 has no incorrect answers, which logit_diff",
+        ),
+        ({"incorrect": torch.tensor([[12], [-2], [10]])}, "pair 1 has"),
+        ({"incorrect": torch.tensor([[12, -2], [11, 1], [10, 1]])}, "pair 0 has the answer id -2"),
+        ({"incorrect": torch.tensor([[11], [11], [10]])}, "pair 0 names the token 11 twice"),
         ({"answers": torch.tensor([[9], [8], [8]]).expand(3, 2)}, "pair 0 names the token 9 twice"),
     ],
 )

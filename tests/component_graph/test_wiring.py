@@ -12,8 +12,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from strace_lens.component_graph.wiring import (
     INPUTS,
     component_graph,
-    head_reader,
     head_writer,
+    input_projection,
     mlp_input_hooks,
     stream_point,
     wiring_of,
@@ -52,7 +52,7 @@ def test_readers_are_the_norm_and_then_the_weights(name: str) -> None:
         centred = stream if norm is None else norm.centre(stream)
         scale = 1.0 if norm is None else norm.scale(centred)
         for kind in INPUTS:
-            reader = head_reader(model, wiring, index, kind, TOKENS)
+            reader = input_projection(model, wiring, index, kind, TOKENS)
             ours = torch.einsum("pm,hme->phe", centred / scale, reader.weight) + reader.offset
             assert relative_error(ours, truth[kind]) < 1e-5
 

@@ -31,7 +31,7 @@ def made_scores(*positions: int) -> Scores:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(*GRAPH.exists.shape, *positions, generator=generator)
     costs = {"forwards": 2.0, "backwards": 1.5, "seconds": 0.25}
-    return Scores(GRAPH, values, "acdc", "ioi", **costs, effects=False, made=MADE)
+    return Scores(GRAPH, values, "acdc", "ioi", **costs, signed=False, made=MADE)
 
 
 @pytest.mark.parametrize("soft", [False, True])

@@ -14,14 +14,14 @@ from strace_lens.ground_truth.induction import (
     induction_weights,
     repeated_blocks,
 )
-from strace_lens.ground_truth.models import Known, known
+from strace_lens.ground_truth.models import GroundTruth, ground_truth
 from strace_lens.ground_truth.weights import model_of
 from tests.ground_truth import oracle
 
 
 @functools.cache
-def made() -> Known:
-    return known("induction-trained", pairs=48)
+def made() -> GroundTruth:
+    return ground_truth("induction-trained", pairs=48)
 
 
 def live_heads() -> list[int]:
@@ -119,13 +119,13 @@ def test_blocks_repeat_without_repeats_inside() -> None:
 
 def test_corrupted_prompts_repeat_other_tokens_at_the_same_distance() -> None:
     task = induction_task(100, seed=4)
-    assert bool((task.answers != task.wrong).all())
+    assert bool((task.answers != task.incorrect).all())
     for pair, period in enumerate(task.made["periods"]):
         corrupted = task.corrupted[pair].tolist()
         assert corrupted[period:] == corrupted[:-period]
         assert len(set(corrupted[:period])) == period
         assert int(task.answers[pair, 0]) == int(task.clean[pair, -period])
-        assert int(task.wrong[pair, 0]) == corrupted[-period]
+        assert int(task.incorrect[pair, 0]) == corrupted[-period]
     assert torch.equal(induction_task(100, seed=4).clean, task.clean)
     assert not torch.equal(induction_task(100, seed=5).clean, task.clean)
 

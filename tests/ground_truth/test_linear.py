@@ -11,15 +11,15 @@ from strace_lens.component_graph.circuit import Circuit, empty_circuit, full_cir
 from strace_lens.component_graph.graph import node_of
 from strace_lens.component_graph.run_circuits import run_circuits
 from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
-from strace_lens.ground_truth.models import Known, known
+from strace_lens.ground_truth.models import GroundTruth, ground_truth
 from tests.ground_truth import oracle
 
 ABLATIONS = ("zero", "mean", "resample")
 
 
 @functools.cache
-def made() -> Known:
-    return known("linear", seed=1, pairs=5)
+def made() -> GroundTruth:
+    return ground_truth("linear", seed=1, pairs=5)
 
 
 def effects(circuits: list[Circuit], ablation: str) -> Float[Tensor, "circuit pair"]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.run_circuits import run_circuits
-from strace_lens.ground_truth.models import Known, all_inputs_task, known
+from strace_lens.ground_truth.models import GroundTruth, all_inputs_task, ground_truth
 from strace_lens.ground_truth.tracr import (
     PROGRAMS,
     Compiled,
@@ -65,8 +65,8 @@ each_program = pytest.mark.parametrize("name", PROGRAMS)
 
 
 @functools.cache
-def made(name: str) -> Known:
-    return known(f"tracr-{name}")
+def made(name: str) -> GroundTruth:
+    return ground_truth(f"tracr-{name}")
 
 
 def all_prompts(compiled: Compiled) -> Int[Tensor, "input pos"]:

@@ -17,7 +17,7 @@ import torch
 
 import strace_lens as sl
 from strace_lens.component_graph.discover.methods import discover_in
-from strace_lens.component_graph.experiment import prepare
+from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.model.architecture import UnsupportedModelError
 from strace_lens.model.hold import hold
 from tests import cases, tiny
@@ -183,12 +183,14 @@ def test_what_was_made_in_a_mode_serves_outside_it(mode: str) -> None:
     with MODES[mode]():
         graph = sl.token_graph(model, tiny.PROMPT)
         trace = sl.extract(graph, "l2", order="scheduled")
-        problem = prepare(model, task, ablation="mean")
-        assert problem.clean[1].is_inference() == problem.replaced.embed.is_inference() is False
+        experiment = make_experiment(model, task, ablation="mean")
+        assert (
+            experiment.clean[1].is_inference() == experiment.replaced.embed.is_inference() is False
+        )
     assert torch.equal(sl.fisher(model, graph, probes=2).ranks.flat(), outside("traces")["fisher"])
     learned = sl.learn(model, graph, start=trace, steps=2, sizes=(0.05, 0.2))
     assert torch.equal(learned.ranks.flat(), outside("traces")["learned"])
-    scores = discover_in(problem, "edge-pruning", steps=3)
+    scores = discover_in(experiment, "edge-pruning", steps=3)
     expected = sl.discover(model, task, "edge-pruning", ablation="mean", steps=3)
     assert torch.equal(scores.values, expected.values)
 

@@ -213,7 +213,7 @@ def test_the_full_circuit_is_the_model_after_folding(name: str) -> None:
     model.enable_compatibility_mode()
     with torch.no_grad():
         logits = model(task.clean)[:, -1]
-    right = logits.gather(1, task.answers).mean(1) - logits.gather(1, task.wrong).mean(1)
+    right = logits.gather(1, task.answers).mean(1) - logits.gather(1, task.incorrect).mean(1)
     circuit = full_circuit(sl.component_graph(model))
     # An empty mask beside it: the whole circuit alone cuts nothing.
     values = sl.run_circuits(model, task, [circuit, ~circuit])

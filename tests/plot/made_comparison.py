@@ -16,7 +16,7 @@ from strace_lens.component_graph.agreement import auroc, missed_edges, precision
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.discover.methods import discover_in
 from strace_lens.component_graph.evaluate import faithfulness_curve, metric_range
-from strace_lens.component_graph.experiment import Problem, prepare
+from strace_lens.component_graph.experiment import Experiment, make_experiment
 from strace_lens.component_graph.task import Task
 from tests import tiny
 from tests.cases import model_of
@@ -34,7 +34,7 @@ def task(pairs: int = 2, length: int = 4) -> Task:
         corrupted=torch.tensor(rows[pairs:]),
         lengths=torch.full((pairs,), length),
         answers=torch.full((pairs, 1), 20),
-        wrong=torch.full((pairs, 1), 21),
+        incorrect=torch.full((pairs, 1), 21),
         metric="logit_difference",
         dropped=1,
     )
@@ -43,16 +43,16 @@ def task(pairs: int = 2, length: int = 4) -> Task:
 @functools.cache
 def comparison(name: str = "gpt2", known: bool = True) -> Comparison:
     """Methods on a tiny model; the best edges by exact patching stand for the true circuit."""
-    problem = prepare(model_of(name), task())
-    truth = discover_in(problem, "edge-patching").top(TRUE_EDGES) if known else None
-    results = tuple(_result(problem, method, truth) for method in METHODS)
+    experiment = make_experiment(model_of(name), task())
+    truth = discover_in(experiment, "edge-patching").top(TRUE_EDGES) if known else None
+    results = tuple(_result(experiment, method, truth) for method in METHODS)
     circuits = {} if truth is None else {"truth": truth}
     circuits |= {result.method: result.circuit for result in results}
     random = results[-1]
     return Comparison(
         task="made-up",
-        model=problem.graph.model,
-        graph=problem.graph,
+        model=experiment.graph.model,
+        graph=experiment.graph,
         metric="logit_difference",
         ablation="resample",
         pairs=2,
@@ -60,8 +60,8 @@ def comparison(name: str = "gpt2", known: bool = True) -> Comparison:
         held_out=False,
         dropped=1,
         accuracy=0.5,
-        metric_clean=metric_range(problem).full,
-        metric_corrupted=metric_range(problem).empty,
+        metric_clean=metric_range(experiment).full,
+        metric_corrupted=metric_range(experiment).empty,
         results=results,
         skipped={"acdc": "the graph has too many edges"},
         warnings=("the model does the task on half of the pairs only",),
@@ -70,7 +70,7 @@ def comparison(name: str = "gpt2", known: bool = True) -> Comparison:
         random_cmd=(random.faithfulness.cmd,),
         random_auroc=() if random.auroc is None else (random.auroc,),
         memory="by hand",
-        projection=project(trace_of_task(problem.model, problem.task), circuits),
+        projection=project(trace_of_task(experiment.model, experiment.task), circuits),
         made={"seed": 7, "versions": {"torch": "2"}},
     )
 
@@ -98,11 +98,11 @@ def renamed(made: Comparison, name: str) -> Comparison:
     )
 
 
-def _result(problem: Problem, method: str, truth: Circuit | None) -> MethodResult:
-    scores = discover_in(problem, method)
+def _result(experiment: Experiment, method: str, truth: Circuit | None) -> MethodResult:
+    scores = discover_in(experiment, method)
     # What a clock says is another thing in every run.
     scores = dataclasses.replace(scores, seconds=(1 + scores.forwards) / 64)
-    curve = faithfulness_curve(problem, scores)
+    curve = faithfulness_curve(experiment, scores)
     return MethodResult(
         method=method,
         scores=scores,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from strace_lens.component_graph.discover.attribution import eap
 from strace_lens.component_graph.discover.objective import objective_of
-from strace_lens.component_graph.experiment import Problem
+from strace_lens.component_graph.experiment import Experiment
 from strace_lens.component_graph.run_circuits import circuit_metric
 from strace_lens.model.architecture import device_of
 
@@ -33,7 +33,7 @@ ALL, SCREEN = 2_000, 200
 
 
 def acdc(
-    problem: Problem,
+    experiment: Experiment,
     *,
     seed: int = 0,
     tau: float = TAU,
@@ -52,7 +52,7 @@ def acdc(
     edge tested, and in a batch those after an edge that is kept are run again.
 
     Args:
-        problem: a task made ready.
+        experiment: from `make_experiment`.
         seed: not used; every method takes one.
         tau: threshold, in units of the objective.
         objective: see `objective_of`.
@@ -67,11 +67,11 @@ def acdc(
     """
     if not (tau > 0 and math.isfinite(tau)):
         raise ValueError(f"tau must be a positive number; got {tau}")
-    objective = objective_of(problem, objective)
-    graph = problem.graph
-    candidates, estimate = _screened(problem, screen)
-    keep = graph.exists.to(device_of(problem.model), copy=True)
-    search = _Search(problem, objective, tau, keep)
+    objective = objective_of(experiment, objective)
+    graph = experiment.graph
+    candidates, estimate = _screened(experiment, screen)
+    keep = graph.exists.to(device_of(experiment.model), copy=True)
+    search = _Search(experiment, objective, tau, keep)
     for destination in reversed(range(graph.destinations)):
         used = destination == graph.destinations - 1 or bool(
             search.keep[:, graph.feeds[destination]].any()
@@ -85,30 +85,30 @@ def acdc(
     return losses if bool(candidates[graph.exists].all()) else _screened_out(losses, estimate, tau)
 
 
-def tested_edges(problem: Problem, options: Mapping[str, Any]) -> dict[str, Any]:
+def tested_edges(experiment: Experiment, options: Mapping[str, Any]) -> dict[str, Any]:
     """What `Scores.made` says of a search: the edges that it tests, and how the others rank."""
-    edges = problem.graph.edges
-    tested = min(edges, _screen(problem, options.get("screen")))
+    edges = experiment.graph.edges
+    tested = min(edges, _screen(experiment, options.get("screen")))
     return {TESTED: tested, **({} if tested == edges else {REST: "eap"})}
 
 
-def _screen(problem: Problem, screen: int | None) -> int:
+def _screen(experiment: Experiment, screen: int | None) -> int:
     if screen is None:
-        return ALL if problem.graph.edges <= ALL else SCREEN
+        return ALL if experiment.graph.edges <= ALL else SCREEN
     return screen
 
 
 def _screened(
-    problem: Problem, screen: int | None
+    experiment: Experiment, screen: int | None
 ) -> tuple[Bool[Tensor, "destination source"], Float[Tensor, "destination source"]]:
     """Edges to test, and the estimate of each edge by which they were chosen (zero if all are)."""
-    exists = problem.graph.exists
+    exists = experiment.graph.exists
     if screen is not None and screen < 1:
         raise ValueError(f"screen must be at least 1 edge; got {screen}")
-    screen = _screen(problem, screen)
-    if problem.graph.edges <= screen:
+    screen = _screen(experiment, screen)
+    if experiment.graph.edges <= screen:
         return exists.clone(), torch.zeros(exists.shape)
-    estimate = eap(problem).cpu()
+    estimate = eap(experiment).cpu()
     size = estimate.abs().masked_fill(~exists, -1.0)
     best = size.flatten().argsort(descending=True, stable=True)[:screen]
     candidates = torch.zeros_like(exists)
@@ -132,18 +132,18 @@ class _Search:
     """A circuit that shrinks, and what each edge tested so far has cost.
 
     Attributes:
-        problem, objective, tau: as for `acdc`.
+        experiment, objective, tau: as for `acdc`.
         keep: edges not removed yet.
     """
 
-    problem: Problem
+    experiment: Experiment
     objective: str
     tau: float
     keep: Bool[Tensor, "destination source"]
 
     def __post_init__(self) -> None:
-        pairs = len(self.problem.task)
-        one_pass = next(self.problem.chunks(self.problem.graph.sources * pairs))
+        pairs = len(self.experiment.task)
+        one_pass = next(self.experiment.chunks(self.experiment.graph.sources * pairs))
         self.largest = max(1, one_pass.stop // pairs)
         self.size = self.largest
         self.losses = torch.zeros(self.keep.shape, dtype=torch.float64, device=self.keep.device)
@@ -171,4 +171,4 @@ class _Search:
         self, keep: Bool[Tensor, "circuit destination source"]
     ) -> Float64[Tensor, " circuit"]:
         """Mean objective of each circuit."""
-        return circuit_metric(self.problem, keep, metric=self.objective).double().mean(1)
+        return circuit_metric(self.experiment, keep, metric=self.objective).double().mean(1)

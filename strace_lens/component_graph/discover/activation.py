@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from strace_lens.component_graph.experiment import Problem
+from strace_lens.component_graph.experiment import Experiment
 from strace_lens.component_graph.run_circuits import Direction, check_positions, circuit_metric
 from strace_lens.model.architecture import device_of
 
@@ -28,7 +28,7 @@ class TooManyRowsError(ValueError):
 
 
 def edge_patching(
-    problem: Problem,
+    experiment: Experiment,
     *,
     seed: int = 0,
     positions: bool = False,
@@ -42,7 +42,7 @@ def edge_patching(
     corrupted ones.
 
     Args:
-        problem: a task made ready.
+        experiment: from `make_experiment`.
         seed: not used; every method takes one.
         positions: ablate an edge at one token position at a time.
         direction: which run is patched; see above.
@@ -52,7 +52,7 @@ def edge_patching(
         TooManyRowsError: there are more edges times pairs than `max_rows`.
         ValueError: positions over prompts of unequal lengths.
     """
-    exists = _with_positions(problem, positions, problem.graph.exists)
+    exists = _with_positions(experiment, positions, experiment.graph.exists)
 
     def mark(keep: Tensor, index: Int[Tensor, "circuit index"], value: bool) -> None:
         keep[torch.arange(len(keep)), *index.T] = value
@@ -60,13 +60,13 @@ def edge_patching(
     cells = exists.nonzero()
     values = torch.zeros(exists.shape)
     values[exists] = _effects(
-        problem, "edge", exists, cells, mark, direction=direction, max_rows=max_rows
+        experiment, "edge", exists, cells, mark, direction=direction, max_rows=max_rows
     )
     return values
 
 
 def node_patching(
-    problem: Problem,
+    experiment: Experiment,
     *,
     seed: int = 0,
     positions: bool = False,
@@ -78,7 +78,7 @@ def node_patching(
     A node is ablated by all its out-edges at once. Sign, passes (one a node), arguments and errors
     are those of `edge_patching`.
     """
-    exists = _with_positions(problem, positions, problem.graph.exists)
+    exists = _with_positions(experiment, positions, experiment.graph.exists)
 
     def mark(keep: Tensor, index: Int[Tensor, "circuit index"], value: bool) -> None:
         source, *position = index.T
@@ -87,22 +87,22 @@ def node_patching(
     nodes = exists.any(0)
     effects = torch.zeros(nodes.shape)
     effects[nodes] = _effects(
-        problem, "node", exists, nodes.nonzero(), mark, direction=direction, max_rows=max_rows
+        experiment, "node", exists, nodes.nonzero(), mark, direction=direction, max_rows=max_rows
     )
     return effects * exists
 
 
 def _with_positions(
-    problem: Problem, positions: bool, exists: Bool[Tensor, "destination source"]
+    experiment: Experiment, positions: bool, exists: Bool[Tensor, "destination source"]
 ) -> Bool[Tensor, "destination source *pos"]:
     if not positions:
         return exists
-    check_positions(problem.task)
-    return exists[..., None].repeat(1, 1, problem.task.clean.shape[1])
+    check_positions(experiment.task)
+    return exists[..., None].repeat(1, 1, experiment.task.clean.shape[1])
 
 
 def _effects(
-    problem: Problem,
+    experiment: Experiment,
     what: str,
     exists: Bool[Tensor, "destination source *pos"],
     cells: Int[Tensor, "circuit index"],
@@ -112,7 +112,7 @@ def _effects(
     max_rows: int,
 ) -> Float[Tensor, " circuit"]:
     """Mean effect over pairs of each circuit, in which only what is marked differs."""
-    pairs = len(problem.task)
+    pairs = len(experiment.task)
     if len(cells) * pairs > max_rows:
         raise TooManyRowsError(
             f"{what}-patching would run {len(cells) * pairs:,} rows ({len(cells):,} {what}s x "
@@ -120,15 +120,17 @@ def _effects(
             "max_rows, or take eap, which estimates the same from gradients"
         )
     noise = direction == "noise"
-    run = problem.clean if noise else problem.corrupted
-    base = problem.score(run[1], problem.reference).double().mean()
+    run = experiment.clean if noise else experiment.corrupted
+    base = experiment.score(run[1], experiment.reference).double().mean()
     found = []
     # Masks of all edges at once would outgrow the runs themselves.
-    masks = max(1, problem.memory_budget // exists.numel())
+    masks = max(1, experiment.memory_budget // exists.numel())
     for part in cells.split(masks):
         keep = torch.full((len(part), *exists.shape), noise)
         mark(keep, part, not noise)
-        value = circuit_metric(problem, keep.to(device_of(problem.model)), direction=direction)
+        value = circuit_metric(
+            experiment, keep.to(device_of(experiment.model)), direction=direction
+        )
         found.append(value.double().mean(1))
     effects = base - torch.cat(found)
     return (effects if noise else -effects).float().cpu()

@@ -23,7 +23,7 @@ from strace_lens.component_graph.discover.gradients import (
     read_gradients,
 )
 from strace_lens.component_graph.discover.objective import objective_of
-from strace_lens.component_graph.experiment import Problem
+from strace_lens.component_graph.experiment import Experiment
 from strace_lens.component_graph.metrics import Reference
 from strace_lens.component_graph.outputs import Outputs, output_hooks, outputs_of, source_rows
 from strace_lens.component_graph.run_circuits import check_positions
@@ -34,37 +34,37 @@ EdgeValues = Float[Tensor, "destination source *pos"]
 Differences = Float[Tensor, "source row pos d_model"]
 
 
-def eap(problem: Problem, *, seed: int = 0, positions: bool = False) -> EdgeValues:
+def eap(experiment: Experiment, *, seed: int = 0, positions: bool = False) -> EdgeValues:
     """Edge attribution patching: gradients at the clean prompt.
 
     Passes: one forward over what replaces edges (none for zero), one forward and backward.
 
     Args:
-        problem: a task made ready.
+        experiment: from `make_experiment`.
         seed: not used; every method takes one.
         positions: score an edge at each token position apart.
     """
-    total = _empty(problem, positions)
-    for rows in problem.gradient_chunks(len(problem.task)):
+    total = _empty(experiment, positions)
+    for rows in experiment.gradient_chunks(len(experiment.task)):
         kept: dict[str, list[Tensor]] = {}
-        hooks = output_hooks(problem.wiring, kept)
-        read = _backward(problem, rows, hooks=hooks, untouched=True)
-        clean = outputs_of(problem.wiring, kept)
-        _add(problem, total, read, _differences(problem, clean, rows))
-    return total / len(problem.task)
+        hooks = output_hooks(experiment.wiring, kept)
+        read = _backward(experiment, rows, hooks=hooks, untouched=True)
+        clean = outputs_of(experiment.wiring, kept)
+        _add(experiment, total, read, _differences(experiment, clean, rows))
+    return total / len(experiment.task)
 
 
-def attribution_patching(problem: Problem, *, seed: int = 0) -> EdgeValues:
+def attribution_patching(experiment: Experiment, *, seed: int = 0) -> EdgeValues:
     """Attribution patching of nodes, each node's score spread over its out-edges.
 
     To first order a node's effect is the sum of its out-edges' effects. Passes: as `eap`.
     """
-    nodes = eap(problem).sum(0)
-    return nodes * problem.graph.exists.to(nodes.device)
+    nodes = eap(experiment).sum(0)
+    return nodes * experiment.graph.exists.to(nodes.device)
 
 
 def eap_ig(
-    problem: Problem, *, seed: int = 0, steps: int = 5, positions: bool = False
+    experiment: Experiment, *, seed: int = 0, steps: int = 5, positions: bool = False
 ) -> EdgeValues:
     """EAP with integrated gradients over inputs, at `steps` points from corrupted to clean.
 
@@ -75,47 +75,49 @@ def eap_ig(
         ValueError: fewer than one step.
     """
     _check_steps(steps)
-    total = _empty(problem, positions)
-    for rows in problem.gradient_chunks(len(problem.task)):
-        clean, corrupted = (run[0].embed[rows] for run in (problem.clean, problem.corrupted))
-        differences = _differences(problem, _rows(problem.clean[0], rows), rows)
+    total = _empty(experiment, positions)
+    for rows in experiment.gradient_chunks(len(experiment.task)):
+        clean, corrupted = (run[0].embed[rows] for run in (experiment.clean, experiment.corrupted))
+        differences = _differences(experiment, _rows(experiment.clean[0], rows), rows)
         for k in range(1, steps + 1):
             point = corrupted + (clean - corrupted) * (k / steps)
             hook = ("blocks.0.hook_resid_pre", _write(point))
-            _add(problem, total, _backward(problem, rows, hooks=[hook]), differences)
-    return total / (len(problem.task) * steps)
+            _add(experiment, total, _backward(experiment, rows, hooks=[hook]), differences)
+    return total / (len(experiment.task) * steps)
 
 
 def eap_ig_kl(
-    problem: Problem, *, seed: int = 0, steps: int = 5, positions: bool = False
+    experiment: Experiment, *, seed: int = 0, steps: int = 5, positions: bool = False
 ) -> EdgeValues:
     """EAP-IG over inputs of the KL divergence from the clean output, whatever the task's metric.
 
     At the clean prompt itself that gradient is zero. Where the output is a single number there is
     no divergence, and this is `eap_ig`. Passes: as `eap_ig`.
     """
-    objective = dataclasses.replace(problem, metric=objective_of(problem, None))
+    objective = dataclasses.replace(experiment, metric=objective_of(experiment, None))
     # The runs are the same whatever is measured of them.
     for run in ("clean", "corrupted", "replaced"):
-        objective.__dict__[run] = getattr(problem, run)
+        objective.__dict__[run] = getattr(experiment, run)
     return eap_ig(objective, seed=seed, steps=steps, positions=positions)
 
 
-def clean_corrupted(problem: Problem, *, seed: int = 0, positions: bool = False) -> EdgeValues:
+def clean_corrupted(
+    experiment: Experiment, *, seed: int = 0, positions: bool = False
+) -> EdgeValues:
     """EAP with the mean of the gradients at the clean and at the corrupted prompt.
 
     Passes: two forward and backward, two forward (Hanna et al. 2024, appendix).
     """
-    total = _empty(problem, positions)
-    for rows in problem.gradient_chunks(len(problem.task)):
-        differences = _differences(problem, _rows(problem.clean[0], rows), rows)
-        for tokens in (problem.task.clean, problem.task.corrupted):
-            _add(problem, total, _backward(problem, rows, tokens=tokens), differences)
-    return total / (2 * len(problem.task))
+    total = _empty(experiment, positions)
+    for rows in experiment.gradient_chunks(len(experiment.task)):
+        differences = _differences(experiment, _rows(experiment.clean[0], rows), rows)
+        for tokens in (experiment.task.clean, experiment.task.corrupted):
+            _add(experiment, total, _backward(experiment, rows, tokens=tokens), differences)
+    return total / (2 * len(experiment.task))
 
 
 def eap_ig_activations(
-    problem: Problem, *, seed: int = 0, steps: int = 5, positions: bool = False
+    experiment: Experiment, *, seed: int = 0, steps: int = 5, positions: bool = False
 ) -> EdgeValues:
     """EAP with integrated gradients over activations: each layer's outputs interpolated in turn.
 
@@ -128,21 +130,21 @@ def eap_ig_activations(
         ValueError: fewer than one step.
     """
     _check_steps(steps)
-    total = _empty(problem, positions)
-    for rows in problem.gradient_chunks(len(problem.task)):
-        differences = _differences(problem, _rows(problem.clean[0], rows), rows)
-        for name, sources in _groups(problem):
+    total = _empty(experiment, positions)
+    for rows in experiment.gradient_chunks(len(experiment.task)):
+        differences = _differences(experiment, _rows(experiment.clean[0], rows), rows)
+        for name, sources in _groups(experiment):
             change = differences[sources].sum(0)
             for k in range(1, steps + 1):
                 hook = (name, _add_to(change * (k / steps - 1)))
-                read = _backward(problem, rows, hooks=[hook])
-                _add(problem, total, read, differences, sources)
-    return total / (len(problem.task) * steps)
+                read = _backward(experiment, rows, hooks=[hook])
+                _add(experiment, total, read, differences, sources)
+    return total / (len(experiment.task) * steps)
 
 
-def _groups(problem: Problem) -> list[tuple[str, slice]]:
+def _groups(experiment: Experiment) -> list[tuple[str, slice]]:
     """Hook points that carry sources into the stream, and the sources of each."""
-    graph = problem.graph
+    graph = experiment.graph
     groups = [("blocks.0.hook_resid_pre", slice(0, 1))]
     for layer in range(graph.layers):
         first = 1 + layer * graph.sources_per_layer
@@ -158,22 +160,22 @@ def _check_steps(steps: int) -> None:
         raise ValueError(f"steps must be at least 1; got {steps}")
 
 
-def _empty(problem: Problem, positions: bool) -> EdgeValues:
-    shape = [problem.graph.destinations, problem.graph.sources]
+def _empty(experiment: Experiment, positions: bool) -> EdgeValues:
+    shape = [experiment.graph.destinations, experiment.graph.sources]
     if positions:
-        check_positions(problem.task)
-        shape.append(problem.task.clean.shape[1])
-    return torch.zeros(shape, device=device_of(problem.model))
+        check_positions(experiment.task)
+        shape.append(experiment.task.clean.shape[1])
+    return torch.zeros(shape, device=device_of(experiment.model))
 
 
 def _rows(outputs: Outputs, rows: slice) -> Outputs:
     return outputs.map(lambda x: x[rows])
 
 
-def _differences(problem: Problem, clean: Outputs, rows: slice) -> Differences:
+def _differences(experiment: Experiment, clean: Outputs, rows: slice) -> Differences:
     """Clean outputs less what replaces them, sources first."""
-    change = clean.minus(_rows(problem.replaced, rows))
-    return source_rows(problem.model, problem.wiring, change)
+    change = clean.minus(_rows(experiment.replaced, rows))
+    return source_rows(experiment.model, experiment.wiring, change)
 
 
 def _write(value: Tensor) -> Callable[..., Tensor]:
@@ -185,7 +187,7 @@ def _add_to(value: Tensor) -> Callable[..., Tensor]:
 
 
 def _backward(
-    problem: Problem,
+    experiment: Experiment,
     rows: slice,
     *,
     tokens: Int[Tensor, "pair pos"] | None = None,
@@ -196,38 +198,40 @@ def _backward(
 
     A run that is `untouched` is itself the clean one, so no other need say what that gives.
     """
-    task, device = problem.task, device_of(problem.model)
-    answers, wrong = task.answers[rows].to(device), task.wrong[rows].to(device)
+    task, device = experiment.task, device_of(experiment.model)
+    answers, wrong = task.answers[rows].to(device), task.incorrect[rows].to(device)
 
     def score(logits: Float[Tensor, "row read vocab"]) -> Float[Tensor, " row"]:
-        clean = logits.detach() if untouched else problem.clean[1][rows]
-        return problem.score(logits, Reference(clean, problem.corrupted[1][rows], answers, wrong))
+        clean = logits.detach() if untouched else experiment.clean[1][rows]
+        return experiment.score(
+            logits, Reference(clean, experiment.corrupted[1][rows], answers, wrong)
+        )
 
     read = read_gradients(
-        problem.model,
-        problem.wiring,
+        experiment.model,
+        experiment.wiring,
         (task.clean if tokens is None else tokens)[rows],
         task.lengths[rows],
         score,
         hooks=hooks,
         every_position=task.every_position,
     )
-    problem.passes.forward_rows += len(answers)
-    problem.passes.backward_rows += len(answers)
+    experiment.passes.forward_rows += len(answers)
+    experiment.passes.backward_rows += len(answers)
     return read
 
 
 def _add(
-    problem: Problem,
+    experiment: Experiment,
     total: EdgeValues,
     read: ReadGradients,
     differences: Differences,
     sources: slice | None = None,
 ) -> None:
     """Add (differences . gradients) of every edge, or of the edges out of some sources."""
-    exists = problem.graph.exists.to(total)
-    for destinations, gradient in destination_gradients(problem.model, problem.wiring, read):
-        written = problem.graph.written_before(destinations.stop - 1)
+    exists = experiment.graph.exists.to(total)
+    for destinations, gradient in destination_gradients(experiment.model, experiment.wiring, read):
+        written = experiment.graph.written_before(destinations.stop - 1)
         which = slice(0, written)
         if sources is not None:
             which = slice(sources.start, min(sources.stop, written))

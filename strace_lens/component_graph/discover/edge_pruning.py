@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from strace_lens.component_graph.discover.objective import objective_of
-from strace_lens.component_graph.experiment import Problem
+from strace_lens.component_graph.experiment import Experiment
 from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.patching import patched_logits
 from strace_lens.model.architecture import device_of
@@ -39,7 +39,7 @@ RISE = 0.7
 
 
 def edge_pruning(
-    problem: Problem,
+    experiment: Experiment,
     *,
     seed: int = 0,
     sparsity: float = SPARSITY,
@@ -54,7 +54,7 @@ def edge_pruning(
     not. Passes: one forward and backward over `batch` pairs a step, two forward.
 
     Args:
-        problem: a task made ready.
+        experiment: from `make_experiment`.
         seed: of minibatches and of the masks drawn.
         sparsity: target of the expected share of edges pruned, in (0, 1).
         steps: of Adam.
@@ -66,12 +66,12 @@ def edge_pruning(
         ValueError: an option out of range, or an objective without gradients.
         UnsupportedModelError: the model's weights are quantised.
     """
-    fit = _Fit(problem, objective_of(problem, objective), sparsity, steps, batch, rate)
-    return _learned(fit, problem.graph.exists, seed) * problem.graph.exists
+    fit = _Fit(experiment, objective_of(experiment, objective), sparsity, steps, batch, rate)
+    return _learned(fit, experiment.graph.exists, seed) * experiment.graph.exists
 
 
 def node_pruning(
-    problem: Problem,
+    experiment: Experiment,
     *,
     seed: int = 0,
     sparsity: float = SPARSITY,
@@ -85,8 +85,8 @@ def node_pruning(
     As `edge_pruning`, with one mask for all out-edges of a node, after Cao et al. (2021), "Low-
     Complexity Probing via Finding Subnetworks"; `sparsity` is the share of nodes.
     """
-    fit = _Fit(problem, objective_of(problem, objective), sparsity, steps, batch, rate)
-    exists = problem.graph.exists
+    fit = _Fit(experiment, objective_of(experiment, objective), sparsity, steps, batch, rate)
+    exists = experiment.graph.exists
     return _learned(fit, exists.any(0), seed) * exists
 
 
@@ -94,7 +94,7 @@ def node_pruning(
 class _Fit:
     """Options of a fit; see `edge_pruning`."""
 
-    problem: Problem
+    experiment: Experiment
     objective: str
     sparsity: float
     steps: int
@@ -118,7 +118,7 @@ def _learned(fit: _Fit, masked: Bool[Tensor, "*mask"], seed: int) -> Float[Tenso
     Bhaskar et al. (2024), section 3: with s the expected sparsity and t the step's target,
     minimise loss + a (t - s) + b (t - s)^2 in log_alpha and maximise it in a and b.
     """
-    device = device_of(fit.problem.model)
+    device = device_of(fit.experiment.model)
     generator = torch.Generator().manual_seed(seed)
     masked = masked.to(device)
     log_alpha = torch.full(masked.shape, START, device=device, requires_grad=True)
@@ -127,7 +127,7 @@ def _learned(fit: _Fit, masked: Bool[Tensor, "*mask"], seed: int) -> Float[Tenso
         torch.optim.Adam([log_alpha], lr=fit.rate),
         torch.optim.Adam([multipliers], lr=fit.rate, maximize=True),
     )
-    with fixed_weights(fit.problem.model):
+    with fixed_weights(fit.experiment.model):
         for step, pairs in enumerate(_minibatches(fit, generator), start=1):
             noise = torch.rand(len(pairs), *masked.shape, generator=generator)
             _backward(fit, log_alpha, pairs, noise.to(device))
@@ -147,25 +147,25 @@ def _backward(
     noise: Float[Tensor, "row *mask"],
 ) -> None:
     """Add the gradient of the loss, the mean over some pairs, to that of `log_alpha`."""
-    problem, task = fit.problem, fit.problem.task
-    exists = problem.graph.exists.to(log_alpha.device)
-    for rows in problem.gradient_chunks(len(pairs), patched=True):
+    experiment, task = fit.experiment, fit.experiment.task
+    exists = experiment.graph.exists.to(log_alpha.device)
+    for rows in experiment.gradient_chunks(len(pairs), patched=True):
         some, own = pairs[rows], pairs[rows].to(log_alpha.device)
         keep = hard_concrete(log_alpha, noise[rows])
         if keep.ndim == 2:  # a node's mask is that of all its out-edges
             keep = keep[:, None]
         logits = patched_logits(
-            problem.model,
-            problem.wiring,
+            experiment.model,
+            experiment.wiring,
             task.clean[some],
             task.lengths[some],
             (1 - keep) * exists,
-            problem.replaced.rows(own),
+            experiment.replaced.rows(own),
             every_position=task.every_position,
         )
-        loss = -METRICS[fit.objective](logits, problem.reference_rows(own)).sum() / len(pairs)
-        problem.passes.forward_rows += len(some)
-        problem.passes.backward_rows += len(some)
+        loss = -METRICS[fit.objective](logits, experiment.reference_rows(own)).sum() / len(pairs)
+        experiment.passes.forward_rows += len(some)
+        experiment.passes.backward_rows += len(some)
         if loss.requires_grad:  # masks that happen to be all open cut nothing
             loss.backward()
 
@@ -186,7 +186,7 @@ def kept_share(log_alpha: Float[Tensor, "*mask"]) -> Float[Tensor, "*mask"]:
 
 def _minibatches(fit: _Fit, generator: torch.Generator) -> Iterator[Int[Tensor, " row"]]:
     """Pairs of each step, all of them before any comes again."""
-    count = len(fit.problem.task)
+    count = len(fit.experiment.task)
     size = min(fit.batch, count)
     left = torch.empty(0, dtype=torch.int64)
     for _ in range(fit.steps):

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from strace_lens.component_graph.experiment import Problem
+from strace_lens.component_graph.experiment import Experiment
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.outputs import source_rows
 from strace_lens.model.architecture import device_of
@@ -26,7 +26,7 @@ Sizes = Callable[[int], Float[Tensor, "source row pos"]]
 Measure = Callable[[Float[Tensor, "source row pos d_model"]], Sizes]
 
 
-def strace(problem: Problem, *, seed: int = 0) -> Float[Tensor, "destination source"]:
+def strace(experiment: Experiment, *, seed: int = 0) -> Float[Tensor, "destination source"]:
     """The s-Trace's own ranking carried to components: best-first by L1 norm.
 
     The importance of an edge is the L1 norm of what its source adds to the stream, over the sum of
@@ -34,10 +34,10 @@ def strace(problem: Problem, *, seed: int = 0) -> Float[Tensor, "destination sou
     s-Trace (arXiv 2605.27033), sections "edge importance" and "extraction".
 
     Args:
-        problem: a task made ready; only its clean prompts are run.
+        experiment: from `make_experiment`; only its clean prompts are run.
         seed: not used; every method takes one.
     """
-    return best_first(problem.graph, importance(problem, norms))
+    return best_first(experiment.graph, importance(experiment, norms))
 
 
 def norms(added: Float[Tensor, "source row pos d_model"]) -> Sizes:
@@ -46,7 +46,7 @@ def norms(added: Float[Tensor, "source row pos d_model"]) -> Sizes:
     return lambda count: sizes[:count]
 
 
-def ifr(problem: Problem, *, seed: int = 0) -> Float[Tensor, "destination source"]:
+def ifr(experiment: Experiment, *, seed: int = 0) -> Float[Tensor, "destination source"]:
     """Information flow routes: best-first by proximity.
 
     The importance of an edge is how much nearer its source brings the sum that the destination
@@ -55,10 +55,10 @@ def ifr(problem: Problem, *, seed: int = 0) -> Float[Tensor, "destination source
     equations 4 to 6, with components in the place of their edges by token.
 
     Args:
-        problem: a task made ready; only its clean prompts are run.
+        experiment: from `make_experiment`; only its clean prompts are run.
         seed: not used; every method takes one.
     """
-    return best_first(problem.graph, importance(problem, proximities))
+    return best_first(experiment.graph, importance(experiment, proximities))
 
 
 def proximities(added: Float[Tensor, "source row pos d_model"]) -> Sizes:
@@ -73,20 +73,20 @@ def proximities(added: Float[Tensor, "source row pos d_model"]) -> Sizes:
     return sizes
 
 
-def importance(problem: Problem, measure: Measure) -> Float[Tensor, "destination source"]:
+def importance(experiment: Experiment, measure: Measure) -> Float[Tensor, "destination source"]:
     """The share of every source in what a destination reads, the mean over pairs and positions.
 
     What a destination reads is the sum of its sources: attention's output bias is no part of one.
 
     Args:
-        problem: a task made ready.
+        experiment: from `make_experiment`.
         measure: `norms` or `proximities`.
     """
-    graph, task, device = problem.graph, problem.task, device_of(problem.model)
+    graph, task, device = experiment.graph, experiment.task, device_of(experiment.model)
     total = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64, device=device)
-    for rows in problem.chunks(len(task)):
+    for rows in experiment.chunks(len(task)):
         index = torch.arange(rows.start, rows.stop, device=device)
-        added = source_rows(problem.model, problem.wiring, problem.clean[0].rows(index))
+        added = source_rows(experiment.model, experiment.wiring, experiment.clean[0].rows(index))
         width = torch.arange(added.shape[2], device=device)
         real = width < task.lengths.to(device)[index, None]
         total += _shares(graph, measure(added), real)

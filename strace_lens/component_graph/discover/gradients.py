@@ -19,7 +19,7 @@ from torch import Tensor
 from strace_lens.component_graph.wiring import (
     INPUTS,
     Wiring,
-    head_reader,
+    input_projection,
     mlp_input_hooks,
     stream_point,
 )
@@ -175,7 +175,7 @@ def _head_gradients(
     scale = None if norm is None else norm.scale(centred)
     first = 0
     for kind in INPUTS:
-        weight = head_reader(model, wiring, layer, kind, stream.shape[1]).weight
+        weight = input_projection(model, wiring, layer, kind, stream.shape[1]).weight
         if norm is not None and norm.centred:
             weight = weight - weight.mean(1, keepdim=True)
         gradient = read.gradients[f"blocks.{layer}.attn.hook_{kind}"]

@@ -18,7 +18,7 @@ from strace_lens.component_graph.discover import (
     edge_pruning,
     flow,
 )
-from strace_lens.component_graph.experiment import Problem, prepare
+from strace_lens.component_graph.experiment import Experiment, make_experiment
 from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.accuracy import task_logits
@@ -29,7 +29,7 @@ from strace_lens.model.weights import remembered_hash
 from strace_lens.utils.progress import warn
 
 Method = Callable[..., Float[Tensor, "destination source *pos"]]
-"""From a `Problem`, a seed and options of its own to one score an edge."""
+"""From a `Experiment`, a seed and options of its own to one score an edge."""
 
 METHODS: dict[str, Method] = {
     "edge-patching": activation.edge_patching,
@@ -85,16 +85,18 @@ def discover(
         UnsupportedModelError: the model cannot be patched, or gives no gradients.
         FloatingPointError: NaN or infinite logits, or gradients.
     """
-    problem = prepare(model, task, metric=metric, ablation=ablation, memory_budget=memory_budget)
+    experiment = make_experiment(
+        model, task, metric=metric, ablation=ablation, memory_budget=memory_budget
+    )
     said = unchanged_pairs(task, ablation)
     if said:
         warn(said)
-    return discover_in(problem, method, seed=seed, **options)
+    return discover_in(experiment, method, seed=seed, **options)
 
 
 @verb
-def discover_in(problem: Problem, method: str, *, seed: int = 0, **options: Any) -> Scores:
-    """Score every edge for a task made ready; passes count from here on."""
+def discover_in(experiment: Experiment, method: str, *, seed: int = 0, **options: Any) -> Scores:
+    """Score every edge for an experiment; passes count from here on."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
     known = [p for p in inspect.signature(METHODS[method]).parameters if p not in _SHARED]
@@ -104,35 +106,35 @@ def discover_in(problem: Problem, method: str, *, seed: int = 0, **options: Any)
             f"{method} has no option {unknown[0]!r}; "
             + (f"it has {', '.join(known)}" if known else "it has none")
         )
-    problem.expect_unchanged()
-    _check_changes(problem)
-    before = problem.passes.forward_rows, problem.passes.backward_rows
+    experiment.expect_unchanged()
+    _check_changes(experiment)
+    before = experiment.passes.forward_rows, experiment.passes.backward_rows
     began = time.perf_counter()
-    values = METHODS[method](problem, seed=seed, **options)
+    values = METHODS[method](experiment, seed=seed, **options)
     seconds = time.perf_counter() - began
     passes = (
-        problem.passes.forward_rows - before[0],
-        problem.passes.backward_rows - before[1],
+        experiment.passes.forward_rows - before[0],
+        experiment.passes.backward_rows - before[1],
     )
-    _check_ranks(problem, method, values)
-    pairs = len(problem.task)
+    _check_ranks(experiment, method, values)
+    pairs = len(experiment.task)
     return Scores(
-        graph=problem.graph,
+        graph=experiment.graph,
         values=values.float(),
         method=method,
-        task=problem.task.name,
+        task=experiment.task.name,
         forwards=passes[0] / pairs,
         backwards=passes[1] / pairs,
         seconds=seconds,
-        effects=method not in RANKINGS,
+        signed=method not in RANKINGS,
         made={
-            "weights": noted(remembered_hash, problem.model),
-            "metric": problem.metric,
-            "ablation": problem.ablation,
+            "weights": noted(remembered_hash, experiment.model),
+            "metric": experiment.metric,
+            "ablation": experiment.ablation,
             "pairs": pairs,
             "seed": seed,
             **options,
-            **(_FACTS[method](problem, options) if method in _FACTS else {}),
+            **(_FACTS[method](experiment, options) if method in _FACTS else {}),
         },
     )
 
@@ -151,35 +153,36 @@ def unchanged_pairs(task: Task, ablation: str) -> str | None:
 
 
 def _check_ranks(
-    problem: Problem, method: str, values: Float[Tensor, "destination source *pos"]
+    experiment: Experiment, method: str, values: Float[Tensor, "destination source *pos"]
 ) -> None:
     """Refuse scores that are zero, or zero but for rounding where they are effects."""
     largest, least = float(values.abs().max()), 0.0
     if method not in RANKINGS and largest < _SUSPICIOUS:  # the runs of the reference are not free
-        ends = (problem.clean[1], problem.corrupted[1])
-        metrics = [problem.score(logits, problem.reference).abs().max() for logits in ends]
+        ends = (experiment.clean[1], experiment.corrupted[1])
+        metrics = [experiment.score(logits, experiment.reference).abs().max() for logits in ends]
         least = _ROUNDING * float(max(metrics))
     if not largest > least:
         raise ValueError(
-            f"{method} scores every edge of task {problem.task.name!r} zero, so there is no "
-            f"ranking: to it, {problem.ablation} ablation changes nothing that {problem.metric} "
-            "measures; choose another metric, ablation or method, or other prompts"
+            f"{method} scores every edge of task {experiment.task.name!r} zero, so there is no "
+            f"ranking: to it, {experiment.ablation} ablation changes nothing that "
+            f"{experiment.metric} measures; choose another metric, ablation or method, or other "
+            "prompts"
         )
 
 
-def _check_changes(problem: Problem) -> None:
+def _check_changes(experiment: Experiment) -> None:
     """Refuse a task on which a resampled edge carries what it carries anyway.
 
     Pairs are run until one puts out something else, which is the first one of any sound task; the
     passes are not counted as those of a method.
     """
-    task = problem.task
-    if problem.ablation != "resample":
+    task = experiment.task
+    if experiment.ablation != "resample":
         return
     for pair in set(range(len(task))).difference(task.unchanged):
         one = task.take([pair])
         clean, corrupted = (
-            task_logits(problem.model, one, tokens) for tokens in (one.clean, one.corrupted)
+            task_logits(experiment.model, one, tokens) for tokens in (one.clean, one.corrupted)
         )
         if float((clean - corrupted).abs().max()) > _ROUNDING * float(clean.abs().max()):
             return
@@ -191,11 +194,11 @@ def _check_changes(problem: Problem) -> None:
     )
 
 
-_FACTS: dict[str, Callable[[Problem, Mapping[str, Any]], dict[str, Any]]] = {
+_FACTS: dict[str, Callable[[Experiment, Mapping[str, Any]], dict[str, Any]]] = {
     "acdc": acdc.tested_edges,
 }
 """What `Scores.made` says beside the options, of methods whose scores are not all of one kind."""
 
 _NAMED = 8
 _ROUNDING, _SUSPICIOUS = 1e-6, 1e-3
-_SHARED = ("problem", "seed")
+_SHARED = ("experiment", "seed")

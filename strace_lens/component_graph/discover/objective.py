@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from strace_lens.component_graph.experiment import Problem
+from strace_lens.component_graph.experiment import Experiment
 from strace_lens.component_graph.metrics import METRICS
 
 KL, TASK = "kl_divergence", "task"
 
 
-def objective_of(problem: Problem, objective: str | None) -> str:
+def objective_of(experiment: Experiment, objective: str | None) -> str:
     """The metric that a search tries to keep, a key of `METRICS`.
 
     Args:
-        problem: a task on a model.
-        objective: a key of `METRICS`, or "task" for the problem's own metric. By default the KL
-            divergence to the full model's output, as in the papers; the problem's own metric where
-            the output is a single number, of which there is no distribution.
+        experiment: a task on a model.
+        objective: a key of `METRICS`, or "task" for the experiment's own metric. By default the KL
+            divergence to the full model's output, as in the papers, or the experiment's own metric
+            where the output is a single number, which has no distribution.
 
     Raises:
         ValueError: an unknown objective.
     """
     if objective is None:
-        objective = KL if problem.reference.clean.shape[-1] > 1 else TASK
+        objective = KL if experiment.reference.clean.shape[-1] > 1 else TASK
     if objective == TASK:
-        return problem.metric
+        return experiment.metric
     if objective not in METRICS:
         raise ValueError(
             f"unknown objective {objective!r}; choose from {TASK}, {', '.join(METRICS)}"

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.component_graph.experiment import Problem
+from strace_lens.component_graph.experiment import Experiment
 from strace_lens.component_graph.metrics import METRICS, Reference, answers_win
 from strace_lens.component_graph.task import Task
 from strace_lens.model.architecture import Model, device_of
@@ -60,19 +60,19 @@ def accuracy(model: Model, task: Task, memory_budget: int = MEMORY_BUDGET) -> Ta
                 clean=task_logits(model, some, some.clean),
                 corrupted=task_logits(model, some, some.corrupted),
                 answers=some.answers,
-                wrong=some.wrong,
+                incorrect=some.incorrect,
             )
         )
     return _standing(task, task.metric, runs)
 
 
-def standing_of(problem: Problem) -> TaskAccuracy:
-    """The same of a task made ready, by its own metric, from the runs that it keeps.
+def standing_of(experiment: Experiment) -> TaskAccuracy:
+    """The same from an experiment, by its own metric, from the runs that it keeps.
 
     Raises:
         ValueError: the metric is not defined for one of its pairs.
     """
-    return _standing(problem.task, problem.metric, [problem.reference])
+    return _standing(experiment.task, experiment.metric, [experiment.reference])
 
 
 def failure(standing: TaskAccuracy) -> str | None:
@@ -125,7 +125,7 @@ def _standing(task: Task, name: str, runs: Sequence[Reference]) -> TaskAccuracy:
 def _chance(run: Reference) -> Float[Tensor, " row"]:
     """How often a guess would win each row: among the tokens named, or among all of them."""
     right = (run.answers >= 0).sum(-1).cpu()
-    wrong = (run.wrong >= 0).sum(-1).cpu()
+    wrong = (run.incorrect >= 0).sum(-1).cpu()
     others = torch.where(wrong > 0, right + wrong, run.clean.shape[-1])
     return right / others
 

@@ -29,7 +29,7 @@ def agreement(generator: random.Random, vocabulary: Vocabulary) -> Example:
         clean=start + person[number],
         corrupted=start + person[1 - number],
         answers=_VERBS[number],
-        wrong=_VERBS[1 - number],
+        incorrect=_VERBS[1 - number],
     )
 
 
@@ -47,5 +47,5 @@ def agreement_attractor(generator: random.Random, vocabulary: Vocabulary) -> Exa
         clean=start + person[number] + between,
         corrupted=start + person[1 - number] + between,
         answers=_VERBS[number],
-        wrong=_VERBS[1 - number],
+        incorrect=_VERBS[1 - number],
     )

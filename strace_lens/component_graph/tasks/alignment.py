@@ -36,13 +36,13 @@ class Example:
     Attributes:
         clean, corrupted: prompts, as text or as token ids.
         answers: right continuations of the clean prompt, a leading space included, or token ids.
-        wrong: wrong ones.
+        incorrect: wrong ones.
     """
 
     clean: Text
     corrupted: Text
     answers: tuple[str | int, ...]
-    wrong: tuple[str | int, ...]
+    incorrect: tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Pair:
     clean: tuple[int, ...]
     corrupted: tuple[int, ...]
     answers: tuple[int, ...]
-    wrong: tuple[int, ...]
+    incorrect: tuple[int, ...]
     texts: tuple[str, str]
 
 
@@ -155,7 +155,7 @@ def align(vocabulary: Vocabulary, example: Example) -> Pair | None:
     if vocabulary.unknown in clean or vocabulary.unknown in corrupted:
         return None
     right = [vocabulary.answer(example.clean, a) for a in example.answers]
-    wrong = [vocabulary.answer(example.clean, a) for a in example.wrong]
+    wrong = [vocabulary.answer(example.clean, a) for a in example.incorrect]
     answers = tuple(i for i in right if i is not None)
     others = tuple(i for i in wrong if i is not None)
     if len({*answers, *others}) < len(right) + len(wrong):
@@ -174,7 +174,7 @@ def task_of(
         corrupted=pad_right([torch.tensor(pair.corrupted) for pair in pairs]),
         lengths=torch.tensor([len(pair.clean) for pair in pairs]),
         answers=_padded([pair.answers for pair in pairs]),
-        wrong=_padded([pair.wrong for pair in pairs]),
+        incorrect=_padded([pair.incorrect for pair in pairs]),
         metric=metric,
         dropped=dropped,
         texts=tuple(pair.texts for pair in pairs),

@@ -42,7 +42,7 @@ def greater_than(generator: random.Random, vocabulary: Vocabulary) -> Example:
             clean=f"{start}{clean} to the year {century}",
             corrupted=f"{start}{corrupted} to the year {century}",
             answers=tuple(endings[bound + 1 :]),
-            wrong=tuple(endings[: bound + 1]),
+            incorrect=tuple(endings[: bound + 1]),
         )
     raise PromptError(
         f"the tokenizer of {vocabulary.architecture.name} splits years like 1739 neither into "

@@ -30,7 +30,7 @@ def indirect_object(generator: random.Random, vocabulary: Vocabulary) -> Example
         clean=story.format(*_spaced(first, second, giver), **words),
         corrupted=story.format(*_spaced(*others), **words),
         answers=_spaced(receiver),
-        wrong=_spaced(giver),
+        incorrect=_spaced(giver),
     )
 
 
@@ -48,7 +48,7 @@ def gendered_pronoun(generator: random.Random, vocabulary: Vocabulary) -> Exampl
         clean=story.format(*_spaced(generator.choice(names))),
         corrupted=story.format(*_spaced(generator.choice(others))),
         answers=(answer,),
-        wrong=(wrong,),
+        incorrect=(wrong,),
     )
 
 

@@ -19,7 +19,7 @@ def country_capital(generator: random.Random, vocabulary: Vocabulary) -> Example
         clean=f"The capital of {country} is the city of",
         corrupted=f"The capital of {other} is the city of",
         answers=(f" {CAPITALS[country]}",),
-        wrong=(f" {CAPITALS[other]}",),
+        incorrect=(f" {CAPITALS[other]}",),
     )
 
 
@@ -44,7 +44,7 @@ def docstring(generator: random.Random, vocabulary: Vocabulary) -> Example:
         clean=head + clean + body,
         corrupted=head + corrupted + body,
         answers=(f" {names[2]}",),
-        wrong=tuple(f" {names[i]}" for i in (0, 1, 3)),
+        incorrect=tuple(f" {names[i]}" for i in (0, 1, 3)),
     )
 
 
@@ -62,5 +62,5 @@ def induction(generator: random.Random, vocabulary: Vocabulary) -> Example:
         clean=(*first, *clean, *clean, *last),
         corrupted=(*first, *corrupted, *corrupted, *last),
         answers=(b,),
-        wrong=(d,),
+        incorrect=(d,),
     )

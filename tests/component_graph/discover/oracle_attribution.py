@@ -32,7 +32,7 @@ def prompts_of(task: Task, pair: int) -> tuple[list[int], list[int]]:
 def difference_of(task: Task, pair: int) -> Measure:
     """The logit difference of a pair at its last token."""
     return lambda logits: (
-        logits[-1, task.answers[pair]].mean() - logits[-1, task.wrong[pair]].mean()
+        logits[-1, task.answers[pair]].mean() - logits[-1, task.incorrect[pair]].mean()
     )
 
 

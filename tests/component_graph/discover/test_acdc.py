@@ -13,7 +13,7 @@ from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.discover.acdc import acdc
 from strace_lens.component_graph.discover.attribution import eap
 from strace_lens.component_graph.discover.methods import discover
-from strace_lens.component_graph.experiment import prepare
+from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.component_graph.run_circuits import run_circuits
 from strace_lens.component_graph.task import Task
 from strace_lens.ground_truth.weights import Weights, model_of
@@ -47,7 +47,7 @@ def plain_acdc(
     model: Any, task: Task, tau: float, metric: str, tested: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The circuit, and what each edge cost when it was tested."""
-    graph = prepare(model, task).graph
+    graph = make_experiment(model, task).graph
 
     def value(keep: Tensor) -> float:
         return float(run_circuits(model, task, [Circuit(graph, keep)], metric=metric).mean())
@@ -76,34 +76,34 @@ def plain_acdc(
 )
 def test_batches_give_what_one_at_a_time_gives(tau: float, budget: int, objective: str) -> None:
     model, task = small_model(), small_task()
-    problem = prepare(model, task, memory_budget=budget)
-    ours = acdc(problem, tau=tau, objective=objective)
-    exists = problem.graph.exists
+    experiment = make_experiment(model, task, memory_budget=budget)
+    ours = acdc(experiment, tau=tau, objective=objective)
+    exists = experiment.graph.exists
     metric = "logit_difference" if objective == "task" else objective
     keep, losses = plain_acdc(model, task, tau, metric, exists)
-    assert 0 < int(keep.sum()) < problem.graph.edges
+    assert 0 < int(keep.sum()) < experiment.graph.edges
     assert torch.equal(exists & (ours >= tau), keep)
     torch.testing.assert_close(ours, losses, atol=1e-5, rtol=1e-4)
 
 
 def test_grouped_queries_mlps_and_unequal_lengths() -> None:
     model, task = cases.model_of("mistral"), uneven_task().take([0, 2])
-    problem = prepare(model, task)
-    keep, losses = plain_acdc(model, task, 0.02, "kl_divergence", problem.graph.exists)
-    ours = acdc(problem, tau=0.02)
-    assert torch.equal(problem.graph.exists & (ours >= 0.02), keep)
+    experiment = make_experiment(model, task)
+    keep, losses = plain_acdc(model, task, 0.02, "kl_divergence", experiment.graph.exists)
+    ours = acdc(experiment, tau=0.02)
+    assert torch.equal(experiment.graph.exists & (ours >= 0.02), keep)
     torch.testing.assert_close(ours, losses, atol=1e-5, rtol=1e-4)
 
 
 def test_only_the_edges_on_the_screen_are_tested() -> None:
     model, task, tau, screen = small_model(), small_task(), 0.02, 12
-    problem = prepare(model, task)
-    exists = problem.graph.exists
-    estimate = eap(problem)
+    experiment = make_experiment(model, task)
+    exists = experiment.graph.exists
+    estimate = eap(experiment)
     best = estimate.abs().flatten().argsort(descending=True)[:screen]
     candidates = torch.zeros_like(exists).flatten().index_fill(0, best, True).view(exists.shape)
 
-    ours = acdc(prepare(model, task), tau=tau, screen=screen)
+    ours = acdc(make_experiment(model, task), tau=tau, screen=screen)
     keep, losses = plain_acdc(model, task, tau, "kl_divergence", candidates)
     kept = keep & candidates
     assert 0 < int(kept.sum()) < screen
@@ -133,24 +133,24 @@ def eap_order(model: Any, task: Task) -> list[int]:
 
 
 def test_a_screen_as_large_as_the_graph_tests_all() -> None:
-    problem = prepare(small_model(), small_task())
-    all_edges = acdc(problem, screen=None)
-    assert problem.passes.backward_rows == 0
-    assert torch.equal(acdc(problem, screen=problem.graph.edges), all_edges)
+    experiment = make_experiment(small_model(), small_task())
+    all_edges = acdc(experiment, screen=None)
+    assert experiment.passes.backward_rows == 0
+    assert torch.equal(acdc(experiment, screen=experiment.graph.edges), all_edges)
 
 
 def test_passes_of_one_row_at_a_time() -> None:
-    problem = prepare(small_model(), small_task(), memory_budget=1)
-    ours = acdc(problem, tau=0.003)
+    experiment = make_experiment(small_model(), small_task(), memory_budget=1)
+    ours = acdc(experiment, tau=0.003)
     # Clean, corrupted, the full circuit, and one for each edge tested.
     tested = int((ours != 0).sum())
-    assert problem.passes.forward_rows == 3 * (3 + tested)
+    assert experiment.passes.forward_rows == 3 * (3 + tested)
 
 
 def test_tau_bounds_the_circuit() -> None:
-    problem = prepare(small_model(), small_task())
-    assert not bool((acdc(problem, tau=1e6) >= 1e6).any())
-    small, large = (int((acdc(problem, tau=tau) >= tau).sum()) for tau in (0.1, 0.001))
+    experiment = make_experiment(small_model(), small_task())
+    assert not bool((acdc(experiment, tau=1e6) >= 1e6).any())
+    small, large = (int((acdc(experiment, tau=tau) >= tau).sum()) for tau in (0.1, 0.001))
     assert 0 < small < large
 
 
@@ -165,4 +165,4 @@ def test_tau_bounds_the_circuit() -> None:
 )
 def test_bad_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        acdc(prepare(small_model(), small_task()), **options)
+        acdc(make_experiment(small_model(), small_task()), **options)

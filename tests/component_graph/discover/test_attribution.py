@@ -16,7 +16,7 @@ from benchmarks.circuits_peers import (
 )
 from strace_lens.component_graph.discover import attribution
 from strace_lens.component_graph.discover.methods import discover
-from strace_lens.component_graph.experiment import prepare
+from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.component_graph.run_circuits import circuit_metric
 from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
 from strace_lens.ground_truth.weights import model_of
@@ -32,7 +32,7 @@ from tests.component_graph.discover.oracle_attribution import (
 )
 from tests.component_graph.made import (
     NAMES,
-    double_problem,
+    double_experiment,
     plain_graph,
     tiny_task,
     uneven_task,
@@ -52,44 +52,44 @@ def assert_close(ours: Tensor, truth: Tensor, tolerance: float = 1e-5) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_eap_is_the_derivative_in_each_edges_share(name: str) -> None:
-    problem = double_problem(name, TASK)
-    values = attribution.eap(problem)
+    experiment = double_experiment(name, TASK)
+    values = attribution.eap(experiment)
     assert_close(values, plain_scores(name, TASK))
-    assert not values[~problem.graph.exists].any()
+    assert not values[~experiment.graph.exists].any()
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gptj"])
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_eap_of_other_ablations(name: str, ablation: str) -> None:
-    values = attribution.eap(double_problem(name, TASK, ablation=ablation))
+    values = attribution.eap(double_experiment(name, TASK, ablation=ablation))
     assert_close(values, plain_scores(name, TASK, ablation))
 
 
 @pytest.mark.parametrize("name", ["llama", "olmo2", "phi"])
 def test_positions_apart(name: str) -> None:
     task = tiny_task(2, 3)
-    problem = double_problem(name, task)
-    values = attribution.eap(problem, positions=True)
+    experiment = double_experiment(name, task)
+    values = attribution.eap(experiment, positions=True)
     assert_close(values, plain_scores(name, task, positions=True))
     for method in (attribution.eap, attribution.eap_ig, attribution.eap_ig_activations):
-        assert_close(method(problem, positions=True).sum(2), method(problem).double())
+        assert_close(method(experiment, positions=True).sum(2), method(experiment).double())
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_padding_carries_nothing(name: str) -> None:
     task = uneven_task()
-    assert_close(attribution.eap(double_problem(name, task)), plain_scores(name, task))
+    assert_close(attribution.eap(double_experiment(name, task)), plain_scores(name, task))
 
 
 def test_positions_need_prompts_of_one_length() -> None:
     with pytest.raises(ValueError, match="prompts of one length"):
-        attribution.eap(double_problem("llama", uneven_task()), positions=True)
+        attribution.eap(double_experiment("llama", uneven_task()), positions=True)
 
 
 def test_a_task_read_at_every_position() -> None:
     task = dataclasses.replace(TASK, every_position=True, metric="recovered")
-    problem = double_problem("gpt2", task)
-    truth = torch.zeros(problem.graph.exists.shape, dtype=torch.float64)
+    experiment = double_experiment("gpt2", task)
+    truth = torch.zeros(experiment.graph.exists.shape, dtype=torch.float64)
     model = oracle.plain("gpt2")
     for pair in range(len(task)):
         clean, corrupted = (full_run(model, t) for t in prompts_of(task, pair))
@@ -100,7 +100,7 @@ def test_a_task_read_at_every_position() -> None:
 
         tokens = prompts_of(task, pair)[0]
         truth += share_derivatives("gpt2", model, tokens, corrupted.outputs, measure) / len(task)
-    assert_close(attribution.eap(problem), truth)
+    assert_close(attribution.eap(experiment), truth)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -123,12 +123,12 @@ def test_eap_ig_over_inputs_against_a_slow_loop(name: str) -> None:
         for k in (1, 2, 3):
             point = corrupted + (clean - corrupted) * k / 3
             truth += scores_at(name, TASK, pair, point, difference_of(TASK, pair)) / (3 * len(TASK))
-    assert_close(attribution.eap_ig(double_problem(name, TASK), steps=3), truth)
+    assert_close(attribution.eap_ig(double_experiment(name, TASK), steps=3), truth)
 
 
 def test_eap_ig_in_one_step_is_eap() -> None:
-    problem = double_problem("gpt2", TASK)
-    assert_close(attribution.eap_ig(problem, steps=1), attribution.eap(problem).double())
+    experiment = double_experiment("gpt2", TASK)
+    assert_close(attribution.eap_ig(experiment, steps=1), attribution.eap(experiment).double())
 
 
 @pytest.mark.parametrize("name", ["llama", "bloom", "layernorm"])
@@ -138,7 +138,7 @@ def test_clean_corrupted_is_the_mean_of_both_ends(name: str) -> None:
         # The runs differ in their embeddings alone, so the corrupted one is where the path starts.
         for point in embeddings(name, TASK, pair):
             truth += scores_at(name, TASK, pair, point, difference_of(TASK, pair)) / (2 * len(TASK))
-    assert_close(attribution.clean_corrupted(double_problem(name, TASK)), truth)
+    assert_close(attribution.clean_corrupted(double_experiment(name, TASK)), truth)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -154,31 +154,34 @@ def test_the_kl_objective_against_a_slow_loop(name: str) -> None:
         for k in (1, 2):
             point = corrupted + (clean - corrupted) * k / 2
             truth += scores_at(name, TASK, pair, point, measure) / (2 * len(TASK))
-    assert_close(attribution.eap_ig_kl(double_problem(name, TASK), steps=2), truth, 1e-4)
+    assert_close(attribution.eap_ig_kl(double_experiment(name, TASK), steps=2), truth, 1e-4)
 
 
 def test_at_the_clean_prompt_the_kl_objective_has_no_gradient() -> None:
-    values = attribution.eap_ig_kl(double_problem("gpt2", TASK), steps=1)
+    values = attribution.eap_ig_kl(double_experiment("gpt2", TASK), steps=1)
     assert float(values.abs().max()) < 1e-6
 
 
 def test_the_kl_objective_leaves_the_problem_as_it_was() -> None:
-    problem = prepare(cases.model_of("mistral"), TASK)
-    attribution.eap_ig_kl(problem, steps=1)
-    assert problem.metric == "logit_difference"
-    assert_close(attribution.eap(problem), attribution.eap(prepare(problem.model, TASK)).double())
+    experiment = make_experiment(cases.model_of("mistral"), TASK)
+    attribution.eap_ig_kl(experiment, steps=1)
+    assert experiment.metric == "logit_difference"
+    assert_close(
+        attribution.eap(experiment),
+        attribution.eap(make_experiment(experiment.model, TASK)).double(),
+    )
 
 
 @pytest.mark.parametrize("name", ["mistral", "gemma2", "phi", "attention_only"])
 def test_eap_ig_over_activations_against_shares(name: str) -> None:
-    values = attribution.eap_ig_activations(double_problem(name, TASK), steps=2)
+    values = attribution.eap_ig_activations(double_experiment(name, TASK), steps=2)
     assert_close(values, group_scores(name, TASK, steps=2))
 
 
 def test_in_many_steps_a_groups_out_edges_sum_to_its_effect() -> None:
-    problem = double_problem("mistral", TASK)
-    graph, exists = problem.graph, problem.graph.exists
-    few, many = (attribution.eap_ig_activations(problem, steps=n).double() for n in (8, 16))
+    experiment = double_experiment("mistral", TASK)
+    graph, exists = experiment.graph, experiment.graph.exists
+    few, many = (attribution.eap_ig_activations(experiment, steps=n).double() for n in (8, 16))
     values = 2 * many - few  # the error of a sum of m steps falls as 1 / m; this takes that away
     # Not the first two: along their way attention jumps, which takes very many steps.
     groups = (slice(5, 6), slice(6, 10), slice(10, 11))
@@ -186,7 +189,7 @@ def test_in_many_steps_a_groups_out_edges_sum_to_its_effect() -> None:
     keep = exists.repeat(1 + len(groups), 1, 1)
     for row, group in enumerate(groups, 1):
         keep[row, :, group] = False
-    full, *without = circuit_metric(problem, keep).mean(1).double()
+    full, *without = circuit_metric(experiment, keep).mean(1).double()
     effects = torch.stack([full - other for other in without])
     sums = torch.stack([values[:, group].sum() for group in groups])
     assert float(effects.abs().min()) > 1e-2
@@ -205,9 +208,9 @@ def test_in_many_steps_a_groups_out_edges_sum_to_its_effect() -> None:
 @pytest.mark.parametrize("ablation", ["resample", "zero"])
 def test_on_a_linear_model_all_are_exact(method: Any, ablation: str) -> None:
     weights, task = linear_weights(seed=3), linear_task(pairs=5, seed=4)
-    problem = prepare(model_of(weights, "linear"), task, ablation=ablation)
+    experiment = make_experiment(model_of(weights, "linear"), task, ablation=ablation)
     effects = exact_effects(weights, task, ablation).mean(0)
-    assert_close(method(problem), effects.double(), 1e-4)
+    assert_close(method(experiment), effects.double(), 1e-4)
 
 
 @pytest.mark.parametrize("method", ["eap-ig", "eap-ig-kl", "eap-ig-activations"])
@@ -221,8 +224,8 @@ def test_steps_must_be_positive(method: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "olmo2", "gptj"])
 def test_attribution_patching_is_the_gradient_of_whole_nodes(name: str) -> None:
-    problem = double_problem(name, TASK)
-    values, exists = attribution.attribution_patching(problem), problem.graph.exists
+    experiment = double_experiment(name, TASK)
+    values, exists = attribution.attribution_patching(experiment), experiment.graph.exists
     nodes = plain_scores(name, TASK).sum(0)
     assert_close(values, nodes * exists)
 
@@ -230,8 +233,8 @@ def test_attribution_patching_is_the_gradient_of_whole_nodes(name: str) -> None:
 def test_attribution_patching_against_autograd_at_the_hook_points() -> None:
     """The gradient of the stream that a node writes to, as the model's own backward pass has it."""
     model: Any = cases.model_of("gpt2")
-    values = attribution.attribution_patching(prepare(model, TASK))
-    graph = prepare(model, TASK).graph
+    values = attribution.attribution_patching(make_experiment(model, TASK))
+    graph = make_experiment(model, TASK).graph
     points = {"embed": "blocks.0.hook_resid_pre", "m0": "blocks.0.hook_mlp_out"}
     points["m2"] = "blocks.2.hook_mlp_out"
     kept: dict[str, dict[str, Tensor]] = {}
@@ -251,7 +254,7 @@ def test_attribution_patching_against_autograd_at_the_hook_points() -> None:
     clean, corrupted = kept["clean"], kept["corrupted"]
     rows = torch.arange(len(TASK))[:, None]
     last = clean["logits"][:, -1]
-    score = (last[rows, TASK.answers].mean(1) - last[rows, TASK.wrong].mean(1)).sum()
+    score = (last[rows, TASK.answers].mean(1) - last[rows, TASK.incorrect].mean(1)).sum()
     gradients = torch.autograd.grad(score, [clean[p] for p in points.values()])
     for (node, point), gradient in zip(points.items(), gradients, strict=True):
         change = (clean[point] - corrupted[point]).detach()

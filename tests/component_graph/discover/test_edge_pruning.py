@@ -14,7 +14,7 @@ from strace_lens.component_graph.discover.edge_pruning import (
     kept_share,
     node_pruning,
 )
-from strace_lens.component_graph.experiment import Problem, prepare
+from strace_lens.component_graph.experiment import Experiment, make_experiment
 from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
 from strace_lens.ground_truth.weights import model_of
 from tests import cases
@@ -23,13 +23,13 @@ from tests.component_graph.made import slow_run, tiny_task
 TASK = tiny_task(2, 5)
 
 
-def problem_of(name: str, **options) -> Problem:
-    return prepare(cases.model_of(name), TASK, **options)
+def problem_of(name: str, **options) -> Experiment:
+    return make_experiment(cases.model_of(name), TASK, **options)
 
 
 def slow_steps(name: str, *, steps: int, sparsity: float, rate: float, seed: int) -> Tensor:
     """`log_alpha` by the paper's formulas, on the slow model, in float64."""
-    exists = prepare(cases.model_of(name), TASK).graph.exists
+    exists = make_experiment(cases.model_of(name), TASK).graph.exists
     generator = torch.Generator().manual_seed(seed)
     log_alpha = torch.full(exists.shape, 2.0, dtype=torch.float64, requires_grad=True)
     first = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -45,7 +45,7 @@ def slow_steps(name: str, *, steps: int, sparsity: float, rate: float, seed: int
             stretched = 1.2 * torch.sigmoid(1.5 * (gumbel + log_alpha)) - 0.1
             keep = torch.minimum(torch.maximum(stretched, torch.zeros(())), torch.ones(()))
             logits = slow_run(name, TASK, pair, keep).logits[-1]
-            answers, wrong = TASK.answers[pair], TASK.wrong[pair]
+            answers, wrong = TASK.answers[pair], TASK.incorrect[pair]
             loss = loss - (logits[answers].mean() - logits[wrong].mean()) / 2
         open_ = torch.sigmoid(log_alpha - math.log(0.1 / 1.1) / 1.5)
         gap = sparsity * min(1.0, step / (0.7 * steps)) - (1 - open_[exists].mean())
@@ -69,12 +69,12 @@ def test_steps_against_the_slow_model() -> None:
 
 def test_a_fit_prunes_what_carries_nothing() -> None:
     weights, task = linear_weights(seed=1), linear_task(pairs=8, seed=2)
-    problem = prepare(model_of(weights, "linear"), task)
+    experiment = make_experiment(model_of(weights, "linear"), task)
     exact = exact_effects(weights, task).abs().mean(0)
-    scores, exists = edge_pruning(problem, sparsity=0.5), problem.graph.exists
+    scores, exists = edge_pruning(experiment, sparsity=0.5), experiment.graph.exists
     assert not scores[~exists].any()
     carries = exact > 1e-9
-    assert 0 < int(carries.sum()) < problem.graph.edges / 2
+    assert 0 < int(carries.sum()) < experiment.graph.edges / 2
     wins = scores[exists & carries][:, None] > scores[exists & ~carries]
     assert float(wins.double().mean()) > 0.9  # AUROC; 0.5 by chance
     kept = kept_share(scores)
@@ -83,9 +83,9 @@ def test_a_fit_prunes_what_carries_nothing() -> None:
 
 
 def test_nodes_have_one_mask() -> None:
-    problem = prepare(model_of(linear_weights(), "linear"), linear_task(pairs=4))
-    scores, exists = node_pruning(problem, steps=5), problem.graph.exists
-    for source in range(problem.graph.sources):
+    experiment = make_experiment(model_of(linear_weights(), "linear"), linear_task(pairs=4))
+    scores, exists = node_pruning(experiment, steps=5), experiment.graph.exists
+    for source in range(experiment.graph.sources):
         of_source = scores[exists[:, source], source]
         assert torch.equal(of_source, of_source[:1].expand(of_source.shape))
     assert not scores[~exists].any()
@@ -93,12 +93,12 @@ def test_nodes_have_one_mask() -> None:
 
 
 def test_same_seed_same_scores_and_no_trace_left() -> None:
-    problem = problem_of("mistral")
-    weights = list(problem.model.parameters())
+    experiment = problem_of("mistral")
+    weights = list(experiment.model.parameters())
     asked = [p.requires_grad for p in weights]
     weights[0].requires_grad_(True)
     try:
-        first, again, other = (edge_pruning(problem, steps=3, seed=s) for s in (0, 0, 1))
+        first, again, other = (edge_pruning(experiment, steps=3, seed=s) for s in (0, 0, 1))
         assert weights[0].requires_grad
         assert all(p.grad is None for p in weights)
     finally:
@@ -116,12 +116,12 @@ def test_a_small_budget_changes_nothing() -> None:
 
 
 def test_passes_are_the_rows_of_the_steps() -> None:
-    problem = prepare(model_of(linear_weights(), "linear"), linear_task(pairs=5))
-    edge_pruning(problem, steps=3, batch=2)
-    assert problem.passes.forward_rows == 2 * 5 + 3 * 2
-    assert problem.passes.backward_rows == 3 * 2
-    node_pruning(problem, steps=3, batch=50)  # no more pairs than there are
-    assert problem.passes.backward_rows == 3 * 2 + 3 * 5
+    experiment = make_experiment(model_of(linear_weights(), "linear"), linear_task(pairs=5))
+    edge_pruning(experiment, steps=3, batch=2)
+    assert experiment.passes.forward_rows == 2 * 5 + 3 * 2
+    assert experiment.passes.backward_rows == 3 * 2
+    node_pruning(experiment, steps=3, batch=50)  # no more pairs than there are
+    assert experiment.passes.backward_rows == 3 * 2 + 3 * 5
 
 
 def test_hard_concrete_masks_are_above_zero_as_often_as_said() -> None:

@@ -14,7 +14,7 @@ from strace_lens.component_graph.discover.flow import (
     proximities,
     strace,
 )
-from strace_lens.component_graph.experiment import prepare
+from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.component_graph.graph import ComponentGraph
 from tests import cases, oracle
 from tests.component_graph.made import plain_graph, single_pairs, tiny_task, uneven_task
@@ -64,8 +64,8 @@ def slow_best_first(graph: ComponentGraph, importance: Tensor) -> list[tuple[int
 @pytest.mark.parametrize("name", NAMES)
 def test_importance_against_the_slow_model(name: str, kind: str) -> None:
     task = tiny_task(2, 5)
-    problem = prepare(cases.model_of(name), task)
-    ours = importance(problem, MEASURES[kind])
+    experiment = make_experiment(cases.model_of(name), task)
+    ours = importance(experiment, MEASURES[kind])
     slow = torch.stack([slow_importance(name, row.tolist(), kind) for row in task.clean]).mean(0)
     torch.testing.assert_close(ours, slow, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(ours.sum(1), torch.ones(len(ours)))
@@ -74,8 +74,10 @@ def test_importance_against_the_slow_model(name: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", MEASURES)
 def test_padding_counts_for_nothing(kind: str) -> None:
     task, model = uneven_task(), cases.model_of("llama")
-    whole = importance(prepare(model, task), MEASURES[kind])
-    by_pair = [importance(prepare(model, one), MEASURES[kind]) for one in single_pairs(task)]
+    whole = importance(make_experiment(model, task), MEASURES[kind])
+    by_pair = [
+        importance(make_experiment(model, one), MEASURES[kind]) for one in single_pairs(task)
+    ]
     weight = task.lengths / task.lengths.sum()
     expected = (torch.stack(by_pair) * weight[:, None, None]).sum(0)
     torch.testing.assert_close(whole, expected, atol=1e-5, rtol=1e-4)
@@ -84,9 +86,9 @@ def test_padding_counts_for_nothing(kind: str) -> None:
 @pytest.mark.parametrize(("method", "measure"), [(strace, norms), (ifr, proximities)])
 @pytest.mark.parametrize("name", NAMES)
 def test_order_is_that_of_the_plain_search(name: str, method, measure) -> None:
-    problem = prepare(cases.model_of(name), tiny_task(2, 5))
-    scores, graph = method(problem), problem.graph
-    order = slow_best_first(graph, importance(problem, measure))
+    experiment = make_experiment(cases.model_of(name), tiny_task(2, 5))
+    scores, graph = method(experiment), experiment.graph
+    order = slow_best_first(graph, importance(experiment, measure))
     assert len(order) == len(set(order)) == graph.edges
     ranked = sorted(order, key=lambda edge: -float(scores[edge]))
     assert ranked == order
@@ -104,8 +106,8 @@ def test_ties_go_to_the_edge_pushed_first() -> None:
 
 
 def test_every_size_hangs_from_the_logits() -> None:
-    problem = prepare(cases.model_of("gpt2"), tiny_task(2, 5))
-    scores, graph = strace(problem), problem.graph
+    experiment = make_experiment(cases.model_of("gpt2"), tiny_task(2, 5))
+    scores, graph = strace(experiment), experiment.graph
     reached = torch.zeros(graph.destinations, dtype=torch.bool)
     reached[-1] = True
     for cell in scores.flatten().argsort(descending=True)[: graph.edges].tolist():
@@ -115,16 +117,16 @@ def test_every_size_hangs_from_the_logits() -> None:
 
 
 def test_only_the_clean_prompts_are_run() -> None:
-    problem = prepare(cases.model_of("llama"), tiny_task(3, 5))
-    strace(problem)
-    assert problem.passes.forward_rows == 3
-    ifr(problem)  # the clean run is kept
-    assert problem.passes.forward_rows == 3
-    assert problem.passes.backward_rows == 0
+    experiment = make_experiment(cases.model_of("llama"), tiny_task(3, 5))
+    strace(experiment)
+    assert experiment.passes.forward_rows == 3
+    ifr(experiment)  # the clean run is kept
+    assert experiment.passes.forward_rows == 3
+    assert experiment.passes.backward_rows == 0
 
 
 def test_a_small_budget_changes_nothing() -> None:
     task, model = tiny_task(3, 5), cases.model_of("llama")
-    whole = importance(prepare(model, task), proximities)
-    small = importance(prepare(model, task, memory_budget=1), proximities)
+    whole = importance(make_experiment(model, task), proximities)
+    small = importance(make_experiment(model, task, memory_budget=1), proximities)
     torch.testing.assert_close(small, whole, atol=1e-6, rtol=1e-5)

@@ -15,7 +15,7 @@ from strace_lens.component_graph.discover.gradients import (
     destination_gradients,
     read_gradients,
 )
-from strace_lens.component_graph.experiment import prepare
+from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.component_graph.wiring import wiring_of
 from strace_lens.model.architecture import UnsupportedModelError
 from tests import cases
@@ -113,9 +113,9 @@ def model(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_model_is_left_as_it_was(model: Any, method: Any) -> None:
-    problem = prepare(model, TASK)
+    experiment = make_experiment(model, TASK)
     before = state(model)
-    values = method(problem)
+    values = method(experiment)
     assert state(model) == before
     assert any(before["asked"].values())
     assert not values.requires_grad
@@ -135,9 +135,9 @@ def test_the_model_is_left_as_it_was_after_an_error(model: Any) -> None:
 def test_a_callers_own_no_grad_does_not_stop_gradients() -> None:
     model = cases.model_of("llama")
     with torch.no_grad():
-        inside = attribution.eap(prepare(model, TASK))
+        inside = attribution.eap(make_experiment(model, TASK))
     assert float(inside.abs().max()) > 0
-    assert torch.equal(inside, attribution.eap(prepare(model, TASK)))
+    assert torch.equal(inside, attribution.eap(make_experiment(model, TASK)))
 
 
 # ------------------------------------------------------------------ what is refused
@@ -150,11 +150,11 @@ def test_a_gradient_of_nan_is_refused_by_name() -> None:
 
 def test_logits_of_nan_are_refused() -> None:
     broken = cases.fresh_bridge("gpt2")
-    problem = prepare(broken, TASK)
+    experiment = make_experiment(broken, TASK)
     weight: Any = broken.blocks[1].mlp.out.original_component.weight
     weight.data[:] = torch.nan
     with pytest.raises(FloatingPointError, match="NaN or infinite logits"):
-        attribution.eap(problem)
+        attribution.eap(experiment)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per")
@@ -163,7 +163,7 @@ def test_quantised_weights_are_refused_in_one_line(method: Any) -> None:
     quantised: Any = torch.ao.quantization.quantize_dynamic(
         cases.fresh_bridge("gpt2"), {torch.nn.Linear}, dtype=torch.qint8
     )
-    problem = prepare(quantised, TASK)
+    experiment = make_experiment(quantised, TASK)
     with pytest.raises(UnsupportedModelError, match=r"unembed is quantised \(torch.qint8\)") as e:
-        method(problem)
+        method(experiment)
     assert "\n" not in str(e.value)

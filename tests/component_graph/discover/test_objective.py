@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from strace_lens.component_graph.discover.objective import objective_of
-from strace_lens.component_graph.experiment import prepare
+from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.component_graph.task import Task
 from strace_lens.ground_truth.linear import linear_weights
 from strace_lens.ground_truth.weights import model_of
@@ -17,12 +17,12 @@ from tests.component_graph.made import tiny_task
 
 
 def test_the_default_is_the_divergence_of_distributions() -> None:
-    problem = prepare(cases.model_of("llama"), tiny_task())
-    assert objective_of(problem, None) == "kl_divergence"
-    assert objective_of(problem, "task") == "logit_difference"
-    assert objective_of(problem, "recovered") == "recovered"
+    experiment = make_experiment(cases.model_of("llama"), tiny_task())
+    assert objective_of(experiment, None) == "kl_divergence"
+    assert objective_of(experiment, "task") == "logit_difference"
+    assert objective_of(experiment, "recovered") == "recovered"
     with pytest.raises(ValueError, match="unknown objective 'loss'; choose from task, logit_diff"):
-        objective_of(problem, "loss")
+        objective_of(experiment, "loss")
 
 
 def test_a_single_number_has_no_distribution() -> None:
@@ -31,4 +31,4 @@ def test_a_single_number_has_no_distribution() -> None:
     none = torch.full((2, 1), -1)
     clean, corrupted = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[7, 2, 3], [4, 8, 6]])
     task = Task("number", clean, corrupted, torch.tensor([3, 3]), none, none, "recovered")
-    assert objective_of(prepare(one, task), None) == "recovered"
+    assert objective_of(make_experiment(one, task), None) == "recovered"

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from strace_lens.component_graph.experiment import prepare
+from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.component_graph.metrics import METRICS, Reference
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.accuracy import (
@@ -38,7 +38,7 @@ def random_task(*, every_position: bool = False, metric: str = "logit_difference
         corrupted=corrupted.masked_fill(padding, 0),
         lengths=lengths,
         answers=answers,
-        wrong=torch.tensor([[20], [21], [22], [23], [24]]),
+        incorrect=torch.tensor([[20], [21], [22], [23], [24]]),
         metric=metric,
         every_position=every_position,
     )
@@ -65,7 +65,7 @@ def test_the_means_are_over_pairs_and_the_share_over_right_ones(metric: str, bud
         task_logits(model, task, task.clean),
         task_logits(model, task, task.corrupted),
         task.answers,
-        task.wrong,
+        task.incorrect,
     )
     for mean, logits in ((found.clean, reference.clean), (found.corrupted, reference.corrupted)):
         assert mean == pytest.approx(float(METRICS[metric](logits, reference).mean()), abs=1e-5)
@@ -74,9 +74,9 @@ def test_the_means_are_over_pairs_and_the_share_over_right_ones(metric: str, bud
         answers = [i for i in task.answers[pair].tolist() if i >= 0]
         if metric == "probability_difference":
             probabilities = last.softmax(-1)
-            right += bool(probabilities[answers].sum() > probabilities[task.wrong[pair]].sum())
+            right += bool(probabilities[answers].sum() > probabilities[task.incorrect[pair]].sum())
         else:
-            right += bool(last[answers].max() > last[task.wrong[pair]].max())
+            right += bool(last[answers].max() > last[task.incorrect[pair]].max())
     assert found.accuracy == pytest.approx(right / PAIRS)
     assert (found.task, found.pairs, found.metric) == ("random", PAIRS, metric)
 
@@ -84,7 +84,7 @@ def test_the_means_are_over_pairs_and_the_share_over_right_ones(metric: str, bud
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_task_made_ready_stands_as_the_task_does(metric: str) -> None:
     model, task = cases.model_of("llama"), random_task(metric=metric)
-    found, ready = accuracy(model, task), standing_of(prepare(model, task))
+    found, ready = accuracy(model, task), standing_of(make_experiment(model, task))
     assert (ready.accuracy, ready.chance, ready.metric) == (found.accuracy, found.chance, metric)
     assert ready.clean == pytest.approx(found.clean, abs=1e-4)
     assert ready.corrupted == pytest.approx(found.corrupted, abs=1e-4)
@@ -97,7 +97,7 @@ def test_a_task_made_ready_stands_as_the_task_does(metric: str) -> None:
 def test_without_wrong_answers_chance_is_one_of_the_vocabulary() -> None:
     model = cases.model_of("llama")
     task = random_task(metric="answer_rank")
-    task = dataclasses.replace(task, wrong=torch.full((PAIRS, 1), -1))
+    task = dataclasses.replace(task, incorrect=torch.full((PAIRS, 1), -1))
     vocabulary = architecture_of(model).d_vocab
     assert accuracy(model, task).chance == pytest.approx(8 / PAIRS / vocabulary)
 
@@ -121,7 +121,7 @@ def test_a_task_that_the_model_fails_is_said_to_be_so(clean, corrupted, right, w
 def test_a_task_without_answers_has_no_accuracy() -> None:
     none = torch.full((PAIRS, 1), -1)
     task = random_task(every_position=True)
-    task = dataclasses.replace(task, answers=none, wrong=none, metric="recovered")
+    task = dataclasses.replace(task, answers=none, incorrect=none, metric="recovered")
     found = accuracy(cases.model_of("llama"), task)
     assert found.accuracy is None
     assert found.clean == pytest.approx(1)

@@ -106,7 +106,7 @@ def test_only_pairs_that_align_are_kept() -> None:
     assert pair.clean == some.ids(PROMPT)
     assert pair.corrupted == some.ids("the capital of Italy is")
     named = tiny.tokenizer().convert_tokens_to_ids(["Paris", "Rome", "London"])
-    assert [*pair.answers, *pair.wrong] == named
+    assert [*pair.answers, *pair.incorrect] == named
     assert pair.texts == (PROMPT, "the capital of Italy is")
     for change in (
         {"corrupted": "the capital city of Italy is"},  # longer
@@ -116,7 +116,7 @@ def test_only_pairs_that_align_are_kept() -> None:
         {"answers": (" Paris", " Paris")},
         {"answers": (" Paris", " Rome")},  # right and wrong
         {"answers": (" Paris , London",)},
-        {"wrong": (" Rome", " Madrid")},
+        {"incorrect": (" Rome", " Madrid")},
     ):
         assert align(some, dataclasses.replace(good, **change)) is None
 
@@ -132,7 +132,7 @@ def test_pairs_become_tensors_padded_on_the_right() -> None:
     assert task.clean.tolist() == [[*some.ids("the king"), 0], [5, 6, 7]]
     assert task.corrupted.tolist() == [[*some.ids("the queen"), 0], [5, 6, 8]]
     assert task.answers.tolist() == [[*short.answers, -1], [9, 10]]
-    assert task.wrong.tolist() == [list(short.wrong), [11, -1]]
+    assert task.incorrect.tolist() == [list(short.incorrect), [11, -1]]
     assert (task.dropped, task.made["seed"], task.texts[0]) == (3, 1, ("the king", "the queen"))
 
 
@@ -151,11 +151,11 @@ def test_years_of_two_tokens_ask_for_two_digits(seed: int) -> None:
     assert example.clean.endswith(f"{century}{year} to the year {century}")
     assert example.corrupted == example.clean.replace(f"{century}{year}", f"{century}01")
     assert example.answers == tuple(i for i in TWO_DIGITS if i > year)
-    assert example.wrong == tuple(i for i in TWO_DIGITS if i <= year)
+    assert example.incorrect == tuple(i for i in TWO_DIGITS if i <= year)
     pair = align(some, example)
     if f" {century}01" not in whole:
         assert pair is not None
-        tokens = some.tokenizer.convert_ids_to_tokens([*pair.answers, *pair.wrong])
+        tokens = some.tokenizer.convert_ids_to_tokens([*pair.answers, *pair.incorrect])
         assert sorted(tokens) == TWO_DIGITS
 
 
@@ -169,7 +169,7 @@ def test_years_of_single_digits_ask_for_the_tens(seed: int) -> None:
     assert 1 <= tens <= 8
     assert example.corrupted == example.clean.replace(start, f"{start[:-2]}09")
     assert example.answers == tuple("0123456789"[tens + 1 :])
-    assert example.wrong == tuple("0123456789"[: tens + 1])
+    assert example.incorrect == tuple("0123456789"[: tens + 1])
     assert align(some, example) is not None
 
 

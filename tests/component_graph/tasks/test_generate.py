@@ -94,7 +94,7 @@ def test_indirect_objects_come_in_both_orders() -> None:
         names = [n for n in re.findall(r"[A-Z]\w+", clean) if n in MEN + WOMEN]
         others = [n for n in re.findall(r"[A-Z]\w+", corrupted) if n in MEN + WOMEN]
         receiver = words(real.smollm2(), task.answers[pair])[0].strip()
-        giver = words(real.smollm2(), task.wrong[pair])[0].strip()
+        giver = words(real.smollm2(), task.incorrect[pair])[0].strip()
         assert names[2] == giver
         assert {names[0], names[1]} == {receiver, giver}
         assert len({*names, *others}) == 5  # two and three others
@@ -111,7 +111,7 @@ def test_agreement_is_about_the_subject() -> None:
             plural = [s in dict(PEOPLE).values() for s in subjects]
             assert plural[0] != plural[1]
             assert (" are" in words(real.smollm2(), task.answers[pair])) == plural[0]
-            assert (" are" in words(real.smollm2(), task.wrong[pair])) != plural[0]
+            assert (" are" in words(real.smollm2(), task.incorrect[pair])) != plural[0]
             plurals += plural[0]
             if name == "agreement-attractor":
                 assert texts[0].split()[-1].endswith("s") != plural[0]
@@ -123,25 +123,27 @@ def test_each_remaining_answer_is_the_true_one() -> None:
     for pair, texts in enumerate((task := made("country-capital")).texts):
         country, other = (text.split()[3] for text in texts)
         assert words(model, task.answers[pair]) == [f" {CAPITALS[country]}"]
-        assert words(model, task.wrong[pair]) == [f" {CAPITALS[other]}"]
+        assert words(model, task.incorrect[pair]) == [f" {CAPITALS[other]}"]
     for pair, texts in enumerate((task := made("gendered-pronoun")).texts):
         assert words(model, task.answers[pair]) == [
             " she" if texts[0].split()[1] in WOMEN else " he"
         ]
-        assert words(model, task.wrong[pair]) == [" she" if texts[1].split()[1] in WOMEN else " he"]
+        assert words(model, task.incorrect[pair]) == [
+            " she" if texts[1].split()[1] in WOMEN else " he"
+        ]
     for pair, (clean, corrupted) in enumerate((task := made("docstring")).texts):
         names, others = (re.findall(r", (\w+)", text) for text in (clean, corrupted))
         assert len({*names, *others}) == 8
         assert [f":param {name}" in clean for name in names] == [True, True, False, False]
         assert words(model, task.answers[pair]) == [f" {names[2]}"]
-        assert words(model, task.wrong[pair]) == [f" {names[i]}" for i in (0, 1, 3)]
+        assert words(model, task.incorrect[pair]) == [f" {names[i]}" for i in (0, 1, 3)]
     for pair, ids in enumerate((task := made("induction")).clean.tolist()):
         last = ids[-1]
         follows = [b for a, b in itertools.pairwise(ids) if a == last]
         assert follows == [int(task.answers[pair, 0])] * 2
         ids = task.corrupted[pair].tolist()
         follows = [b for a, b in itertools.pairwise(ids) if a == last]
-        assert follows == [int(task.wrong[pair, 0])] * 2
+        assert follows == [int(task.incorrect[pair, 0])] * 2
         assert sorted(ids) == sorted(task.clean[pair].tolist())
 
 

@@ -47,7 +47,7 @@ def test_lines_become_pairs(tmp_path: Path) -> None:
     assert task.corrupted[0, 3] == ids("Italy")[0]
     assert task.lengths.tolist() == [5, 6]
     assert task.answers.tolist() == [ids("Paris"), ids("Japan")]
-    assert task.wrong.tolist() == [ids("Rome", "London"), [*ids("England"), -1]]
+    assert task.incorrect.tolist() == [ids("Rome", "London"), [*ids("England"), -1]]
     assert (task.name, task.metric, task.dropped) == ("mine", "answer_rank", 0)
     assert task.texts[0] == (LINE["clean"], LINE["corrupted"])
     assert task.made["file"] == str(tmp_path / "mine.jsonl")
