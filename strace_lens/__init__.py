@@ -21,7 +21,7 @@ from strace_lens.utils import interrupt as _before_all_that_takes_long  # noqa: 
 # isort: split
 
 from strace_lens.compare.compare import Comparison, compare
-from strace_lens.component_graph.circuit import Circuit, circuit_of_edges, circuit_of_nodes
+from strace_lens.component_graph.circuit import Circuit, Scores, circuit_of_edges, circuit_of_nodes
 from strace_lens.component_graph.discover.methods import METHODS, discover
 from strace_lens.component_graph.evaluate import Faithfulness, faithfulness
 from strace_lens.component_graph.exchange import (
@@ -32,7 +32,6 @@ from strace_lens.component_graph.exchange import (
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.run_circuits import run_circuits
-from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task, TaskError
 from strace_lens.component_graph.tasks.accuracy import accuracy
 from strace_lens.component_graph.tasks.generate import TASKS, make_task

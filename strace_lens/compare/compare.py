@@ -19,7 +19,7 @@ from strace_lens.compare.files import (
 )
 from strace_lens.compare.projection import project, trace_of_task
 from strace_lens.component_graph.agreement import auroc, missed_edges, precision_at_true_size
-from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.circuit import Circuit, Scores
 from strace_lens.component_graph.discover.activation import TooManyRowsError
 from strace_lens.component_graph.discover.methods import METHODS, discover_in, unchanged_pairs
 from strace_lens.component_graph.evaluate import (
@@ -32,7 +32,6 @@ from strace_lens.component_graph.evaluate import (
     ranks_by_magnitude,
 )
 from strace_lens.component_graph.experiment import Experiment, make_experiment
-from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.accuracy import accuracy
 from strace_lens.ground_truth.models import GroundTruth

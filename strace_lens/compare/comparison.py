@@ -9,11 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.circuit import Circuit, Scores
 from strace_lens.component_graph.discover.acdc import REST, TESTED
 from strace_lens.component_graph.evaluate import Faithfulness
 from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.component_graph.scores import Scores
 from strace_lens.utils.html_repr import facts
 
 RANDOM = "random"

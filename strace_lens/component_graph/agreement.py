@@ -17,9 +17,8 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
-from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.circuit import Circuit, Scores
 from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.component_graph.scores import Scores
 
 # ------------------------------------------------------------------ two rankings
 

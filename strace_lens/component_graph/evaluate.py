@@ -15,10 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.component_graph.circuit import Circuit, empty_circuit, full_circuit
+from strace_lens.component_graph.circuit import Circuit, Scores, empty_circuit, full_circuit
 from strace_lens.component_graph.experiment import Experiment, make_experiment
 from strace_lens.component_graph.run_circuits import circuit_metric, stack
-from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.accuracy import failure, standing_of
 from strace_lens.measures.sizes import check_sizes
@@ -299,7 +298,8 @@ def metric_range(experiment: Experiment) -> MetricRange:
         raise ValueError(
             f"task {experiment.task.name!r} has a mean {experiment.metric} of {full:.6g} with "
             f"every edge kept and {empty:.6g} with all ablated ({experiment.ablation}); "
-            "faithfulness needs the two to differ: choose another metric, ablation or corrupted prompts"
+            "faithfulness needs the two to differ: choose another metric, ablation or corrupted "
+            "prompts"
         )
     return MetricRange(full, empty, gap)
 

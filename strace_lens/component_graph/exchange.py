@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import networkx as nx
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
-from strace_lens.component_graph.circuit import Circuit
-from strace_lens.component_graph.edge_table import edge_cells
+from strace_lens.component_graph.circuit import Circuit, Scores
 from strace_lens.component_graph.graph import ComponentGraph, node_of
-from strace_lens.component_graph.scores import Scores
-from strace_lens.utils.checks import numbers_of, refuse_rows, require_columns, whole_numbers
+from strace_lens.utils.checks import (
+    codes_of,
+    numbers_of,
+    refuse_rows,
+    refuse_twice,
+    require_columns,
+    whole_numbers,
+)
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.bool, *_FLOATS)}
@@ -134,3 +143,51 @@ def _placed(
     placed = torch.full(shape, empty, dtype=values.dtype)
     placed[tuple(cells.T)] = values if cells.shape[1] == len(shape) else values[:, None]
     return placed
+
+
+ENDS = ["source", "destination", "input"]
+
+
+def edge_cells(
+    table: pd.DataFrame, graph: ComponentGraph, positions: int | None
+) -> Int64[Tensor, "row axis"]:
+    """The cells that the rows name: what `edge_table` was made from.
+
+    Args:
+        table: columns `source`, `destination`, `input` and, where there are positions, `position`;
+            others are not read.
+        graph: of the edges.
+        positions: number of token positions; None where there is no such column.
+
+    Raises:
+        ValueError: a column is missing, a row names no edge, or two rows name the same one; the
+            message names the rows.
+    """
+    require_columns(table, ENDS)
+    named = table.assign(source=_texts(table["source"]), destination=_destinations(table))
+    axes = []
+    for end, names in (("destination", graph.destination_names), ("source", graph.source_names)):
+        why = f"is no {end} of {graph.model}; they are named like {', '.join(names[:2])}"
+        axes.append(codes_of(named, end, names, why))
+    named["edge"] = [
+        f"{s}->{d}" for s, d in zip(named["source"], named["destination"], strict=True)
+    ]
+    exists = graph.exists.numpy()[axes[0], axes[1]]
+    refuse_rows(named, "edge", ~exists, f"is none of {graph.model}: its source comes too late")
+    if positions is not None:
+        axes.append(whole_numbers(table, "position"))
+        out = (axes[2] < 0) | (axes[2] >= positions)
+        refuse_rows(table, "position", out, f"lies outside 0..{positions - 1}")
+    shape = (graph.destinations, graph.sources, positions or 1)[: len(axes)]
+    refuse_twice(table, np.asarray(np.ravel_multi_index(axes, shape)), "name the same edge")
+    return torch.from_numpy(np.stack(axes, axis=1))
+
+
+def _destinations(table: pd.DataFrame) -> list[str]:
+    """Names of the destinations: node and input in one."""
+    pairs = zip(_texts(table["destination"]), _texts(table["input"]), strict=True)
+    return [f"{node}<{kind}>" if kind else node for node, kind in pairs]
+
+
+def _texts(column: Iterable[Any]) -> list[str]:
+    return ["" if pd.isna(text) else str(text) for text in column]

@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.circuit import Circuit, Scores
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.metrics import METRICS, Metric, Reference
 from strace_lens.component_graph.outputs import ABLATIONS, Outputs, join_outputs, read_outputs
-from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.wiring import Wiring, wiring_of
 from strace_lens.model.architecture import Model, device_of
@@ -253,3 +252,24 @@ def make_experiment(
         memory_budget,
         allow_other_model=allow_other_model,
     )
+
+
+def objective_of(experiment: Experiment, objective: str | None) -> str:
+    """The metric that a search tries to keep, a key of `METRICS`.
+
+    Args:
+        experiment: from `make_experiment`.
+        objective: a key of `METRICS`, or "task" for the experiment's own metric. By default the KL
+            divergence to the full model's output, as in the papers, or the experiment's own metric
+            where the output is a single number, which has no distribution.
+
+    Raises:
+        ValueError: an unknown objective.
+    """
+    if objective is None:
+        objective = "kl_divergence" if experiment.reference.clean.shape[-1] > 1 else "task"
+    if objective == "task":
+        return experiment.metric
+    if objective not in METRICS:
+        raise ValueError(f"unknown objective {objective!r}; choose from task, {', '.join(METRICS)}")
+    return objective

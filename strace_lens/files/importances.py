@@ -21,9 +21,8 @@ from typing import Any
 
 import torch
 
-from strace_lens.component_graph.circuit import Circuit
+from strace_lens.component_graph.circuit import Circuit, Scores
 from strace_lens.component_graph.graph import EMBED, LOGITS, ComponentGraph
-from strace_lens.component_graph.scores import Scores
 from strace_lens.files.result_files import ResultFileError
 from strace_lens.utils import checks
 from strace_lens.utils.disk import JsonError, TextFileError, parse_json, read_text, write_whole

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from strace_lens.compare.comparison import LEAST_FOR_LEVEL, Comparison, rankings_drawn
 from strace_lens.compare.projection import containing_size
-from strace_lens.component_graph.circuit import Circuit
-from strace_lens.component_graph.scores import Scores
+from strace_lens.component_graph.circuit import Circuit, Scores
 from strace_lens.plot.circuit_drawing import plot_circuits
 from strace_lens.plot.circuits import (
     plot_agreement,

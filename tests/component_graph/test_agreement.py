@@ -23,12 +23,12 @@ from strace_lens.component_graph.agreement import (
 )
 from strace_lens.component_graph.circuit import (
     Circuit,
+    Scores,
     circuit_of_edges,
     empty_circuit,
     full_circuit,
 )
 from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.component_graph.scores import Scores
 
 GRAPH = ComponentGraph("made", layers=1, heads=1, kv_heads=1)  # embed, a0.h0, m0
 EDGES = (

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from strace_lens.component_graph.circuit import (
     Circuit,
+    Scores,
     circuit_of_edges,
     empty_circuit,
     full_circuit,
@@ -31,7 +32,6 @@ from strace_lens.component_graph.evaluate import (
 )
 from strace_lens.component_graph.experiment import Experiment, make_experiment
 from strace_lens.component_graph.run_circuits import run_circuits
-from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.task import Task
 from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
 from strace_lens.ground_truth.models import tracr_ground_truth

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from strace_lens.component_graph.experiment import make_experiment
+from strace_lens.component_graph.experiment import make_experiment, objective_of
+from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.wiring import wiring_of
 from strace_lens.ground_truth.linear import linear_weights
 from strace_lens.ground_truth.weights import model_of as model_of_weights
 from strace_lens.model.architecture import UnsupportedModelError
-from tests import tiny
+from tests import cases, tiny
 from tests.cases import fresh_bridge, model_of, relative_error
 from tests.component_graph.made import tiny_task, uneven_task
 from tests.families import family
@@ -158,3 +159,21 @@ def test_pairs_that_padding_would_change_are_refused_and_a_wide_row_is_not_chang
     with pytest.raises(ValueError, match=r"prompts of 6 and of 12 tokens, .* beyond 8 tokens"):
         make_experiment(model, straddling)
     assert make_experiment(model_of("llama"), straddling).clean[1].shape[0] == 2
+
+
+def test_the_default_is_the_divergence_of_distributions() -> None:
+    experiment = make_experiment(cases.model_of("llama"), tiny_task())
+    assert objective_of(experiment, None) == "kl_divergence"
+    assert objective_of(experiment, "task") == "logit_difference"
+    assert objective_of(experiment, "recovered") == "recovered"
+    with pytest.raises(ValueError, match="unknown objective 'loss'; choose from task, logit_diff"):
+        objective_of(experiment, "loss")
+
+
+def test_a_single_number_has_no_distribution() -> None:
+    weights = linear_weights()
+    one = model_of_weights(dataclasses.replace(weights, W_U=weights.W_U[:, :1]), "one output")
+    none = torch.full((2, 1), -1)
+    clean, corrupted = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[7, 2, 3], [4, 8, 6]])
+    task = Task("number", clean, corrupted, torch.tensor([3, 3]), none, none, "recovered")
+    assert objective_of(make_experiment(one, task), None) == "recovered"

@@ -21,9 +21,9 @@ def rows(*values: list[float]) -> Float[Tensor, "row 1 vocab"]:
 
 
 def reference(
-    clean: Tensor, corrupted: Tensor, answers: list[list[int]], wrong: list[list[int]]
+    clean: Tensor, corrupted: Tensor, answers: list[list[int]], incorrect: list[list[int]]
 ) -> Reference:
-    return Reference(clean, corrupted, torch.tensor(answers), torch.tensor(wrong))
+    return Reference(clean, corrupted, torch.tensor(answers), torch.tensor(incorrect))
 
 
 # Two tokens: probabilities 1/4 and 3/4, then the other way round, then even.
@@ -57,25 +57,25 @@ def test_the_dicts_name_the_same_metrics() -> None:
     answers=st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True),
     incorrect=st.lists(st.integers(5, 9), min_size=1, max_size=4, unique=True),
 )
-def test_sets_of_answers_against_loops(seed: int, answers: list[int], wrong: list[int]) -> None:
+def test_sets_of_answers_against_loops(seed: int, answers: list[int], incorrect: list[int]) -> None:
     generator = torch.Generator().manual_seed(seed)
     # Whole numbers, so that logits tie.
     logits = torch.randint(-2, 3, (2, 2, 10), generator=generator).double()
     pad = [-1] * 2
-    of = reference(logits, logits, [[*answers, *pad], [*pad, *answers]], [wrong, wrong])
+    of = reference(logits, logits, [[*answers, *pad], [*pad, *answers]], [incorrect, incorrect])
     for row in range(2):
         last = logits[row, -1].tolist()
         mean = sum(last[i] for i in answers) / len(answers)
-        other = sum(last[i] for i in wrong) / len(wrong)
+        other = sum(last[i] for i in incorrect) / len(incorrect)
         assert METRICS["logit_difference"](logits, of)[row] == pytest.approx(mean - other)
         total = sum(map(math.exp, last))
-        mass = sum(math.exp(last[i]) for i in answers) - sum(math.exp(last[i]) for i in wrong)
+        mass = sum(math.exp(last[i]) for i in answers) - sum(math.exp(last[i]) for i in incorrect)
         assert METRICS["probability_difference"](logits, of)[row] == pytest.approx(mass / total)
         order = sorted(range(10), key=lambda i: (-last[i], i))
         rank = min(order.index(i) for i in answers)
         assert METRICS["answer_rank"](logits, of)[row] == -rank
         assert answers_win(logits, of)[row] == (
-            max(last[i] for i in answers) > max(last[i] for i in wrong)
+            max(last[i] for i in answers) > max(last[i] for i in incorrect)
         )
         alone = Reference(logits, logits, of.answers, torch.full((2, 1), -1))
         assert answers_win(logits, alone)[row] == (rank == 0)
@@ -130,8 +130,8 @@ def test_half_precision_is_widened() -> None:
     ],
 )
 def test_what_is_not_defined_is_refused(
-    name: str, answers: list[list[int]], wrong: list[list[int]], message: str
+    name: str, answers: list[list[int]], incorrect: list[list[int]], message: str
 ) -> None:
     clean, corrupted = rows([0.0, 1.0], [0.0, 1.0]), rows([1.0, 0.0], [0.0, 1.0])
     with pytest.raises(ValueError, match=message):
-        METRICS[name](clean, reference(clean, corrupted, answers, wrong))
+        METRICS[name](clean, reference(clean, corrupted, answers, incorrect))

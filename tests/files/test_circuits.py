@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from strace_lens.component_graph.circuit import Circuit, circuit_of_edges
+from strace_lens.component_graph.circuit import Circuit, Scores, circuit_of_edges
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.component_graph.run_circuits import run_circuits
-from strace_lens.component_graph.scores import Scores
 from strace_lens.component_graph.wiring import component_graph
 from strace_lens.files.circuits import load_circuit, load_scores, save_circuit, save_scores
 from strace_lens.files.result_files import ResultFileError, write_result

@@ -17,8 +17,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from strace_lens.component_graph.discover.attribution import eap
-from strace_lens.component_graph.discover.objective import objective_of
-from strace_lens.component_graph.experiment import Experiment
+from strace_lens.component_graph.experiment import Experiment, objective_of
 from strace_lens.component_graph.run_circuits import circuit_metric
 from strace_lens.model.architecture import device_of
 

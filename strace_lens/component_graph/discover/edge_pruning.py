@@ -18,8 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from strace_lens.component_graph.discover.objective import objective_of
-from strace_lens.component_graph.experiment import Experiment
+from strace_lens.component_graph.experiment import Experiment, objective_of
 from strace_lens.component_graph.metrics import METRICS
 from strace_lens.component_graph.patching import patched_logits
 from strace_lens.model.architecture import device_of

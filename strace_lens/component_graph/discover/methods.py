@@ -7,19 +7,20 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from strace_lens.component_graph.circuit import Scores
 from strace_lens.component_graph.discover import (
     acdc,
     activation,
     attribution,
-    baselines,
     edge_pruning,
     flow,
 )
 from strace_lens.component_graph.experiment import Experiment, make_experiment
-from strace_lens.component_graph.scores import Scores
+from strace_lens.component_graph.run_circuits import check_positions
 from strace_lens.component_graph.task import Task
 from strace_lens.component_graph.tasks.accuracy import task_logits
 from strace_lens.model.architecture import Model
@@ -27,6 +28,28 @@ from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import noted, verb
 from strace_lens.model.weights import remembered_hash
 from strace_lens.utils.progress import warn
+
+
+def random_scores(
+    experiment: Experiment, *, seed: int = 0, positions: bool = False
+) -> Float[Tensor, "destination source *pos"]:
+    """Scores drawn uniformly from (0, 1); no pass is run and the sign means nothing.
+
+    Args:
+        experiment: from `make_experiment`.
+        seed: the same seed gives the same scores.
+        positions: draw one for each token position.
+
+    Raises:
+        ValueError: positions over prompts of unequal lengths.
+    """
+    exists = experiment.graph.exists
+    if positions:
+        check_positions(experiment.task)
+        exists = exists[..., None].expand(*exists.shape, experiment.task.clean.shape[1])
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(exists.shape, generator=generator) * exists
+
 
 Method = Callable[..., Float[Tensor, "destination source *pos"]]
 """From a `Experiment`, a seed and options of its own to one score an edge."""
@@ -45,7 +68,7 @@ METHODS: dict[str, Method] = {
     "node-pruning": edge_pruning.node_pruning,
     "ifr": flow.ifr,
     "strace": flow.strace,
-    "random": baselines.random,
+    "random": random_scores,
 }
 """Methods by name."""
 

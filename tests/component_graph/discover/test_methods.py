@@ -8,10 +8,11 @@ import warnings
 import pytest
 import torch
 
-from strace_lens.component_graph.discover.methods import METHODS, discover
+from strace_lens.component_graph.discover.methods import METHODS, discover, random_scores
+from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.component_graph.task import Task
 from tests import cases
-from tests.component_graph.made import double_model, tiny_task
+from tests.component_graph.made import double_model, tiny_task, uneven_task
 
 
 def unchanged(rows: list[int], pairs: int = 4) -> Task:
@@ -81,3 +82,23 @@ def test_scores_that_are_zero_but_for_rounding_are_no_ranking(method: str) -> No
     with pytest.raises(ValueError, match=f"{method} scores every edge of task 'words' zero"):
         discover(cases.model_of("gpt2"), task, method)
     assert bool(discover(cases.model_of("gpt2"), task, "eap-ig").values.any())
+
+
+def test_random_is_uniform_and_seeded() -> None:
+    experiment = make_experiment(cases.model_of("llama"), tiny_task())
+    exists = experiment.graph.exists
+    first, again, other = (random_scores(experiment, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not first[~exists].any()
+    assert 0.4 < float(first[exists].mean()) < 0.6
+    assert experiment.passes.forward_rows == 0
+    by_position = random_scores(experiment, positions=True)
+    assert by_position.shape == (*exists.shape, 6)
+    assert by_position[exists].unique().numel() > 0.99 * 6 * experiment.graph.edges
+
+
+def test_random_positions_need_one_length() -> None:
+    experiment = make_experiment(cases.model_of("llama"), uneven_task())
+    with pytest.raises(ValueError, match="one length"):
+        random_scores(experiment, positions=True)

@@ -14,7 +14,7 @@ import transformers as tf
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from strace_lens.component_graph.tasks.alignment import Example, Vocabulary, align, task_of
-from strace_lens.component_graph.tasks.greater_than import greater_than
+from strace_lens.component_graph.tasks.generate import greater_than
 from strace_lens.component_graph.tasks.words import EVENTS
 from strace_lens.model.prompts import PromptError
 from tests import made_tokenizers, tiny

@@ -18,8 +18,7 @@ from strace_lens.component_graph.task import Task, TaskError
 from strace_lens.component_graph.tasks import generate
 from strace_lens.component_graph.tasks.accuracy import accuracy
 from strace_lens.component_graph.tasks.alignment import Example, Vocabulary
-from strace_lens.component_graph.tasks.generate import TASKS, make_task
-from strace_lens.component_graph.tasks.recall import induction
+from strace_lens.component_graph.tasks.generate import TASKS, induction, make_task
 from strace_lens.component_graph.tasks.words import CAPITALS, MEN, PEOPLE, WOMEN
 from strace_lens.model.architecture import Model
 from strace_lens.model.prompts import PromptError, own_tokenizer
