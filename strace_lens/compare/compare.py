@@ -45,12 +45,6 @@ from strace_lens.utils.versions import versions
 SMALL_GRAPH = 2_000
 """Edges up to which a lucky random ranking does well, and every edge can be tested."""
 
-LARGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "acdc": {"screen": 128},
-    "eap-ig-activations": {"steps": 1},
-}
-"""Options of methods on larger graphs, unless told otherwise: what two cores do in minutes."""
-
 _DRAWS = 99  # on tiny graphs some are perfect by luck; four may be
 
 
@@ -109,7 +103,8 @@ def compare(
         ranking: how edges are ranked, as for `faithfulness`: "mib" takes CPR by sign, and
             circuits, CMD and all else by magnitude, which keeps the edges that hurt the metric.
         sample: edges of a circuit that are dropped, each alone, to see whether it is minimal.
-        options: of single methods, by name; on larger graphs `LARGE_OPTIONS` unless given.
+        options: of single methods, by name; on graphs of more than 2,000 edges
+            those of `Method.large_options` unless given.
         folder: where each method's result is written as soon as it is made, and read back if it is
             there already (`comparison_files`); nothing is written if not given.
         overwrite: discard what another comparison left in the folder, once the first method is
@@ -220,7 +215,8 @@ def _options(
     """Options of every method that has some."""
     if given:
         check_methods(given)
-    large = LARGE_OPTIONS if experiment.graph.edges > SMALL_GRAPH else {}
+    is_large = experiment.graph.edges > SMALL_GRAPH
+    large = {n: m.large_options for n, m in METHODS.items() if is_large and m.large_options}
     return {n: {**large.get(n, {}), **given.get(n, {})} for n in {*large, *given}}
 
 

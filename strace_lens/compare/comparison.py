@@ -11,6 +11,7 @@ import pandas as pd
 
 from strace_lens.component_graph.circuit import Circuit, Scores
 from strace_lens.component_graph.discover.acdc import REST, TESTED
+from strace_lens.component_graph.discover.methods import METHODS
 from strace_lens.component_graph.evaluate import Faithfulness
 from strace_lens.component_graph.graph import ComponentGraph
 from strace_lens.utils.html_repr import facts
@@ -143,7 +144,8 @@ class Comparison:
             drawn = len(self.random_auroc)
             beaten = sum(result.auroc > other + _ROUNDING for other in self.random_auroc)
             found = f"its AUROC of {result.auroc:.3f} is above {beaten} of"
-        reason = _REASONS.get(result.method)
+        method = METHODS.get(result.method)
+        reason = None if method is None else method.blind_spot
         return f"{result.method} does not beat random: {found} {rankings_drawn(drawn)}" + (
             "" if reason is None else f"; {reason}"
         )
@@ -229,13 +231,3 @@ def chance_level(random: Sequence[float]) -> float:
 def rankings_drawn(count: int) -> str:
     """So many random rankings, as a phrase."""
     return f"{count} random ranking{'s' * (count != 1)}"
-
-
-_REASONS = {
-    "ifr": "it reads the clean run alone, not what an ablation would change",
-    "strace": "it reads the clean run alone, not what an ablation would change",
-    "node-patching": "it scores nodes, and all out-edges of a node alike",
-    "attribution-patching": "it scores nodes, and all out-edges of a node alike",
-    "node-pruning": "it scores nodes, and all out-edges of a node alike",
-}
-"""What a method cannot see by its making."""

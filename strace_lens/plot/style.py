@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from strace_lens.component_graph.discover.methods import METHODS, Look
 from strace_lens.utils.html_repr import isolated, short
 
 INK = "#222222"
@@ -60,35 +61,6 @@ BANDS = {
 }
 # One hue, from pale to dark: more is more ink, with or without colour vision. Blank is none at all.
 SCALE = [[0.0, "#ebecf6"], [0.3, "#b9bddd"], [0.65, "#686ea8"], [1.0, "#17183f"]]
-
-
-class Look(NamedTuple):
-    """How the line and the dots of a discovery method look."""
-
-    colour: str
-    dash: str = "solid"
-    symbol: str = "circle"
-
-
-# Hue by family: black patches exactly, blues and pinks take gradients, red and orange search or
-# learn a mask, green follows the flow, grey asks neither the model nor the task.
-LOOKS = {
-    "edge-patching": Look("#000000"),
-    "node-patching": Look("#000000", "dash", "square"),
-    "attribution-patching": Look("#56B4E9", "dash", "square"),
-    "eap": Look("#56B4E9"),
-    "eap-ig": Look("#0072B2"),
-    "eap-ig-activations": Look("#332288", "dashdot", "diamond"),
-    "clean-corrupted": Look("#0072B2", "dot", "triangle-up"),
-    "eap-ig-kl": Look("#CC79A7", "solid", "diamond"),
-    "acdc": Look("#CC3311", "solid", "triangle-up"),
-    "edge-pruning": Look("#E69F00"),
-    "node-pruning": Look("#E69F00", "dash", "square"),
-    "ifr": Look("#009E73", "dash", "square"),
-    "strace": Look("#009E73"),
-    "random": Look("#808080", "dot", "x"),
-}
-_OTHER = Look(INK, "longdash", "star")
 
 TEMPLATE = go.layout.Template(
     layout={
@@ -151,8 +123,8 @@ def text_of(name: str) -> str:
 
 
 def look_of(method: str) -> Look:
-    """The look of a method; one for all that have none of their own."""
-    return LOOKS.get(method, _OTHER)
+    """The look of a method; one for all that are not in `METHODS`."""
+    return METHODS[method].look if method in METHODS else Look()
 
 
 def method_line(method: str) -> dict[str, object]:

@@ -13,7 +13,6 @@ import torch
 
 import strace_lens as sl
 from strace_lens.compare.compare import (
-    LARGE_OPTIONS,
     check_methods,
     compare,
     comparison_steps,
@@ -279,7 +278,7 @@ def test_a_large_graph_has_options_of_its_own_and_one_random_ranking(monkeypatch
     monkeypatch.setattr(sys.modules["strace_lens.compare.compare"], "SMALL_GRAPH", 10)
     given = {"acdc": {"tau": 0.5}, "eap-ig": {"steps": 1}}
     made = compare(cases.model_of("gpt2"), seen(), ["acdc"], options=given, sample=1)
-    screen = LARGE_OPTIONS["acdc"]["screen"]
+    screen = METHODS["acdc"].large_options["screen"]
     assert made.made["options"] == {"acdc": {"screen": screen, "tau": 0.5}}
     by_hand = discover(cases.model_of("gpt2"), seen(), "acdc", screen=screen, tau=0.5)
     assert torch.equal(made.results[0].scores.values, by_hand.values)

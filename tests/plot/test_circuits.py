@@ -20,7 +20,7 @@ from strace_lens.plot.circuits import (
     plot_quality,
 )
 from strace_lens.plot.known import MOST_EDGES, plot_auroc, plot_found, plot_projection
-from strace_lens.plot.style import LOOKS, look_of
+from strace_lens.plot.style import look_of
 from tests.plot import made_comparison as made
 from tests.plot.made import hovers, texts
 
@@ -47,10 +47,11 @@ def with_curve(values: tuple[float, ...]):
 
 
 def test_every_method_has_a_look_of_its_own() -> None:
-    assert set(LOOKS) == set(METHODS)
-    assert len(set(LOOKS.values())) == len(LOOKS)
-    assert len({(look.colour, look.dash) for look in LOOKS.values()}) == len(LOOKS)
-    assert look_of("<one of another's>") not in LOOKS.values()
+    looks = [method.look for method in METHODS.values()]
+    assert [look_of(name) for name in METHODS] == looks
+    assert len(set(looks)) == len(looks)
+    assert len({(look.colour, look.dash) for look in looks}) == len(looks)
+    assert look_of("<one of another's>") not in looks
 
 
 def test_faithfulness_is_each_curve_best_first() -> None:

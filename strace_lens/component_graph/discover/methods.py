@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -51,29 +52,87 @@ def random_scores(
     return torch.rand(exists.shape, generator=generator) * exists
 
 
-Method = Callable[..., Float[Tensor, "destination source *pos"]]
-"""From a `Experiment`, a seed and options of its own to one score an edge."""
+class Look(NamedTuple):
+    """Colour, dash and symbol of a method's line and dots in figures."""
 
+    colour: str = "#222222"
+    dash: str = "longdash"
+    symbol: str = "star"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of finding a circuit.
+
+    Attributes:
+        find: from an `Experiment`, a `seed` and options of its own to one score an edge.
+        signed: the scores estimate effects on the metric; False where only their order counts.
+        large_options: options that `compare` gives it on graphs of more than 2,000 edges, where the
+            caller gives none: what two cores do in minutes.
+        blind_spot: what it cannot see by its making, for the warning that it does not beat random.
+        facts: from an experiment and the options to what `Scores.made` says beside them.
+        look: in figures.
+    """
+
+    find: Callable[..., Float[Tensor, "destination source *pos"]]
+    signed: bool = True
+    large_options: Mapping[str, Any] = field(default_factory=dict)
+    blind_spot: str | None = None
+    facts: Callable[[Experiment, Mapping[str, Any]], dict[str, Any]] | None = None
+    look: Look = field(default_factory=Look)
+
+
+_NODES = "it scores nodes, and all out-edges of a node alike"
+_CLEAN = "it reads the clean run alone, not what an ablation would change"
+
+# Hue by family: black patches exactly, blues and pinks take gradients, red and orange search or
+# learn a mask, green follows the flow, grey is chance.
 METHODS: dict[str, Method] = {
-    "edge-patching": activation.edge_patching,
-    "node-patching": activation.node_patching,
-    "attribution-patching": attribution.attribution_patching,
-    "eap": attribution.eap,
-    "eap-ig": attribution.eap_ig,
-    "eap-ig-activations": attribution.eap_ig_activations,
-    "clean-corrupted": attribution.clean_corrupted,
-    "eap-ig-kl": attribution.eap_ig_kl,
-    "acdc": acdc.acdc,
-    "edge-pruning": edge_pruning.edge_pruning,
-    "node-pruning": edge_pruning.node_pruning,
-    "ifr": flow.ifr,
-    "strace": flow.strace,
-    "random": random_scores,
+    "edge-patching": Method(activation.edge_patching, look=Look("#000000", "solid", "circle")),
+    "node-patching": Method(
+        activation.node_patching, blind_spot=_NODES, look=Look("#000000", "dash", "square")
+    ),
+    "attribution-patching": Method(
+        attribution.attribution_patching,
+        blind_spot=_NODES,
+        look=Look("#56B4E9", "dash", "square"),
+    ),
+    "eap": Method(attribution.eap, look=Look("#56B4E9", "solid", "circle")),
+    "eap-ig": Method(attribution.eap_ig, look=Look("#0072B2", "solid", "circle")),
+    "eap-ig-activations": Method(
+        attribution.eap_ig_activations,
+        large_options={"steps": 1},
+        look=Look("#332288", "dashdot", "diamond"),
+    ),
+    "clean-corrupted": Method(
+        attribution.clean_corrupted, look=Look("#0072B2", "dot", "triangle-up")
+    ),
+    "eap-ig-kl": Method(attribution.eap_ig_kl, look=Look("#CC79A7", "solid", "diamond")),
+    "acdc": Method(
+        acdc.acdc,
+        signed=False,
+        large_options={"screen": 128},
+        facts=acdc.tested_edges,
+        look=Look("#CC3311", "solid", "triangle-up"),
+    ),
+    "edge-pruning": Method(
+        edge_pruning.edge_pruning, signed=False, look=Look("#E69F00", "solid", "circle")
+    ),
+    "node-pruning": Method(
+        edge_pruning.node_pruning,
+        signed=False,
+        blind_spot=_NODES,
+        look=Look("#E69F00", "dash", "square"),
+    ),
+    "ifr": Method(
+        flow.ifr, signed=False, blind_spot=_CLEAN, look=Look("#009E73", "dash", "square")
+    ),
+    "strace": Method(
+        flow.strace, signed=False, blind_spot=_CLEAN, look=Look("#009E73", "solid", "circle")
+    ),
+    "random": Method(random_scores, signed=False, look=Look("#808080", "dot", "x")),
 }
-"""Methods by name."""
-
-RANKINGS = frozenset({"acdc", "edge-pruning", "node-pruning", "ifr", "strace", "random"})
-"""Methods whose scores only rank: theirs estimate no effect that could be negative."""
+"""Every way of finding a circuit, by name."""
 
 
 @verb
@@ -122,7 +181,7 @@ def discover_in(experiment: Experiment, method: str, *, seed: int = 0, **options
     """Score every edge for an experiment; passes count from here on."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
-    known = [p for p in inspect.signature(METHODS[method]).parameters if p not in _SHARED]
+    known = [p for p in inspect.signature(METHODS[method].find).parameters if p not in _SHARED]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(
@@ -133,14 +192,14 @@ def discover_in(experiment: Experiment, method: str, *, seed: int = 0, **options
     _check_changes(experiment)
     before = experiment.passes.forward_rows, experiment.passes.backward_rows
     began = time.perf_counter()
-    values = METHODS[method](experiment, seed=seed, **options)
+    values = METHODS[method].find(experiment, seed=seed, **options)
     seconds = time.perf_counter() - began
     passes = (
         experiment.passes.forward_rows - before[0],
         experiment.passes.backward_rows - before[1],
     )
     _check_ranks(experiment, method, values)
-    pairs = len(experiment.task)
+    pairs, facts = len(experiment.task), METHODS[method].facts
     return Scores(
         graph=experiment.graph,
         values=values.float(),
@@ -149,7 +208,7 @@ def discover_in(experiment: Experiment, method: str, *, seed: int = 0, **options
         forwards=passes[0] / pairs,
         backwards=passes[1] / pairs,
         seconds=seconds,
-        signed=method not in RANKINGS,
+        signed=METHODS[method].signed,
         made={
             "weights": noted(remembered_hash, experiment.model),
             "metric": experiment.metric,
@@ -157,7 +216,7 @@ def discover_in(experiment: Experiment, method: str, *, seed: int = 0, **options
             "pairs": pairs,
             "seed": seed,
             **options,
-            **(_FACTS[method](experiment, options) if method in _FACTS else {}),
+            **({} if facts is None else facts(experiment, options)),
         },
     )
 
@@ -180,7 +239,7 @@ def _check_ranks(
 ) -> None:
     """Refuse scores that are zero, or zero but for rounding where they are effects."""
     largest, least = float(values.abs().max()), 0.0
-    if method not in RANKINGS and largest < _SUSPICIOUS:  # the runs of the reference are not free
+    if METHODS[method].signed and largest < _SUSPICIOUS:  # the runs of the reference are not free
         ends = (experiment.clean[1], experiment.corrupted[1])
         metrics = [experiment.score(logits, experiment.reference).abs().max() for logits in ends]
         least = _ROUNDING * float(max(metrics))
@@ -216,11 +275,6 @@ def _check_changes(experiment: Experiment) -> None:
         "or another ablation"
     )
 
-
-_FACTS: dict[str, Callable[[Experiment, Mapping[str, Any]], dict[str, Any]]] = {
-    "acdc": acdc.tested_edges,
-}
-"""What `Scores.made` says beside the options, of methods whose scores are not all of one kind."""
 
 _NAMED = 8
 _ROUNDING, _SUSPICIOUS = 1e-6, 1e-3
