@@ -139,15 +139,25 @@ def compare(
     chosen = _options(experiment, options or {})
     place = None
     if folder is not None:
-        facts = {"ranking": ranking, "seed": seed, "sample": sample, "options": chosen}
         place = open_comparison(
-            folder, experiment, task, truth=setting.truth, overwrite=overwrite, **facts
+            folder,
+            experiment,
+            task,
+            truth=setting.truth,
+            ranking=ranking,
+            seed=seed,
+            sample=sample,
+            options=chosen,
+            overwrite=overwrite,
         )
     with named_bar(progress, comparison_steps(names)) as told:
-        ran = _run(setting, names, chosen, place, told)
+        results, skipped, memory = _run(setting, names, chosen, place, told)
+        told("random control", 0)
+        cmds, aurocs = _random_control(setting, results)
+        told("random control", 1)
         told("projecting an s-Trace", 0)
         standing = accuracy(model, dataclasses.replace(experiment.task, metric=experiment.metric))
-        projection = _projection(setting, ran["results"])
+        projection = _projection(setting, results)
         told("projecting an s-Trace", 1)
     unchanged = [unchanged_pairs(some, ablation) for some in dict.fromkeys((task, experiment.task))]
     comparison = Comparison(
@@ -163,6 +173,11 @@ def compare(
         accuracy=standing.accuracy,
         metric_clean=standing.clean,
         metric_corrupted=standing.corrupted,
+        results=results,
+        skipped=skipped,
+        random_cmd=cmds,
+        random_auroc=aurocs,
+        memory=memory,
         warnings=tuple(said for said in unchanged if said is not None),
         truth=setting.truth,
         truth_name=None if ground_truth is None else ground_truth.ablation_truth[ablation],
@@ -171,7 +186,6 @@ def compare(
             **{"seed": seed, "ranking": ranking, "sample": sample, "versions": versions()},
             "options": {name: chosen[name] for name in names if name in chosen},
         },
-        **ran,
     )
     said = (*comparison.warnings, *warnings_of(comparison))
     return dataclasses.replace(comparison, warnings=said)
@@ -226,8 +240,12 @@ def _run(
     options: Mapping[str, Mapping[str, Any]],
     place: ComparisonFolder | None,
     progress: NamedSteps,
-) -> dict[str, Any]:
-    """Discover with every method, and evaluate: those fields of a comparison that come of it."""
+) -> tuple[tuple[MethodResult, ...], dict[str, str], str]:
+    """Discover with every method and evaluate what it finds.
+
+    Returns:
+        The results, why methods were skipped by name, and how memory was measured.
+    """
     results: list[MethodResult] = []
     skipped: dict[str, str] = {}
     how = ""
@@ -254,17 +272,7 @@ def _run(
     if len(results) == 1 and skipped:
         name, reason = next(iter(skipped.items()))
         raise ValueError(f"no method ran beside random; {name}: {reason}")
-    progress("random control", 0)
-    drawn = next(result for result in results if result.method == RANDOM)
-    cmds, aurocs = _random_control(setting, drawn)
-    progress("random control", 1)
-    return {
-        "results": tuple(results),
-        "skipped": skipped,
-        "random_cmd": cmds,
-        "random_auroc": aurocs,
-        "memory": how,
-    }
+    return tuple(results), skipped, how
 
 
 def _discover(setting: _Setting, name: str, options: Mapping[str, Any]) -> tuple[Scores, Peak]:
@@ -317,9 +325,10 @@ def _curve(setting: _Setting, scores: Scores, resolution: float = 0.01) -> Faith
 
 
 def _random_control(
-    setting: _Setting, drawn: MethodResult
+    setting: _Setting, results: Sequence[MethodResult]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """CMD and AUROC of the random ranking measured, and of more of them on a small graph."""
+    drawn = next(result for result in results if result.method == RANDOM)
     cmds = [drawn.faithfulness.cmd]
     aurocs = [] if drawn.auroc is None else [drawn.auroc]
     draws = _DRAWS if setting.experiment.graph.edges <= SMALL_GRAPH else 1

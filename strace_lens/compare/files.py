@@ -81,8 +81,11 @@ def open_comparison(
     seen: Task,
     *,
     truth: Circuit | None,
+    ranking: str,
+    seed: int,
+    sample: int,
+    options: Mapping[str, Mapping[str, Any]],
     overwrite: bool = False,
-    **options: Any,
 ) -> ComparisonFolder:
     """Check that a folder holds this comparison, or nothing yet, or may be overwritten.
 
@@ -91,9 +94,9 @@ def open_comparison(
         experiment: of the evaluation pairs.
         seen: pairs that methods see.
         truth: the true circuit, where it is known.
+        ranking, seed, sample, options: as for `compare`.
         overwrite: another comparison may be there; `save_method` discards it, so that a comparison
             that fails before its first result costs nothing.
-        options: the values of `KIND` that are given to `compare`: ranking, seed, sample, options.
 
     Raises:
         OtherResultsError: it holds another comparison and is not to be overwritten; the message
@@ -113,7 +116,10 @@ def open_comparison(
         "ablation": experiment.ablation,
         "truth": None if truth is None else _hash(truth.edge_names()),
         "versions": versions(),
-        **options,
+        "ranking": ranking,
+        "seed": seed,
+        "sample": sample,
+        "options": options,
     }
     place = ComparisonFolder(Path(folder), manifest_of(KIND, said), overwrite)
     _has_manifest(place)

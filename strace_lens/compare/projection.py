@@ -12,13 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
 from torch import Tensor
 
+from strace_lens.component_graph.agreement import share_above
 from strace_lens.component_graph.circuit import Circuit
 from strace_lens.component_graph.task import Task
 from strace_lens.measures.sizes import SIZES
@@ -38,34 +37,6 @@ def trace_of_task(model: Model, task: Task, pair: int = 0, importance: str = "l1
     """
     ids = task.clean[pair, : int(task.lengths[pair])].tolist()
     return extract(token_graph(model, ids), importance)
-
-
-def component_shares(trace: Trace, sizes: Sequence[float] = SIZES) -> pd.DataFrame:
-    """How much of each head's and MLP's edges the trace of each size keeps.
-
-    Args:
-        trace: of any prompt.
-        sizes: relative sizes in (0, 1].
-
-    Returns:
-        One row a size and component, in the component graph's order. Columns: `size`, `component`
-        (`a0.h1`, `m0`), `edges` (how many of the component's are in the trace), `of` (how many it
-        has, causal and able to reach the output) and `share`.
-
-    Raises:
-        ValueError: a size outside (0, 1].
-    """
-    kept, total = _kept(trace, sizes)
-    names = _components(trace)
-    return pd.DataFrame(
-        {
-            "size": np.repeat([float(s) for s in sizes], len(names)),
-            "component": names * len(sizes),
-            "edges": kept.flatten().numpy(),
-            "of": total.repeat(len(sizes)).numpy(),
-            "share": (kept.double() / total).flatten().numpy(),
-        }
-    )
 
 
 def project(
@@ -135,11 +106,9 @@ def _against(
 
 def _auroc(values: Float[Tensor, " component"], inside: Bool[Tensor, " component"]) -> float:
     """Chance that a component of the circuit has more than another one, ties counted half."""
-    n, m = int(inside.sum()), int((~inside).sum())
-    if not n or not m:
+    if bool(inside.all()) or not bool(inside.any()):
         return math.nan
-    ranks = rankdata(values.numpy())[inside.numpy()]
-    return float((ranks.sum() - n * (n + 1) / 2) / (n * m))
+    return share_above(values[inside].numpy(), values[~inside].numpy())
 
 
 def _inside(trace: Trace, circuit: Circuit) -> Bool[Tensor, " component"]:

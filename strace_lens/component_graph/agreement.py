@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import mannwhitneyu, rankdata, spearmanr
 from torch import Tensor
 
 from strace_lens.component_graph.circuit import Circuit, Scores
@@ -117,9 +117,14 @@ def auroc(scores: Scores, truth: Circuit, *, absolute: bool = True) -> float:
     others = len(true) - int(true.sum())
     if others in (0, len(true)):
         raise ValueError(f"AUROC needs true edges and others; the truth is {truth!r}")
-    count = len(true) - others
-    rank_sum = rankdata(values)[true].sum()
-    return float((rank_sum - count * (count + 1) / 2) / (count * others))
+    return share_above(values[true], values[~true])
+
+
+def share_above(values: Float[np.ndarray, " item"], others: Float[np.ndarray, " other"]) -> float:
+    """Share of pairs in which a value is above one of the others, ties counting half."""
+    return float(
+        mannwhitneyu(values, others, method="asymptotic").statistic / (len(values) * len(others))
+    )
 
 
 def precision_at_true_size(scores: Scores, truth: Circuit, *, absolute: bool = True) -> float:

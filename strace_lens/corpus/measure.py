@@ -196,12 +196,8 @@ def _rows(
         logits=logits,
         rows=plan,
         token_text=token_texts(model),
-        facts={
-            "head": options.head,
-            "ablation": plan.ablation,
-            "seed": options.seed,
-            "keep": plan.keep,
-        },
+        head=options.head,
+        seed=options.seed,
     )
     outputs = torch.cat([clean.logits[None], logits[plan.trace]]).double().log_softmax(-1)
     shallow = _shallow(setting, outputs)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -253,7 +252,8 @@ def curves_of_plans(
             logits=outputs,
             rows=rows,
             token_text=token_texts(model),
-            facts={"head": head, "ablation": rows.ablation, "seed": seed, "keep": rows.keep},
+            head=head,
+            seed=seed,
         )
         for trace, full, rows, outputs in zip(traces, clean, plans, logits, strict=True)
     ]
@@ -295,7 +295,8 @@ def curve_of(
     logits: Float[Tensor, "row vocab"],
     rows: CurveRows,
     token_text: Callable[[int], str],
-    facts: Mapping[str, Any],
+    head: float,
+    seed: int,
 ) -> DensityCurve:
     """The curve of a trace from the outputs of its rows (of `curve_plans`).
 
@@ -305,14 +306,15 @@ def curve_of(
         logits: of the rows, in their order.
         rows: which output belongs to which size.
         token_text: of `token_texts`.
-        facts: `head`, `ablation`, `seed` and `keep` as in `DensityCurve`.
+        head: level of the nucleus that is the head.
+        seed: of the controls.
     """
     full = clean.double().log_softmax(-1)[None]
     log_probs = logits.double().log_softmax(-1)
     ours = log_probs[rows.trace]
-    head_error, tail_error = measures.head_tail_error(full, ours, facts["head"])
+    head_error, tail_error = measures.head_tail_error(full, ours, head)
     tv = measures.total_variation(full, log_probs)
-    (in_head,) = measures.in_nucleus(full, facts["head"])
+    (in_head,) = measures.in_nucleus(full, head)
     favourites = most_probable(ours)
     edges = [trace.edge_count(s) for s in rows.sizes]
     table = pd.DataFrame(
@@ -342,9 +344,12 @@ def curve_of(
         table=table,
         top=top_tokens(full, most_probable(full), token_text)[0],
         entropy=float(measures.entropy(full)[0]),
-        head_mass=float(measures.head_mass(full, facts["head"])[0]),
+        head_mass=float(measures.head_mass(full, head)[0]),
         logit_gap=float((logits[rows.full] - clean).abs().max()),
-        **facts,
+        head=head,
+        ablation=rows.ablation,
+        seed=seed,
+        keep=rows.keep,
     )
 
 

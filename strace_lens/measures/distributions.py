@@ -168,42 +168,7 @@ def top1_agreement(
     return log_p.argmax(-1) == log_q.argmax(-1)
 
 
-def topk_overlap(
-    full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"], k: int
-) -> Float[Tensor, "*row"]:
-    """Share of the k most probable tokens that full and trace have in common, in [0, 1].
-
-    Raises:
-        ValueError: k outside 1..vocab.
-    """
-    _check_pair(full, trace)
-    if not 1 <= k <= trace.shape[-1]:
-        raise ValueError(f"k must lie in 1..{trace.shape[-1]} (the vocabulary); got {k}")
-    (log_p, _), (log_q, _) = _normalised(full), _normalised(trace)
-    return (_in_top_k(log_p, k) & _in_top_k(log_q, k)).sum(-1) / float(k)
-
-
-def _in_top_k(log_probs: Float[Tensor, "*row vocab"], k: int) -> Bool[Tensor, "*row vocab"]:
-    # The k-th value is well defined though topk's choice among its ties is not.
-    kth = log_probs.topk(k, dim=-1).values[..., -1:]
-    above, tied = log_probs > kth, log_probs == kth
-    places = k - above.sum(-1, keepdim=True)
-    return above | (tied & (tied.cumsum(-1) <= places))
-
-
 # ------------------------------------------------------------------ nuclei
-
-
-def nucleus_size(full: Float[Tensor, "*row vocab"], p: float) -> Int[Tensor, "*row"]:
-    """Number of most probable tokens whose mass first reaches p (within MASS_TOLERANCE).
-
-    Raises:
-        ValueError: p outside (0, 1).
-    """
-    _check_level(p)
-    _, probs = _normalised(full)
-    # Equal tokens have equal mass, so their order does not matter here.
-    return _count_to_reach(probs.sort(dim=-1, descending=True).values.cumsum(-1), p)
 
 
 def _count_to_reach(mass: Float[Tensor, "*row token"], p: float) -> Int[Tensor, "*row"]:

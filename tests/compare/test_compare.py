@@ -25,12 +25,13 @@ from strace_lens.component_graph.evaluate import faithfulness, minimality
 from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.component_graph.run_circuits import run_circuits
 from strace_lens.component_graph.task import Task
-from strace_lens.ground_truth.linear import exact_effects, linear_weights
+from strace_lens.ground_truth.linear import linear_weights
 from strace_lens.ground_truth.models import GroundTruth, ground_truth
 from strace_lens.report.summary import summarize_comparison
 from strace_lens.report.tables_compare import comparison_cells, comparison_facts, truth_lines
 from tests import cases
 from tests.component_graph.made import tiny_task
+from tests.ground_truth.exact_effects import exact_effects
 
 DRAWS = 3
 KEYS = [

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from itertools import product
 
 import pytest
 import torch
 
 import strace_lens as sl
-from strace_lens.compare.projection import component_shares, containing_size, project, trace_of_task
+from strace_lens.compare.projection import containing_size, project, trace_of_task
 from strace_lens.component_graph.circuit import (
     Circuit,
     circuit_of_edges,
@@ -42,20 +41,6 @@ def edges_by_component(trace: Trace, size: float) -> dict[str, int]:
             name = f"m{edge['layer']}" if head is None else f"a{edge['layer']}.h{head}"
             counts[name] = counts.get(name, 0) + 1
     return counts
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_shares_are_counts_over_the_edges_one_by_one(name):
-    trace = trace_of(name)
-    table = component_shares(trace, SIZES)
-    names = component_graph(cases.model_of(name)).source_names[1:]
-    whole = edges_by_component(trace, 1.0)
-    assert table["component"].tolist() == [*names] * len(SIZES)
-    for (size, component), row in zip(product(SIZES, names), table.itertuples(), strict=True):
-        assert (row.size, row.component) == (size, component)
-        assert row.edges == edges_by_component(trace, size).get(component, 0)
-        assert row.of == whole[component]
-        assert row.share == pytest.approx(row.edges / row.of)
 
 
 def some_circuit(name: str) -> Circuit:
@@ -140,7 +125,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"5 layers, 4 heads.*3 layers, 4 heads"):
         project(trace, {"larger": full_circuit(larger)})
     with pytest.raises(ValueError, match=r"sizes must lie in \(0, 1\]; got 2"):
-        component_shares(trace, [2.0])
+        project(trace, {"mine": circuit}, [2.0])
     with pytest.raises(IndexError):
         trace_of_task(cases.model_of("llama"), tiny_task(), 5)
 
@@ -151,10 +136,3 @@ def test_a_model_that_reads_in_both_directions_has_no_trace():
     model = model_of_weights(compiled.weights, "count")
     with pytest.raises(sl.UnsupportedModelError, match="not causal"):
         trace_of_task(model, tracr_task(compiled, pairs=2))
-
-
-def test_residual_edges_belong_to_no_component():
-    trace = trace_of("llama")
-    table = component_shares(trace, [1.0])
-    residual = int((trace.ranks.residual < trace.edges).sum())
-    assert table["of"].sum() + residual == trace.edges

@@ -33,12 +33,13 @@ from strace_lens.component_graph.evaluate import (
 from strace_lens.component_graph.experiment import Experiment, make_experiment
 from strace_lens.component_graph.run_circuits import run_circuits
 from strace_lens.component_graph.task import Task
-from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
+from strace_lens.ground_truth.linear import linear_task, linear_weights
 from strace_lens.ground_truth.models import tracr_ground_truth
 from strace_lens.ground_truth.truth import written_and_read
 from strace_lens.ground_truth.weights import model_of
 from tests import cases, tiny
 from tests.component_graph.made import tiny_task
+from tests.ground_truth.exact_effects import exact_effects
 
 SEEDS = 4001, 4501
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from fractions import Fraction
 
 import numpy as np
@@ -176,45 +175,13 @@ def test_top1_agreement_gives_ties_to_the_lowest_id():
     assert m.top1_agreement(full, tied_with_full).tolist() == [True]
 
 
-def test_topk_overlap_by_hand_with_ties_at_the_border():
-    full = log_rows([0.4, 0.3, 0.2, 0.1])
-    trace = log_rows([0.1, 0.2, 0.3, 0.4])
-    assert [m.topk_overlap(full, trace, k).item() for k in (1, 2, 3, 4)] == [
-        0.0,
-        0.0,
-        pytest.approx(2 / 3),
-        1.0,
-    ]
-    uniform = log_rows([1, 1, 1, 1])  # its top 2 are tokens 0 and 1
-    assert m.topk_overlap(uniform, log_rows([4, 3, 2, 1]), 2).item() == 1.0
-    assert m.topk_overlap(uniform, log_rows([4, 1, 3, 2]), 2).item() == 0.5
-
-
-@given(weight_pairs(), st.data())
-@settings(max_examples=100)
-def test_topk_overlap_against_sorted_lists(pair, data):
-    k = data.draw(st.integers(1, len(pair[0])))
-    best = [set(sorted(range(len(w)), key=lambda i: (-w[i], i))[:k]) for w in pair]
-    overlap = m.topk_overlap(log_rows(pair[0]), log_rows(pair[1]), k).item()
-    assert overlap == pytest.approx(len(best[0] & best[1]) / k)
-    first = m.top1_agreement(log_rows(pair[0]), log_rows(pair[1])).item()
-    assert first == (m.topk_overlap(log_rows(pair[0]), log_rows(pair[1]), 1).item() == 1.0)
-
-
-@pytest.mark.parametrize("k", [0, 3, -1])
-def test_topk_overlap_refuses_k_outside_the_vocabulary(k):
-    row = log_rows([0.5, 0.5])
-    with pytest.raises(ValueError, match=re.escape(f"1..2 (the vocabulary); got {k}")):
-        m.topk_overlap(row, row, k)
-
-
 # ------------------------------------------------------------------ nuclei
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_nucleus_size_and_head_mass_by_hand(dtype):
+def test_nucleus_and_head_mass_by_hand(dtype):
     full = log_rows([0.2, 0.5, 0.3], [0.0, 0.0, 1.0], dtype=dtype)
-    sizes = {p: m.nucleus_size(full, p).tolist() for p in (0.01, 0.5, 0.51, 0.8, 0.81, 0.99)}
+    sizes = {p: m.in_nucleus(full, p).sum(-1).tolist() for p in (0.01, 0.5, 0.51, 0.8, 0.81, 0.99)}
     assert sizes == {
         0.01: [1, 1],
         0.5: [1, 1],  # an exact hit reaches the level, in float32 too
@@ -288,7 +255,7 @@ def test_head_and_tail_against_exact_lists(pair, level):
     assert head.item() == pytest.approx(slow_error(p, q, nucleus), abs=1e-12)
     assert tail.item() == pytest.approx(slow_error(p, q, set(range(len(p))) - nucleus), abs=1e-12)
     assert (head + tail).item() == pytest.approx(m.total_variation(full, trace).item(), abs=1e-14)
-    assert m.nucleus_size(full, level).item() == len(nucleus)
+    assert m.in_nucleus(full, level).sum(-1).item() == len(nucleus)
     mass = float(sum(p[i] for i in nucleus))
     assert m.head_mass(full, level).item() == pytest.approx(mass, abs=1e-12)
 
@@ -312,7 +279,7 @@ def test_head_takes_the_lower_ids_of_many_ties():
 def test_a_level_outside_0_to_1_is_refused(p):
     row = log_rows([0.5, 0.5])
     for call in (
-        lambda: m.nucleus_size(row, p),
+        lambda: m.in_nucleus(row, p),
         lambda: m.head_mass(row, p),
         lambda: m.head_tail_error(row, row, p),
     ):
@@ -327,7 +294,6 @@ PAIR_MEASURES = {
     "kl_divergence": m.kl_divergence,
     "jensen_shannon": m.jensen_shannon,
     "top1_agreement": m.top1_agreement,
-    "topk_overlap": lambda full, trace: m.topk_overlap(full, trace, 3),
     "shared_nucleus": m.shared_nucleus,
     "head_error": lambda full, trace: m.head_tail_error(full, trace)[0],
     "tail_error": lambda full, trace: m.head_tail_error(full, trace)[1],

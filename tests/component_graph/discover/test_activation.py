@@ -11,10 +11,11 @@ from strace_lens.component_graph.discover.activation import (
     node_patching,
 )
 from strace_lens.component_graph.experiment import Experiment, make_experiment
-from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
+from strace_lens.ground_truth.linear import linear_task, linear_weights
 from strace_lens.ground_truth.weights import model_of
 from tests import cases, tiny
 from tests.component_graph.made import slow_metric, slow_run, tiny_task, uneven_task
+from tests.ground_truth.exact_effects import exact_effects
 
 TASK = tiny_task(2, 6)
 

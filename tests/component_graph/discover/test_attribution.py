@@ -26,7 +26,7 @@ from strace_lens.component_graph.discover.methods import discover
 from strace_lens.component_graph.experiment import make_experiment
 from strace_lens.component_graph.run_circuits import circuit_metric
 from strace_lens.component_graph.wiring import wiring_of
-from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
+from strace_lens.ground_truth.linear import linear_task, linear_weights
 from strace_lens.ground_truth.weights import model_of
 from strace_lens.model.architecture import UnsupportedModelError
 from tests import cases, oracle
@@ -48,6 +48,7 @@ from tests.component_graph.made import (
     uneven_task,
 )
 from tests.component_graph.oracle_patching import full_run
+from tests.ground_truth.exact_effects import exact_effects
 
 TASK = tiny_task(2, 6)
 METHODS = ("attribution-patching", "eap", "eap-ig", "eap-ig-activations", "clean-corrupted")

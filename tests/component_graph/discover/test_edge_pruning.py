@@ -15,10 +15,11 @@ from strace_lens.component_graph.discover.edge_pruning import (
     node_pruning,
 )
 from strace_lens.component_graph.experiment import Experiment, make_experiment
-from strace_lens.ground_truth.linear import exact_effects, linear_task, linear_weights
+from strace_lens.ground_truth.linear import linear_task, linear_weights
 from strace_lens.ground_truth.weights import model_of
 from tests import cases
 from tests.component_graph.made import slow_run, tiny_task
+from tests.ground_truth.exact_effects import exact_effects
 
 TASK = tiny_task(2, 5)
 
