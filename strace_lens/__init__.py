@@ -57,11 +57,11 @@ from strace_lens.density.curve import DensityCurve, density_curve, density_curve
 from strace_lens.density.phases import Phases, find_phases
 from strace_lens.density.ways import WAYS, Way, measure_ways, read_ways
 from strace_lens.files.circuits import load_circuit, load_scores, save_circuit, save_scores
-from strace_lens.files.graphs import write_graph
-from strace_lens.files.importances import (
+from strace_lens.files.interchange import (
     load_importance_circuit,
     load_importances,
     save_importances,
+    write_graph,
 )
 from strace_lens.files.traces import load_curve, load_trace, save_curve, save_trace
 from strace_lens.measures.sizes import ESTIMATOR_SIZES, SIZES

@@ -32,11 +32,10 @@ class Estimator:
     """A way to rank the edges of a token graph.
 
     Attributes:
-        rank: takes a model and its graph, and `keep`, `target`, `replacement`, `seed`,
-            `memory_budget`, `progress` and `allow_other_model` by name; `start` too if it starts
-            from another estimator's trace.
-        steps: how often it calls `progress` at the most. With none, nothing is fitted: neither
-            target nor seed matters.
+        rank: from a model and its graph to a trace. One that takes steps is given `keep`, `target`,
+            `replacement`, `seed`, `memory_budget`, `progress` and `allow_other_model` by name, and
+            `start` too if it starts from another estimator's trace.
+        steps: how often it calls `progress` at the most; 0 where nothing is fitted.
         start: name of the estimator whose trace it starts from.
         passes: rows of forward and of backward passes that a step takes.
     """
@@ -47,11 +46,11 @@ class Estimator:
     passes: tuple[int, int] = (0, 0)
 
 
-def _greedy(model: Model, graph: TokenGraph, **_: Any) -> Trace:
+def _greedy(model: Model, graph: TokenGraph) -> Trace:
     return extract(graph, "l1")
 
 
-def _scheduled(model: Model, graph: TokenGraph, **_: Any) -> Trace:
+def _scheduled(model: Model, graph: TokenGraph) -> Trace:
     return extract(graph, "l2", order="scheduled")
 
 
@@ -144,10 +143,13 @@ def estimate(
             other weights, a target that is no distribution, or a start of another graph.
         UnsupportedModelError: gradients through quantised weights.
     """
-    found = estimator_of(estimator)
+    found, kinds = estimator_of(estimator), kinds_to_keep(keep)
+    if not found.steps:
+        trace = found.rank(model, graph)
+        return replace(trace, made={"estimator": estimator, **trace.made})
     with steps_bar(progress, estimator, steps(estimator, started=start is not None)) as advance:
         options: dict[str, Any] = {
-            "keep": kinds_to_keep(keep),
+            "keep": kinds,
             "target": target,
             "replacement": replacement,
             "seed": seed,
