@@ -153,7 +153,9 @@ def test_a_method_beats_random_above_the_level_of_chance(found):
     assert equal.why_not_better(eap) == (
         f"eap does not beat random: its CMD of {cmd:.3f} is below 1 of 2 random rankings"
     )
-    assert equal.why_not_better(other).endswith("; it reads weights alone, so it knows no task")
+    assert equal.why_not_better(other).endswith(
+        "; it reads the clean run alone, not what an ablation would change"
+    )
 
 
 def test_where_the_truth_is_known_it_decides_what_beats_random(found):
