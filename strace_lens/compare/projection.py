@@ -27,7 +27,7 @@ from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.trace import Trace
 
 
-def trace_of_task(model: Model, task: Task, pair: int = 0, importance: str = "l1") -> Trace:
+def trace_of_task(model: Model, task: Task, pair: int = 0) -> Trace:
     """The s-Trace of one clean prompt of a task.
 
     Raises:
@@ -36,7 +36,7 @@ def trace_of_task(model: Model, task: Task, pair: int = 0, importance: str = "l1
         PromptError: the prompt is a single token.
     """
     ids = task.clean[pair, : int(task.lengths[pair])].tolist()
-    return extract(token_graph(model, ids), importance)
+    return extract(token_graph(model, ids), "l1")
 
 
 def project(

@@ -60,7 +60,6 @@ def changing(
     ablation: str,
     *,
     first: int = 0,
-    unchanged: float = UNCHANGED,
 ) -> Circuit:
     """Those of the candidate edges whose ablation, one at a time, changes an output of the task.
 
@@ -70,10 +69,9 @@ def changing(
         candidates: edges to ablate; the others are kept.
         ablation: "zero", "resample" or "mean".
         first: first position whose output counts (1 leaves out a BOS).
-        unchanged: change that is none, over the largest clean output.
     """
-    keep = largest_changes(model, task, candidates, ablation, first=first) > unchanged
-    return Circuit(candidates.graph, keep, {"truth": ablation, "unchanged": unchanged})
+    keep = largest_changes(model, task, candidates, ablation, first=first) > UNCHANGED
+    return Circuit(candidates.graph, keep, {"truth": ablation, "unchanged": UNCHANGED})
 
 
 def largest_changes(

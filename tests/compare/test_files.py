@@ -123,7 +123,7 @@ def test_other_weights_and_versions_are_other_comparisons(tmp_path: Path, monkey
     with pytest.raises(OtherResultsError, match="the same name and other weights"):
         run(tmp_path, ("eap",), model=model)
     older = {**versions(), "torch": "1.0"}
-    monkeypatch.setattr("strace_lens.compare.files.versions", lambda: older)
+    monkeypatch.setattr(sys.modules["strace_lens.compare.files"], "versions", lambda: older)
     with pytest.raises(OtherResultsError, match=r"versions: torch was '.*' and is '1\.0'"):
         run(tmp_path, ("eap",))
 

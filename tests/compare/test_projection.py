@@ -51,10 +51,11 @@ def some_circuit(name: str) -> Circuit:
 def test_a_circuit_is_found_in_the_trace_component_by_component():
     trace, circuit = trace_of("llama"), some_circuit("llama")
     table = project(trace, {"mine": circuit}, SIZES)
-    shares = component_shares(trace, SIZES)
+    whole = edges_by_component(trace, 1.0)
     inside = set(circuit.nodes()) - {"embed"}
     for row, size in zip(table.itertuples(), SIZES, strict=True):
-        found = set(edges_by_component(trace, size))
+        kept = edges_by_component(trace, size)
+        found = set(kept)
         assert row.edges == trace.subgraph(size).edges
         assert row.components == len(found)
         assert row.circuit_components == len(inside)
@@ -63,10 +64,11 @@ def test_a_circuit_is_found_in_the_trace_component_by_component():
             assert row.precision == pytest.approx(len(found & inside) / len(found))
         else:
             assert math.isnan(row.precision)
-        here = shares.query("size == @size").set_index("component")["share"]
-        mine, other = here[here.index.isin(inside)], here[~here.index.isin(inside)]
-        assert row.share_inside == pytest.approx(mine.mean())
-        assert row.share_outside == pytest.approx(other.mean())
+        shares = {name: kept.get(name, 0) / edges for name, edges in whole.items()}
+        mine = [share for name, share in shares.items() if name in inside]
+        other = [share for name, share in shares.items() if name not in inside]
+        assert row.share_inside == pytest.approx(sum(mine) / len(mine))
+        assert row.share_outside == pytest.approx(sum(other) / len(other))
         wins = [(a > b) + (a == b) / 2 for a in mine for b in other]
         assert row.auroc == pytest.approx(sum(wins) / len(wins))
 
