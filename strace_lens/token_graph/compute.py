@@ -7,7 +7,6 @@ arXiv 2605.27033) counts edges; the count of multiply-adds is the package's own.
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -183,15 +182,6 @@ def on_path(trace: Trace, counts: Sequence[int]) -> PathShares:
         tokens.append(int(serves[0].sum()))
     read = torch.tensor(tokens, dtype=torch.int64)
     return PathShares(torch.tensor(shares, dtype=torch.float64), read, read > 0)
-
-
-def embedding_reach(trace: Trace) -> int:
-    """The fewest edges at which the trace holds a path from an embedding to the output."""
-
-    def connected(edges: int) -> bool:
-        return bool(on_path(trace, [edges]).connected)
-
-    return bisect.bisect_left(range(trace.edges), True, key=connected)
 
 
 def first_edges(trace: Trace, counts: Sequence[int]) -> Iterator[EdgeTensors]:

@@ -16,7 +16,7 @@ import strace_lens as sl
 from strace_lens.model.architecture import Architecture
 from strace_lens.model.prompts import Prompt
 from strace_lens.token_graph.best_first import best_first
-from strace_lens.token_graph.compute import compute_share, embedding_reach, fed_nodes, on_path
+from strace_lens.token_graph.compute import compute_share, fed_nodes, on_path
 from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape, hook_name
 from strace_lens.token_graph.trace import Trace
 from tests import oracle, tiny
@@ -289,14 +289,13 @@ def test_the_reach_is_the_first_count_with_a_path(
     every = range(trace.edges + 1)
     output = (hook_name(trace.shape, trace.shape.levels - 1), trace.shape.tokens - 1)
     first = next(k for k in every if output in reached(trace, k)[1])
-    assert embedding_reach(trace) == first
     assert on_path(trace, every).connected.tolist() == [k >= first for k in every]
 
 
 def test_a_model_without_biases_says_nothing_until_the_trace_reaches_an_embedding() -> None:
     tokens = tiny.token_ids(5)
     trace = sl.extract(sl.token_graph(tiny.bridge("mistral"), tokens), "l2", order="scheduled")
-    reach = embedding_reach(trace)
+    reach = next(k for k in range(trace.edges) if bool(on_path(trace, [k]).connected))
     assert 2 < reach < trace.edges
     for k in (1, reach - 1, reach, trace.edges):
         output = oracle.masked_stream("mistral", tokens, trace.first(k).kept)

@@ -35,8 +35,8 @@ from strace_lens.component_graph.wiring import (
     stream_point,
 )
 from strace_lens.model.architecture import Model, device_of
-from strace_lens.model.hold import fixed_weights
 from strace_lens.model.forward import Hook, all_logits, last_logits
+from strace_lens.model.hold import fixed_weights
 
 EdgeValues = Float[Tensor, "destination source *pos"]
 Differences = Float[Tensor, "source row pos d_model"]
