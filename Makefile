@@ -49,9 +49,12 @@ package: $(READY4)
 bench: $(READY4)
 	.venv/bin/python -m benchmarks
 
-# The published comparison of estimators, about an hour on two cores; if it is stopped, it resumes.
+# The published comparison of estimators, over an hour on two cores; if it is stopped, it resumes.
 estimators: $(READY4)
-	.venv/bin/strace-lens estimators benchmarks/prompts.jsonl --out docs/estimators
+	.venv/bin/strace-lens sweep benchmarks/prompts.jsonl --controls all --refine 0 --bos \
+	--estimator greedy,scheduled,fisher,pruned,anchored,learned --no-hidden --out runs/estimators
+	.venv/bin/strace-lens phases runs/estimators --out out/estimators
+	cp out/estimators/estimator_*.csv docs/estimators/
 
 # The published study of many prompts, about an hour on two cores; if it is stopped, it resumes.
 study: $(READY4)

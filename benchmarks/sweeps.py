@@ -139,7 +139,7 @@ def killed(run: Callable[[Path], Sequence[str]], moments: Sequence[float]) -> No
 
 def command(prompts: Path, out: Path) -> list[str]:
     """A sweep of few sizes by the command line, so that batches take a second or two."""
-    sizes = ["--sizes", "0.01,0.1,0.2,0.4,1", "--no-controls"]
+    sizes = ["--sizes", "0.01,0.1,0.2,0.4,1", "--controls", "none"]
     return [
         sys.executable,
         "-m",

@@ -1,6 +1,6 @@
 """Write figures of a page as PNG files with Chromium (plotly's exporter needs more than pip).
 
-python docs/figures.py out/estimators/estimators.html docs fidelity layers
+python docs/figures.py out/estimators/phases.html docs fidelity compute
 """
 
 from __future__ import annotations

@@ -47,9 +47,6 @@ from strace_lens.corpus.read import read_corpus
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
-from strace_lens.corpus.trials.prompts import TrialPrompt, read_prompts
-from strace_lens.corpus.trials.run import Trials, run_trials
-from strace_lens.corpus.trials.table import estimator_table
 from strace_lens.density.along_text import text_density
 from strace_lens.density.causal import phase_ablation, read_ablation
 from strace_lens.density.cost import Plan, plan
@@ -64,7 +61,7 @@ from strace_lens.files.interchange import (
     write_graph,
 )
 from strace_lens.files.traces import load_curve, load_trace, save_curve, save_trace
-from strace_lens.measures.sizes import ESTIMATOR_SIZES, SIZES
+from strace_lens.measures.sizes import SIZES
 from strace_lens.model.architecture import UnsupportedModelError
 from strace_lens.model.load import ModelNotFoundError, load_model
 from strace_lens.model.prompts import Prompt, PromptError
@@ -89,7 +86,6 @@ from strace_lens.utils.versions import VERSION as __version__
 
 __all__ = [
     "ESTIMATORS",
-    "ESTIMATOR_SIZES",
     "IMPORTANCES",
     "METHODS",
     "METRICS",
@@ -118,8 +114,6 @@ __all__ = [
     "TaskError",
     "TokenGraph",
     "Trace",
-    "TrialPrompt",
-    "Trials",
     "UnsupportedModelError",
     "Way",
     "__version__",
@@ -140,7 +134,6 @@ __all__ = [
     "discover",
     "edge_importance",
     "estimate",
-    "estimator_table",
     "explorer",
     "extract",
     "faithfulness",
@@ -164,13 +157,11 @@ __all__ = [
     "ray_engine",
     "read_ablation",
     "read_corpus",
-    "read_prompts",
     "read_run",
     "read_task",
     "read_ways",
     "replacement",
     "run_circuits",
-    "run_trials",
     "save_circuit",
     "save_curve",
     "save_importances",

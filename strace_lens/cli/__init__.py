@@ -9,7 +9,6 @@ from typer.core import TyperGroup
 
 from strace_lens.cli.compare import compare_command
 from strace_lens.cli.doctor import doctor_command
-from strace_lens.cli.estimators import estimators
 from strace_lens.cli.phases import phases_command
 from strace_lens.cli.report import report_command
 from strace_lens.cli.sweep import sweep_command
@@ -35,7 +34,6 @@ app = typer.Typer(
 )
 app.command()(trace)
 app.command("text")(text_command)
-app.command()(estimators)
 app.command("compare")(compare_command)
 app.command("sweep")(sweep_command)
 app.command("phases")(phases_command)

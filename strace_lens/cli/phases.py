@@ -85,5 +85,6 @@ def _records(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
         "size_needed",
         "head_and_tail_means",
         "density_correlations",
+        "estimator_table",
     )
     return {name: records(tables[name]) for name in short if name in tables}

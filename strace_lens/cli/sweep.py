@@ -47,14 +47,15 @@ from strace_lens.cli.dry_run import (
 from strace_lens.corpus.altered import CORRUPTIONS
 from strace_lens.corpus.cut import cut_to_words, deduplicate, ends_of_tokens, sample
 from strace_lens.corpus.engine import Engine, ray_engine, this_process
+from strace_lens.corpus.estimator_controls import with_wrong_texts
 from strace_lens.corpus.parts import part_path
 from strace_lens.corpus.plan import plan_sweep
 from strace_lens.corpus.prompts import CorpusPrompt
-from strace_lens.corpus.read import CARRIED, read_corpus
+from strace_lens.corpus.read import CARRIED, check_limit, read_corpus
 from strace_lens.corpus.run_folder import Run
-from strace_lens.corpus.setting import Options
+from strace_lens.corpus.setting import WHICH_CONTROLS, Options
 from strace_lens.corpus.sweep import sweep
-from strace_lens.measures.sizes import REFINE, SIZES
+from strace_lens.measures.sizes import ESTIMATOR_SIZES, REFINE, SIZES
 from strace_lens.model.architecture import Model
 from strace_lens.model.load import load_model
 from strace_lens.model.prompts import own_tokenizer, text_ids
@@ -99,12 +100,22 @@ def sweep_command(
         ),
     ] = "none",
     sizes: Annotated[
-        str | None, typer.Option(help="Relative sizes; the paper's 27 if unsaid.")
+        str | None,
+        typer.Option(
+            help=f"Relative sizes; the paper's {len(SIZES)} if unsaid, and with --controls all the "
+            f"{len(ESTIMATOR_SIZES)} at which estimators are compared."
+        ),
     ] = None,
     refine: RefineOption = REFINE,
     controls: Annotated[
-        bool, typer.Option(help="Run the random subgraph and the inverse of the trace too.")
-    ] = True,
+        str,
+        typer.Option(
+            help="What is run besides the trace: none; size, the random subgraph and the inverses "
+            "of both; all, also the controls of the estimator: aimed at a wrong target, on a "
+            "sibling prompt, under noise, from another seed.",
+            autocompletion=completing(WHICH_CONTROLS),
+        ),
+    ] = "size",
     hidden: Annotated[bool, typer.Option(help="Keep the geometry of the hidden states.")] = True,
     ablation: Annotated[
         str, typer.Option(help="What replaces an ablated edge: zero or mean.")
@@ -191,7 +202,7 @@ def sweep_command(
         forward, backward = budgets(memory)
         estimators, keeps = _names(estimator), _keeps(keep)
         options = Options(
-            sizes=parse_sizes(sizes) or SIZES,
+            sizes=parse_sizes(sizes) or (ESTIMATOR_SIZES if controls == "all" else SIZES),
             refine=refine,
             controls=controls,
             ablation=ablation,
@@ -208,7 +219,13 @@ def sweep_command(
             threads=threads or torch.get_num_threads(),
         )
         read = functools.partial(
-            _given, prompts, text_column=text_column, split=split, limit=limit, dedupe=dedupe
+            _given,
+            prompts,
+            text_column=text_column,
+            split=split,
+            limit=limit,
+            dedupe=dedupe,
+            controlled=controls == "all",
         )
         if folder is None:
             known = skeleton(model, dtype=dtype, revision=revision)
@@ -329,10 +346,21 @@ def _folder(out: Path | None, dry_run: bool) -> Iterator[Path | None]:
 
 
 def _given(
-    prompts: str, *, text_column: str, split: str | None, limit: int | None, dedupe: bool
+    prompts: str,
+    *,
+    text_column: str,
+    split: str | None,
+    limit: int | None,
+    dedupe: bool,
+    controlled: bool,
 ) -> list[CorpusPrompt]:
-    """The prompts of a source."""
-    given = read_corpus(prompts, text_column=text_column, split=split, limit=limit)
+    """The prompts of a source; wrong targets may lie beyond the limit."""
+    if controlled:
+        check_limit(limit)
+        every = read_corpus(prompts, text_column=text_column, split=split)
+        given = with_wrong_texts(every)[:limit]
+    else:
+        given = read_corpus(prompts, text_column=text_column, split=split, limit=limit)
     if not dedupe:
         return given
     firsts = deduplicate(given)

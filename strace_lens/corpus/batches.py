@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from strace_lens.corpus.altered import corrupted, generator_for, next_token
+from strace_lens.corpus.estimator_controls import CONTROL_LABELS, control_prompts
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.setting import Options
 from strace_lens.density.cost import most_rows
@@ -39,6 +40,8 @@ class Item:
         labels: as given.
         error: why it cannot be traced.
         original: tokens of the text as given, where they were corrupted.
+        wrong, sibling: tokens of the prompt's controls, where the sweep runs them
+            (`estimator_controls`).
     """
 
     number: int
@@ -49,6 +52,8 @@ class Item:
     labels: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     original: Prompt | None = None
+    wrong: Prompt | None = None
+    sibling: Prompt | None = None
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,15 @@ def items_of(
     if options.generate and taken:
         raise ValueError(f"generating tokens adds a label {min(taken)!r}; rename the one given")
     items = []
+    of_controls = CONTROL_LABELS if options.controls == "all" else ()
     for number, one in enumerate(prompts):
-        item = Item(number, one.text, None, one.next, labels=one.labels)
+        labels = {name: v for name, v in one.labels.items() if name not in of_controls}
+        item = Item(number, one.text, None, one.next, labels=labels)
         try:
             tokens = tokenize(model, architecture, one.text, options.bos)
+            if of_controls:
+                controls = control_prompts(model, architecture, one, tokens, options.bos)
+                item = replace(item, **controls)
             if options.corrupt == "none":
                 item = replace(item, prompt=tokens, next_id=_next_id(model, tokens, one))
             else:
@@ -149,7 +159,7 @@ def batches_of(architecture: Architecture, items: Sequence[Item], options: Optio
 
     At most `MOST_PROMPTS`, at least one. What cannot be traced is a batch of its own, the last.
     """
-    rows = most_rows(options.sizes, options.controls)
+    rows = most_rows(options.sizes, options.size_controls)
     groups: list[list[Item]] = []
     traceable = [item for item in items if item.prompt is not None]
     for item in sorted(traceable, key=_tokens):

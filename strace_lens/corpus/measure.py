@@ -8,24 +8,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.corpus.batches import Batch, Item
+from strace_lens.corpus.estimator_controls import measure_controls
 from strace_lens.corpus.hidden import ActivationRecorder, CleanRun, Geometry, clean_run, path
-from strace_lens.corpus.parts import Row, merged
-from strace_lens.corpus.setting import Setting
+from strace_lens.corpus.parts import CONTROLS, Row, merged
+from strace_lens.corpus.setting import Options, Setting
 from strace_lens.density.curve import TEXTS, DensityCurve, curve_of, curve_plans
 from strace_lens.measures import distributions as measures
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
 from strace_lens.model.predictions import token_texts
-from strace_lens.token_graph.ablation import replacement
+from strace_lens.token_graph.ablation import Replacement, replacement
 from strace_lens.token_graph.curve_rows import CurveRows
 from strace_lens.token_graph.estimators import estimate
-from strace_lens.token_graph.graph import token_graph
+from strace_lens.token_graph.graph import TokenGraph, token_graph
 from strace_lens.token_graph.masked_run import run_plans
 from strace_lens.token_graph.trace import Trace, edges_by_size
 from strace_lens.utils.progress import no_progress
@@ -134,7 +136,7 @@ def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row
         architecture,
         traces,
         options.sizes,
-        controls=options.controls,
+        controls=options.size_controls,
         keep=options.keep,
         replacements=swaps,
         seed=options.seed,
@@ -153,11 +155,44 @@ def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row
     )
     seen = [None] * len(items) if recorder is None else _per_trace(recorder.geometry(), plans)
     found: list[Row] = []
-    for item, clean, trace, plan, outputs, geometry in zip(
-        items, cleans, traces, grown, logits, seen, strict=True
+    for item, graph, swap, clean, trace, plan, outputs, geometry in zip(
+        items, graphs, swaps, cleans, traces, grown, logits, seen, strict=True
     ):
-        found += _rows(model, setting, item, clean, trace, plan, outputs, geometry)
+        rows = _rows(model, setting, item, clean, trace, plan, outputs, geometry)
+        if options.controls == "all":
+            rows = _with_controls(model, options, item, graph, swap, trace, rows)
+        found += rows
     return found
+
+
+def _with_controls(
+    model: Model,
+    options: Options,
+    item: Item,
+    graph: TokenGraph,
+    swap: Replacement,
+    trace: Trace,
+    rows: Sequence[Row],
+) -> list[Row]:
+    """The rows of a prompt, those of the grid with what the controls of its estimator give."""
+    assert item.wrong is not None
+    own = pd.DataFrame(
+        [{"tv": row["tv"], "top1": row["top1"]} for row in rows if not row["refined"]]
+    )
+    controls = iter(
+        measure_controls(
+            model,
+            options,
+            graph,
+            trace,
+            swap,
+            own,
+            wrong=item.wrong,
+            sibling=item.sibling,
+            noise_seed=item.number,
+        )
+    )
+    return [row if row["refined"] else merged(row, {CONTROLS: next(controls)}) for row in rows]
 
 
 def _watched(plans: Sequence[CurveRows]) -> list[int]:

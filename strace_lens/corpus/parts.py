@@ -39,6 +39,9 @@ GEOMETRY = ("cosine", "l2", "cka", "velocity", "curvature")
 STATE = "final_state"
 """Column with the state at the last token behind the final norm, at sizes of the grid."""
 
+CONTROLS = "controls"
+"""Column with what the controls of the estimator give, at sizes of the grid; a list of rows."""
+
 PATH = ("velocity", "curvature")
 """Columns with a value a layer, of the full model; `full_` comes before their names."""
 
@@ -115,6 +118,11 @@ def schema(labels: Sequence[str], corrupted: bool = False) -> pa.Schema:
     top = pa.list_(pa.struct([("token", pa.string()), ("p", pa.float64())]))
     by_layer = pa.list_(pa.float32())
     counts = pa.list_(pa.int32())
+    controls = {
+        **{"role": pa.string(), "seed": pa.int32(), "tv": pa.float64(), "top1": pa.bool_()},
+        **{"path_share": pa.float64(), "connected": pa.bool_(), "compute": pa.float64()},
+        **{"forward": pa.int64(), "backward": pa.int64()},
+    }
     number, text = pa.float64(), pa.string()
     columns: dict[str, pa.DataType] = merged(
         {"prompt": pa.int64(), "text": text, "sha256": text, "error": text, "next": text},
@@ -134,7 +142,7 @@ def schema(labels: Sequence[str], corrupted: bool = False) -> pa.Schema:
         dict.fromkeys(("unigram_tv", "no_context_tv"), number),
         {"top": top, "usage": counts},
         dict.fromkeys(GEOMETRY, by_layer),
-        {STATE: pa.list_(pa.float32())},
+        {STATE: pa.list_(pa.float32()), CONTROLS: pa.list_(pa.struct(list(controls.items())))},
     )
     return pa.schema(list(columns.items()))
 
@@ -272,6 +280,7 @@ def wrong_values(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None
         or _wrong_ranges(rows)
         or _wrong_counts(rows, manifest)
         or _wrong_states(rows, manifest)
+        or _wrong_controls(rows, manifest)
     )
 
 
@@ -282,7 +291,7 @@ def _check_columns(row: Row, columns: pa.Schema) -> None:
         raise ValueError(f"a part has no column {min(unknown)!r}; add it to its schema")
     if "error" in row:
         return
-    optional = {"error", STATE, *GEOMETRY, *(f"full_{name}" for name in PATH)}
+    optional = {"error", STATE, CONTROLS, *GEOMETRY, *(f"full_{name}" for name in PATH)}
     missing = [
         name
         for name in columns.names
@@ -361,7 +370,7 @@ def _wrong_ranges(rows: pd.DataFrame) -> str | None:
 def _wrong_counts(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
     """Edges are counted once by size and once by component."""
     shape = manifest["shape"]
-    components = shape["layers"] * (shape["heads"] + shape["joins"] + int(shape["mlp"]))
+    components = shape["layers"] * (shape["heads"] + shape["sublayers"] + int(shape["mlp"]))
     for counts, total in (("usage", "edges"), ("reachable", "graph_edges")):
         if any(value is None or len(value) != components for value in rows[counts]):
             return f"{counts!r} does not have a count for each of {components} components"
@@ -383,4 +392,17 @@ def _wrong_states(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None
         return "'final_state' does not have a vector of one width for each size"
     if not np.isfinite(np.stack(kept)).all():
         return "'final_state' holds a value that is not finite"
+    return None
+
+
+def _wrong_controls(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
+    """Every size of the grid has the estimator's controls, if the sweep ran them."""
+    wanted = manifest["options"]["controls"] == "all"
+    for controls, refined in zip(rows[CONTROLS], rows["refined"], strict=True):
+        if (controls is not None) != (wanted and not refined):
+            return "'controls' is missing" if controls is None else "'controls' is there, unasked"
+        if controls is not None:
+            values = np.asarray([row["tv"] for row in controls], dtype=np.float64)
+            if not ((values >= -ROUNDING) & (values <= 1 + ROUNDING)).all():
+                return "'controls' holds a total variation outside [0, 1]"
     return None

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 
 from strace_lens.corpus.batches import Item, batches_of, items_of
+from strace_lens.corpus.estimator_controls import ROLES, control_rows
 from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.setting import Options
 from strace_lens.density.cost import (
@@ -42,8 +43,9 @@ MEASURE_SECONDS = 1.5e-7
 """What it costs the CPU to measure one entry of the distribution that a row puts out."""
 
 _PART_BYTES, _PROMPT_BYTES, _ROW_BYTES = 16_384, 1_024, 256
-_COUNT_BYTES, _GEOMETRY_BYTES = 2, 20
-"""On disk, compressed: a count of edges of one component; five numbers of one layer."""
+_COUNT_BYTES, _GEOMETRY_BYTES, _CONTROL_BYTES = 2, 20, 200
+"""On disk, compressed: a count of edges of one component; five numbers of one layer; what the
+controls of an estimator give at one size."""
 
 H100 = {2: 4e14, 4: 4e13}
 """FLOP a second of an H100 by bytes of a number: 40 % of its peak in half precision, and 60 % of
@@ -236,7 +238,9 @@ def _items(
     assumptions: list[str] = []
     if texts and known.tokenizer is not None:
         # Nothing of a model is asked for but its tokenizer, which the skeleton has too.
-        alone = dataclasses.replace(options, generate=0, temperature=0.0, top_p=1.0)
+        alone = dataclasses.replace(
+            options, generate=0, temperature=0.0, top_p=1.0, controls="none"
+        )
         items = items_of(cast(Model, known), known.architecture, texts, alone)
         lengths = [len(item.prompt.ids) for item in items if item.prompt is not None]
         refused = [item for item in items if item.prompt is None]
@@ -266,7 +270,7 @@ def _texts(prompts: Sequence[CorpusPrompt] | Sequence[int]) -> int:
 
 
 def _rows(options: Options) -> int:
-    return most_rows(options.sizes, options.controls, options.refine)
+    return most_rows(options.sizes, options.size_controls, options.refine)
 
 
 def _combination(
@@ -281,6 +285,13 @@ def _combination(
     rows = _rows(options)
     fitted_forward, fitted_backward = fitting_passes(estimator)
     searches = 1 + steps(estimator)
+    more = 0
+    if options.controls == "all":
+        more, fits = control_rows(estimator, options.sizes)
+        fitted_forward, fitted_backward = (
+            (1 + fits) * of for of in (fitted_forward, fitted_backward)
+        )
+        searches += fits * steps(estimator)
 
     @functools.cache
     def of_batch(batch: tuple[int, ...]) -> tuple[int, float, float]:
@@ -289,32 +300,41 @@ def _combination(
         each = rows - options.refine
         masks = [length for length in batch for _ in range(each)]
         count = passes(architecture, masks, options.memory_budget) + options.refine
+        # Each role of the controls, and each seed at the most, begins passes of its own.
+        more_passes = {
+            tokens: passes(architecture, [tokens] * more, options.memory_budget) + 2 * len(ROLES)
+            if more
+            else 0
+            for tokens in set(batch)
+        }
         flops = seconds = 0.0
         for place, tokens in enumerate(batch):
             forward = multiply_adds(architecture, tokens)
             backward = gradient_multiply_adds(architecture, tokens)
-            flops += 2 * (1 + fitted_forward + rows) * forward + 2 * fitted_backward * backward
+            flops += 2 * (1 + fitted_forward + rows + more) * forward
+            flops += 2 * fitted_backward * backward
             # The passes of a batch are shared by its prompts, reading and fitting are not.
             shared = 0 if place else count
             seconds += seconds_of_rows(architecture, tokens, rows, shared, speed)
+            seconds += seconds_of_rows(architecture, tokens, more, more_passes[tokens], speed)
             # A backward pass launches twice what a forward pass does.
             alone, launched = 1 + fitted_forward + fitted_backward, 1 + fitted_forward
             seconds += seconds_of_rows(
                 architecture, tokens, alone, launched + 2 * fitted_backward, speed
             )
             ranked = searches * shape_of(architecture, tokens).edges
-            if options.controls:
+            if options.size_controls:
                 ranked += random_edges(architecture, tokens, options.sizes)
             seconds += ranked * EDGE_SECONDS
-            seconds += rows * architecture.d_vocab * MEASURE_SECONDS
-        return count, flops, seconds
+            seconds += (rows + more) * architecture.d_vocab * MEASURE_SECONDS
+        return count + sum(more_passes[tokens] for tokens in batch), flops, seconds
 
     found = [of_batch(batch) for batch in batches]
     prompts = sum(map(len, batches))
     return Combination(
         estimator=estimator,
         keep=keep,
-        rows=prompts * rows,
+        rows=prompts * (rows + more),
         passes=sum(count for count, _, _ in found),
         forward=prompts * (1 + fitted_forward),
         backward=prompts * fitted_backward,
@@ -332,7 +352,8 @@ def _disk_bytes(architecture: Architecture, parts: int, prompts: int, options: O
     # Floats in single precision, which compression makes hardly smaller.
     geometry = _GEOMETRY_BYTES * architecture.layers + 4 * architecture.d_model
     hidden = len(options.sizes) * geometry * options.hidden
-    return parts * _PART_BYTES + prompts * (_PROMPT_BYTES + sizes * row + hidden)
+    controls = len(options.sizes) * _CONTROL_BYTES * (options.controls == "all")
+    return parts * _PART_BYTES + prompts * (_PROMPT_BYTES + sizes * row + hidden + controls)
 
 
 def _pass_bytes(
@@ -358,7 +379,7 @@ def _peak(known: Skeleton, batch: tuple[int, ...], options: Options, gradient: i
     architecture, rows = known.architecture, _rows(options)
     itemsize, longest = known.dtype.itemsize, max(batch)
     graphs = [graph_bytes(architecture, tokens, itemsize) for tokens in batch]
-    drawn = len(options.sizes) * options.controls
+    drawn = len(options.sizes) * options.size_controls
     ranks = [
         trace_bytes(architecture, tokens) + random_bytes(architecture, tokens, drawn)
         for tokens in batch

@@ -83,8 +83,7 @@ def read_corpus(
     """
     if not str(source).strip():
         raise ValueError(f"the source is empty; name a file, a folder, a data set or {CARRIED!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1; got {limit}")
+    check_limit(limit)
     rows = _rows(source, text_column, next_column, split)
     try:
         prompts = [
@@ -96,6 +95,12 @@ def read_corpus(
     if not prompts:
         raise CorpusError(f"{source} is empty: it holds no prompt")
     return prompts
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuse a number of prompts to read that is below 1."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1; got {limit}")
 
 
 def _rows(source: str | Path, text_column: str, next_column: str, split: str | None) -> Rows:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from strace_lens.corpus.parts import (
+    CONTROLS,
     GEOMETRY,
     PATH,
     STATE,
@@ -86,6 +87,10 @@ class Run:
         path: one row a prompt and layer: `velocity` and `curvature` of the full model.
         final_states: state at the last token behind the final norm, in the trace of each size of
             the grid; of width 0 where the sweep left it out.
+        controls: what the controls of the estimator gave, one row a prompt, size of the grid,
+            `role` and `seed` (0 is the sweep's own): `tv`, `top1`, `path_share`, `connected`,
+            `compute`, `forward` and `backward` (`estimator_controls.measure_controls`); no row
+            unless the sweep ran them.
     """
 
     name: str
@@ -101,6 +106,7 @@ class Run:
     geometry: pd.DataFrame
     path: pd.DataFrame
     final_states: Float[np.ndarray, "prompt size d_model"]
+    controls: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def grid(self) -> Float[np.ndarray, " size"]:
@@ -186,15 +192,16 @@ def read_run(folder: str | Path) -> Run:
         geometry=_long(grid, ["prompt", "size"], {name: name for name in GEOMETRY}),
         path=_long(firsts, ["prompt"], {f"full_{name}": name for name in PATH}),
         final_states=_states(grid[STATE], len(firsts), len(manifest["sizes"])),
+        controls=_controls(grid),
     )
 
 
-def components_frame(layers: int, heads: int, joins: int, mlp: bool) -> pd.DataFrame:
-    """The components whose edges are counted, layer by layer: heads, joins of the stream, MLP."""
+def components_frame(layers: int, heads: int, sublayers: int, mlp: bool) -> pd.DataFrame:
+    """The components whose edges are counted, layer by layer: heads, sublayers, MLP."""
     rows = []
     for layer in range(layers):
         rows += [("attention", layer, h, f"a{layer}.h{h}") for h in range(heads)]
-        rows += [("residual", layer, j, f"r{layer}.{j}") for j in range(joins)]
+        rows += [("residual", layer, j, f"r{layer}.{j}") for j in range(sublayers)]
         rows += [("mlp", layer, 0, f"m{layer}")] * mlp
     frame = pd.DataFrame(rows, columns=["kind", "layer", "index", "name"])
     frame.insert(0, "component", range(len(frame)))
@@ -208,6 +215,15 @@ def _states(
     if not kept:
         return np.zeros((prompts, sizes, 0), dtype=np.float32)
     return np.stack(kept).reshape(prompts, sizes, -1)
+
+
+def _controls(grid: pd.DataFrame) -> pd.DataFrame:
+    """Lists of controls as a row each; no row where the sweep ran none."""
+    kept = grid[["prompt", "size", CONTROLS]].dropna().explode(CONTROLS, ignore_index=True)
+    if kept.empty:
+        return pd.DataFrame()
+    values = pd.DataFrame(kept[CONTROLS].tolist()).astype({"connected": "boolean"})
+    return pd.concat([kept[["prompt", "size"]], values], axis=1)
 
 
 def _areas(grid: pd.DataFrame, prompts: int) -> list[float]:

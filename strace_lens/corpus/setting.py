@@ -23,6 +23,7 @@ from strace_lens.token_graph.estimators import estimator_of
 from strace_lens.token_graph.fit import GRADIENT_BUDGET
 
 ABLATIONS = ("zero", "mean")
+WHICH_CONTROLS = ("none", "size", "all")
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ class Options:
         sizes: relative sizes, rising: the grid that all prompts share.
         refine: how many sizes are added to the grid for each prompt at the most, where its curve
             moves and where head and tail are restored (`refinement`).
-        controls: run the random subgraph, its inverse and the inverse of the trace too, at sizes of
-            the grid.
+        controls: what is run at sizes of the grid besides the trace: "none"; "size", the random
+            subgraph, its inverse and the inverse of the trace; "all", these and the controls of the
+            estimator, which aim it at the output of another prompt, run its trace on a sibling
+            prompt and under noise, and draw it again (`estimator_controls`).
         ablation: what replaces ablated edges: zero, or their mean over the carried page of prose.
         head: p of the head of the distribution.
         seed: of estimators that draw, of the random control, of generated tokens and of what is
@@ -61,7 +64,7 @@ class Options:
     keep: tuple[str, ...] = ()
     sizes: tuple[float, ...] = SIZES
     refine: int = REFINE
-    controls: bool = True
+    controls: str = "size"
     ablation: str = "zero"
     head: float = HEAD
     seed: int = 0
@@ -82,6 +85,7 @@ class Options:
         check_sizes(np.asarray(self.sizes, dtype=np.float64))
         if self.ablation not in ABLATIONS:
             raise ValueError(f"sweeps ablate to {' or '.join(ABLATIONS)}; got {self.ablation!r}")
+        self._check_controls()
         if not 0 < self.head < 1:
             raise ValueError(f"head must lie in (0, 1); got {self.head}")
         self._check_sampling()
@@ -90,6 +94,22 @@ class Options:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} must be at least {value}; got {getattr(self, name)}")
+
+    @property
+    def size_controls(self) -> bool:
+        """Whether the controls of equal size are run."""
+        return self.controls != "none"
+
+    def _check_controls(self) -> None:
+        if self.controls not in WHICH_CONTROLS:
+            raise ValueError(
+                f"unknown controls {self.controls!r}; choose from {', '.join(WHICH_CONTROLS)}"
+            )
+        if self.controls == "all" and (self.generate or self.corrupt != "none"):
+            raise ValueError(
+                "the controls of an estimator are of prompts as given; set controls to size "
+                "(--controls size), or neither generate nor corrupt"
+            )
 
     def _check_corruption(self) -> None:
         if self.corrupt not in CORRUPTIONS:

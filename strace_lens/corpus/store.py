@@ -26,7 +26,7 @@ from strace_lens.utils.disk import JsonError, parse_object, write_whole
 from strace_lens.utils.manifest import NAME, ManifestKind, OtherResultsError
 
 KIND = ManifestKind(
-    format="strace-lens-run/2",
+    format="strace-lens-run/3",
     noun="run",
     values=(
         # What results depend on.

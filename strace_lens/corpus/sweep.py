@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from strace_lens.corpus.batches import Batch, batches_of, items_of
 from strace_lens.corpus.engine import Engine, this_process
+from strace_lens.corpus.estimator_controls import with_wrong_texts
 from strace_lens.corpus.parts import (
     is_corrupted,
     part_path,
@@ -60,7 +61,8 @@ def sweep(
 
     Args:
         model: the model; with another engine it only reads the prompts.
-        prompts: of `read_corpus`.
+        prompts: of `read_corpus`; with `controls="all"`, their labels `wrong` and `sibling` name
+            the controls of each (`estimator_controls`).
         out: folder, made if it is not there.
         options: what results depend on.
         engine: where batches are measured; in this process by default.
@@ -82,6 +84,8 @@ def sweep(
         raise ValueError("no prompts to sweep; give at least one")
     architecture = architecture_of(model)  # what cannot be traced leaves no folder
     options, folder = options or Options(), Path(out)
+    if options.controls == "all":
+        prompts = with_wrong_texts(prompts)
     with results_folder(folder), only_writer(folder):
         remove_strays(folder / "parts")
         _write_missing(
@@ -121,7 +125,9 @@ def _write_missing(
             "labels": labels,
             "given": len(items),
             "batches": len(batches),
-            "shape": {name: getattr(shape, name) for name in ("layers", "heads", "joins", "mlp")},
+            "shape": {
+                name: getattr(shape, name) for name in ("layers", "heads", "sublayers", "mlp")
+            },
         },
     )
     if len(part_paths(folder)) > len(batches):

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int, Int64
 from scipy.stats import binomtest
 
@@ -153,28 +152,6 @@ def wilson(count: int, prompts: int) -> tuple[float, float]:
         return math.nan, math.nan
     found = binomtest(count, prompts).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
-
-
-def mean_curve(rows: pd.DataFrame, column: str, seed: int = 0) -> pd.DataFrame:
-    """Mean over prompts of a column at each size, with its interval.
-
-    Args:
-        rows: of `Trials.runs`, of one estimator and role; a prompt counts once, by its mean over
-            seeds.
-        column: one of theirs.
-        seed: of the bootstrap.
-
-    Returns:
-        Columns `size`, `mean`, `low`, `high`; no row without values.
-    """
-    wide = rows.pivot_table(index="prompt", columns="size", values=column)
-    values = wide.to_numpy(dtype=np.float64)
-    low, high = interval(values, seed)
-    found = {
-        "size": wide.columns.to_numpy(dtype=np.float64),
-        "mean": values.sum(0) / max(1, len(values)),
-    }
-    return pd.DataFrame({**found, "low": low, "high": high})
 
 
 def interval_text(mean: float, low: float, high: float, shown: str = "{:.3g}") -> str:

@@ -38,16 +38,16 @@ ESTIMATOR_COLOURS = {
     "scheduled": "#44AA99",
     "fisher": "#0077BB",
     "pruned": "#332288",
-    "learned": "#EE7733",
     "anchored": "#CC3311",
+    "learned": "#EE7733",
 }
 ESTIMATOR_DASHES = {
     "greedy": "solid",
     "scheduled": "dot",
     "fisher": "dash",
     "pruned": "solid",
-    "learned": "dashdot",
     "anchored": "longdash",
+    "learned": "dashdot",
 }
 # Dash and marker of what is said of the head and of the tail.
 PARTS = {"head": ("solid", "circle"), "tail": ("dash", "square")}

@@ -49,6 +49,7 @@ from strace_lens.plot.corpus.states import (
     plot_states_apart,
 )
 from strace_lens.report.claims_table import claims_html
+from strace_lens.report.estimators import ESTIMATOR_FIGURES
 from strace_lens.report.page import facts_html, figure_html, page, table_html, versions_text
 from strace_lens.report.tables_corpus import corpus_sections
 
@@ -79,7 +80,8 @@ def corpus_report(runs: Sequence[Run], tables: Tables) -> str:
         ],
         "Runs side by side": _several(runs, tables),
     }
-    for heading, figures in _SECTIONS.items():
+    of_estimators = {_ESTIMATORS: ESTIMATOR_FIGURES} if "estimator_table" in tables else {}
+    for heading, figures in (of_estimators | _SECTIONS).items():
         sections[heading] = [_figure(name, *of, runs, tables) for name, of in figures.items()]
     sections[_DENSITY].append(_relations(runs, tables))
     sections["Every number"] = [
@@ -220,6 +222,7 @@ def _several(runs: Sequence[Run], tables: Tables) -> list[str]:
     return [figure_html(*one) for one in drawn]
 
 
+_ESTIMATORS = "Estimators and their controls"
 _DENSITY = "What density goes with"
 _AGAINST = (
     "Density of each prompt against the entropy of the full model's output, the number of tokens "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +13,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from strace_lens.corpus.trials.phases import SHOWN_SIZES
 from strace_lens.density.causal import read_ablation
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import Phases
 from strace_lens.density.ways import Way, read_ways
-from strace_lens.measures.intervals import row_text
 
 WIDTH = 132
 
@@ -71,168 +68,6 @@ def _ablated_cells(ablated: pd.DataFrame) -> pd.DataFrame:
             for column, head in _ABLATED.items()
         }
     )
-
-
-def print_estimators(table: pd.DataFrame) -> None:
-    """Print what `estimator_table` found: fidelity, cost, controls, shape of the traces."""
-    console = wide_console()
-    prompts = max(table["prompts"])
-    console.print(f"{prompts} prompt{'s' * (prompts != 1)}; brackets: 95 % intervals over them\n")
-    for title, frame in estimator_sections(table).items():
-        console.print(frame_table(title, frame))
-
-
-def estimator_sections(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """What `estimator_table` found as small tables of text, by title."""
-    sections = {}
-    for title, columns in _ESTIMATOR_TABLES.items():
-        frame = pd.DataFrame({"estimator": table["estimator"]})
-        for pattern, shown in columns.items():
-            for column in fnmatch.filter(table.columns, pattern):
-                at = column.removeprefix(pattern.removesuffix("*"))
-                frame[f"{shown}{at}"] = _estimator_cells(table, column)
-        sections[title] = frame
-    return sections
-
-
-_ESTIMATOR_TABLES = {
-    "Fidelity, less is better: density, and size from which top-1 is right": {
-        "density": "density",
-        "density_vs_greedy": "less greedy's",
-        "top1_size": "top-1 size",
-        "top1_ratio": "over greedy's",
-    },
-    "TV to the full output, by relative size": {"tv_*": "TV "},
-    "Cost of a trace, and spread of density over seeds": {
-        "forward": "forward",
-        "backward": "backward",
-        "seconds": "seconds",
-        "seeds": "seeds",
-        "density_sd": "sd of density",
-    },
-    "Controls: lowest TV to a wrong target up to 0.2; TV on a sibling; change of TV under noise": {
-        "wrong_tv_mean": "wrong",
-        "wrong_tv_min": "worst prompt",
-        "sibling_*": "sibling ",
-        "noise_*": "noise ",
-    },
-    "Edges on a path from token to output, size that connects them, share of the compute": {
-        "path_share_mean": "on path",
-        "path_share_min": "least",
-        "connected_size": "connected",
-        "compute_*": "compute ",
-    },
-}
-"""Columns of each table and how they are headed; a star stands for every size."""
-
-
-def _estimator_cells(table: pd.DataFrame, column: str) -> list[str]:
-    plain = {"forward": "{:,.0f}", "backward": "{:,.0f}", "seconds": "{:.2f}", "seeds": "{}"}
-    shown = plain.get(column, "{:.3f}")
-    if f"{column}_low" not in table:
-        return [_or_dash(x, shown) for x in table[column]]
-    return [row_text(row, column, shown) for row in table.to_dict("records")]
-
-
-def print_phases(table: pd.DataFrame) -> None:
-    """Print what `phase_table` found: phases along sizes and layers, kinds, beside greedy's."""
-    console = wide_console()
-    for title, frame in phase_sections(table).items():
-        console.print(frame_table(title, frame))
-
-
-def phase_sections(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """What `phase_table` found as small tables of text, an estimator a row, by title."""
-    by_name = table.set_index(["quantity", "estimator"])
-    names = table["estimator"].unique().tolist()
-    sections = {}
-    for title, (shown, columns) in _PHASE_TABLES.items():
-        mean = "vs_greedy" if title == _VERSUS else "mean"
-        frame = pd.DataFrame({"estimator": names})
-        for head, quantity in columns.items():
-            if quantity in by_name.index:
-                rows = by_name.loc[quantity].reindex(names)
-                frame[head] = _phase_cells(rows, mean, shown)
-        if len(frame.columns) > 1:
-            sections[title] = frame
-    return sections
-
-
-def _phase_cells(rows: pd.DataFrame, column: str, shown: str) -> list[str]:
-    """Counts of prompts where no format is given, else means with their intervals."""
-    if not shown:
-        return [f"{n}" for n in rows["prompts"]]
-    return [row_text(row, column, shown) for row in rows.to_dict("records")]
-
-
-_VERSUS = "Beside greedy, paired by prompt: sizes over greedy's, others less greedy's"
-_PHASE_TABLES: dict[str, tuple[str, dict[str, str]]] = {
-    "In how many prompts each phase was found": (
-        "",
-        {
-            "construction": "construction_start",
-            "refinement": "refinement_pace",
-            "head subgraph": "head_size",
-            "tail refinement": "tail_size",
-        },
-    ),
-    "Along the sizes: construction, and how much TV falls per tenfold size in it and after it": (
-        "{:.3g}",
-        {
-            "from s": "construction_start",
-            "to s": "construction_stop",
-            "TV there": "construction_tv",
-            "fall in it": "construction_pace",
-            "fall after": "refinement_pace",
-        },
-    ),
-    "Where head and tail are restored; relative depth of their edges, 0 (first layer) to 1": (
-        "{:.3g}",
-        {
-            "head at s": "head_size",
-            "tail at s": "tail_size",
-            "head depth": "head_depth",
-            "tail depth": "tail_depth",
-            "head less tail": "depth_gap",
-        },
-    ),
-    "Depth of attention and MLP edges alone; of the whole graph": (
-        "{:.3g}",
-        {
-            "head depth": "head_block_depth",
-            "tail depth": "tail_block_depth",
-            "head less tail": "block_depth_gap",
-            "graph depth": "graph_block_depth",
-        },
-    ),
-    "Shares of the edges by size; the rest is MLP": (
-        "{:.0%}",
-        {
-            f"{kind} {s:g}": f"{kind}_{s:g}"
-            for kind in ("residual", "attention")
-            for s in SHOWN_SIZES
-        },
-    ),
-    "Depth at equal sizes: all edges; attention and MLP edges alone": (
-        "{:.2f}",
-        {
-            f"{head} {s:g}": f"{quantity}_{s:g}"
-            for quantity, head in (("depth", "all"), ("block_depth", "attn, MLP"))
-            for s in SHOWN_SIZES
-        },
-    ),
-    _VERSUS: (
-        "{:.2f}",
-        {
-            "construction to s": "construction_stop",
-            "head at s": "head_size",
-            "head depth": "head_depth",
-            "head less tail": "depth_gap",
-            "attention 0.05": "attention_0.05",
-        },
-    ),
-}
-"""Format and columns (heading, quantity) of each table; without a format, prompts are counted."""
 
 
 def size_cells(curve: DensityCurve) -> pd.DataFrame:

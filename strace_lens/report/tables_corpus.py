@@ -16,6 +16,7 @@ import pandas as pd
 from strace_lens.corpus.analyses.arrays import kept_kinds
 from strace_lens.corpus.run_folder import Run
 from strace_lens.measures.intervals import interval, interval_text
+from strace_lens.report.estimators import estimator_sections
 
 SHOWN_SIZES = (0.001, 0.01, 0.1, 0.2, 0.4)
 NUCLEI = (0.01, 0.5, 0.9, 0.99)
@@ -100,6 +101,7 @@ def corpus_sections(
             tables["core"], "kind", lambda row: f"{row['core']} of {row['components']}"
         ),
     }
+    sections |= estimator_sections(tables)
     if "between_runs" in tables:
         pairs = tables["between_runs"]
         sections["Density between runs, prompts that both have"] = _shown(

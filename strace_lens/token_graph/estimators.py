@@ -1,7 +1,8 @@
 """Estimators of a trace by name: from best-first search to rankings fitted to the output.
 
 Each gives an upper bound on how much of the graph a prediction needs; a tighter one needs more
-passes. What a fitted trace may be taken for is said by its controls (`trials`).
+passes. What a fitted trace may be taken for is said by its controls: a sweep with
+`controls="all"` measures them.
 """
 
 from __future__ import annotations

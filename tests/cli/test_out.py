@@ -14,7 +14,6 @@ from strace_lens.cli import app
 
 COMMANDS = {
     "trace": (["trace", "the capital of France"], "load_from_options"),
-    "estimators": (["estimators", "PROMPTS"], "load_model"),
     "compare": (["compare", "--task", "ioi"], "load_from_options"),
     "sweep": (["sweep", "PROMPTS"], "load_model"),
     "phases": (["phases", "RUN"], "read_run"),
@@ -80,7 +79,7 @@ def test_a_folder_that_cannot_be_written_ends_it_at_once(command, tmp_path):
 
 
 def test_what_is_in_the_way_of_a_file_or_folder_within_ends_it_at_once(command, tmp_path):
-    for page in ("trace", "estimators", "compare", "phases", "explorer"):
+    for page in ("trace", "compare", "phases", "explorer"):
         (tmp_path / "out" / f"{page}.html").mkdir(parents=True)
     (tmp_path / "out" / "parts").touch()
     began, line = begun(command, tmp_path / "out")

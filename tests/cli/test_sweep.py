@@ -195,13 +195,13 @@ def test_another_run_in_the_folder_is_told_by_its_difference(
 ) -> None:
     out = tmp_path / "run"
     assert run(file, "--model", model, "--out", out).exit_code == 0
-    result = run(file, "--model", model, "--out", out, "--no-controls")
+    result = run(file, "--model", model, "--out", out, "--controls", "none")
     assert result.exit_code == 2
-    assert "holds another run: controls was True and is False" in result.stderr
+    assert "holds another run: controls was 'size' and is 'none'" in result.stderr
 
 
 def test_other_kinds_kept_are_another_run(file: Path, model: str, tmp_path: Path) -> None:
-    given = (file, "--limit", 1, "--no-controls", "--no-hidden", "--model", model)
+    given = (file, "--limit", 1, "--controls", "none", "--no-hidden", "--model", model)
     out = ("--out", tmp_path / "run")
     assert run(*given, *out, "--keep", "mlp+residual").exit_code == 0
     assert read_run(tmp_path / "run").manifest["options"]["keep"] == ["residual", "mlp"]
@@ -262,7 +262,18 @@ def test_every_combination_of_estimators_and_kinds_kept_is_a_run_in_a_folder_of_
 
 
 def test_a_combination_named_twice_is_swept_once(file: Path, model: str, tmp_path: Path) -> None:
-    given = (file, "--limit", 1, "--no-controls", "--no-hidden", "--refine", 0, "--model", model)
+    given = (
+        file,
+        "--limit",
+        1,
+        "--controls",
+        "none",
+        "--no-hidden",
+        "--refine",
+        0,
+        "--model",
+        model,
+    )
     twice = ("--estimator", "greedy,greedy", "--keep", "attention+mlp,mlp+attention")
     result = run(*given, *twice, "--out", tmp_path / "run", "--json")
     assert result.exit_code == 0, result.output
@@ -275,7 +286,17 @@ def test_another_revision_is_another_run(
 ) -> None:
     hub.fill(tmp_path / "hub")
     hub.use(tmp_path / "hub", monkeypatch)
-    given = (file, "--limit", 1, "--no-controls", "--out", tmp_path / "run", "--model", hub.NAME)
+    given = (
+        file,
+        "--limit",
+        1,
+        "--controls",
+        "none",
+        "--out",
+        tmp_path / "run",
+        "--model",
+        hub.NAME,
+    )
     result = run(*given, "--revision", hub.REVISION)
     assert result.exit_code == 0, result.output
     assert f"1 of {hub.NAME}@{hub.REVISION} in" in result.stdout
@@ -285,12 +306,9 @@ def test_another_revision_is_another_run(
     assert f"model was '{hub.NAME}@{hub.REVISION}' and is '{hub.NAME}'" in other.stderr
 
 
-@pytest.mark.parametrize("command", ["trace", "sweep", "estimators", "compare"])
+@pytest.mark.parametrize("command", ["trace", "sweep", "compare"])
 def test_a_revision_of_a_folder_is_one_line(command: str, file: Path, model: str, tmp_path) -> None:
-    given = {"trace": ["a b"], "sweep": [file], "estimators": [file], "compare": ["--task", "ioi"]}
-    if command == "estimators":
-        lines = [{"prompt": words(4, start=i), "wrong": 1 - i} for i in range(2)]
-        file.write_text("\n".join(map(json.dumps, lines)))
+    given = {"trace": ["a b"], "sweep": [file], "compare": ["--task", "ioi"]}
     arguments = [*given[command], "--model", model, "--revision", "v1", "--out", tmp_path / "out"]
     result = CliRunner().invoke(app, [command, *map(str, arguments)])
     assert result.exit_code == 2
@@ -352,3 +370,73 @@ def test_a_sweep_without_a_folder_is_refused(file: Path, model: str) -> None:
 )
 def test_times_are_told_in_units_that_can_be_read(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+CONTROLLED = [
+    {"prompt": words(6), "wrong": 2, "sibling": words(6, 3)},
+    {"prompt": words(7, 9)},
+    {"prompt": words(5, 20)},
+]
+
+
+@pytest.fixture
+def controlled(tmp_path: Path) -> Path:
+    path = tmp_path / "controlled.jsonl"
+    path.write_text("\n".join(map(json.dumps, CONTROLLED)))
+    return path
+
+
+def test_estimators_are_compared_with_all_their_controls(
+    controlled: Path, model: str, tmp_path: Path
+) -> None:
+    given = ("--model", model, "--no-hidden", "--estimator", "greedy,fisher")
+    out = tmp_path / "runs"
+    result = run(controlled, *given, "--limit", 2, "--controls", "all", "--out", out)
+    assert result.exit_code == 0, result.output
+    for name, seeds in (("greedy", 1), ("fisher", 2)):
+        controls = read_run(out / name).controls
+        assert set(controls["prompt"]) == {0, 1}  # the wrong targets lie beyond the limit
+        assert set(controls["role"]) == {"own", "wrong", "sibling", "noise"}
+        assert controls["seed"].nunique() == seeds
+    told = CliRunner().invoke(app, ["phases", str(out)])
+    assert told.exit_code == 0, told.output
+    assert "Controls: lowest TV to a wrong target" in told.stdout
+    table = pd.read_csv(out / "estimator_table.csv")
+    assert table["run"].tolist() == ["greedy", "fisher"]
+    assert 'id="figure-fidelity"' in (out / "phases.html").read_text()
+    said = json.loads(CliRunner().invoke(app, ["phases", str(out), "--json"]).stdout)
+    assert [row["run"] for row in said["estimator_table"]] == ["greedy", "fisher"]
+
+
+def test_all_controls_are_measured_at_the_published_sizes_and_cost_more(
+    controlled: Path, model: str
+) -> None:
+    given = ("sweep", str(controlled), "--model", model, "--dry-run", "--json", "--speed", "1e12")
+    plain, size, every = (
+        json.loads(CliRunner().invoke(app, [*given, "--controls", controls]).stdout)
+        for controls in ("none", "size", "all")
+    )
+    assert plain["rows"] < size["rows"] < every["rows"]
+    # 30 sizes and the full mask, the controls of equal size, refined sizes, and four roles.
+    assert every["rows"] == 3 * (31 + 3 * 30 + 12 + 3 * 31 + 4)
+
+
+@pytest.mark.parametrize(
+    ("lines", "more", "said"),
+    [
+        (CONTROLLED[:2], (), "prompt 0 (counted from 0): 'wrong' must be"),
+        (CONTROLLED[1:2], (), "has no other whose output could be its wrong target"),
+        (CONTROLLED, ("--limit", 0), "limit must be at least 1; got 0"),
+        (CONTROLLED, ("--generate", 2), "the controls of an estimator are of prompts as given"),
+    ],
+)
+def test_controls_that_will_not_do_are_one_line(
+    lines: list, more: tuple, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    result = run(file, "--controls", "all", "--out", tmp_path / "run", *more)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert said in line
+    assert not (tmp_path / "run").exists()

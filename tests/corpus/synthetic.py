@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 
@@ -159,6 +160,45 @@ def synthetic_run(
         else pd.DataFrame({"prompt": [], "layer": [], "velocity": [], "curvature": []}),
         final_states=final.astype(np.float32),
     )
+
+
+def controlled_run(
+    estimator: str,
+    prompts: int = 8,
+    seeds: int = 1,
+    number: int = 0,
+    sizes: Sequence[float] = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.8),
+    name: str | None = None,
+) -> Run:
+    """A run of an estimator over shared prompts, with random numbers for its controls.
+
+    The last prompt has no sibling.
+    """
+    texts = [f"shared {i}" for i in range(prompts)]
+    run = synthetic_run(prompts, sizes, seed=number, name=name or estimator, texts=texts)
+    draw = np.random.default_rng(number)
+    rows = []
+    for prompt in range(prompts):
+        for seed in range(seeds):
+            start = draw.integers(0, len(sizes) + 1)  # from which size on it is connected
+            for role in ("own", "wrong", "sibling", "noise"):
+                if (role == "wrong" and seed) or (role == "sibling" and prompt == prompts - 1):
+                    continue
+                right = draw.integers(0, len(sizes) + 1)  # from which size on top-1 is
+                passes = {"forward": int(draw.integers(9)), "backward": int(draw.integers(9))}
+                for i, size in enumerate(sizes):
+                    row = {"prompt": prompt, "size": size, "role": role, "seed": seed}
+                    row |= {"tv": draw.random(), "top1": bool(i >= right)}
+                    if role == "own":
+                        row |= {"path_share": draw.random(), "compute": draw.random()}
+                        row |= {"connected": bool(i >= start)}
+                    if role in ("own", "wrong"):
+                        row |= passes
+                    rows.append(row)
+    controls = pd.DataFrame(rows).astype({"connected": "boolean"})
+    options = {**run.manifest["options"], "estimator": estimator, "controls": "all"}
+    manifest = {**run.manifest, "options": options}
+    return dataclasses.replace(run, manifest=manifest, controls=controls)
 
 
 def every_tv(rows: Sequence[pd.DataFrame]) -> np.ndarray:

@@ -102,8 +102,8 @@ def test_a_corrupted_run_is_compared_with_a_clean_one_by_the_texts_given(
     corrupt: str, tmp_path: Path
 ) -> None:
     given = [*prompts(4), CorpusPrompt(words(1) + " " + words(1))]
-    clean = sweep(model(), given, tmp_path / "clean", options(controls=False))
-    chosen = options(controls=False, corrupt=corrupt, corrupt_rate=0.9)
+    clean = sweep(model(), given, tmp_path / "clean", options(controls="none"))
+    chosen = options(controls="none", corrupt=corrupt, corrupt_rate=0.9)
     run = sweep(model(), given, tmp_path / "corrupted", chosen)
     assert run.prompts["text"].tolist()[:4] == [one.text for one in given[:4]]
     for row in run.prompts.to_dict("records"):
@@ -135,7 +135,7 @@ def test_a_corrupted_run_is_compared_with_a_clean_one_by_the_texts_given(
     said = {"shuffle": "90% of the words change places", "random": "90% of the tokens are replaced"}
     assert page.count(f"corrupted: {said[corrupt]}") == 1
     with pytest.raises(OtherResultsError, match=r"corrupt_rate was 0.9 and is 1.0"):
-        sweep(model(), given, tmp_path / "corrupted", options(controls=False, corrupt=corrupt))
+        sweep(model(), given, tmp_path / "corrupted", options(controls="none", corrupt=corrupt))
 
 
 @pytest.mark.parametrize(

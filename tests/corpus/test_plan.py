@@ -42,13 +42,15 @@ def prompts(texts: list[str]) -> list[sl.CorpusPrompt]:
 
 
 @pytest.mark.parametrize("name", ["llama", "gptj", "gpt2", "bloom"])
-@pytest.mark.parametrize("options", [{}, {"sizes": (0.1, 0.5), "refine": 0, "controls": False}])
+@pytest.mark.parametrize("controls", [True, False])
+@pytest.mark.parametrize("options", [{}, {"sizes": (0.1, 0.5), "refine": 0}])
 def test_one_prompt_costs_what_the_plan_of_its_curve_says(
-    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    name: str, options: dict[str, Any], controls: bool
 ) -> None:
     model = model_of(name)
-    curve = sl.plan(model, 11, **options)
-    told = sl.plan_sweep(known(name), [11], sl.Options(hidden=False, **options), speed=FAST)
+    curve = sl.plan(model, 11, controls=controls, **options)
+    chosen = sl.Options(hidden=False, controls="size" if controls else "none", **options)
+    told = sl.plan_sweep(known(name), [11], chosen, speed=FAST)
     (run,) = told.combinations
     assert (run.rows, run.passes) == (curve.rows, curve.passes)
     assert told.pass_bytes == curve.bytes
@@ -63,7 +65,7 @@ def test_seconds_of_rows_are_those_of_the_plan_of_a_curve(monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "MEASURE_SECONDS", 0.0)
     curve = sl.plan(model_of("llama"), 11, controls=False)
     speed = cost.speed_here(torch.device("cpu"), torch.float32, 4, 11, curve.rows)
-    told = sl.plan_sweep(known("llama"), [11], sl.Options(controls=False), speed=speed)
+    told = sl.plan_sweep(known("llama"), [11], sl.Options(controls="none"), speed=speed)
     arch = architecture("llama")
     edges = sl.token_graph(model_of("llama"), tiny.token_ids(11)).shape.edges
     reading = cost.seconds_of_rows(arch, 11, 1, 1, speed) + edges * cost.EDGE_SECONDS

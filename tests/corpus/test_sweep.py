@@ -113,7 +113,7 @@ def same_as_curve(run: Run, prompt: int, curve: sl.DensityCurve) -> None:
 
 
 def test_a_sweep_of_smollm2_is_as_its_density_curve(tmp_path: Path) -> None:
-    chosen = options(sizes=(0.01, 0.2, 0.6, 1.0), hidden=False, controls=False)
+    chosen = options(sizes=(0.01, 0.2, 0.6, 1.0), hidden=False, controls="none")
     loaded, text = smollm2(), "The sky is"
     run = sweep(loaded, [CorpusPrompt(text, " blue")], tmp_path / "run", chosen)
     trace = sl.extract(sl.token_graph(loaded, text))
@@ -400,14 +400,14 @@ def test_sampled_text_depends_on_its_prompt_and_the_seed_alone() -> None:
 
 
 def test_another_temperature_is_another_run(tmp_path: Path) -> None:
-    chosen = options(generate=1, temperature=1.5, hidden=False, controls=False)
+    chosen = options(generate=1, temperature=1.5, hidden=False, controls="none")
     sweep(model(), prompts(2), tmp_path / "run", chosen)
     with pytest.raises(OtherResultsError, match=r"temperature was 1.5 and is 1.0"):
         sweep(model(), prompts(2), tmp_path / "run", replace(chosen, temperature=1.0))
 
 
 def test_other_estimators_and_ablations(tmp_path: Path) -> None:
-    chosen = options(estimator="scheduled", ablation="mean", controls=False, hidden=False)
+    chosen = options(estimator="scheduled", ablation="mean", controls="none", hidden=False)
     run = sweep(model(), prompts(1), tmp_path / "run", chosen)
     trace = sl.estimate(model(), sl.token_graph(model(), prompts()[0].text), "scheduled")
     swap = sl.replacement(model(), trace.prompt, "mean")

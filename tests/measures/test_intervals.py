@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +16,6 @@ from strace_lens.measures.intervals import (
     interval,
     interval_of,
     interval_text,
-    mean_curve,
     means,
     percentiles,
     weights,
@@ -67,30 +65,6 @@ def test_fewer_than_two_prompts_give_no_interval(prompts: int) -> None:
 
 def test_equal_values_have_an_interval_of_no_width() -> None:
     assert [float(end) for end in interval(np.full(4, 0.5))] == [0.5, 0.5]
-
-
-def test_a_mean_curve_counts_each_prompt_once() -> None:
-    rows = pd.DataFrame(
-        {
-            "prompt": [0, 0, 0, 0, 1, 1],
-            "seed": [0, 0, 1, 1, 0, 0],
-            "size": [0.1, 0.2] * 3,
-            "tv": [0.2, 0.0, 0.4, 0.2, 0.9, 0.5],
-        }
-    )
-    curve = mean_curve(rows, "tv")
-    assert curve["size"].tolist() == [0.1, 0.2]
-    assert curve["mean"].tolist() == pytest.approx([(0.3 + 0.9) / 2, (0.1 + 0.5) / 2])
-    assert curve["low"].tolist() == pytest.approx([0.3, 0.1])  # of two prompts: from one to both
-    assert curve["high"].tolist() == pytest.approx([0.9, 0.5])
-
-
-def test_a_mean_curve_of_nothing_is_empty() -> None:
-    rows = pd.DataFrame({"prompt": [0], "size": [0.1], "tv": [math.nan]})
-    for empty in (rows, rows.head(0)):
-        curve = mean_curve(empty, "tv")
-        assert curve.empty
-        assert list(curve) == ["size", "mean", "low", "high"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from strace_lens.density.phases import find_phases
 from strace_lens.utils.html_repr import ROWS, facts, isolated, short
 from tests import tiny
 from tests.corpus import made as corpus
-from tests.plot import made, made_comparison, made_trials
+from tests.plot import made, made_comparison
 
 
 def test_text_is_escaped_cut_and_counted() -> None:
@@ -41,7 +41,6 @@ def test_every_result_says_what_it_holds_in_less_than_20_kb(tmp_path) -> None:
     comparison = made_comparison.comparison()
     result = comparison.results[0]
     run = sl.sweep(corpus.model(), corpus.prompts(3), tmp_path / "run", corpus.options())
-    trials = made_trials.trials()
     for shown, words in (
         (sl.token_graph(tiny.bridge("llama"), tiny.PROMPT), ["12 tokens", "France"]),
         (curve, [f"density {curve.density:.3f}", "0.001", "France"]),
@@ -54,7 +53,6 @@ def test_every_result_says_what_it_holds_in_less_than_20_kb(tmp_path) -> None:
         (result.faithfulness, [f"CPR {result.faithfulness.cpr:.3f}", "fraction"]),
         (comparison, [r.scores.method for r in comparison.results]),
         (run, ["3 prompts", "density"]),
-        (trials, [*made_trials.NAMES, "density"]),
     ):
         text = shown._repr_html_()
         assert all(word in text for word in words), (shown, words)

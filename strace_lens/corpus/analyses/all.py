@@ -12,6 +12,7 @@ from strace_lens.corpus.analyses import (
     composition,
     curves,
     density,
+    estimators,
     layer_phases,
     sizes,
     states,
@@ -72,7 +73,8 @@ def analyse(
     Returns:
         A table for each of `ANALYSES`, with the name of the run as first column `run`, and
         `claims`, the paper's claims tested on all of them. With several runs also `between_runs`,
-        and `shared_curves` and `shared_boundaries` over the prompts that all of them have.
+        and `shared_curves` and `shared_boundaries` over the prompts that all of them have. With
+        runs of `controls="all"` also the tables of `estimators.estimator_tables`.
 
     Raises:
         ValueError: no runs, runs of one name, or several runs without a shared prompt.
@@ -90,6 +92,10 @@ def analyse(
                 "shared_curves": curves_shared,
                 "shared_boundaries": boundaries_shared,
             }
+        controlled = [run for run in runs if len(run.controls)]
+        if controlled:
+            step("estimators and their controls", 0)
+            together |= estimators.estimator_tables(controlled, seed=seed)
         for run in runs:
             for name, analysis in ANALYSES.items():
                 step(f"{run.name}: {name.replace('_', ' ')}", 1)

@@ -28,7 +28,6 @@ from strace_lens.corpus.analyses.arrays import (
     shares,
 )
 from strace_lens.corpus.run_folder import Run
-from strace_lens.corpus.trials.phases import relative_depth
 from strace_lens.measures.intervals import means
 from strace_lens.measures.sizes import THRESHOLD, restored_from
 from strace_lens.token_graph.edges import KINDS
@@ -172,6 +171,15 @@ def head_and_tail_means(run: Run, threshold: float = THRESHOLD, *, seed: int = 0
     for column in columns.values():
         column[logarithmic] = np.exp(column[logarithmic])
     return pd.DataFrame({"quantity": list(table), **columns, "prompts": found.prompts})
+
+
+def relative_depth(counts: Counts) -> float:
+    """Mean layer of edges over the last layer; NaN without edges or with a single layer."""
+    by_layer = counts.sum(0)
+    last = len(by_layer) - 1
+    if not by_layer.any() or last == 0:
+        return math.nan
+    return float(by_layer @ np.arange(last + 1) / by_layer.sum() / last)
 
 
 def _groups(

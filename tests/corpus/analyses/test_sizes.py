@@ -272,7 +272,7 @@ def rerun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Prompts of the study swept again, one after another: four, or two with attention kept."""
     keep = request.param
     prompts = read_corpus(CARRIED)
-    options = Options(keep=keep, controls=False, hidden=False)
+    options = Options(keep=keep, controls="none", hidden=False)
     folder = tmp_path_factory.mktemp("runs") / f"greedy{'-keep-attention' * bool(keep)}"
     chosen = [prompts[number] for number in (RERUN[:2] if keep else RERUN)]
     return sweep(smollm2(), chosen, folder, options)

@@ -1,1 +1,0 @@
-"""Trials of estimators over prompts: traces, controls, and the table that compares them."""
