@@ -9,7 +9,7 @@ TL3 := 3.9.0
 READY4 := .venv/.ready-tl-$(TL4)
 READY3 := .venv-tl3/.ready-tl-$(TL3)
 
-.PHONY: demo test test-tl3 test-families notebooks docs package bench estimators study lint format venv venv-tl3 clean
+.PHONY: demo test test-tl3 test-families test-all notebooks docs package bench estimators study lint format venv venv-tl3 clean
 .NOTPARALLEL:
 
 demo: $(READY4)
@@ -22,10 +22,13 @@ test: $(READY4)
 test-tl3: $(READY3)
 	.venv-tl3/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
-# Every family of models against its own Hugging Face modules, with both versions.
+# The further tiny models, some forty families against their own Hugging Face modules, and further
+# passages of the authors, with both versions.
 test-families: $(READY4) $(READY3)
-	.venv/bin/python -m pytest -m families tests/test_families.py tests/test_authors.py $(PYTEST_ARGS)
-	.venv-tl3/bin/python -m pytest -m families tests/test_families.py tests/test_authors.py $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) -m "families or extended" $(PYTEST_ARGS)
+	.venv-tl3/bin/python -m pytest -n $(JOBS) -m "families or extended" $(PYTEST_ARGS)
+
+test-all: test test-tl3 test-families
 
 # Every notebook from top to bottom, as it stands; `python notebooks/run.py` rewrites their outputs.
 notebooks: $(READY4)
