@@ -22,7 +22,7 @@ import torch
 
 import strace_lens as sl
 from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.files import importances as importance_files
+from strace_lens.files import interchange
 from strace_lens.files.result_files import read_result, write_result
 from tests import tiny
 
@@ -238,7 +238,7 @@ def test_a_value_of_another_kind_in_an_importance_file_is_refused(small, tmp_pat
     form, content = small[name]
     path = tmp_path / "edited"
     facts = json.loads(content)
-    del facts[importance_files._OURS]
+    del facts[interchange._OURS]
     path.write_text(json.dumps(facts))
     assert not read_or_refused(form, path)
     used = {"importances": "score", "importance circuit": "in_graph"}[name]

@@ -77,5 +77,5 @@ def test_a_task_made_ready_before_the_weights_changed_is_refused() -> None:
         lambda: discover_in(experiment, "eap"),
         lambda: faithfulness_curve(experiment, dataclasses.replace(scores, made={})),
     ):
-        with pytest.raises(ValueError, match="have changed since task 'words' was made ready"):
+        with pytest.raises(ValueError, match="have changed since task 'words' was prepared"):
             use()

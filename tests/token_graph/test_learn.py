@@ -45,7 +45,7 @@ def slow_learn(
     *,
     steps: int,
     rate: float,
-    reach: float = math.inf,
+    max_shift: float = math.inf,
     context_fraction: float = 0.0,
     seed: int = 0,
     keep: tuple[str, ...] = (),
@@ -94,7 +94,7 @@ def slow_learn(
         moved = first / (1 - 0.9 ** (step + 1))
         spread = (second / (1 - 0.98 ** (step + 1))).sqrt() + 0.3
         now = now - size * moved / spread
-        now = torch.where(candidates, now.clamp(start - reach, start + reach), start)
+        now = torch.where(candidates, now.clamp(start - max_shift, start + max_shift), start)
     return by_parameters(now, shape, keep)
 
 
@@ -262,8 +262,8 @@ def test_half_precision_learns_from_single_gradients() -> None:
     ("options", "words"),
     [
         ({"steps": 0}, "steps must be at least 1; got 0"),
-        ({"max_shift": 0.0}, "reach must be positive; got 0.0"),
-        ({"max_shift": float("nan")}, "reach must be positive; got nan"),
+        ({"max_shift": 0.0}, "max_shift must be positive; got 0.0"),
+        ({"max_shift": float("nan")}, "max_shift must be positive; got nan"),
         ({"context_fraction": -0.1}, r"context_fraction must lie in \[0, 1\).*; got -0.1"),
         ({"context_fraction": 1.0}, r"context_fraction must lie in \[0, 1\).*; got 1.0"),
         ({"context_fraction": float("nan")}, "context_fraction .* got nan"),
