@@ -19,6 +19,19 @@ INTERRUPTED = 130
 """The exit status of an interrupted command in shells: 128 plus the number of the signal, 2."""
 
 
+class Interrupt(KeyboardInterrupt):
+    """The KeyboardInterrupt that the command's own handler raises.
+
+    When code that runs from a string (`exec`, as in modules that write functions) ends with
+    KeyboardInterrupt itself, Python notes it and kills its own process at the end, although the
+    exception was caught. Of a subclass it takes no note, and every `except` clause still applies.
+    """
+
+
+def _raise(*_: object) -> None:
+    raise Interrupt
+
+
 def _quit(*_: object) -> None:
     """End the process immediately, without unwinding imports or a shutdown in progress."""
     with suppress(Exception):  # the interrupt may have come during a write
@@ -46,7 +59,7 @@ def interruptible() -> Iterator[None]:
     """Let an interrupt unwind the work within, so that it cleans up, and then end in one line."""
     at_once = signal.getsignal(signal.SIGINT) is _quit
     if at_once:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _raise)
     try:
         yield
     except KeyboardInterrupt:

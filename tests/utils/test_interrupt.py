@@ -87,6 +87,20 @@ def test_an_interrupt_of_the_work_is_one_line_and_leaves_nothing(folder, tmp_pat
     assert not out.exists()
 
 
+def test_an_interrupt_of_code_that_runs_from_a_string_is_one_line(tmp_path):
+    (tmp_path / "strace-lens.py").write_text(
+        "from strace_lens.utils.interrupt import interruptible\n"
+        "with interruptible():\n"
+        "    exec('import time; print(1, flush=True); time.sleep(60)')\n"
+    )
+    process = start("-m", "strace-lens", PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "1\n"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stderr.splitlines()) == (130, [LINE])
+
+
 def test_a_script_that_imports_the_package_keeps_its_own_answer(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
