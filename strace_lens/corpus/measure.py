@@ -234,7 +234,8 @@ def _rows(
         head=options.head,
         seed=options.seed,
     )
-    outputs = torch.cat([clean.logits[None], logits[plan.trace]]).double().log_softmax(-1)
+    own = logits[plan.trace].cpu()
+    outputs = torch.cat([clean.logits[None], own]).double().log_softmax(-1)
     shallow = _shallow(setting, outputs)
     table = curve.table.drop(columns=TEXTS).to_dict("records")
     counts = component_counts(trace, [*curve.table["edges"].tolist(), trace.edges]).tolist()

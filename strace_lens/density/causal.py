@@ -137,8 +137,7 @@ def phase_ablation(
     trace, architecture = curve.trace, architecture_of(model)
     end = phases.tail.last
     whole = trace.ranks.map(lambda r: r < end)
-    full = last_logits(model, architecture, trace.prompt.tensor[None]).cpu()
-    full = full.double().log_softmax(-1)
+    full = last_logits(model, architecture, trace.prompt.tensor[None])
 
     def errors(sets: Sequence[Tensor]) -> Float[Tensor, "set 3"]:
         """Of the trace without each of these sets of edges."""
@@ -149,9 +148,9 @@ def phase_ablation(
             memory_budget=memory_budget,
             allow_other_model=allow_other_model,
         )
-        ours = logits.double().log_softmax(-1)
-        head, tail = measures.head_tail_error(full, ours, curve.head)
-        return torch.stack([head + tail, head, tail], 1)
+        ours, clean = (x.to(logits.device).double().log_softmax(-1) for x in (logits, full))
+        head, tail = measures.head_tail_error(clean, ours, curve.head)
+        return torch.stack([head + tail, head, tail], 1).cpu()
 
     generator = torch.Generator().manual_seed(seed)
     ablatable = ablatable_edges(whole, curve.keep)
@@ -395,7 +394,7 @@ def _mask_rows(curve: DensityCurve, kept: EdgeTensors, replacement: Replacement)
         tokens=curve.trace.prompt.tensor,
         shape=curve.trace.shape,
         ranks=kept.map(lambda k: (~k).to(torch.int8)),
-        start=torch.zeros(1, dtype=torch.int32),
+        start=None,
         stop=torch.ones(1, dtype=torch.int32),
         keep=curve.keep,
         replacement=replacement,

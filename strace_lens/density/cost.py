@@ -16,9 +16,10 @@ from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, bytes_per_row, rows_per_pass
 from strace_lens.model.hold import verb
-from strace_lens.token_graph.curve_rows import most_rows
+from strace_lens.token_graph.curve_rows import drawing_bytes, drawn_at_once, most_rows
 from strace_lens.token_graph.graph import shape_of
 from strace_lens.token_graph.masked_run import passes
+from strace_lens.token_graph.rows import SUBSETS
 
 PATTERN_TOUCHES = 16
 """Softmaxes that cost as much as all that is done to a pattern's entries one by one."""
@@ -283,8 +284,8 @@ def random_edges(architecture: Architecture, tokens: int, sizes: Sequence[float]
 
 
 def random_bytes(architecture: Architecture, tokens: int, drawn: int) -> int:
-    """Bytes of so many random controls: whether each holds an edge, in one byte."""
-    return drawn * places(architecture, tokens)
+    """Bytes of so many random controls: a bit of an int32 for each of up to 31."""
+    return 4 * math.ceil(drawn / SUBSETS) * places(architecture, tokens)
 
 
 def peak_bytes(
@@ -316,8 +317,8 @@ def peak_bytes(
     layer = 12 * architecture.heads * tokens * (tokens + architecture.d_model)
     extracting = graph + max(search, 14 * there, 4 * there + layer)
     held = graph + 8 * there + random_bytes(architecture, tokens, drawn)
-    # The control that is grown: its ranks, two draws in double precision an edge, a pool of edges.
-    growing = held + (4 * there + 20 * edges if drawn else 0)
+    shape = shape_of(architecture, tokens)
+    growing = held + drawn_at_once(shape) * drawing_bytes(shape) * bool(drawn)
     running = held + max(at_once * row, 64 * rows * architecture.d_vocab)
     return max(reading, extracting, growing, running)
 

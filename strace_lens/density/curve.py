@@ -228,7 +228,7 @@ def curves_of_plans(
         trace.expect_model(model, allow_other_model=allow_other_model)
     prompts = {trace.prompt.ids: trace.prompt.tensor[None] for trace in traces}
     outputs_of = {
-        ids: last_logits(model, architecture, tokens)[0].cpu() for ids, tokens in prompts.items()
+        ids: last_logits(model, architecture, tokens)[0] for ids, tokens in prompts.items()
     }
     clean = [outputs_of[trace.prompt.ids] for trace in traces]
     most = sum(len(rows) for rows in plans) + refine * len(plans)
@@ -309,14 +309,16 @@ def curve_of(
         head: level of the nucleus that is the head.
         seed: of the controls.
     """
+    clean = clean.to(logits.device)
     full = clean.double().log_softmax(-1)[None]
     log_probs = logits.double().log_softmax(-1)
     ours = log_probs[rows.trace]
     head_error, tail_error = measures.head_tail_error(full, ours, head)
-    tv = measures.total_variation(full, log_probs)
+    tv = measures.total_variation(full, log_probs).cpu()
     (in_head,) = measures.in_nucleus(full, head)
     favourites = most_probable(ours)
     edges = [trace.edge_count(s) for s in rows.sizes]
+    counts = trace.counts_by_size([*edges, trace.edges])
     table = pd.DataFrame(
         {
             "size": list(rows.sizes),
@@ -332,8 +334,8 @@ def curve_of(
             "random_tv": _of_control(tv, rows.random, len(edges)),
             "inverse_tv": _of_control(tv, rows.inverse, len(edges)),
             "random_inverse_tv": _of_control(tv, rows.random_inverse, len(edges)),
-            "ablatable_size": _ablatable_size(trace, rows),
-            **_composition(trace, edges),
+            "ablatable_size": _ablatable_size(counts[-1], rows),
+            **_composition(counts[:-1]),
             "trace_head_mass": ours.exp().masked_fill(~in_head, 0.0).sum(-1).tolist(),
             "top": top_tokens(ours, favourites, token_text),
             "beside": beside(full[0], ours, in_head, favourites, token_text),
@@ -362,16 +364,16 @@ def _of_control(
     return tv[rows].masked_fill(rows < 0, math.nan).tolist()
 
 
-def _ablatable_size(trace: Trace, rows: CurveRows) -> list[float]:
+def _ablatable_size(counts: Int[Tensor, "kind layer"], rows: CurveRows) -> list[float]:
     """Share of the edges that can be ablated which the trace holds; 1 where none can."""
-    kinds = zip(KINDS, trace.counts_by_size([trace.edges])[0].sum(1).tolist(), strict=True)
+    kinds = zip(KINDS, counts.sum(1).tolist(), strict=True)
     total = sum(count for kind, count in kinds if kind not in rows.keep)
     return (rows.ablatable.double() / total).tolist() if total else [1.0] * len(rows.sizes)
 
 
-def _composition(trace: Trace, edges: Sequence[int]) -> dict[str, list[float]]:
+def _composition(counts: Int[Tensor, "size kind layer"]) -> dict[str, list[float]]:
     """Share of each kind and mean layer (from 0; NaN without edges) of the trace at each size."""
-    counts = trace.counts_by_size(edges).double()
+    counts = counts.double()
     total = counts.sum((1, 2))
     shares = counts.sum(2) / total[:, None].clamp_min(1)
     layers = torch.arange(counts.shape[2], dtype=torch.float64)

@@ -39,7 +39,12 @@ def token_texts(model: Model) -> Callable[[int], str]:
 
 def most_probable(log_probs: Float[Tensor, "row vocab"]) -> Int[Tensor, "row top"]:
     """Ids of the most probable tokens of each row, the first one first, ties by lower id."""
-    return log_probs.argsort(dim=-1, descending=True, stable=True)[:, :TOP]
+    left = log_probs.clamp_min(torch.finfo(log_probs.dtype).min)  # above what is taken already
+    taken = []
+    for _ in range(min(TOP, left.shape[-1])):
+        taken.append(left.argmax(-1, keepdim=True))  # the first of equal maxima
+        left = left.scatter(-1, taken[-1], -torch.inf)
+    return torch.cat(taken, -1)
 
 
 def top_tokens(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from strace_lens.model.architecture import Model, device_of_layer
@@ -30,11 +30,12 @@ def kept_mlps(model: Model, keep: Bool[Tensor, "mlp_layer row pos"]) -> Iterator
 
     A layer whose MLP somebody else watches runs whole.
     """
-    shares = keep.float().mean((1, 2)).tolist()
+    some = keep.sum((1, 2)).tolist()  # the only wait for the device, for all layers at once
+    places = keep.flatten(1).nonzero()[:, 1].split(some)
     chosen = {
-        layer: functools.partial(_on_kept, keep[layer].to(device_of_layer(model, layer)))
-        for layer, share in enumerate(shares)
-        if share < WORTHWHILE and not _is_watched(_module(model, layer))
+        layer: functools.partial(_on_kept, where.to(device_of_layer(model, layer)))
+        for layer, where in enumerate(places)
+        if len(where) < WORTHWHILE * keep[layer].numel() and not _is_watched(_module(model, layer))
     }
     with _wrapped(model, chosen):
         yield
@@ -49,8 +50,9 @@ def mlps_are_pointwise(model: Model, layers: int, run: Callable[[], object]) -> 
         hidden = args[0] if args else None
         plain = len(args) == 1 and not kwargs and isinstance(whole, Tensor)
         if plain and isinstance(hidden, Tensor) and hidden.shape == whole.shape:
-            kept = torch.arange(hidden.shape[1], device=hidden.device) % 2 == 0
-            some = _on_kept(kept.expand(hidden.shape[:2]), forward, hidden)
+            rows, tokens = hidden.shape[:2]
+            kept = torch.arange(tokens, device=hidden.device) % 2 == 0
+            some = _on_kept(kept.repeat(rows).nonzero()[:, 0], forward, hidden)
             gap = (some - whole)[:, kept].float().norm()
             found[layer] = bool(gap < 1e-2 * whole.float().norm())
         return whole
@@ -61,13 +63,14 @@ def mlps_are_pointwise(model: Model, layers: int, run: Callable[[], object]) -> 
 
 
 def _on_kept(
-    kept: Bool[Tensor, "row pos"], forward: Forward, hidden: Float[Tensor, "row pos d_model"]
+    places: Int[Tensor, " kept"], forward: Forward, hidden: Float[Tensor, "row pos d_model"]
 ) -> Float[Tensor, "row pos d_model"]:
-    out = torch.zeros_like(hidden)
-    some = hidden[kept]
-    if len(some):
-        out[kept] = forward(some[None])[0]
-    return out
+    """The MLP at some places of the flattened rows and positions, zeros elsewhere."""
+    tokens = hidden.flatten(0, 1)
+    out = torch.zeros_like(tokens)
+    if len(places):
+        out[places] = forward(tokens[places][None])[0]
+    return out.view_as(hidden)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -23,18 +22,18 @@ from strace_lens.model.prompts import pad_right
 from strace_lens.model.sparse import kept_mlps
 from strace_lens.token_graph.curve_rows import CurveRows, with_sizes
 from strace_lens.token_graph.masks import kept_in_stream, mask_hooks
-from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.token_graph.rows import MaskRows
 from strace_lens.token_graph.trace import Trace
 from strace_lens.utils.progress import Steps, no_progress
 
-Watch = Callable[[Sequence[MaskedRows]], Sequence[Hook]]
+Watch = Callable[[Sequence[MaskRows]], Sequence[Hook]]
 """Hooks for a pass over some rows; passes come in order, and so do their rows."""
 
 
 def masked_logits(
     model: Model,
     architecture: Architecture,
-    groups: Sequence[MaskedRows],
+    groups: Sequence[MaskRows],
     *,
     hooks: Sequence[Hook] = (),
     watch: Watch | None = None,
@@ -42,7 +41,10 @@ def masked_logits(
     progress: Steps = no_progress,
     allow_other_model: bool = False,
 ) -> Float[Tensor, "row vocab"]:
-    """Logits at the last token of every row, in order, on the CPU.
+    """Logits at the last token of every row, in order.
+
+    They stay on the model's device, where they are measured; on the CPU if that device has no
+    float64 (mps), which the measures need.
 
     Args:
         model: the model.
@@ -63,7 +65,7 @@ def masked_logits(
     for group in groups:
         group.replacement.expect_model(model, allow_other_model=allow_other_model)
     device = device_of(model)
-    groups = [replace(g, ranks=g.ranks.map(lambda r: r.to(device))) for g in groups]
+    groups = [group.on(device) for group in groups]
     done = []
     for batch in _passes(architecture, groups, memory_budget):
         tokens = pad_right([g.tokens for g in batch for _ in range(len(g))])
@@ -74,9 +76,10 @@ def masked_logits(
             all_hooks += watch(batch)
         # Where an MLP needs more than its tokens, nothing is said and all run whole.
         with kept_mlps(model, kept[1] if architecture.pointwise_mlps else kept[1][:0]):
-            done.append(last_logits(model, architecture, tokens, lengths, all_hooks).cpu())
+            done.append(last_logits(model, architecture, tokens, lengths, all_hooks))
         progress(len(tokens))
-    return torch.cat(done)
+    logits = torch.cat(done)
+    return logits.cpu() if device.type == "mps" else logits
 
 
 def passes(
@@ -87,8 +90,8 @@ def passes(
 
 
 def _passes(
-    architecture: Architecture, groups: Sequence[MaskedRows], memory_budget: int
-) -> list[list[MaskedRows]]:
+    architecture: Architecture, groups: Sequence[MaskRows], memory_budget: int
+) -> list[list[MaskRows]]:
     """Cut the groups into batches of rows that fit the budget, in order."""
     lengths = [len(g.tokens) for g in groups for _ in range(len(g))]
     batches = []
@@ -171,7 +174,7 @@ def run_plans(
     plans = list(plans)
     if not refine:
         return plans, logits
-    full = [one.double().log_softmax(-1)[None] for one in clean]
+    full = [one.to(outputs.device).double().log_softmax(-1)[None] for one in clean]
     masses = [float(measures.head_mass(one, head)[0]) for one in full]
     tables = [
         _errors(one, outputs[plan.trace], plan.sizes, head)
@@ -223,8 +226,8 @@ def _errors(
     return pd.DataFrame(
         {
             "size": [float(s) for s in sizes],
-            "tv": (in_head + in_tail).numpy(),
-            "head_error": in_head.numpy(),
-            "tail_error": in_tail.numpy(),
+            "tv": (in_head + in_tail).tolist(),
+            "head_error": in_head.tolist(),
+            "tail_error": in_tail.tolist(),
         }
     )

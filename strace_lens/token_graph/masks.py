@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -34,7 +34,7 @@ from strace_lens.model.architecture import (
 )
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import Hook
-from strace_lens.token_graph.rows import Keep, MaskedRows, Rows, complement, times
+from strace_lens.token_graph.rows import Keep, MaskedRows, Rows, WeightedRows, complement, times
 
 
 def mask_hooks(
@@ -55,10 +55,13 @@ def mask_hooks(
     spans = [slice(a, b) for a, b in pairwise(starts)]
     spans_and_groups = list(zip(spans, groups, strict=True))
     kept = kept_in_stream(groups) if kept is None else kept
+    biases = _biases(model, architecture)
     hooks: list[Hook] = []
     for layer in range(architecture.layers):
         residual, mlp = kept[0][layer], kept[1][layer] if architecture.mlp else None
-        mask = _LayerMask(model, architecture, layer, spans_and_groups, residual, mlp)
+        mask = _LayerMask(
+            model, architecture, layer, spans_and_groups, residual, mlp, biases[layer]
+        )
         hooks += mask.hooks()
     return hooks
 
@@ -82,6 +85,38 @@ def kept_in_stream(
     return torch.cat(residual, -2), torch.cat(mlp, -2)
 
 
+class _Biases(NamedTuple):
+    """What the biases of a layer leave in the stream where edges are ablated.
+
+    Attributes:
+        output: how the layer's heads write to the stream.
+        constant: what stays of an ablated MLP edge.
+        of_values: whether the heads' values have a bias.
+        of_mlp: whether `constant` is anything but zero.
+    """
+
+    output: AttentionOutput
+    constant: Tensor
+    of_values: bool
+    of_mlp: bool
+
+
+def _biases(model: Model, architecture: Architecture) -> list[_Biases]:
+    """The biases of every layer; all layers together are one question to the device."""
+    layers, device = range(architecture.layers), device_of(model)
+    outputs = [attention_output(model, architecture, layer) for layer in layers]
+    constants = [torch.zeros(())] * architecture.layers
+    if architecture.mlp:
+        constants = [mlp_constant(model, architecture, layer) for layer in layers]
+    values = torch.stack([output.value_bias.any().to(device) for output in outputs])
+    mlps = torch.stack([constant.any().to(device) for constant in constants])
+    found = torch.stack([values, mlps], 1).tolist()
+    return [
+        _Biases(output, constant, *there)
+        for output, constant, there in zip(outputs, constants, found, strict=True)
+    ]
+
+
 class _LayerMask:
     """The hooks of one layer, which hand each other what the layer computed on its way."""
 
@@ -93,6 +128,7 @@ class _LayerMask:
         groups: Sequence[tuple[slice, Rows]],
         residual: Keep,
         mlp: Keep | None,
+        biases: _Biases,
     ) -> None:
         self.architecture = architecture
         self.layer = layer
@@ -101,17 +137,14 @@ class _LayerMask:
         self.device = device_of_layer(model, layer)
         self.keep_residual = residual.to(self.device)
         self.keep_mlp = None if mlp is None else mlp.to(self.device)
-        self.output: AttentionOutput = attention_output(model, architecture, layer)
-        self.constant: Tensor = torch.zeros(())
-        if architecture.mlp:
-            self.constant = mlp_constant(model, architecture, layer)
+        self.output, self.constant = biases.output, biases.constant
         self.read: dict[str, Tensor] = {}
         replaced = any(g.replacement.references for _, g in groups)
         self.attention_kept = all(
-            isinstance(g, MaskedRows) and "attention" in g.keep for _, g in groups
+            not isinstance(g, WeightedRows) and "attention" in g.keep for _, g in groups
         )
-        self.patches_z = replaced or bool(self.output.value_bias.any())
-        self.has_constant = bool(self.constant.any())
+        self.patches_z = replaced or biases.of_values
+        self.has_constant = biases.of_mlp
 
     def hooks(self) -> list[Hook]:
         arch, block = self.architecture, f"blocks.{self.layer}."
@@ -264,7 +297,7 @@ def run_hooks(model: Model, row: MaskedRows) -> list[Hook]:
     """
     architecture = architecture_of(model)
     device = device_of(model)
-    row = replace(row, ranks=row.ranks.map(lambda r: r.to(device)))
+    row = row.on(device)
     # What each hook point does in the run that is under way.
     functions: dict[str, Callable[..., Tensor | None]] = {}
 
@@ -276,7 +309,8 @@ def run_hooks(model: Model, row: MaskedRows) -> list[Hook]:
                 f"these hooks mask a prompt of {tokens} tokens, but the run has {width}; run "
                 f"token ids [batch, {tokens}], or make the hooks of a trace of that length"
             )
-        rows = replace(row, start=row.start.expand(batch), stop=row.stop.expand(batch))
+        start, stop = (None if x is None else x.expand(batch) for x in (row.start, row.stop))
+        rows = replace(row, start=start, stop=stop)
         functions.update(mask_hooks(model, architecture, [rows]))
 
     def hook_at(point: str, last: bool) -> Callable[..., Tensor | None]:

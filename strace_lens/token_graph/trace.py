@@ -54,12 +54,16 @@ def edges_by_size(
 ) -> Int64[Tensor, "size part"]:
     """How many edges of each part the first k edges have, from the ranks of the part's edges."""
     order = torch.tensor(edges, dtype=torch.int32).sort()
-    counts = torch.zeros(len(edges), len(parts), dtype=torch.int64)
-    for place, ranks in enumerate(parts):
-        # An edge enters at the first size above its rank; one above all sizes never does.
-        enters = torch.searchsorted(order.values, ranks.flatten(), right=True)
-        entered = torch.bincount(enters, minlength=len(edges) + 1)[:-1]
-        counts[order.indices, place] = entered.cumsum(0)
+    # An edge enters at the first size above its rank; one above all sizes never does.
+    ranks = torch.cat([part.flatten() for part in parts])
+    enters = torch.searchsorted(order.values, ranks, right=True, out_int32=True)
+    part = torch.arange(len(parts)).repeat_interleave(torch.tensor([p.numel() for p in parts]))
+    cells = torch.bincount(
+        part * (len(edges) + 1) + enters, minlength=len(parts) * (len(edges) + 1)
+    )
+    entered = cells.view(len(parts), -1)[:, :-1].T
+    counts = torch.empty_like(entered)
+    counts[order.indices] = entered.cumsum(0)
     return counts
 
 
@@ -178,11 +182,12 @@ class Trace:
 
         One pass over the edges, whatever the number of sizes.
         """
-        counts = torch.zeros(len(edges), len(KINDS), self.shape.layers, dtype=torch.int64)
-        for k, kind in enumerate(KINDS):
-            layers = getattr(self.ranks, kind)
-            counts[:, k, : len(layers)] = edges_by_size(list(layers), edges)
-        return counts
+        layers = [layer for kind in KINDS for layer in getattr(self.ranks, kind)]
+        counts = edges_by_size(layers, edges).split(
+            [len(getattr(self.ranks, kind)) for kind in KINDS], dim=1
+        )
+        pad = torch.nn.functional.pad  # an attention-only model has no layers of MLP edges
+        return torch.stack([pad(n, (0, self.shape.layers - n.shape[1])) for n in counts], 1)
 
     def to_pandas(self, size: float = 1.0) -> pd.DataFrame:
         """The edges of the trace of a relative size, one row each, first ranked first.
@@ -238,7 +243,7 @@ class Trace:
             tokens=self.prompt.tensor,
             shape=self.shape,
             ranks=self.ranks,
-            start=torch.tensor([0]),
+            start=None,
             stop=torch.tensor([self.edge_count(size)]),
             keep=kinds_to_keep(keep),
             replacement=replacement,

@@ -23,13 +23,11 @@ from strace_lens.density.cost import (
 )
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, bytes_per_row
-from strace_lens.token_graph import curve_rows as module
 from strace_lens.token_graph.ablation import ZERO, Replacement
 from strace_lens.token_graph.curve_rows import curve_rows
-from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors
 from strace_lens.token_graph.graph import token_graph
 from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.token_graph.rows import MaskedRows, SubsetRows
 from tests import tiny
 from tests.cases import NAMES, architecture, fresh_bridge, model_of
 from tests.families import family
@@ -115,26 +113,15 @@ def test_bytes_of_graph_and_trace_are_those_of_their_tensors(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "gptj"])
-def test_random_controls_take_and_hold_what_is_planned(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each size is grown anew, and all of them are there at once."""
+def test_random_controls_take_and_hold_what_is_planned(name: str) -> None:
     arch, sizes = architecture(name), (0.01, 0.2, 0.25, 0.7, 1.0)
     trace = sl.extract(token_graph(model_of(name), tiny.token_ids(23)))
-    grown: list[int] = []
-    real = module.random_ranks
-
-    def counted(*given: Any) -> EdgeTensors:
-        ranks = real(*given)
-        grown.append(int((ranks.flat() != UNREACHABLE).sum()))
-        return ranks
-
-    monkeypatch.setattr(module, "random_ranks", counted)
     rows = curve_rows(arch, trace, sizes, controls=True, replacement=ZERO, seed=0)
-    assert len(grown) == len(sizes)
-    assert random_edges(arch, 23, sizes) == sum(grown)
-    held = [group.ranks for group in rows.groups if group.ranks is not trace.ranks]
-    assert random_bytes(arch, 23, len(sizes)) == sum(x.nbytes for ranks in held for x in ranks)
+    (held,) = (group.subsets for group in rows.groups if isinstance(group, SubsetRows))
+    taken = [int(((held.flat() >> i) & 1).sum()) for i in range(len(sizes))]
+    assert taken == [trace.edge_count(size) for size in sizes]
+    assert random_edges(arch, 23, sizes) == sum(taken)
+    assert random_bytes(arch, 23, len(sizes)) == sum(x.nbytes for x in held)
 
 
 @pytest.mark.parametrize("name", LONG_MODELS)
@@ -169,7 +156,7 @@ def test_the_peak_is_not_below_what_a_trace_and_its_curve_hold(name: str, tokens
     assert plan.peak_bytes > plan.graph_bytes + plan.trace_bytes + plan.row_bytes
 
 
-def test_the_peak_counts_the_random_controls_of_all_sizes() -> None:
+def test_the_peak_counts_the_random_controls_which_share_a_number_an_edge() -> None:
     model, ids = long_model("llama"), tiny.token_ids(LONG)
     given: Any = {"sizes": [i / 30 for i in range(1, 31)], "refine": 0, "memory_budget": 1}
     plan = sl.plan(model, LONG, **given)
@@ -177,9 +164,9 @@ def test_the_peak_counts_the_random_controls_of_all_sizes() -> None:
     with LiveBytes() as live:
         sl.density_curve(model, trace, **given)
     assert live.most <= plan.peak_bytes < 2 * (live.most + plan.graph_bytes + plan.trace_bytes)
-    held = random_bytes(architecture_of(model), LONG, 30)
-    assert held > plan.row_bytes
-    assert live.most > held
+    one, most, more = (random_bytes(architecture_of(model), LONG, n) for n in (1, 31, 32))
+    assert live.most > one == most
+    assert more == 2 * most
 
 
 def test_a_row_that_does_not_fit_the_budget_is_named() -> None:

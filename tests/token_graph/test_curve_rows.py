@@ -25,7 +25,7 @@ from strace_lens.token_graph.edges import (
     is_complete,
 )
 from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.token_graph.rows import MaskedRows, MaskRows
 from tests import tiny
 from tests.authors import AUTHORS_CURVES, AUTHORS_RANDOM
 from tests.cases import SHAPES
@@ -132,14 +132,15 @@ def test_a_wrong_number_of_edges_is_refused() -> None:
 SIZES = (0.004, *np.linspace(0.01, 1, 34).tolist())
 
 
-def masks(groups: tuple[MaskedRows, ...]) -> list[torch.Tensor]:
+def masks(groups: Sequence[MaskRows]) -> list[torch.Tensor]:
     """The mask of every row as one flat boolean vector, residual edges of controls kept."""
     every = []
     for group in groups:
         for row in range(len(group)):
             one = group.rows(slice(row, row + 1))
+            numbers = one.ranks if isinstance(one, MaskedRows) else one.subsets
             kept = EdgeTensors(
-                **{kind: one.kept(kind, r)[0] for kind, r in one.ranks._asdict().items()}
+                **{kind: one.kept(kind, n)[0] for kind, n in numbers._asdict().items()}
             )
             every.append(kept.flat()[one.shape.reachable().flat()])
     return every
