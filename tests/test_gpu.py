@@ -31,7 +31,8 @@ IDS = tiny.token_ids(9)
 
 @functools.cache
 def on(device: str, name: str) -> Any:
-    return tiny.bridge_of(tiny.BRIDGES[name]().to(device), name)
+    made: Any = tiny.BRIDGES[name]()
+    return tiny.bridge_of(made.to(device), name)
 
 
 @functools.cache

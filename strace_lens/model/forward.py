@@ -201,13 +201,13 @@ def read_activations(
 def bytes_per_row(architecture: Architecture, tokens: int, itemsize: int = 4) -> int:
     """Peak bytes that one row of a masked forward pass needs, an upper estimate.
 
-    About twelve copies of the stream, four of the MLP's inner layer and seven of one layer's
+    About twelve copies of the stream, four of the MLP's inner layer and eight of one layer's
     pattern are alive at once: the attention of transformers holds four or five of these, a mask
-    one more, a replacement of ablated edges another. The logits are softmaxed and sorted in
+    and the numbers that it is read from two more, a replacement of ablated edges another. The logits are softmaxed and sorted in
     float64.
     """
     stream = tokens * (12 * architecture.d_model + 4 * architecture.d_mlp * architecture.experts)
-    pattern = 7 * architecture.heads * tokens * tokens
+    pattern = 8 * architecture.heads * tokens * tokens
     return itemsize * (stream + pattern) + 32 * architecture.d_vocab
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from strace_lens.model.architecture import Model, at_hand, is_away
@@ -66,10 +67,7 @@ def fingerprint(model: Model) -> Hashable:
         facts.append((tensor.data_ptr(), version, tuple(tensor.shape), tensor.stride()))
         if tensor.is_meta:
             continue
-        flat = tensor.reshape(-1)
-        if flat.numel() > _WHOLE:
-            flat = flat[:: flat.numel() // _SAMPLES]
-        samples.setdefault((tensor.dtype, tensor.device), []).append(flat)
+        samples.setdefault((tensor.dtype, tensor.device), []).append(_sample(tensor))
     digest = hashlib.sha256()
     for (dtype, device), values in samples.items():
         facts.append((dtype, device))
@@ -134,6 +132,17 @@ def _tensors(model: Model, *, buffers: bool, whole: bool = False) -> Iterator[Te
         if place not in seen:
             seen.add(place)
             yield tensor
+
+
+def _sample(tensor: Tensor) -> Shaped[Tensor, " value"]:
+    """All values of a small tensor, and some of a large one, of which no copy is made."""
+    if tensor.numel() <= _WHOLE:
+        return tensor.reshape(-1)
+    step = tensor.numel() // _SAMPLES
+    if tensor.is_contiguous():
+        return tensor.view(-1)[::step]
+    places = torch.arange(0, tensor.numel(), step, device=tensor.device)
+    return tensor[torch.unravel_index(places, tensor.shape)]
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:

@@ -67,6 +67,9 @@ class Method:
     Attributes:
         find: from an `Experiment`, a `seed` and options of its own to one score an edge.
         signed: the scores estimate effects on the metric; False where only their order counts.
+        first_order: the scores are gradients times changes, so that a task in which nothing
+            changes shows in them; for the others it is found out beforehand, with passes of its
+            own.
         large_options: options that `compare` gives it on graphs of more than 2,000 edges, where the
             caller gives none: what two cores do in minutes.
         blind_spot: what it cannot see by its making, for the warning that it does not beat random.
@@ -76,6 +79,7 @@ class Method:
 
     find: Callable[..., Float[Tensor, "destination source *pos"]]
     signed: bool = True
+    first_order: bool = False
     large_options: Mapping[str, Any] = field(default_factory=dict)
     blind_spot: str | None = None
     facts: Callable[[Experiment, Mapping[str, Any]], dict[str, Any]] | None = None
@@ -94,20 +98,24 @@ METHODS: dict[str, Method] = {
     ),
     "attribution-patching": Method(
         attribution.attribution_patching,
+        first_order=True,
         blind_spot=_NODES,
         look=Look("#56B4E9", "dash", "square"),
     ),
-    "eap": Method(attribution.eap, look=Look("#56B4E9", "solid", "circle")),
-    "eap-ig": Method(attribution.eap_ig, look=Look("#0072B2", "solid", "circle")),
+    "eap": Method(attribution.eap, first_order=True, look=Look("#56B4E9", "solid", "circle")),
+    "eap-ig": Method(attribution.eap_ig, first_order=True, look=Look("#0072B2", "solid", "circle")),
     "eap-ig-activations": Method(
         attribution.eap_ig_activations,
+        first_order=True,
         large_options={"steps": 1},
         look=Look("#332288", "dashdot", "diamond"),
     ),
     "clean-corrupted": Method(
-        attribution.clean_corrupted, look=Look("#0072B2", "dot", "triangle-up")
+        attribution.clean_corrupted, first_order=True, look=Look("#0072B2", "dot", "triangle-up")
     ),
-    "eap-ig-kl": Method(attribution.eap_ig_kl, look=Look("#CC79A7", "solid", "diamond")),
+    "eap-ig-kl": Method(
+        attribution.eap_ig_kl, first_order=True, look=Look("#CC79A7", "solid", "diamond")
+    ),
     "acdc": Method(
         acdc.acdc,
         signed=False,
@@ -189,7 +197,9 @@ def discover_in(experiment: Experiment, method: str, *, seed: int = 0, **options
             + (f"it has {', '.join(known)}" if known else "it has none")
         )
     experiment.expect_unchanged()
-    _check_changes(experiment)
+    _check_tokens(experiment)
+    if not METHODS[method].first_order:
+        _check_outputs(experiment)
     before = experiment.passes.forward_rows, experiment.passes.backward_rows
     began = time.perf_counter()
     values = METHODS[method].find(experiment, seed=seed, **options)
@@ -239,6 +249,8 @@ def _check_ranks(
 ) -> None:
     """Refuse scores that are zero, or zero but for rounding where they are effects."""
     largest, least = float(values.abs().max()), 0.0
+    if METHODS[method].first_order and largest < _SUSPICIOUS:
+        _check_outputs(experiment)
     if METHODS[method].signed and largest < _SUSPICIOUS:  # the runs of the reference are not free
         ends = (experiment.clean[1], experiment.corrupted[1])
         metrics = [experiment.score(logits, experiment.reference).abs().max() for logits in ends]
@@ -252,7 +264,14 @@ def _check_ranks(
         )
 
 
-def _check_changes(experiment: Experiment) -> None:
+def _check_tokens(experiment: Experiment) -> None:
+    """Refuse a task whose clean and corrupted prompts are the same tokens, pair by pair."""
+    task = experiment.task
+    if experiment.ablation == "resample" and len(task.unchanged) == len(task):
+        raise ValueError(_same(task, "tokens"))
+
+
+def _check_outputs(experiment: Experiment) -> None:
     """Refuse a task on which a resampled edge carries what it carries anyway.
 
     Pairs are run until one puts out something else, which is the first one of any sound task; the
@@ -268,8 +287,11 @@ def _check_changes(experiment: Experiment) -> None:
         )
         if float((clean - corrupted).abs().max()) > _ROUNDING * float(clean.abs().max()):
             return
-    what = "tokens" if len(task.unchanged) == len(task) else "tokens or output"
-    raise ValueError(
+    raise ValueError(_same(task, "tokens or output"))
+
+
+def _same(task: Task, what: str) -> str:
+    return (
         f"clean and corrupted do not differ in the {what} of any pair of task {task.name!r}; a "
         "resampled edge would carry what it carries anyway: give corrupted prompts of their own, "
         "or another ablation"
