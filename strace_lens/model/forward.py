@@ -203,8 +203,8 @@ def bytes_per_row(architecture: Architecture, tokens: int, itemsize: int = 4) ->
 
     About twelve copies of the stream, four of the MLP's inner layer and eight of one layer's
     pattern are alive at once: the attention of transformers holds four or five of these, a mask
-    and the numbers that it is read from two more, a replacement of ablated edges another. The logits are softmaxed and sorted in
-    float64.
+    and the numbers that it is read from two more, a replacement of ablated edges another. The
+    logits are softmaxed and sorted in float64.
     """
     stream = tokens * (12 * architecture.d_model + 4 * architecture.d_mlp * architecture.experts)
     pattern = 8 * architecture.heads * tokens * tokens
