@@ -17,6 +17,7 @@ import strace_lens as sl
 from strace_lens.component_graph.discover.methods import METHODS
 from strace_lens.component_graph.evaluate import completeness, minimality
 from strace_lens.component_graph.experiment import make_experiment
+from strace_lens.component_graph.run_circuits import circuit_metric
 from strace_lens.model.checks import architecture_of
 from strace_lens.token_graph import masked_run
 from strace_lens.token_graph.estimators import ESTIMATORS
@@ -63,12 +64,14 @@ def test_curves_are_those_of_the_cpu(name: str, keep: tuple[str, ...], kind: str
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", NAMES)
 def test_estimators_run_and_find_traces_as_dense(name: str, estimator: str) -> None:
+    """Rounding alone, a millionth of each weight, moves a learned density by up to 0.015."""
+
     def density(model: Any) -> float:
-        found = sl.estimate(model, sl.token_graph(model, IDS), estimator)
+        found = sl.estimate(model, sl.token_graph(model, tiny.token_ids(16)), estimator)
         return sl.density_curve(model, found, refine=0, controls=False).density
 
     ours, theirs = both(name, density)
-    assert theirs == pytest.approx(ours, abs=0.02)
+    assert theirs == pytest.approx(ours, abs=0.03)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,7 +109,16 @@ def test_circuits_are_evaluated_as_on_the_cpu(name: str) -> None:
         return [found.cpr, found.cmd, completeness(experiment, circuit), *costs]
 
     ours, theirs = both(name, evaluated)
-    np.testing.assert_allclose(theirs, ours, atol=1e-2)
+    np.testing.assert_allclose(theirs, ours, atol=1e-2, rtol=1e-3)
+
+
+def test_masks_may_lie_on_the_cpu() -> None:
+    def metric(model: Any) -> torch.Tensor:
+        experiment = make_experiment(model, tiny_task())
+        return circuit_metric(experiment, experiment.graph.exists[None]).cpu()
+
+    ours, theirs = both("llama", metric)
+    torch.testing.assert_close(theirs, ours, atol=1e-3, rtol=1e-3)
 
 
 def test_a_sweep_runs(tmp_path: Any) -> None:

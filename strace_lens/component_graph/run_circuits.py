@@ -151,7 +151,7 @@ def _rows(
     for rows in experiment.chunks(len(keep) * len(task)):
         index = torch.arange(rows.start, rows.stop)
         circuits, pairs = index // len(task), index % len(task)
-        kept = keep[circuits.to(device)]
+        kept = keep[circuits.to(keep.device)].to(device)
         out = kept if direction == "denoise" else ~kept if kept.dtype == torch.bool else 1 - kept
         with torch.no_grad():
             logits = patched_logits(
