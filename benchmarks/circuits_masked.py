@@ -19,9 +19,9 @@ from torch import Tensor
 
 from benchmarks.circuits_models import TOKENS, gpt2_shape, random_task
 from benchmarks.common import fastest, info, report, smollm2
-from strace_lens.component_graph.experiment import Experiment, make_experiment
-from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.component_graph.run_circuits import circuit_metric
+from strace_lens.circuits.experiment import Experiment, make_experiment
+from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.run_circuits import circuit_metric
 from strace_lens.model.architecture import Model
 from strace_lens.model.forward import last_logits
 

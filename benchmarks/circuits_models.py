@@ -16,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from benchmarks.common import device
-from strace_lens.component_graph.task import Task
+from strace_lens.circuits.task import Task
 from strace_lens.model.architecture import Model
 
 PAIRS, TOKENS = 8, 16

@@ -21,8 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.component_graph.task import Task
+from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.task import Task
 
 INSTALL = "pip install --no-deps auto-circuit==1.0.1 attrs ordered-set blobfile pycryptodomex lxml"
 

@@ -19,8 +19,8 @@ import torch
 
 import strace_lens as sl
 from benchmarks.common import TOKENS, info, real_prompt, report, smollm2
-from strace_lens.token_graph.best_first import best_first
-from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape, edge_list
+from strace_lens.traces.best_first import best_first
+from strace_lens.traces.edges import UNREACHABLE, EdgeTensors, GraphShape, edge_list
 
 GOAL = 30
 REPEATS = 5

@@ -17,17 +17,17 @@ import torch
 import strace_lens as sl
 from benchmarks.common import info, interleaved_seconds, real_prompt, report, show, smollm2
 from strace_lens.model.hold import fixed_weights
-from strace_lens.token_graph.ablation import ZERO
-from strace_lens.token_graph.fisher import fisher_scores
-from strace_lens.token_graph.fit import (
+from strace_lens.traces.ablation import ZERO
+from strace_lens.traces.fisher import fisher_scores
+from strace_lens.traces.fit import (
     GRADIENT_BUDGET,
     Fit,
     fit_to,
     gradients,
     weighted_log_probs,
 )
-from strace_lens.token_graph.learn import ROWS
-from strace_lens.token_graph.prune import FACTOR, prune_steps
+from strace_lens.traces.learn import ROWS
+from strace_lens.traces.prune import FACTOR, prune_steps
 
 GOAL = 1.3
 TOKENS = 24

@@ -83,9 +83,9 @@ def large(tiny: bool, device: str, tokens: int, budget: int, repeats: int) -> di
     from benchmarks.random_models import QWEN_7B, TINY, qwen2, random_ids, random_model
     from strace_lens.model.checks import architecture_of
     from strace_lens.model.forward import bytes_per_row
-    from strace_lens.token_graph.ablation import ZERO
-    from strace_lens.token_graph.curve_rows import curve_rows
-    from strace_lens.token_graph.edges import keep_text
+    from strace_lens.traces.ablation import ZERO
+    from strace_lens.traces.curve_rows import curve_rows
+    from strace_lens.traces.edges import keep_text
     from strace_lens.utils.peak_memory import peak_memory
 
     shape = TINY if tiny else QWEN_7B
@@ -136,7 +136,7 @@ def large(tiny: bool, device: str, tokens: int, budget: int, repeats: int) -> di
 
 def run(model: Any, arch: Any, rows: Any, budget: int) -> Any:
     """Logits of the rows of a curve, on the model's device."""
-    from strace_lens.token_graph.masked_run import masked_logits
+    from strace_lens.traces.masked_run import masked_logits
 
     return masked_logits(model, arch, rows.groups, memory_budget=budget)
 
@@ -174,8 +174,8 @@ def small(tiny: bool, device: str, budget: int, repeats: int) -> dict[str, Any]:
     from benchmarks.common import fastest, info, real_prompt
     from benchmarks.random_models import TINY, llama, random_ids, random_model
     from strace_lens.model.checks import architecture_of
-    from strace_lens.token_graph.ablation import ZERO
-    from strace_lens.token_graph.curve_rows import curve_rows
+    from strace_lens.traces.ablation import ZERO
+    from strace_lens.traces.curve_rows import curve_rows
 
     if tiny:
         models = [random_model(llama(TINY), torch.float32, where) for where in ("cpu", device)]

@@ -18,8 +18,8 @@ from benchmarks.common import info, interleaved_seconds, report, smollm2, smollm
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
-from strace_lens.token_graph.masked_run import masked_logits, passes
-from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.traces.masked_run import masked_logits, passes
+from strace_lens.traces.rows import MaskedRows
 
 GOAL = 1.1
 REPEATS = 9

@@ -11,8 +11,8 @@ from statistics import median
 
 from benchmarks.common import TOKENS, info, interleaved_seconds, report
 from benchmarks.extraction import real_importance
-from strace_lens.token_graph.best_first import best_first
-from strace_lens.token_graph.schedule import residual_closure, schedule
+from strace_lens.traces.best_first import best_first
+from strace_lens.traces.schedule import residual_closure, schedule
 
 GOAL = 10
 REPEATS = 11

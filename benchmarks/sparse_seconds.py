@@ -16,8 +16,8 @@ import strace_lens as sl
 from benchmarks.common import info, interleaved_seconds, show, smollm2, smollm2_trace
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
-from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.traces.masked_run import masked_logits
+from strace_lens.traces.rows import MaskedRows
 
 REPEATS = 7
 

@@ -29,8 +29,8 @@ from benchmarks.common import (
 from strace_lens.measures import distributions as measures
 from strace_lens.model.architecture import Model
 from strace_lens.model.forward import Hook
-from strace_lens.token_graph.curve_rows import random_ranks
-from strace_lens.token_graph.edges import EdgeTensors
+from strace_lens.traces.curve_rows import random_ranks
+from strace_lens.traces.edges import EdgeTensors
 
 GOAL = 3
 REPEATS = 3

@@ -16,10 +16,10 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from strace_lens.model.architecture import Architecture
 from strace_lens.model.checks import architecture_of
-from strace_lens.token_graph.ablation import ZERO, Replacement
-from strace_lens.token_graph.edges import UNREACHABLE, EdgeTensors, GraphShape
-from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.traces.ablation import ZERO, Replacement
+from strace_lens.traces.edges import UNREACHABLE, EdgeTensors, GraphShape
+from strace_lens.traces.masked_run import masked_logits
+from strace_lens.traces.rows import MaskedRows
 from tests import oracle, tiny
 
 HOOKED = [pytest.param(name, marks=tiny.needs_hooked_transformer) for name in tiny.HOOKED]

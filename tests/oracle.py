@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from strace_lens.token_graph.edges import EdgeTensors, GraphShape
+from strace_lens.traces.edges import EdgeTensors, GraphShape
 from tests import tiny
 from tests.oracle_hooked import from_hooked_transformer
 from tests.oracle_hugging_face import from_hugging_face

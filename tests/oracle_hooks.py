@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from strace_lens.token_graph.edges import EdgeTensors, GraphShape
+from strace_lens.traces.edges import EdgeTensors, GraphShape
 from tests.families import hf_family
 
 Rows = Float[Tensor, "row pos d_model"]

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.token_graph.edges import EdgeTensors
+from strace_lens.traces.edges import EdgeTensors
 from tests import oracle
 from tests.oracle_model import Layer
 

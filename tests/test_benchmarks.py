@@ -8,7 +8,7 @@ import pytest
 import strace_lens as sl
 from benchmarks import common, extraction, importance, masked_forward, sparse_seconds, trace_job
 from benchmarks.scaling import cost_of_trace, exponent
-from strace_lens.token_graph.edges import GraphShape
+from strace_lens.traces.edges import GraphShape
 from tests import tiny
 
 SIZES = (0.01, 0.1, 0.3, 1.0)

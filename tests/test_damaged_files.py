@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import strace_lens as sl
-from strace_lens.component_graph.graph import ComponentGraph
+from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.files import interchange
 from strace_lens.files.result_files import read_result, write_result
 from tests import tiny

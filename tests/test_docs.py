@@ -22,7 +22,7 @@ from typer.main import get_command
 
 import strace_lens as sl
 from strace_lens.cli import app
-from strace_lens.token_graph.importance import IMPORTANCES
+from strace_lens.traces.importance import IMPORTANCES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

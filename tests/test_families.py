@@ -16,7 +16,7 @@ import torch
 from strace_lens.model.architecture import UnsupportedModelError
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.load import load_model
-from strace_lens.token_graph.masked_run import masked_logits
+from strace_lens.traces.masked_run import masked_logits
 from tests import cases, oracle_hooks, tiny
 from tests.cases import relative_error, rows
 from tests.families import FAMILIES, family, hf_family

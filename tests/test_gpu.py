@@ -14,15 +14,15 @@ import pytest
 import torch
 
 import strace_lens as sl
-from strace_lens.component_graph.discover.methods import METHODS
-from strace_lens.component_graph.evaluate import completeness, minimality
-from strace_lens.component_graph.experiment import make_experiment
-from strace_lens.component_graph.run_circuits import circuit_metric
+from strace_lens.circuits.discover.methods import METHODS
+from strace_lens.circuits.evaluate import completeness, minimality
+from strace_lens.circuits.experiment import make_experiment
+from strace_lens.circuits.run_circuits import circuit_metric
 from strace_lens.model.checks import architecture_of
-from strace_lens.token_graph import masked_run
-from strace_lens.token_graph.estimators import ESTIMATORS
+from strace_lens.traces import masked_run
+from strace_lens.traces.estimators import ESTIMATORS
 from tests import tiny
-from tests.component_graph.made import tiny_task
+from tests.circuits.made import tiny_task
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from strace_lens.token_graph.edges import EdgeTensors, hook_name
+from strace_lens.traces.edges import EdgeTensors, hook_name
 from tests import oracle, tiny
 
 HOOKED = [pytest.param(name, marks=tiny.needs_hooked_transformer) for name in tiny.HOOKED]

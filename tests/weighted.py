@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import strace_lens as sl
-from strace_lens.token_graph import ablation
-from strace_lens.token_graph.ablation import ZERO, Replacement
-from strace_lens.token_graph.edges import EdgeTensors, GraphShape
-from strace_lens.token_graph.rows import WeightedRows
+from strace_lens.traces import ablation
+from strace_lens.traces.ablation import ZERO, Replacement
+from strace_lens.traces.edges import EdgeTensors, GraphShape
+from strace_lens.traces.rows import WeightedRows
 from tests import cases, tiny
 
 TOKENS = tiny.token_ids(5)  # longer than the sliding window

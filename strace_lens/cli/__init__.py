@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import importlib
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 
-from strace_lens.cli.compare import compare_command
-from strace_lens.cli.doctor import doctor_command
-from strace_lens.cli.phases import phases_command
-from strace_lens.cli.report import report_command
-from strace_lens.cli.sweep import sweep_command
-from strace_lens.cli.text import text_command
-from strace_lens.cli.trace import trace
 from strace_lens.utils.interrupt import interruptible
 from strace_lens.utils.versions import VERSION
+
+
+class Command(NamedTuple):
+    """A command before its module is imported.
+
+    Attributes:
+        function: its name in the module that has the command's name.
+        summary: the first line of the function's docstring, for the list of commands.
+    """
+
+    function: str
+    summary: str
+
+
+COMMANDS = {
+    "trace": Command("trace", "Trace one prompt: how much of the model does its next token need?"),
+    "text": Command(
+        "text_command", "Colour a text by how much of the model each of its tokens needs."
+    ),
+    "compare": Command(
+        "compare_command",
+        "Compare ways of finding a circuit on one task, each against random rankings.",
+    ),
+    "sweep": Command(
+        "sweep_command",
+        "Trace and measure many prompts into a folder, for `strace-lens phases` to read.",
+    ),
+    "phases": Command(
+        "phases_command",
+        "Analyse sweeps: test the paper's claims, find where construction ends, compare runs.",
+    ),
+    "report": Command("report_command", "Put traces on one page to explore, with a slider over s."),
+    "doctor": Command(
+        "doctor_command",
+        "Print versions, devices, and which models and optional packages are installed.",
+    ),
+}
+"""The commands. Their modules import torch, so each is imported only when its command is named."""
 
 
 class _Commands(TyperGroup):
@@ -25,6 +57,15 @@ class _Commands(TyperGroup):
         with interruptible():
             return super().invoke(ctx)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, listed, rest = super().resolve_command(ctx, args)
+        if listed is None or name is None:
+            return name, listed, rest
+        module = importlib.import_module(f"{__name__}.{name}")
+        alone = typer.Typer()
+        alone.command(name)(getattr(module, COMMANDS[name].function))
+        return name, typer.main.get_command(alone), rest
+
 
 app = typer.Typer(
     cls=_Commands,
@@ -32,13 +73,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Start with: strace-lens trace 'The capital of France is'",
 )
-app.command()(trace)
-app.command("text")(text_command)
-app.command("compare")(compare_command)
-app.command("sweep")(sweep_command)
-app.command("phases")(phases_command)
-app.command("report")(report_command)
-app.command("doctor")(doctor_command)
+
+
+def _listed() -> None:
+    """A command in the list of commands; `resolve_command` puts the real one in its place."""
+
+
+for _name, _command in COMMANDS.items():
+    app.command(_name, help=_command.summary)(_listed)
 
 
 def _print_version(wanted: bool) -> bool:

@@ -25,9 +25,9 @@ from strace_lens.ground_truth.tracr import MissingTracrError
 from strace_lens.model.architecture import Model
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.load import DEFAULT, DTYPES, MAPS, load_model
-from strace_lens.token_graph.edges import KINDS, kinds_to_keep
-from strace_lens.token_graph.estimators import ESTIMATORS
-from strace_lens.token_graph.fit import GRADIENT_BUDGET
+from strace_lens.traces.edges import KINDS, kinds_to_keep
+from strace_lens.traces.estimators import ESTIMATORS
+from strace_lens.traces.fit import GRADIENT_BUDGET
 from strace_lens.utils.disk import parse_object, read_prompt
 
 Complete = Callable[[str], list[str]]

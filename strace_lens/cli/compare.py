@@ -12,6 +12,13 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
+from strace_lens.circuits.discover.methods import METHODS
+from strace_lens.circuits.evaluate import RANKED_BY, ranks_by_magnitude
+from strace_lens.circuits.metrics import METRICS
+from strace_lens.circuits.outputs import ABLATIONS
+from strace_lens.circuits.task import Task
+from strace_lens.circuits.tasks.generate import TASKS, make_task
+from strace_lens.circuits.tasks.read import read_task
 from strace_lens.cli.common import (
     AllowPickleOption,
     DeviceOption,
@@ -26,16 +33,9 @@ from strace_lens.cli.common import (
     progress_bar,
     step,
 )
-from strace_lens.compare.compare import check_methods, compare, comparison_steps, split
-from strace_lens.compare.comparison import COLUMNS, TIMINGS, Comparison
-from strace_lens.compare.files import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
-from strace_lens.component_graph.discover.methods import METHODS
-from strace_lens.component_graph.evaluate import RANKED_BY, ranks_by_magnitude
-from strace_lens.component_graph.metrics import METRICS
-from strace_lens.component_graph.outputs import ABLATIONS
-from strace_lens.component_graph.task import Task
-from strace_lens.component_graph.tasks.generate import TASKS, make_task
-from strace_lens.component_graph.tasks.read import read_task
+from strace_lens.comparison.compare import check_methods, compare, comparison_steps, split
+from strace_lens.comparison.comparison import COLUMNS, TIMINGS, Comparison
+from strace_lens.comparison.files import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
 from strace_lens.ground_truth.models import GROUND_TRUTHS, GroundTruth, ground_truth
 from strace_lens.model.architecture import Model
 from strace_lens.model.load import DEFAULT

@@ -60,8 +60,8 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.load import load_model
 from strace_lens.model.prompts import own_tokenizer, text_ids
 from strace_lens.model.skeleton import Skeleton, skeleton
-from strace_lens.token_graph.edges import KINDS, keep_text
-from strace_lens.token_graph.estimators import ESTIMATORS, estimator_of
+from strace_lens.traces.edges import KINDS, keep_text
+from strace_lens.traces.estimators import ESTIMATORS, estimator_of
 from strace_lens.utils.disk import results_folder
 from strace_lens.utils.interrupt import INTERRUPTED
 

@@ -35,7 +35,7 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.prompts import tokenize
 from strace_lens.plot.text_density import text_density_page
-from strace_lens.token_graph.estimators import estimator_of
+from strace_lens.traces.estimators import estimator_of
 from strace_lens.utils.disk import results_folder, write_whole
 
 PAGE, TABLE = "text.html", "text.csv"

@@ -47,13 +47,13 @@ from strace_lens.model.prompts import tokenize
 from strace_lens.report.summary import summarize
 from strace_lens.report.tables import print_curve, print_ways
 from strace_lens.report.trace import trace_report
-from strace_lens.token_graph.ablation import ABLATIONS, Replacement, replacement
-from strace_lens.token_graph.curve_rows import most_rows
-from strace_lens.token_graph.estimators import estimate, estimator_of, steps
-from strace_lens.token_graph.extract import extract
-from strace_lens.token_graph.graph import TokenGraph, token_graph
-from strace_lens.token_graph.importance import IMPORTANCES, importance_function
-from strace_lens.token_graph.trace import Trace
+from strace_lens.traces.ablation import ABLATIONS, Replacement, replacement
+from strace_lens.traces.curve_rows import most_rows
+from strace_lens.traces.estimators import estimate, estimator_of, steps
+from strace_lens.traces.extract import extract
+from strace_lens.traces.graph import TokenGraph, token_graph
+from strace_lens.traces.importance import IMPORTANCES, importance_function
+from strace_lens.traces.trace import Trace
 from strace_lens.utils.disk import read_text, results_folder, write_whole
 
 PAGE = "trace.html"

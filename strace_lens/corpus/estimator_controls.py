@@ -25,14 +25,14 @@ from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import Hook, last_logits
 from strace_lens.model.prompts import Prompt, PromptError, tokenize
-from strace_lens.token_graph.ablation import Replacement
-from strace_lens.token_graph.compute import compute_share, on_path
-from strace_lens.token_graph.curve_rows import curve_rows, most_rows
-from strace_lens.token_graph.estimators import ESTIMATORS, estimate
-from strace_lens.token_graph.graph import TokenGraph
-from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.noise import embedding_noise
-from strace_lens.token_graph.trace import Trace
+from strace_lens.traces.ablation import Replacement
+from strace_lens.traces.compute import compute_share, on_path
+from strace_lens.traces.curve_rows import curve_rows, most_rows
+from strace_lens.traces.estimators import ESTIMATORS, estimate
+from strace_lens.traces.graph import TokenGraph
+from strace_lens.traces.masked_run import masked_logits
+from strace_lens.traces.noise import embedding_noise
+from strace_lens.traces.trace import Trace
 from strace_lens.utils.progress import no_progress
 
 ROLES = ("own", "wrong", "sibling", "noise")

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from strace_lens.model.architecture import Architecture
 from strace_lens.model.forward import Hook
-from strace_lens.token_graph.graph import TokenGraph
-from strace_lens.token_graph.rows import MaskRows
+from strace_lens.traces.graph import TokenGraph
+from strace_lens.traces.rows import MaskRows
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,12 +24,12 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
 from strace_lens.model.predictions import token_texts
-from strace_lens.token_graph.ablation import Replacement, replacement
-from strace_lens.token_graph.curve_rows import CurveRows
-from strace_lens.token_graph.estimators import estimate
-from strace_lens.token_graph.graph import TokenGraph, token_graph
-from strace_lens.token_graph.masked_run import run_plans
-from strace_lens.token_graph.trace import Trace, edges_by_size
+from strace_lens.traces.ablation import Replacement, replacement
+from strace_lens.traces.curve_rows import CurveRows
+from strace_lens.traces.estimators import estimate
+from strace_lens.traces.graph import TokenGraph, token_graph
+from strace_lens.traces.masked_run import run_plans
+from strace_lens.traces.trace import Trace, edges_by_size
 from strace_lens.utils.progress import no_progress
 
 HALVINGS = 4

@@ -34,10 +34,10 @@ from strace_lens.model.forward import bytes_per_row, rows_per_pass
 from strace_lens.model.load import DEFAULT
 from strace_lens.model.prompts import Prompt
 from strace_lens.model.skeleton import TOKENS_A_WORD, Skeleton, skeleton
-from strace_lens.token_graph.estimators import fitting_passes, steps
-from strace_lens.token_graph.fit import bytes_per_gradient_row
-from strace_lens.token_graph.graph import shape_of
-from strace_lens.token_graph.masked_run import passes
+from strace_lens.traces.estimators import fitting_passes, steps
+from strace_lens.traces.fit import bytes_per_gradient_row
+from strace_lens.traces.graph import shape_of
+from strace_lens.traces.masked_run import passes
 
 MEASURE_SECONDS = 1.5e-7
 """What it costs the CPU to measure one entry of the distribution that a row puts out."""

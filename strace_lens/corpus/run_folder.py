@@ -31,7 +31,7 @@ from strace_lens.corpus.parts import (
 )
 from strace_lens.corpus.store import read_manifest
 from strace_lens.measures.sizes import auc_paper
-from strace_lens.token_graph.estimators import ESTIMATORS
+from strace_lens.traces.estimators import ESTIMATORS
 from strace_lens.utils.html_repr import facts
 from strace_lens.utils.manifest import NAME as MANIFEST
 

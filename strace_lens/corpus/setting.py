@@ -18,9 +18,9 @@ from strace_lens.measures.sizes import REFINE, SIZES, check_sizes
 from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.forward import MEMORY_BUDGET, last_logits
 from strace_lens.model.prompts import Prompt, own_tokenizer
-from strace_lens.token_graph.edges import kinds_to_keep
-from strace_lens.token_graph.estimators import estimator_of
-from strace_lens.token_graph.fit import GRADIENT_BUDGET
+from strace_lens.traces.edges import kinds_to_keep
+from strace_lens.traces.estimators import estimator_of
+from strace_lens.traces.fit import GRADIENT_BUDGET
 
 ABLATIONS = ("zero", "mean")
 WHICH_CONTROLS = ("none", "size", "all")

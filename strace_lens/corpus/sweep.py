@@ -36,7 +36,7 @@ from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
 from strace_lens.model.weights import weights_hash
-from strace_lens.token_graph.graph import shape_of
+from strace_lens.traces.graph import shape_of
 from strace_lens.utils.disk import remove_strays, results_folder
 from strace_lens.utils.progress import Counted, count_bar
 from strace_lens.utils.versions import versions

@@ -19,10 +19,10 @@ from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, all_logits
 from strace_lens.model.hold import verb
 from strace_lens.model.prompts import Prompt, cut, tokenize
-from strace_lens.token_graph.edges import kinds_to_keep
-from strace_lens.token_graph.estimators import estimate, estimator_of
-from strace_lens.token_graph.fit import GRADIENT_BUDGET
-from strace_lens.token_graph.graph import token_graph
+from strace_lens.traces.edges import kinds_to_keep
+from strace_lens.traces.estimators import estimate, estimator_of
+from strace_lens.traces.fit import GRADIENT_BUDGET
+from strace_lens.traces.graph import token_graph
 from strace_lens.utils.progress import Steps, no_progress, steps_bar
 
 TEXT_SIZES = (1e-5, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0)

@@ -33,11 +33,11 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, last_logits
 from strace_lens.model.hold import verb
-from strace_lens.token_graph.ablation import ZERO, Replacement
-from strace_lens.token_graph.edges import EdgeTensors, keep_text
-from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.rows import MaskedRows
-from strace_lens.token_graph.trace import Trace
+from strace_lens.traces.ablation import ZERO, Replacement
+from strace_lens.traces.edges import EdgeTensors, keep_text
+from strace_lens.traces.masked_run import masked_logits
+from strace_lens.traces.rows import MaskedRows
+from strace_lens.traces.trace import Trace
 
 DESTROYED = 0.9
 """Share of the total variation without the whole trace from which on an output is destroyed."""

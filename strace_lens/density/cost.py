@@ -16,10 +16,10 @@ from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, bytes_per_row, rows_per_pass
 from strace_lens.model.hold import verb
-from strace_lens.token_graph.curve_rows import drawing_bytes, drawn_at_once, most_rows
-from strace_lens.token_graph.graph import shape_of
-from strace_lens.token_graph.masked_run import passes
-from strace_lens.token_graph.rows import SUBSETS
+from strace_lens.traces.curve_rows import drawing_bytes, drawn_at_once, most_rows
+from strace_lens.traces.graph import shape_of
+from strace_lens.traces.masked_run import passes
+from strace_lens.traces.rows import SUBSETS
 
 PATTERN_TOUCHES = 16
 """Softmaxes that cost as much as all that is done to a pattern's entries one by one."""

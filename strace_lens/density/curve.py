@@ -18,11 +18,11 @@ from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, last_logits
 from strace_lens.model.hold import verb
 from strace_lens.model.predictions import beside, most_probable, token_texts, top_tokens
-from strace_lens.token_graph.ablation import ZERO, Replacement
-from strace_lens.token_graph.curve_rows import CurveRows, curve_rows
-from strace_lens.token_graph.edges import KINDS
-from strace_lens.token_graph.masked_run import run_plans
-from strace_lens.token_graph.trace import Trace
+from strace_lens.traces.ablation import ZERO, Replacement
+from strace_lens.traces.curve_rows import CurveRows, curve_rows
+from strace_lens.traces.edges import KINDS
+from strace_lens.traces.masked_run import run_plans
+from strace_lens.traces.trace import Trace
 from strace_lens.utils.html_repr import facts
 from strace_lens.utils.progress import Steps, steps_bar
 

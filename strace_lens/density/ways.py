@@ -18,11 +18,11 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
-from strace_lens.token_graph.ablation import ZERO, Replacement
-from strace_lens.token_graph.edges import KINDS, keep_text
-from strace_lens.token_graph.estimators import estimate
-from strace_lens.token_graph.fit import GRADIENT_BUDGET
-from strace_lens.token_graph.graph import TokenGraph
+from strace_lens.traces.ablation import ZERO, Replacement
+from strace_lens.traces.edges import KINDS, keep_text
+from strace_lens.traces.estimators import estimate
+from strace_lens.traces.fit import GRADIENT_BUDGET
+from strace_lens.traces.graph import TokenGraph
 from strace_lens.utils.progress import Steps, no_progress
 
 

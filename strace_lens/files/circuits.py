@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strace_lens.component_graph.circuit import Circuit, Scores
-from strace_lens.component_graph.graph import ComponentGraph, graph_from_facts
+from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.graph import ComponentGraph, graph_from_facts
 from strace_lens.files.result_files import ResultFileError, read_result, write_result
 from strace_lens.utils import checks
 

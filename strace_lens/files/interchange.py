@@ -26,10 +26,10 @@ from typing import Any
 import networkx as nx
 import torch
 
-from strace_lens.component_graph.circuit import Circuit, Scores
-from strace_lens.component_graph.graph import EMBED, LOGITS, ComponentGraph
+from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.graph import EMBED, LOGITS, ComponentGraph
 from strace_lens.files.result_files import ResultFileError, facts_text
-from strace_lens.token_graph.trace import Subgraph
+from strace_lens.traces.trace import Subgraph
 from strace_lens.utils import checks
 from strace_lens.utils.disk import JsonError, TextFileError, parse_json, read_text, write_whole
 

@@ -24,8 +24,8 @@ from strace_lens.density.curve import TEXTS, DensityCurve
 from strace_lens.files.result_files import ResultFileError, read_result, write_result
 from strace_lens.model.predictions import Beside
 from strace_lens.model.prompts import Prompt
-from strace_lens.token_graph.ablation import ABLATIONS
-from strace_lens.token_graph.edges import (
+from strace_lens.traces.ablation import ABLATIONS
+from strace_lens.traces.edges import (
     KINDS,
     UNREACHABLE,
     EdgeTensors,
@@ -35,7 +35,7 @@ from strace_lens.token_graph.edges import (
     order_of,
     ranks_of,
 )
-from strace_lens.token_graph.trace import Trace
+from strace_lens.traces.trace import Trace
 from strace_lens.utils import checks
 
 

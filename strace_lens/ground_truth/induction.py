@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from strace_lens.component_graph.task import Task
+from strace_lens.circuits.task import Task
 from strace_lens.ground_truth.weights import Weights
 
 LAYERS, HEADS, D_MODEL, D_HEAD, VOCABULARY, LENGTH = 2, 4, 64, 16, 32, 24

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.component_graph.task import Task
+from strace_lens.circuits.task import Task
 from strace_lens.ground_truth.weights import Weights
 
 LAYERS, HEADS, D_HEAD, VOCABULARY, LENGTH = 3, 3, 4, 32, 6

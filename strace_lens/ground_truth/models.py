@@ -8,9 +8,9 @@ from functools import partial
 
 import torch
 
-from strace_lens.component_graph.circuit import Circuit, full_circuit
-from strace_lens.component_graph.task import Task
-from strace_lens.component_graph.wiring import component_graph
+from strace_lens.circuits.circuit import Circuit, full_circuit
+from strace_lens.circuits.task import Task
+from strace_lens.circuits.wiring import component_graph
 from strace_lens.ground_truth.induction import induction_task, induction_weights
 from strace_lens.ground_truth.linear import linear_task, linear_weights
 from strace_lens.ground_truth.tracr import (

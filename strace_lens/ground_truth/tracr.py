@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.component_graph.task import Task
+from strace_lens.circuits.task import Task
 from strace_lens.ground_truth.weights import Mlps, Weights
 
 Token = str | int

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.component_graph.circuit import Circuit, full_circuit
-from strace_lens.component_graph.experiment import make_experiment
-from strace_lens.component_graph.patching import patched_logits
-from strace_lens.component_graph.run_circuits import run_circuits
-from strace_lens.component_graph.task import Task
-from strace_lens.component_graph.wiring import component_graph
+from strace_lens.circuits.circuit import Circuit, full_circuit
+from strace_lens.circuits.experiment import make_experiment
+from strace_lens.circuits.patching import patched_logits
+from strace_lens.circuits.run_circuits import run_circuits
+from strace_lens.circuits.task import Task
+from strace_lens.circuits.wiring import component_graph
 from strace_lens.ground_truth.weights import Weights, weights_of
 from strace_lens.model.architecture import Model
 

@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float, Int
 
-from strace_lens.component_graph.circuit import Circuit, Scores
-from strace_lens.component_graph.graph import EMBED, LOGITS, ComponentGraph, node_of
+from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.graph import EMBED, LOGITS, ComponentGraph, node_of
 from strace_lens.plot.style import INK, figure, text_of
 
 INPUTS: tuple[str, ...] = ("q", "k", "v", "MLP", "logits")

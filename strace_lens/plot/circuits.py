@@ -10,10 +10,10 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from strace_lens.compare.comparison import Comparison, MethodResult, chance_level
-from strace_lens.component_graph.agreement import agreement
-from strace_lens.component_graph.circuit import Circuit
-from strace_lens.component_graph.evaluate import FAITHFUL
+from strace_lens.circuits.agreement import agreement
+from strace_lens.circuits.circuit import Circuit
+from strace_lens.circuits.evaluate import FAITHFUL
+from strace_lens.comparison.comparison import Comparison, MethodResult, chance_level
 from strace_lens.plot.style import (
     INK,
     SCALE,

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from strace_lens.compare.comparison import Comparison, chance_level
+from strace_lens.comparison.comparison import Comparison, chance_level
 from strace_lens.plot.style import (
     COLOURS,
     INK,

@@ -25,7 +25,7 @@ from strace_lens.plot.style import (
     size_axis,
     size_texts,
 )
-from strace_lens.token_graph.edges import KINDS
+from strace_lens.traces.edges import KINDS
 
 _EMPTY = "no size measured has an edge"
 

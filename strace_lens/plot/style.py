@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from strace_lens.component_graph.discover.methods import METHODS, Look
+from strace_lens.circuits.discover.methods import METHODS, Look
 from strace_lens.utils.html_repr import isolated, short
 
 INK = "#222222"

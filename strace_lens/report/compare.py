@@ -6,9 +6,9 @@ import html
 import math
 from pathlib import Path
 
-from strace_lens.compare.comparison import LEAST_FOR_LEVEL, Comparison, rankings_drawn
-from strace_lens.compare.projection import containing_size
-from strace_lens.component_graph.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.comparison.comparison import LEAST_FOR_LEVEL, Comparison, rankings_drawn
+from strace_lens.comparison.projection import containing_size
 from strace_lens.plot.circuit_drawing import plot_circuits
 from strace_lens.plot.circuits import (
     plot_agreement,

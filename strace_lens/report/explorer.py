@@ -26,7 +26,7 @@ from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import find_phases
 from strace_lens.report.page import model_name, trace_title
 from strace_lens.report.summary import finite
-from strace_lens.token_graph.edges import KINDS, hook_name, order_of
+from strace_lens.traces.edges import KINDS, hook_name, order_of
 
 MOST_EDGES = 2_000_000
 """Edges on one page; about three and a half bytes each, so that it stays under 8 MB."""

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from strace_lens.compare.comparison import Comparison, MethodResult
+from strace_lens.comparison.comparison import Comparison, MethodResult
 from strace_lens.density.causal import read_ablation
 from strace_lens.density.change_points import Phase
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import LayerPhase, Phases
-from strace_lens.token_graph.edges import KINDS
+from strace_lens.traces.edges import KINDS
 
 _COLUMNS = (
     "tv",

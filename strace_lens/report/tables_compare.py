@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pandas as pd
 from rich.console import Console
 
-from strace_lens.compare.comparison import LEAST_FOR_LEVEL, Comparison, rankings_drawn
+from strace_lens.comparison.comparison import LEAST_FOR_LEVEL, Comparison, rankings_drawn
 from strace_lens.report.tables import frame_table, wide_console
 
 _NAMED = 8

@@ -35,7 +35,7 @@ from strace_lens.report.page import (
     trace_title,
     versions_text,
 )
-from strace_lens.token_graph.edges import KINDS, keep_text
+from strace_lens.traces.edges import KINDS, keep_text
 
 EXPLORED_EDGES = 450_000
 """Edges that the explorer of a page draws at most, so that the page stays under 8 MB."""

@@ -14,13 +14,13 @@ import torch
 from typer.testing import CliRunner, Result
 
 import strace_lens as sl
+from strace_lens.circuits.tasks.read import read_task
 from strace_lens.cli import app
 from strace_lens.cli.compare import default_folder
-from strace_lens.compare.files import FOLDERS
-from strace_lens.component_graph.tasks.read import read_task
+from strace_lens.comparison.files import FOLDERS
 from strace_lens.ground_truth.models import ground_truth
 from tests import tiny
-from tests.compare.test_compare import KEYS
+from tests.comparison.test_compare import KEYS
 
 NOUNS = "France Italy Japan England king queen Paris Rome".split()
 
@@ -28,7 +28,7 @@ NOUNS = "France Italy Japan England king queen Paris Rome".split()
 @pytest.fixture(autouse=True, scope="module")
 def fewer_draws() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["strace_lens.compare.compare"], "_DRAWS", 2)
+        patch.setattr(sys.modules["strace_lens.comparison.compare"], "_DRAWS", 2)
         yield
 
 

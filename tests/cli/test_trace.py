@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 import strace_lens as sl
 from strace_lens.cli import app
-from strace_lens.token_graph.estimators import steps
+from strace_lens.traces.estimators import steps
 from tests import tiny
 
 PROMPT = " ".join(tiny.WORDS[:9])

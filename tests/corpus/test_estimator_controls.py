@@ -18,12 +18,12 @@ from strace_lens.corpus.prompts import CorpusError
 from strace_lens.measures.sizes import ESTIMATOR_SIZES
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
-from strace_lens.token_graph.compute import compute_share, on_path
-from strace_lens.token_graph.curve_rows import most_rows
-from strace_lens.token_graph.estimators import Estimator
-from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.noise import embedding_noise
-from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.traces.compute import compute_share, on_path
+from strace_lens.traces.curve_rows import most_rows
+from strace_lens.traces.estimators import Estimator
+from strace_lens.traces.masked_run import masked_logits
+from strace_lens.traces.noise import embedding_noise
+from strace_lens.traces.rows import MaskedRows
 from strace_lens.utils.manifest import OtherResultsError
 from tests import tiny
 from tests.real import smollm2

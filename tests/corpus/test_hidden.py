@@ -12,10 +12,10 @@ import torch
 from strace_lens.corpus.hidden import ActivationRecorder, clean_run, path
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
-from strace_lens.token_graph.graph import token_graph
-from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.masks import mask_hooks
-from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.traces.graph import token_graph
+from strace_lens.traces.masked_run import masked_logits
+from strace_lens.traces.masks import mask_hooks
+from strace_lens.traces.rows import MaskedRows
 from tests import cases, tiny
 
 NAMES = ("llama", "gpt2", "gptj")

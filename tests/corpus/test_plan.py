@@ -19,10 +19,10 @@ from strace_lens.density.cost import Speed, gradient_multiply_adds, multiply_add
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.skeleton import Skeleton, skeleton
-from strace_lens.token_graph.ablation import ZERO
-from strace_lens.token_graph.estimators import fitting_passes
-from strace_lens.token_graph.fit import gradients, weighted_log_probs
-from strace_lens.token_graph.rows import weighted_rows
+from strace_lens.traces.ablation import ZERO
+from strace_lens.traces.estimators import fitting_passes
+from strace_lens.traces.fit import gradients, weighted_log_probs
+from strace_lens.traces.rows import weighted_rows
 from tests import tiny
 from tests.cases import REFUSED, architecture, model_of
 from tests.live_bytes import LiveBytes

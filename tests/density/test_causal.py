@@ -21,8 +21,8 @@ from strace_lens.density.causal import COLUMNS, phase_ablation, read_ablation
 from strace_lens.density.causal_draws import DRAWS
 from strace_lens.density.phases import LayerPhase, Phases, find_phases
 from strace_lens.report.tables import print_curve
-from strace_lens.token_graph.edges import EdgeTensors, keep_text, order_of, ranks_of
-from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.traces.edges import EdgeTensors, keep_text, order_of, ranks_of
+from strace_lens.traces.rows import MaskedRows
 from tests import cases, tiny
 
 SEED = 1

@@ -23,11 +23,11 @@ from strace_lens.density.cost import (
 )
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, bytes_per_row
-from strace_lens.token_graph.ablation import ZERO, Replacement
-from strace_lens.token_graph.curve_rows import curve_rows
-from strace_lens.token_graph.graph import token_graph
-from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.rows import MaskedRows, SubsetRows
+from strace_lens.traces.ablation import ZERO, Replacement
+from strace_lens.traces.curve_rows import curve_rows
+from strace_lens.traces.graph import token_graph
+from strace_lens.traces.masked_run import masked_logits
+from strace_lens.traces.rows import MaskedRows, SubsetRows
 from tests import tiny
 from tests.cases import NAMES, architecture, fresh_bridge, model_of
 from tests.families import family

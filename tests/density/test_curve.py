@@ -12,10 +12,10 @@ import strace_lens as sl
 from strace_lens.density.phases import find_phases
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
-from strace_lens.token_graph.curve_rows import random_ranks
-from strace_lens.token_graph.edges import KINDS, EdgeTensors
-from strace_lens.token_graph.masked_run import masked_logits
-from strace_lens.token_graph.rows import MaskedRows
+from strace_lens.traces.curve_rows import random_ranks
+from strace_lens.traces.edges import KINDS, EdgeTensors
+from strace_lens.traces.masked_run import masked_logits
+from strace_lens.traces.rows import MaskedRows
 from tests import tiny
 
 SIZES = (0.02, 0.1, 0.3, 0.7, 1.0)

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from strace_lens.component_graph.circuit import Circuit, Scores, circuit_of_edges
-from strace_lens.component_graph.graph import ComponentGraph
-from strace_lens.component_graph.run_circuits import run_circuits
-from strace_lens.component_graph.wiring import component_graph
+from strace_lens.circuits.circuit import Circuit, Scores, circuit_of_edges
+from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.run_circuits import run_circuits
+from strace_lens.circuits.wiring import component_graph
 from strace_lens.files.circuits import load_circuit, load_scores, save_circuit, save_scores
 from strace_lens.files.result_files import ResultFileError, write_result
 from tests import cases
-from tests.component_graph.made import random_keep, tiny_task
+from tests.circuits.made import random_keep, tiny_task
 
 GRAPH = ComponentGraph("made", layers=2, heads=4, kv_heads=2)
 MADE = {"seed": 3, "ablation": "resample", "tau": 0.5}

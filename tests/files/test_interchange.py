@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import strace_lens as sl
-from strace_lens.component_graph.graph import ComponentGraph
+from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.files.result_files import ResultFileError
-from tests.component_graph.made import MASKS, graphs, random_keep
+from tests.circuits.made import MASKS, graphs, random_keep
 from tests.plot import made
 
 ONE = ComponentGraph("one", layers=1, heads=2, kv_heads=2)

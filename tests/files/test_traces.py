@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 import strace_lens as sl
 from strace_lens.files.result_files import ResultFileError, read_result, write_result
 from strace_lens.files.traces import save_curve
-from strace_lens.token_graph.edges import KINDS
+from strace_lens.traces.edges import KINDS
 from tests import tiny
 
 SIZES = (0.02, 0.1, 0.3, 0.7, 1.0)

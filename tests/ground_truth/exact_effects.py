@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from strace_lens.component_graph.task import Task
+from strace_lens.circuits.task import Task
 from strace_lens.ground_truth.weights import Weights
 
 

@@ -5,8 +5,8 @@ import functools
 import pytest
 import torch
 
-from strace_lens.component_graph.circuit import Circuit, circuit_of_edges
-from strace_lens.component_graph.run_circuits import run_circuits
+from strace_lens.circuits.circuit import Circuit, circuit_of_edges
+from strace_lens.circuits.run_circuits import run_circuits
 from strace_lens.ground_truth import induction
 from strace_lens.ground_truth.induction import (
     copy_loss,

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.component_graph.circuit import Circuit, empty_circuit, full_circuit
-from strace_lens.component_graph.graph import node_of
-from strace_lens.component_graph.run_circuits import run_circuits
+from strace_lens.circuits.circuit import Circuit, empty_circuit, full_circuit
+from strace_lens.circuits.graph import node_of
+from strace_lens.circuits.run_circuits import run_circuits
 from strace_lens.ground_truth.linear import linear_task, linear_weights
 from strace_lens.ground_truth.models import GroundTruth, ground_truth
 from tests.ground_truth import oracle

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from strace_lens.component_graph.circuit import Circuit
-from strace_lens.component_graph.run_circuits import run_circuits
+from strace_lens.circuits.circuit import Circuit
+from strace_lens.circuits.run_circuits import run_circuits
 from strace_lens.ground_truth.models import GroundTruth, all_inputs_task, ground_truth
 from strace_lens.ground_truth.tracr import (
     PROGRAMS,

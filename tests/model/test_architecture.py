@@ -29,7 +29,7 @@ from strace_lens.model.architecture import (
 )
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.weights import fingerprint, weights_hash
-from strace_lens.token_graph.ablation import ZERO
+from strace_lens.traces.ablation import ZERO
 from tests import cases, oracle, tiny
 from tests.cases import NAMES, POST_NORM, architecture, model_of, relative_error
 from tests.families import FAMILIES, family

@@ -16,12 +16,12 @@ import pytest
 import torch
 
 import strace_lens as sl
-from strace_lens.component_graph.discover.methods import discover_in
-from strace_lens.component_graph.experiment import make_experiment
+from strace_lens.circuits.discover.methods import discover_in
+from strace_lens.circuits.experiment import make_experiment
 from strace_lens.model.architecture import UnsupportedModelError
 from strace_lens.model.hold import hold
 from tests import cases, tiny
-from tests.component_graph.made import tiny_task
+from tests.circuits.made import tiny_task
 from tests.corpus import made
 
 

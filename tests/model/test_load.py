@@ -17,7 +17,7 @@ from strace_lens.model.architecture import UnsupportedModelError
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.load import ModelNotFoundError, load_model
 from strace_lens.model.prompts import PromptError, own_tokenizer, tokenize
-from strace_lens.token_graph.graph import token_graph
+from strace_lens.traces.graph import token_graph
 from tests import cases, hub, real, tiny
 from tests.families import FAMILIES
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 import strace_lens as sl
-from strace_lens.component_graph.circuit import full_circuit
-from strace_lens.component_graph.wiring import wiring_of
+from strace_lens.circuits.circuit import full_circuit
+from strace_lens.circuits.wiring import wiring_of
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import hold
 from strace_lens.model.weights import Cache, fingerprint, remembered, remembered_hash, weights_hash
 from tests import cases, tiny
-from tests.component_graph.made import tiny_task
+from tests.circuits.made import tiny_task
 
 
 def scrambled(model: Any) -> list[Tensor]:

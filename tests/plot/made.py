@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 
 from strace_lens.density.curve import DensityCurve, density_curve
 from strace_lens.density.phases import Phases
-from strace_lens.token_graph.extract import extract
-from strace_lens.token_graph.graph import token_graph
+from strace_lens.traces.extract import extract
+from strace_lens.traces.graph import token_graph
 from tests import tiny
 
 SIZES = (0.001, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)  # the first holds no edge

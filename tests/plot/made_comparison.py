@@ -10,14 +10,14 @@ import functools
 
 import torch
 
-from strace_lens.compare.comparison import Comparison, MethodResult
-from strace_lens.compare.projection import project, trace_of_task
-from strace_lens.component_graph.agreement import auroc, missed_edges, precision_at_true_size
-from strace_lens.component_graph.circuit import Circuit
-from strace_lens.component_graph.discover.methods import discover_in
-from strace_lens.component_graph.evaluate import faithfulness_curve, metric_range
-from strace_lens.component_graph.experiment import Experiment, make_experiment
-from strace_lens.component_graph.task import Task
+from strace_lens.circuits.agreement import auroc, missed_edges, precision_at_true_size
+from strace_lens.circuits.circuit import Circuit
+from strace_lens.circuits.discover.methods import discover_in
+from strace_lens.circuits.evaluate import faithfulness_curve, metric_range
+from strace_lens.circuits.experiment import Experiment, make_experiment
+from strace_lens.circuits.task import Task
+from strace_lens.comparison.comparison import Comparison, MethodResult
+from strace_lens.comparison.projection import project, trace_of_task
 from tests import tiny
 from tests.cases import model_of
 

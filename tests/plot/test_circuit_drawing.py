@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from strace_lens.component_graph.circuit import Circuit, Scores, circuit_of_edges, empty_circuit
-from strace_lens.component_graph.graph import ComponentGraph, node_of
+from strace_lens.circuits.circuit import Circuit, Scores, circuit_of_edges, empty_circuit
+from strace_lens.circuits.graph import ComponentGraph, node_of
 from strace_lens.plot.circuit_drawing import COLOUR, input_of, plot_circuit, plot_circuits
 
 GRAPHS = {

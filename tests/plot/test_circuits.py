@@ -11,8 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from strace_lens.component_graph.agreement import agreement
-from strace_lens.component_graph.discover.methods import METHODS
+from strace_lens.circuits.agreement import agreement
+from strace_lens.circuits.discover.methods import METHODS
 from strace_lens.plot.circuits import (
     plot_agreement,
     plot_faithfulness,

@@ -9,9 +9,9 @@ import torch
 
 from strace_lens.density.curve import DensityCurve
 from strace_lens.model.prompts import Prompt
-from strace_lens.token_graph.curve_rows import random_ranks
-from strace_lens.token_graph.edges import GraphShape
-from strace_lens.token_graph.trace import Trace
+from strace_lens.traces.curve_rows import random_ranks
+from strace_lens.traces.edges import GraphShape
+from strace_lens.traces.trace import Trace
 from tests.plot import made
 
 

@@ -17,7 +17,7 @@ import strace_lens as sl
 from strace_lens.cli import app
 from strace_lens.files.traces import save_curve
 from strace_lens.report.explorer import pack
-from strace_lens.token_graph.edges import order_of
+from strace_lens.traces.edges import order_of
 from tests.plot import made
 from tests.report.made import large_curve
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 import strace_lens as sl
 from strace_lens.density.phases import find_phases
 from strace_lens.report.trace import trace_report
-from strace_lens.token_graph.edges import KINDS, edge_list, hook_name
+from strace_lens.traces.edges import KINDS, edge_list, hook_name
 from tests.browser import chromium, opened
 from tests.plot import made
 from tests.report.made import large_curve

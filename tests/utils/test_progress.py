@@ -15,7 +15,7 @@ import pytest
 import strace_lens as sl
 from strace_lens.utils import progress
 from tests import cases, tiny
-from tests.component_graph.made import tiny_task
+from tests.circuits.made import tiny_task
 
 
 class Terminal(io.StringIO):

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Float, Int64
 
 from strace_lens.corpus.run_folder import Run
-from strace_lens.token_graph.edges import KINDS
+from strace_lens.traces.edges import KINDS
 
 
 def at_sizes(run: Run, column: str) -> Float[np.ndarray, "prompt size"]:

@@ -1,5 +1,5 @@
 // The edges of a trace out of their packed text, and the arithmetic of the token graph: the same as
-// in strace_lens/token_graph/edges.py. An edge goes from a node of one level to one of the next.
+// in strace_lens/traces/edges.py. An edge goes from a node of one level to one of the next.
 
 /** Bytes of base64 text that holds a zlib stream. */
 async function inflate(text) {

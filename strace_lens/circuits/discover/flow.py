@@ -1,0 +1,139 @@
+"""Rankings from the clean run alone: edges in the order in which a best-first search takes them.
+
+The search starts at the logits. Of all edges into what it has reached it takes the most important,
+and with an edge's source it reaches all inputs of that source. So every size of circuit hangs from
+the output. Scores are places in that order, not effects on the metric: the first edge of E scores
+1, the last 1 / E. Both methods take one forward pass over the clean prompts and no gradient.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from strace_lens.circuits.experiment import Experiment
+from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.outputs import source_rows
+from strace_lens.model.architecture import device_of
+
+Sizes = Callable[[int], Float[Tensor, "source row pos"]]
+"""How much each of the first so many sources adds to their sum."""
+
+Measure = Callable[[Float[Tensor, "source row pos d_model"]], Sizes]
+
+
+def strace(experiment: Experiment, *, seed: int = 0) -> Float[Tensor, "destination source"]:
+    """The s-Trace's own ranking carried to components: best-first by L1 norm.
+
+    The importance of an edge is the L1 norm of what its source adds to the stream, over the sum of
+    the norms of all that the destination reads, the mean over pairs and token positions. Source:
+    s-Trace (arXiv 2605.27033), sections "edge importance" and "extraction".
+
+    Args:
+        experiment: from `make_experiment`; only its clean prompts are run.
+        seed: not used; every method takes one.
+    """
+    return best_first(experiment.graph, importance(experiment, norms))
+
+
+def norms(added: Float[Tensor, "source row pos d_model"]) -> Sizes:
+    """L1 norm of what each source adds, whatever it is added to."""
+    sizes = torch.linalg.vector_norm(added, ord=1, dim=-1)
+    return lambda count: sizes[:count]
+
+
+def ifr(experiment: Experiment, *, seed: int = 0) -> Float[Tensor, "destination source"]:
+    """Information flow routes: best-first by proximity.
+
+    The importance of an edge is how much nearer its source brings the sum that the destination
+    reads, max(0, ||sum||_1 - ||sum - source||_1), over the same of all that it reads, the mean over
+    pairs and token positions. Source: Ferrando and Voita (2024), "Information Flow Routes",
+    equations 4 to 6, with components in the place of their edges by token.
+
+    Args:
+        experiment: from `make_experiment`; only its clean prompts are run.
+        seed: not used; every method takes one.
+    """
+    return best_first(experiment.graph, importance(experiment, proximities))
+
+
+def proximities(added: Float[Tensor, "source row pos d_model"]) -> Sizes:
+    """How much nearer each source brings the sum of the first so many, in L1, or 0."""
+
+    def sizes(count: int) -> Float[Tensor, "source row pos"]:
+        whole = added[:count].sum(0)
+        left = [torch.linalg.vector_norm(whole - one, ord=1, dim=-1) for one in added[:count]]
+        size = torch.linalg.vector_norm(whole, ord=1, dim=-1)
+        return (size - torch.stack(left)).clamp_min(0)
+
+    return sizes
+
+
+def importance(experiment: Experiment, measure: Measure) -> Float[Tensor, "destination source"]:
+    """The share of every source in what a destination reads, the mean over pairs and positions.
+
+    What a destination reads is the sum of its sources: attention's output bias is no part of one.
+
+    Args:
+        experiment: from `make_experiment`.
+        measure: `norms` or `proximities`.
+    """
+    graph, task, device = experiment.graph, experiment.task, device_of(experiment.model)
+    total = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64, device=device)
+    for rows in experiment.chunks(len(task)):
+        index = torch.arange(rows.start, rows.stop, device=device)
+        added = source_rows(experiment.model, experiment.wiring, experiment.clean[0].rows(index))
+        width = torch.arange(added.shape[2], device=device)
+        real = width < task.lengths.to(device)[index, None]
+        total += _shares(graph, measure(added), real)
+    return (total / int(task.lengths.sum())).float().cpu()
+
+
+def _shares(
+    graph: ComponentGraph,
+    sizes_of: Sizes,
+    real: Bool[Tensor, "row pos"],
+) -> Float[Tensor, "destination source"]:
+    """Sum of the shares over rows and their real positions."""
+    shares = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64, device=real.device)
+    written = [graph.written_before(d) for d in range(graph.destinations)]
+    for count in sorted(set(written)):  # destinations that read the same sum have the same shares
+        sizes = sizes_of(count).double()
+        whole = sizes.sum(0)
+        share = torch.where(whole > 0, sizes / whole, 0.0) * real
+        here = [d for d, n in enumerate(written) if n == count]
+        shares[here, :count] = share.sum((1, 2))
+    return shares
+
+
+def best_first(
+    graph: ComponentGraph, importance: Float[Tensor, "destination source"]
+) -> Float[Tensor, "destination source"]:
+    """Scores 1 to 1 / E of the E edges in the order in which the search takes them.
+
+    Among equals the edge pushed first is taken first. A destination's edges are pushed in the order
+    of its sources, a source's inputs in the order of the graph.
+    """
+    values = importance.tolist()
+    inputs = [graph.feeds[:, s].nonzero()[:, 0].tolist() for s in range(graph.sources)]
+    heap: list[tuple[float, int, int, int]] = []
+    pushed = 0
+    reached = [False] * graph.destinations
+    scores = torch.zeros(graph.destinations, graph.sources)
+    taken = 0
+    new = [graph.destinations - 1]
+    while new or heap:
+        for destination in new:
+            reached[destination] = True
+            for source in range(graph.written_before(destination)):
+                heapq.heappush(heap, (-values[destination][source], pushed, destination, source))
+                pushed += 1
+        _, _, destination, source = heapq.heappop(heap)
+        scores[destination, source] = 1 - taken / graph.edges
+        taken += 1
+        new = [d for d in inputs[source] if not reached[d]]
+    return scores

@@ -1,0 +1,303 @@
+"""Every way of finding a circuit, by name, with one signature; and the verb that runs one."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strace_lens.circuits.circuit import Scores
+from strace_lens.circuits.discover import (
+    acdc,
+    activation,
+    attribution,
+    edge_pruning,
+    flow,
+)
+from strace_lens.circuits.experiment import Experiment, make_experiment
+from strace_lens.circuits.run_circuits import check_positions
+from strace_lens.circuits.task import Task
+from strace_lens.circuits.tasks.accuracy import task_logits
+from strace_lens.model.architecture import Model
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.hold import noted, verb
+from strace_lens.model.weights import remembered_hash
+from strace_lens.utils.progress import warn
+
+
+def random_scores(
+    experiment: Experiment, *, seed: int = 0, positions: bool = False
+) -> Float[Tensor, "destination source *pos"]:
+    """Scores drawn uniformly from (0, 1); no pass is run and the sign means nothing.
+
+    Args:
+        experiment: from `make_experiment`.
+        seed: the same seed gives the same scores.
+        positions: draw one for each token position.
+
+    Raises:
+        ValueError: positions over prompts of unequal lengths.
+    """
+    exists = experiment.graph.exists
+    if positions:
+        check_positions(experiment.task)
+        exists = exists[..., None].expand(*exists.shape, experiment.task.clean.shape[1])
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(exists.shape, generator=generator) * exists
+
+
+class Look(NamedTuple):
+    """Colour, dash and symbol of a method's line and dots in figures."""
+
+    colour: str = "#222222"
+    dash: str = "longdash"
+    symbol: str = "star"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of finding a circuit.
+
+    Attributes:
+        find: from an `Experiment`, a `seed` and options of its own to one score an edge.
+        signed: the scores estimate effects on the metric; False where only their order counts.
+        first_order: the scores are gradients times changes, so that a task in which nothing
+            changes shows in them; for the others it is found out beforehand, with passes of its
+            own.
+        large_options: options that `compare` gives it on graphs of more than 2,000 edges, where the
+            caller gives none: what two cores do in minutes.
+        blind_spot: what it cannot see by its making, for the warning that it does not beat random.
+        facts: from an experiment and the options to what `Scores.made` says beside them.
+        look: in figures.
+    """
+
+    find: Callable[..., Float[Tensor, "destination source *pos"]]
+    signed: bool = True
+    first_order: bool = False
+    large_options: Mapping[str, Any] = field(default_factory=dict)
+    blind_spot: str | None = None
+    facts: Callable[[Experiment, Mapping[str, Any]], dict[str, Any]] | None = None
+    look: Look = field(default_factory=Look)
+
+
+_NODES = "it scores nodes, and all out-edges of a node alike"
+_CLEAN = "it reads the clean run alone, not what an ablation would change"
+
+# Hue by family: black patches exactly, blues and pinks take gradients, red and orange search or
+# learn a mask, green follows the flow, grey is chance.
+METHODS: dict[str, Method] = {
+    "edge-patching": Method(activation.edge_patching, look=Look("#000000", "solid", "circle")),
+    "node-patching": Method(
+        activation.node_patching, blind_spot=_NODES, look=Look("#000000", "dash", "square")
+    ),
+    "attribution-patching": Method(
+        attribution.attribution_patching,
+        first_order=True,
+        blind_spot=_NODES,
+        look=Look("#56B4E9", "dash", "square"),
+    ),
+    "eap": Method(attribution.eap, first_order=True, look=Look("#56B4E9", "solid", "circle")),
+    "eap-ig": Method(attribution.eap_ig, first_order=True, look=Look("#0072B2", "solid", "circle")),
+    "eap-ig-activations": Method(
+        attribution.eap_ig_activations,
+        first_order=True,
+        large_options={"steps": 1},
+        look=Look("#332288", "dashdot", "diamond"),
+    ),
+    "clean-corrupted": Method(
+        attribution.clean_corrupted, first_order=True, look=Look("#0072B2", "dot", "triangle-up")
+    ),
+    "eap-ig-kl": Method(
+        attribution.eap_ig_kl, first_order=True, look=Look("#CC79A7", "solid", "diamond")
+    ),
+    "acdc": Method(
+        acdc.acdc,
+        signed=False,
+        large_options={"screen": 128},
+        facts=acdc.tested_edges,
+        look=Look("#CC3311", "solid", "triangle-up"),
+    ),
+    "edge-pruning": Method(
+        edge_pruning.edge_pruning, signed=False, look=Look("#E69F00", "solid", "circle")
+    ),
+    "node-pruning": Method(
+        edge_pruning.node_pruning,
+        signed=False,
+        blind_spot=_NODES,
+        look=Look("#E69F00", "dash", "square"),
+    ),
+    "ifr": Method(
+        flow.ifr, signed=False, blind_spot=_CLEAN, look=Look("#009E73", "dash", "square")
+    ),
+    "strace": Method(
+        flow.strace, signed=False, blind_spot=_CLEAN, look=Look("#009E73", "solid", "circle")
+    ),
+    "random": Method(random_scores, signed=False, look=Look("#808080", "dot", "x")),
+}
+"""Every way of finding a circuit, by name."""
+
+
+@verb
+def discover(
+    model: Model,
+    task: Task,
+    method: str = "eap-ig",
+    *,
+    metric: str | None = None,
+    ablation: str = "resample",
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+    **options: Any,
+) -> Scores:
+    """Score every edge of a model for a task.
+
+    Args:
+        model: the model.
+        task: pairs of clean and corrupted prompts.
+        method: a key of `METHODS`, whose docstrings hold their sources.
+        metric: what is to be explained; the task's own by default.
+        ablation: what an ablated edge carries: "resample", "mean" or "zero".
+        seed: of methods that draw.
+        memory_budget: bytes that one pass may take.
+        options: of the method, as `steps` of "eap-ig".
+
+    Raises:
+        ValueError: an unknown method or option, a task that does not fit the model, a method that
+            would take too many passes, or a task on which clean and corrupted do not differ: under
+            resample ablation nothing can then be found. Where only some pairs do not differ, a
+            UserWarning names them.
+        UnsupportedModelError: the model cannot be patched, or gives no gradients.
+        FloatingPointError: NaN or infinite logits, or gradients.
+    """
+    experiment = make_experiment(
+        model, task, metric=metric, ablation=ablation, memory_budget=memory_budget
+    )
+    said = unchanged_pairs(task, ablation)
+    if said:
+        warn(said)
+    return discover_in(experiment, method, seed=seed, **options)
+
+
+@verb
+def discover_in(experiment: Experiment, method: str, *, seed: int = 0, **options: Any) -> Scores:
+    """Score every edge for an experiment; passes count from here on."""
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+    known = [p for p in inspect.signature(METHODS[method].find).parameters if p not in _SHARED]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{method} has no option {unknown[0]!r}; "
+            + (f"it has {', '.join(known)}" if known else "it has none")
+        )
+    experiment.expect_unchanged()
+    _check_tokens(experiment)
+    if not METHODS[method].first_order:
+        _check_outputs(experiment)
+    before = experiment.passes.forward_rows, experiment.passes.backward_rows
+    began = time.perf_counter()
+    values = METHODS[method].find(experiment, seed=seed, **options)
+    seconds = time.perf_counter() - began
+    passes = (
+        experiment.passes.forward_rows - before[0],
+        experiment.passes.backward_rows - before[1],
+    )
+    _check_ranks(experiment, method, values)
+    pairs, facts = len(experiment.task), METHODS[method].facts
+    return Scores(
+        graph=experiment.graph,
+        values=values.float(),
+        method=method,
+        task=experiment.task.name,
+        forwards=passes[0] / pairs,
+        backwards=passes[1] / pairs,
+        seconds=seconds,
+        signed=METHODS[method].signed,
+        made={
+            "weights": noted(remembered_hash, experiment.model),
+            "metric": experiment.metric,
+            "ablation": experiment.ablation,
+            "pairs": pairs,
+            "seed": seed,
+            **options,
+            **({} if facts is None else facts(experiment, options)),
+        },
+    )
+
+
+def unchanged_pairs(task: Task, ablation: str) -> str | None:
+    """A sentence that names the pairs, if some, in which a resampled edge changes nothing."""
+    same = task.unchanged
+    if ablation != "resample" or not 0 < len(same) < len(task):
+        return None
+    more = len(same) - _NAMED
+    named = ", ".join(map(str, same[:_NAMED])) + (f" and {more} more" if more > 0 else "")
+    return (
+        f"clean and corrupted are the same tokens in {len(same)} of {len(task)} pairs of task "
+        f"{task.name!r} ({named}, counted from 0); they say nothing of any edge"
+    )
+
+
+def _check_ranks(
+    experiment: Experiment, method: str, values: Float[Tensor, "destination source *pos"]
+) -> None:
+    """Refuse scores that are zero, or zero but for rounding where they are effects."""
+    largest, least = float(values.abs().max()), 0.0
+    if METHODS[method].first_order and largest < _SUSPICIOUS:
+        _check_outputs(experiment)
+    if METHODS[method].signed and largest < _SUSPICIOUS:  # the runs of the reference are not free
+        ends = (experiment.clean[1], experiment.corrupted[1])
+        metrics = [experiment.score(logits, experiment.reference).abs().max() for logits in ends]
+        least = _ROUNDING * float(max(metrics))
+    if not largest > least:
+        raise ValueError(
+            f"{method} scores every edge of task {experiment.task.name!r} zero, so there is no "
+            f"ranking: to it, {experiment.ablation} ablation changes nothing that "
+            f"{experiment.metric} measures; choose another metric, ablation or method, or other "
+            "prompts"
+        )
+
+
+def _check_tokens(experiment: Experiment) -> None:
+    """Refuse a task whose clean and corrupted prompts are the same tokens, pair by pair."""
+    task = experiment.task
+    if experiment.ablation == "resample" and len(task.unchanged) == len(task):
+        raise ValueError(_same(task, "tokens"))
+
+
+def _check_outputs(experiment: Experiment) -> None:
+    """Refuse a task on which a resampled edge carries what it carries anyway.
+
+    Pairs are run until one puts out something else, which is the first one of any sound task; the
+    passes are not counted as those of a method.
+    """
+    task = experiment.task
+    if experiment.ablation != "resample":
+        return
+    for pair in set(range(len(task))).difference(task.unchanged):
+        one = task.take([pair])
+        clean, corrupted = (
+            task_logits(experiment.model, one, tokens) for tokens in (one.clean, one.corrupted)
+        )
+        if float((clean - corrupted).abs().max()) > _ROUNDING * float(clean.abs().max()):
+            return
+    raise ValueError(_same(task, "tokens or output"))
+
+
+def _same(task: Task, what: str) -> str:
+    return (
+        f"clean and corrupted do not differ in the {what} of any pair of task {task.name!r}; a "
+        "resampled edge would carry what it carries anyway: give corrupted prompts of their own, "
+        "or another ablation"
+    )
+
+
+_NAMED = 8
+_ROUNDING, _SUSPICIOUS = 1e-6, 1e-3
+_SHARED = ("experiment", "seed")

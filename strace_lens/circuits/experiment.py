@@ -1,0 +1,275 @@
+"""A task on a model: its runs, what replaces ablated edges, and what metrics compare with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.metrics import METRICS, Metric, Reference
+from strace_lens.circuits.outputs import ABLATIONS, Outputs, join_outputs, read_outputs
+from strace_lens.circuits.task import Task
+from strace_lens.circuits.wiring import Wiring, wiring_of
+from strace_lens.model.architecture import Model, device_of
+from strace_lens.model.forward import MEMORY_BUDGET, bytes_per_row, even_chunks, expect_one_class
+from strace_lens.model.hold import verb
+from strace_lens.model.weights import expect_same_weights
+
+GRADIENT_FACTOR = 16
+"""Budgets that a pass forward and backward may take, because it holds every layer's values."""
+
+Run = tuple[Outputs, Float[Tensor, "pair read vocab"]]
+
+
+@dataclass
+class Passes:
+    """Rows run forward and backward so far."""
+
+    forward_rows: int = 0
+    backward_rows: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """A task on a model; its runs are made when they are first asked for, and kept.
+
+    Attributes:
+        model, wiring, task: what is run.
+        metric: key of `METRICS`.
+        ablation: one of `ABLATIONS`.
+        memory_budget: bytes that one pass may take.
+        passes: counted as they are made.
+        allow_other_model: take circuits and scores of other weights, or of a model of another name,
+            if their graph has the same shape.
+    """
+
+    model: Model
+    wiring: Wiring
+    task: Task
+    metric: str
+    ablation: str = "resample"
+    memory_budget: int = MEMORY_BUDGET
+    passes: Passes = field(default_factory=Passes)
+    allow_other_model: bool = False
+
+    @property
+    def graph(self) -> ComponentGraph:
+        """The component graph of the model."""
+        return self.wiring.graph
+
+    @property
+    def score(self) -> Metric:
+        """The metric as a function."""
+        return METRICS[self.metric]
+
+    @functools.cached_property
+    def clean(self) -> Run:
+        """Outputs of every source and logits on the clean prompts."""
+        return self._run(self.task.clean)
+
+    @functools.cached_property
+    def corrupted(self) -> Run:
+        """Outputs of every source and logits on the corrupted prompts."""
+        return self._run(self.task.corrupted)
+
+    @functools.cached_property
+    @verb
+    def replaced(self) -> Outputs:
+        """What ablated edges carry, pair by pair.
+
+        The mean is taken position by position over all clean and corrupted prompts of the task.
+        """
+        corrupted = self.corrupted[0]
+        if self.ablation == "resample":
+            return corrupted
+        if self.ablation == "zero":
+            return corrupted.map(lambda x: x.new_zeros(()).expand(x.shape))
+        both = join_outputs([self.clean[0], corrupted])
+        return both.map(lambda x: x.mean(0, keepdim=True).expand(len(self.task), *x.shape[1:]))
+
+    @functools.cached_property
+    def reference(self) -> Reference:
+        """What rows are measured against, pair by pair."""
+        device = device_of(self.model)
+        return Reference(
+            clean=self.clean[1],
+            corrupted=self.corrupted[1],
+            answers=self.task.answers.to(device),
+            incorrect=self.task.incorrect.to(device),
+        )
+
+    def reference_rows(self, pairs: Int[Tensor, " row"]) -> Reference:
+        """The reference of some pairs, in the order given."""
+        whole = self.reference
+        return Reference(
+            whole.clean[pairs], whole.corrupted[pairs], whole.answers[pairs], whole.incorrect[pairs]
+        )
+
+    def expect_own(self, made: Circuit | Scores) -> None:
+        """Refuse a circuit or scores of another model, unless `allow_other_model`.
+
+        A model is known by its name, the shape of its graph and the hash of its weights. What
+        names no weights, made by hand or read from a file of version 0.1, is held to the others.
+
+        Raises:
+            ValueError: the graphs differ, or the weights.
+        """
+        if self.allow_other_model:
+            self.graph.check_same(replace(made.graph, model=self.graph.model))
+        else:
+            self.graph.check_same(made.graph)
+            expect_same_weights(f"{made!r}", made.made, self.model)
+
+    def expect_unchanged(self) -> None:
+        """Refuse to go on after the model's weights have changed.
+
+        Raises:
+            ValueError: they have; the runs that are kept are not the model's any more.
+        """
+        if wiring_of(self.model) is not self.wiring:
+            raise ValueError(
+                f"the weights of {self.graph.model} have changed since task {self.task.name!r} was "
+                "prepared: call make_experiment again"
+            )
+
+    def chunks(self, rows: int) -> Iterator[slice]:
+        """Cut rows into patched passes that fit the budget."""
+        graph = self.graph
+        vectors = graph.sources + 3 * graph.destinations_per_layer
+        row = self._plain_bytes + self._vector_bytes * vectors
+        yield from even_chunks(rows, max(1, self.memory_budget // row))
+
+    def gradient_chunks(self, rows: int, *, patched: bool = False) -> Iterator[slice]:
+        """Cut rows into passes forward and backward that fit `GRADIENT_FACTOR` budgets.
+
+        Args:
+            rows: how many there are.
+            patched: what each destination reads is held too.
+        """
+        graph = self.graph
+        vectors = 2 * graph.sources + 3 * graph.destinations * patched
+        row = graph.layers * self._plain_bytes + self._vector_bytes * vectors
+        yield from even_chunks(rows, max(1, GRADIENT_FACTOR * self.memory_budget // row))
+
+    @property
+    def _plain_bytes(self) -> int:
+        return bytes_per_row(self.wiring.architecture, self.task.clean.shape[1])
+
+    @property
+    def _vector_bytes(self) -> int:
+        """Bytes of one vector of the stream at every token."""
+        return 4 * self.task.clean.shape[1] * self.wiring.architecture.d_model
+
+    @verb
+    def _run(self, tokens: Int[Tensor, "pair pos"]) -> Run:
+        parts, logits = [], []
+        for rows in self.chunks(len(self.task)):
+            outputs, found = read_outputs(
+                self.model,
+                self.wiring,
+                tokens[rows],
+                self.task.lengths[rows],
+                every_position=self.task.every_position,
+            )
+            parts.append(outputs)
+            logits.append(found)
+        self.passes.forward_rows += len(self.task)
+        return join_outputs(parts), torch.cat(logits)
+
+
+@verb
+def make_experiment(
+    model: Model,
+    task: Task,
+    *,
+    metric: str | None = None,
+    ablation: str = "resample",
+    memory_budget: int = MEMORY_BUDGET,
+    allow_other_model: bool = False,
+) -> Experiment:
+    """Check that a task can be run on a model, and bind the two.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge.
+        task: pairs of clean and corrupted prompts, tokenized for this model.
+        metric: key of `METRICS`; the task's own by default.
+        ablation: what an ablated edge carries: its value on the corrupted prompt ("resample"), the
+            position-wise mean over all prompts of the task ("mean"), or zero.
+        memory_budget: bytes that one pass may take.
+        allow_other_model: take circuits and scores of other weights, as of another checkpoint.
+
+    Raises:
+        ValueError: an unknown metric or ablation, a memory budget that is not positive, a token
+            outside the vocabulary, a prompt longer than the context, or prompts of unequal length
+            under mean ablation or bidirectional attention, or where padding changes the model.
+        UnsupportedModelError: the model cannot be patched.
+    """
+    if ablation not in ABLATIONS:
+        raise ValueError(f"unknown ablation {ablation!r}; choose from {', '.join(ABLATIONS)}")
+    metric = task.metric if metric is None else metric
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric {metric!r}; choose from {', '.join(METRICS)}")
+    if ablation == "mean" and not task.equal_lengths:
+        raise ValueError(
+            "mean ablation averages position by position, so it needs prompts of one length; "
+            f"task {task.name!r} has {int(task.lengths.min())} to {int(task.lengths.max())} tokens"
+        )
+    if memory_budget <= 0:
+        raise ValueError(f"memory_budget must be positive; got {memory_budget} bytes")
+    wiring = wiring_of(model)
+    arch = wiring.architecture
+    cfg: Any = model.cfg
+    if getattr(cfg, "attention_dir", "causal") != "causal" and not task.equal_lengths:
+        raise ValueError(
+            f"{arch.name} attends in both directions, so it would read the padding of task "
+            f"{task.name!r}; give it prompts of one length"
+        )
+    highest = max(int(task.clean.max()), int(task.corrupted.max()))
+    if highest >= arch.d_vocab:
+        raise ValueError(
+            f"token id {highest} lies outside the vocabulary of {arch.d_vocab}; task {task.name!r} "
+            f"was not tokenized for {arch.name}"
+        )
+    if task.clean.shape[1] > arch.context:
+        raise ValueError(
+            f"task {task.name!r} has prompts of {task.clean.shape[1]} tokens, but {arch.name} "
+            f"reads at most {arch.context}"
+        )
+    expect_one_class(arch, task.lengths, f"task {task.name!r}")
+    return Experiment(
+        model,
+        wiring,
+        task,
+        metric,
+        ablation,
+        memory_budget,
+        allow_other_model=allow_other_model,
+    )
+
+
+def objective_of(experiment: Experiment, objective: str | None) -> str:
+    """The metric that a search tries to keep, a key of `METRICS`.
+
+    Args:
+        experiment: from `make_experiment`.
+        objective: a key of `METRICS`, or "task" for the experiment's own metric. By default the KL
+            divergence to the full model's output, as in the papers, or the experiment's own metric
+            where the output is a single number, which has no distribution.
+
+    Raises:
+        ValueError: an unknown objective.
+    """
+    if objective is None:
+        objective = "kl_divergence" if experiment.reference.clean.shape[-1] > 1 else "task"
+    if objective == "task":
+        return experiment.metric
+    if objective not in METRICS:
+        raise ValueError(f"unknown objective {objective!r}; choose from task, {', '.join(METRICS)}")
+    return objective

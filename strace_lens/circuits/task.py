@@ -1,0 +1,161 @@
+"""A task: pairs of clean and corrupted prompts, aligned token by token, and what is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from strace_lens.circuits.metrics import METRICS, NEEDS
+from strace_lens.utils.html_repr import facts
+
+
+class TaskError(ValueError):
+    """A task that cannot be made or used, with the reason."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Pairs of prompts and the answers between which the metric decides.
+
+    Attributes:
+        name: of the task, for tables.
+        clean: token ids, padded on the right with 0 where pairs differ in length.
+        corrupted: token ids of the same lengths, pair by pair.
+        lengths: real tokens of each pair.
+        answers: ids of the right next tokens of the clean prompt, -1 where a pair has fewer.
+        incorrect: ids of the wrong ones, -1 where a pair has fewer.
+        metric: key of `METRICS`.
+        every_position: the output is read at every position, not only at the last.
+        dropped: pairs left out because clean and corrupted did not align.
+        texts: clean and corrupted text of each pair, or none at all.
+        made: how the task was made: seed, file, model.
+
+    Raises:
+        TaskError: parts that do not fit together; the message names the first.
+    """
+
+    name: str
+    clean: Int[Tensor, "pair pos"]
+    corrupted: Int[Tensor, "pair pos"]
+    lengths: Int[Tensor, " pair"]
+    answers: Int[Tensor, "pair answer"]
+    incorrect: Int[Tensor, "pair wrong"]
+    metric: str
+    every_position: bool = False
+    dropped: int = 0
+    texts: tuple[tuple[str, str], ...] = ()
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._check_prompts()
+        self._check_answers()
+
+    def __len__(self) -> int:
+        return self.clean.shape[0]
+
+    def __repr__(self) -> str:
+        dropped = f", {self.dropped} dropped" if self.dropped else ""
+        return (
+            f"Task({self.name}: {len(self)} pairs of up to {self.clean.shape[1]} tokens{dropped})"
+        )
+
+    def _repr_html_(self) -> str:
+        return facts(repr(self), pd.DataFrame(self.texts, columns=["clean", "corrupted"]))
+
+    @property
+    def equal_lengths(self) -> bool:
+        """Whether all pairs have the same number of tokens."""
+        return bool((self.lengths == self.clean.shape[1]).all())
+
+    @property
+    def unchanged(self) -> tuple[int, ...]:
+        """Pairs whose clean and corrupted prompts are the same tokens, counted from 0."""
+        clean, corrupted = self.clean.tolist(), self.corrupted.tolist()
+        lengths = enumerate(self.lengths.tolist())
+        return tuple(i for i, n in lengths if clean[i][:n] == corrupted[i][:n])
+
+    def take(self, rows: slice | Sequence[int]) -> Task:
+        """Some of the pairs, in the order given; the width stays, so that positions do too.
+
+        Raises:
+            IndexError: a row that is not there.
+            TaskError: no row at all.
+        """
+        keep = range(len(self))[rows] if isinstance(rows, slice) else rows
+        index = torch.tensor(list(keep), dtype=torch.int64, device=self.clean.device)
+        return dataclasses.replace(
+            self,
+            clean=self.clean[index],
+            corrupted=self.corrupted[index],
+            lengths=self.lengths[index],
+            answers=self.answers[index],
+            incorrect=self.incorrect[index],
+            texts=tuple(self.texts[i] for i in keep) if self.texts else (),
+        )
+
+    def sample(self, pairs: int | None = None, seed: int = 0) -> Task:
+        """So many pairs drawn at random without repeats, in the order drawn.
+
+        Args:
+            pairs: how many; all of them, in a random order, if there are no more or if None.
+            seed: the same seed gives the same pairs in the same order.
+
+        Raises:
+            TaskError: no pair asked for.
+        """
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
+        return self.take(order[:pairs])
+
+    def _check_prompts(self) -> None:
+        if self.clean.ndim != 2 or self.clean.shape != self.corrupted.shape:
+            raise TaskError(
+                f"clean and corrupted prompts must align token by token, [pair, pos]; got shapes "
+                f"{tuple(self.clean.shape)} and {tuple(self.corrupted.shape)}"
+            )
+        pairs, width = self.clean.shape
+        if not pairs or not width:
+            raise TaskError(f"task {self.name!r} has no pairs of prompts")
+        if self.lengths.shape != (pairs,):
+            raise TaskError(f"lengths of shape {tuple(self.lengths.shape)} for {pairs} pairs")
+        shortest, longest = int(self.lengths.min()), int(self.lengths.max())
+        if shortest < 1 or longest > width:
+            bad = shortest if shortest < 1 else longest
+            raise TaskError(f"lengths must lie in 1 to {width}, the width of a row; got {bad}")
+        for what, ids in (("clean", self.clean), ("corrupted", self.corrupted)):
+            if int(ids.min()) < 0:
+                raise TaskError(f"{what} prompts hold the token id {int(ids.min())}")
+        if self.every_position and not self.equal_lengths:
+            raise TaskError("a task read at every position needs prompts of one length, unpadded")
+        if self.texts and len(self.texts) != pairs:
+            raise TaskError(f"{len(self.texts)} texts for {pairs} pairs")
+
+    def _check_answers(self) -> None:
+        if self.metric not in METRICS:
+            raise TaskError(f"unknown metric {self.metric!r}; choose from {', '.join(METRICS)}")
+        for name, what, ids in (
+            ("answers", "answers", self.answers),
+            ("incorrect", "incorrect answers", self.incorrect),
+        ):
+            if ids.ndim != 2 or ids.shape[0] != len(self):
+                raise TaskError(f"{what} of shape {tuple(ids.shape)} for {len(self)} pairs")
+            missing = ~(ids >= 0).any(-1)
+            if name in NEEDS[self.metric] and bool(missing.any()):
+                raise TaskError(
+                    f"pair {int(missing.nonzero()[0, 0])} has no {what}, which {self.metric} needs"
+                )
+        for pair, (right, wrong) in enumerate(
+            zip(self.answers.tolist(), self.incorrect.tolist(), strict=True)
+        ):
+            named = [i for i in (*right, *wrong) if i != -1]
+            if any(i < -1 for i in named):
+                raise TaskError(f"pair {pair} has the answer id {min(named)}; -1 marks no answer")
+            if len(set(named)) < len(named):
+                twice = next(i for i in named if named.count(i) > 1)
+                raise TaskError(f"pair {pair} names the token {twice} twice among its answers")

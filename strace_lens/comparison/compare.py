@@ -1,0 +1,351 @@
+"""Discovery methods side by side on one task: each run, evaluated and held against random."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from strace_lens.circuits.agreement import auroc, missed_edges, precision_at_true_size
+from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.discover.activation import TooManyRowsError
+from strace_lens.circuits.discover.methods import METHODS, discover_in, unchanged_pairs
+from strace_lens.circuits.evaluate import (
+    Faithfulness,
+    MetricRange,
+    completeness,
+    faithfulness_curve,
+    metric_range,
+    minimality,
+    ranks_by_magnitude,
+)
+from strace_lens.circuits.experiment import Experiment, make_experiment
+from strace_lens.circuits.task import Task
+from strace_lens.circuits.tasks.accuracy import accuracy
+from strace_lens.comparison.comparison import RANDOM, Comparison, MethodResult, warnings_of
+from strace_lens.comparison.files import (
+    ComparisonFolder,
+    load_method,
+    open_comparison,
+    save_method,
+)
+from strace_lens.comparison.projection import project, trace_of_task
+from strace_lens.ground_truth.models import GroundTruth
+from strace_lens.model.architecture import Model, UnsupportedModelError, device_of
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.hold import verb
+from strace_lens.utils.peak_memory import Peak, peak_memory
+from strace_lens.utils.progress import NamedSteps, named_bar
+from strace_lens.utils.versions import versions
+
+SMALL_GRAPH = 2_000
+"""Edges up to which a lucky random ranking does well, and every edge can be tested."""
+
+_DRAWS = 99  # on tiny graphs some are perfect by luck; four may be
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """What all methods of a comparison share; the experiment is on the evaluation pairs."""
+
+    task: Task
+    experiment: Experiment
+    between: MetricRange
+    truth: Circuit | None
+    seed: int
+    ranking: str
+    sample: int
+
+    @property
+    def absolute(self) -> bool:
+        """Whether circuits are taken by magnitude of score."""
+        return ranks_by_magnitude(self.ranking)
+
+
+@verb
+def compare(
+    model: Model,
+    task: Task,
+    methods: Sequence[str],
+    *,
+    evaluation: Task | None = None,
+    ground_truth: GroundTruth | None = None,
+    ablation: str = "resample",
+    metric: str | None = None,
+    seed: int = 0,
+    ranking: str = "mib",
+    sample: int = 16,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: NamedSteps | None = None,
+) -> Comparison:
+    """Run discovery methods on a task and measure the circuits of each.
+
+    Random is always run beside them, as the control that every method must beat; on graphs of up to
+    2,000 edges, where a lucky draw does well, by 99 rankings.
+
+    Args:
+        model: the model.
+        task: pairs that the methods see.
+        methods: keys of `METHODS`.
+        evaluation: pairs that circuits are evaluated on; those of `task` unless given.
+        ground_truth: of the same model, where its circuit is known; methods are held to its truth
+            under this ablation.
+        ablation: what an edge outside a circuit carries: "resample", "mean" or "zero".
+        metric: key of `METRICS`; the task's own by default.
+        seed: of every method that draws.
+        ranking: how edges are ranked, as for `faithfulness`: "mib" takes CPR by sign, and
+            circuits, CMD and all else by magnitude, which keeps the edges that hurt the metric.
+        sample: edges of a circuit that are dropped, each alone, to see whether it is minimal.
+        options: of single methods, by name; on graphs of more than 2,000 edges
+            those of `Method.large_options` unless given.
+        folder: where each method's result is written as soon as it is made, and read back if it is
+            there already (`comparison_files`); nothing is written if not given.
+        overwrite: discard what another comparison left in the folder, once the first method is
+            done; results of this same comparison are still read back.
+        memory_budget: bytes that one pass may take.
+        progress: told what is done, in `comparison_steps` steps; a bar if not given.
+
+    Raises:
+        ValueError: no method or an unknown one, an unknown option, a model or task that
+            `make_experiment` refuses, a task whose full and empty circuits have the same metric, no
+            method small enough for this graph, or a folder that holds another comparison.
+        FloatingPointError: a logit is NaN or infinite.
+    """
+    names = check_methods(methods)
+    ranks_by_magnitude(ranking)  # an unknown one is refused before anything runs
+    experiment = make_experiment(
+        model,
+        task if evaluation is None else evaluation,
+        metric=metric,
+        ablation=ablation,
+        memory_budget=memory_budget,
+    )
+    setting = _Setting(
+        task=task,
+        experiment=experiment,
+        between=metric_range(experiment),
+        truth=None if ground_truth is None else ground_truth.truth(ablation),
+        seed=seed,
+        ranking=ranking,
+        sample=sample,
+    )
+    chosen = _options(experiment, options or {})
+    place = None
+    if folder is not None:
+        place = open_comparison(
+            folder,
+            experiment,
+            task,
+            truth=setting.truth,
+            ranking=ranking,
+            seed=seed,
+            sample=sample,
+            options=chosen,
+            overwrite=overwrite,
+        )
+    with named_bar(progress, comparison_steps(names)) as told:
+        results, skipped, memory = _run(setting, names, chosen, place, told)
+        told("random control", 0)
+        cmds, aurocs = _random_control(setting, results)
+        told("random control", 1)
+        told("projecting an s-Trace", 0)
+        standing = accuracy(model, dataclasses.replace(experiment.task, metric=experiment.metric))
+        projection = _projection(setting, results)
+        told("projecting an s-Trace", 1)
+    unchanged = [unchanged_pairs(some, ablation) for some in dict.fromkeys((task, experiment.task))]
+    comparison = Comparison(
+        task=task.name,
+        model=experiment.graph.model,
+        graph=experiment.graph,
+        metric=experiment.metric,
+        ablation=ablation,
+        pairs=len(task),
+        evaluated_pairs=len(experiment.task),
+        held_out=evaluation is not None,
+        dropped=task.dropped,
+        accuracy=standing.accuracy,
+        metric_clean=standing.clean,
+        metric_corrupted=standing.corrupted,
+        results=results,
+        skipped=skipped,
+        random_cmd=cmds,
+        random_auroc=aurocs,
+        memory=memory,
+        warnings=tuple(said for said in unchanged if said is not None),
+        truth=setting.truth,
+        truth_name=None if ground_truth is None else ground_truth.ablation_truth[ablation],
+        projection=projection,
+        made={
+            **{"seed": seed, "ranking": ranking, "sample": sample, "versions": versions()},
+            "options": {name: chosen[name] for name in names if name in chosen},
+        },
+    )
+    said = (*comparison.warnings, *warnings_of(comparison))
+    return dataclasses.replace(comparison, warnings=said)
+
+
+def check_methods(methods: Iterable[str]) -> list[str]:
+    """Methods without repeats, in the order given, random among them.
+
+    Raises:
+        ValueError: no method, or an unknown one.
+    """
+    methods = list(methods)
+    for name in methods:
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}, or all")
+    if not methods:
+        raise ValueError(f"no method to compare; choose from {', '.join(METHODS)}, or all")
+    return list(dict.fromkeys([*methods, RANDOM]))
+
+
+def comparison_steps(methods: Iterable[str]) -> int:
+    """Steps that `compare` reports: two a method, the random control and the projection."""
+    return 2 * len(check_methods(methods)) + 2
+
+
+def split(task: Task) -> tuple[Task, Task | None]:
+    """Split a task into pairs to discover on and pairs to evaluate on; fewer than four stay whole.
+
+    The first half and the second: `Task.sample` first puts pairs in a random order that may be
+    sorted, as those of a file.
+    """
+    if len(task) < 4:
+        return task, None
+    half = (len(task) + 1) // 2
+    return task.take(slice(0, half)), task.take(slice(half, None))
+
+
+def _options(
+    experiment: Experiment, given: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Options of every method that has some."""
+    if given:
+        check_methods(given)
+    is_large = experiment.graph.edges > SMALL_GRAPH
+    large = {n: m.large_options for n, m in METHODS.items() if is_large and m.large_options}
+    return {n: {**large.get(n, {}), **given.get(n, {})} for n in {*large, *given}}
+
+
+def _run(
+    setting: _Setting,
+    names: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]],
+    place: ComparisonFolder | None,
+    progress: NamedSteps,
+) -> tuple[tuple[MethodResult, ...], dict[str, str], str]:
+    """Discover with every method and evaluate what it finds.
+
+    Returns:
+        The results, why methods were skipped by name, and how memory was measured.
+    """
+    results: list[MethodResult] = []
+    skipped: dict[str, str] = {}
+    how = ""
+    for name in names:
+        done = None if place is None else load_method(place, name)
+        if done is not None:
+            results.append(done[0])
+            how = done[1]
+            progress(f"{name}: read back", 2)
+            continue
+        progress(f"{name}: discovering", 0)
+        try:
+            scores, peak = _discover(setting, name, options.get(name, {}))
+        except (TooManyRowsError, UnsupportedModelError) as error:
+            skipped[name] = str(error)
+            progress(f"{name}: skipped", 2)
+            continue
+        progress(f"{name}: evaluating", 1)
+        results.append(_measure(setting, scores, peak))
+        how = peak.how
+        if place is not None:
+            save_method(place, results[-1], how)
+        progress(f"{name}: evaluated", 1)
+    if len(results) == 1 and skipped:
+        name, reason = next(iter(skipped.items()))
+        raise ValueError(f"no method ran beside random; {name}: {reason}")
+    return tuple(results), skipped, how
+
+
+def _discover(setting: _Setting, name: str, options: Mapping[str, Any]) -> tuple[Scores, Peak]:
+    """Scores on the pairs that methods see; what they prepare counts, so it is not shared."""
+    experiment = setting.experiment
+    with peak_memory(device_of(experiment.model)) as peak:
+        own = make_experiment(
+            experiment.model,
+            setting.task,
+            metric=experiment.metric,
+            ablation=experiment.ablation,
+            memory_budget=experiment.memory_budget,
+        )
+        scores = discover_in(own, name, seed=setting.seed, **options)
+    return scores, peak
+
+
+def _measure(setting: _Setting, scores: Scores, peak: Peak) -> MethodResult:
+    experiment, truth, absolute = setting.experiment, setting.truth, setting.absolute
+    curve = _curve(setting, scores)
+    circuit = scores.top(curve.edges_at_85, absolute=absolute)
+    between = setting.between
+    minimal = minimality(
+        experiment, circuit, sample=setting.sample, seed=setting.seed, between=between
+    )
+    return MethodResult(
+        method=scores.method,
+        scores=scores,
+        faithfulness=curve,
+        circuit=circuit,
+        completeness=completeness(experiment, circuit, between=between),
+        minimality=minimal.share,
+        auroc=None if truth is None else auroc(scores, truth, absolute=absolute),
+        precision=(
+            None if truth is None else precision_at_true_size(scores, truth, absolute=absolute)
+        ),
+        missed=() if truth is None else missed_edges(scores, truth, absolute=absolute),
+        peak_mb=peak.bytes / 1e6,
+    )
+
+
+def _curve(setting: _Setting, scores: Scores, resolution: float = 0.01) -> Faithfulness:
+    return faithfulness_curve(
+        setting.experiment,
+        scores,
+        ranking=setting.ranking,
+        resolution=resolution,
+        between=setting.between,
+    )
+
+
+def _random_control(
+    setting: _Setting, results: Sequence[MethodResult]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """CMD and AUROC of the random ranking measured, and of more of them on a small graph."""
+    drawn = next(result for result in results if result.method == RANDOM)
+    cmds = [drawn.faithfulness.cmd]
+    aurocs = [] if drawn.auroc is None else [drawn.auroc]
+    draws = _DRAWS if setting.experiment.graph.edges <= SMALL_GRAPH else 1
+    for seed in range(setting.seed + 1, setting.seed + draws):
+        scores = discover_in(setting.experiment, RANDOM, seed=seed)
+        cmds.append(_curve(setting, scores, resolution=1.0).cmd)
+        if setting.truth is not None:
+            aurocs.append(auroc(scores, setting.truth, absolute=setting.absolute))
+    return tuple(cmds), tuple(aurocs)
+
+
+def _projection(setting: _Setting, results: Sequence[MethodResult]) -> pd.DataFrame | None:
+    """The first clean prompt's trace against the truth and every method's circuit."""
+    try:
+        trace = trace_of_task(setting.experiment.model, setting.task)
+    except UnsupportedModelError:
+        return None
+    circuits = {} if setting.truth is None else {"truth": setting.truth}
+    circuits |= {result.method: result.circuit for result in results}
+    return project(trace, circuits)

@@ -1,0 +1,233 @@
+"""What came of comparing discovery methods on one task: circuits, curves and costs side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.discover.acdc import REST, TESTED
+from strace_lens.circuits.discover.methods import METHODS
+from strace_lens.circuits.evaluate import Faithfulness
+from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.utils.html_repr import facts
+
+RANDOM = "random"
+SIGNIFICANT = 0.05
+"""Share of random rankings that may do as well as a method that beats random."""
+
+LEAST_FOR_LEVEL = 39
+"""Random rankings of which one may do as well at that share; of fewer none may."""
+
+CANNOT_DO = 0.9
+"""Accuracy below which circuits explain little: the model does not do the task."""
+
+_ROUNDING = 1e-6
+
+TIMINGS = ("seconds", "peak_mb")
+"""Columns of a comparison's table that differ from run to run."""
+
+COLUMNS = (
+    *("method", "forwards", "backwards", "seconds", "peak_mb", "cpr", "cmd", "edges_at_85"),
+    *("completeness", "minimality", "auroc", "precision", "beats_random"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class MethodResult:
+    """One method on one task.
+
+    Attributes:
+        method: key of `METHODS`.
+        scores: what it says of every edge, with its passes and seconds.
+        faithfulness: the curves over sizes, CPR and CMD, on the evaluation pairs.
+        circuit: its highest edges, as many as 85 % faithfulness needs, by magnitude unless the
+            comparison ranks by sign.
+        completeness: faithfulness of the circuit's complement; low is complete.
+        minimality: share of the circuit's edges whose loss costs at least 1 % of faithfulness.
+        auroc: of the scores against the true circuit; None where none is known.
+        precision: share of true edges among as many of its highest as there are true ones.
+        missed: true edges that are not among those.
+        peak_mb: most memory held while it ran, above what was held before, in 10^6 bytes.
+    """
+
+    method: str
+    scores: Scores
+    faithfulness: Faithfulness
+    circuit: Circuit
+    completeness: float
+    minimality: float
+    auroc: float | None
+    precision: float | None
+    missed: tuple[str, ...]
+    peak_mb: float
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Methods side by side on one task.
+
+    Attributes:
+        task: its name.
+        model: its name.
+        graph: of the model.
+        metric: key of `METRICS`.
+        ablation: what an edge outside a circuit carries.
+        pairs: pairs that the methods saw.
+        evaluated_pairs: pairs that circuits were evaluated on.
+        held_out: whether those are others than the methods saw.
+        dropped: pairs left out because clean and corrupted did not align.
+        accuracy: share of the evaluation pairs that the model gets right; None for a task without
+            answers.
+        metric_clean: mean metric of the model on the clean prompts of the evaluation pairs.
+        metric_corrupted: likewise on the corrupted prompts.
+        results: one a method that ran, in the order asked for; random is always among them.
+        skipped: reason by method, of those that this graph is too large for or this model refuses.
+        warnings: sentences that a reader must see: a task that the model cannot do, a method that
+            does not beat random.
+        truth: the true circuit under the ablation used, where it is known.
+        truth_name: its name among the truths of the model (`GroundTruth.truths`).
+        random_cmd: of every random ranking drawn as a control.
+        random_auroc: likewise; empty where no truth is known.
+        memory: how `peak_mb` was measured, as a phrase after that word.
+        projection: of `projection.project` for the first clean prompt, and the truth's circuit
+            (`circuit` is "truth") and every method's; None where the model has no token graph.
+        made: seed, sample, options of methods, versions.
+    """
+
+    task: str
+    model: str
+    graph: ComponentGraph
+    metric: str
+    ablation: str
+    pairs: int
+    evaluated_pairs: int
+    held_out: bool
+    dropped: int
+    accuracy: float | None
+    metric_clean: float
+    metric_corrupted: float
+    results: tuple[MethodResult, ...]
+    skipped: Mapping[str, str]
+    warnings: tuple[str, ...]
+    truth: Circuit | None
+    truth_name: str | None
+    random_cmd: tuple[float, ...]
+    random_auroc: tuple[float, ...]
+    memory: str
+    projection: pd.DataFrame | None
+    made: Mapping[str, Any]
+
+    def beats_random(self, result: MethodResult) -> bool | None:
+        """Whether a method does better than chance: by AUROC where the truth is known, else by CMD.
+
+        CMD, of which less is better, is measured on the ranking that circuits are taken from. Its
+        areas are coarse on graphs of a few edges. None for random itself.
+        """
+        if result.method == RANDOM:
+            return None
+        if result.auroc is not None:
+            return result.auroc > chance_level(self.random_auroc)
+        return -result.faithfulness.cmd > chance_level([-cmd for cmd in self.random_cmd])
+
+    def why_not_better(self, result: MethodResult) -> str:
+        """How many random rankings a method beats, and why not more where its making says so."""
+        if result.auroc is None:
+            cmd, drawn = result.faithfulness.cmd, len(self.random_cmd)
+            beaten = sum(cmd < other - _ROUNDING for other in self.random_cmd)
+            found = f"its CMD of {cmd:.3f} is below {beaten} of"
+        else:
+            drawn = len(self.random_auroc)
+            beaten = sum(result.auroc > other + _ROUNDING for other in self.random_auroc)
+            found = f"its AUROC of {result.auroc:.3f} is above {beaten} of"
+        method = METHODS.get(result.method)
+        reason = None if method is None else method.blind_spot
+        return f"{result.method} does not beat random: {found} {rankings_drawn(drawn)}" + (
+            "" if reason is None else f"; {reason}"
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of single methods: where a ranking is another method's."""
+        found = []
+        for result in self.results:
+            made = result.scores.made
+            if REST in made:
+                found.append(
+                    f"{result.method} tested {made[TESTED]:,} of {self.graph.edges:,} edges; those "
+                    f"that it did not keep stand in the order of {made[REST]}, so beyond the edges "
+                    f"that it kept its curve is that of {made[REST]}"
+                )
+        return tuple(found)
+
+    def __repr__(self) -> str:
+        methods = ", ".join(result.scores.method for result in self.results)
+        return f"Comparison({self.task} on {self.model}, {self.pairs} pairs: {methods})"
+
+    def _repr_html_(self) -> str:
+        line = f"{self.task} on {self.model}: {self.pairs} pairs, metric {self.metric}"
+        return facts(" ".join([line + ".", *self.warnings]), self.table)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a method, with the columns `COLUMNS`; what is not known is NaN or None."""
+        return pd.DataFrame([self._row(result) for result in self.results], columns=list(COLUMNS))
+
+    def _row(self, result: MethodResult) -> dict[str, Any]:
+        scores, curve = result.scores, result.faithfulness
+        return {
+            "method": result.method,
+            "forwards": scores.forwards,
+            "backwards": scores.backwards,
+            "seconds": scores.seconds,
+            "peak_mb": result.peak_mb,
+            "cpr": curve.cpr,
+            "cmd": curve.cmd,
+            "edges_at_85": curve.edges_at_85,
+            "completeness": result.completeness,
+            "minimality": result.minimality,
+            "auroc": math.nan if result.auroc is None else result.auroc,
+            "precision": math.nan if result.precision is None else result.precision,
+            "beats_random": self.beats_random(result),
+        }
+
+
+def warnings_of(comparison: Comparison) -> tuple[str, ...]:
+    """What a reader must see before any figure, a sentence each."""
+    c, lines = comparison, []
+    if c.accuracy is not None and c.accuracy < CANNOT_DO:
+        lines.append(
+            f"{c.model} does {c.task} on {c.accuracy:.0%} of the pairs only; circuits of a task "
+            "that the model cannot do explain little"
+        )
+    if not c.metric_clean > c.metric_corrupted:
+        lines.append(
+            f"the mean {c.metric} is {c.metric_clean:.3g} on clean prompts and "
+            f"{c.metric_corrupted:.3g} on corrupted ones; there is nothing to restore"
+        )
+    lines += [c.why_not_better(result) for result in c.results if c.beats_random(result) is False]
+    return tuple(lines)
+
+
+def chance_level(random: Sequence[float]) -> float:
+    """What a method must exceed to do better than random rankings at one in twenty.
+
+    The (k + 1)-th highest value, where (k + 1) / (rankings + 1) is at most 0.05: a permutation
+    test. Of fewer than `LEAST_FOR_LEVEL` rankings the highest. Rounding is added.
+
+    Raises:
+        ValueError: no value.
+    """
+    if not random:
+        raise ValueError("no random ranking was drawn; there is nothing to beat")
+    reach = max(0, int(SIGNIFICANT * (len(random) + 1) + 1e-9) - 1)
+    return sorted(random, reverse=True)[reach] + _ROUNDING
+
+
+def rankings_drawn(count: int) -> str:
+    """So many random rankings, as a phrase."""
+    return f"{count} random ranking{'s' * (count != 1)}"

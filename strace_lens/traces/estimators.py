@@ -1,0 +1,164 @@
+"""Estimators of a trace by name: from best-first search to rankings fitted to the output.
+
+Each gives an upper bound on how much of the graph a prediction needs; a tighter one needs more
+passes. What a fitted trace may be taken for is said by its controls: a sweep with
+`controls="all"` measures them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from strace_lens.model.architecture import Model
+from strace_lens.model.hold import verb
+from strace_lens.traces.ablation import ZERO, Replacement
+from strace_lens.traces.edges import kinds_to_keep
+from strace_lens.traces.extract import extract
+from strace_lens.traces.fisher import FISHER_PROBES, fisher
+from strace_lens.traces.fit import GRADIENT_BUDGET
+from strace_lens.traces.graph import TokenGraph
+from strace_lens.traces.learn import ANCHORED, ROWS, STEPS, learn
+from strace_lens.traces.prune import PROBES, prune, prune_steps
+from strace_lens.traces.trace import Trace
+from strace_lens.utils.progress import Steps, steps_bar
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A way to rank the edges of a token graph.
+
+    Attributes:
+        rank: from a model and its graph to a trace. One that takes steps is given `keep`, `target`,
+            `replacement`, `seed`, `memory_budget`, `progress` and `allow_other_model` by name, and
+            `start` too if it starts from another estimator's trace.
+        steps: how often it calls `progress` at the most; 0 where nothing is fitted.
+        start: name of the estimator whose trace it starts from.
+        passes: rows of forward and of backward passes that a step takes.
+    """
+
+    rank: Callable[..., Trace]
+    steps: int = 0
+    start: str | None = None
+    passes: tuple[int, int] = (0, 0)
+
+
+def _greedy(model: Model, graph: TokenGraph) -> Trace:
+    return extract(graph, "l1")
+
+
+def _scheduled(model: Model, graph: TokenGraph) -> Trace:
+    return extract(graph, "l2", order="scheduled")
+
+
+def _fisher(model: Model, graph: TokenGraph, *, progress: Steps, **options: Any) -> Trace:
+    trace = fisher(model, graph, **options)
+    progress(1)
+    return trace
+
+
+def _anchored(model: Model, graph: TokenGraph, **options: Any) -> Trace:
+    return learn(model, graph, **ANCHORED, **options)
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "greedy": Estimator(_greedy),
+    "scheduled": Estimator(_scheduled),
+    "fisher": Estimator(_fisher, steps=1, passes=(1, FISHER_PROBES)),
+    "pruned": Estimator(prune, steps=prune_steps(), passes=(1, PROBES)),
+    "anchored": Estimator(_anchored, steps=ANCHORED["steps"], start="pruned", passes=(ROWS, ROWS)),
+    "learned": Estimator(learn, steps=STEPS, start="pruned", passes=(ROWS, ROWS)),
+}
+"""Estimators by name, the cheapest first."""
+
+
+def estimator_of(name: str) -> Estimator:
+    """The estimator of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {name!r}; choose from {', '.join(ESTIMATORS)}")
+    return ESTIMATORS[name]
+
+
+def steps(estimator: str, *, started: bool = False) -> int:
+    """Steps that `estimate` reports at the most; `started` where it is given a start."""
+    found = estimator_of(estimator)
+    before = 0 if started or found.start is None else steps(found.start)
+    return before + found.steps
+
+
+def fitting_passes(estimator: str) -> tuple[int, int]:
+    """Rows of forward and of backward passes that `estimate` fits with at the most.
+
+    `Trace.made["passes"]` tells how many it was.
+    """
+    found = estimator_of(estimator)
+    forward, backward = (0, 0) if found.start is None else fitting_passes(found.start)
+    return forward + found.steps * found.passes[0], backward + found.steps * found.passes[1]
+
+
+@verb
+def estimate(
+    model: Model,
+    graph: TokenGraph,
+    estimator: str = "greedy",
+    *,
+    keep: Sequence[str] = (),
+    target: Float[Tensor, " vocab"] | None = None,
+    replacement: Replacement = ZERO,
+    seed: int = 0,
+    start: Trace | None = None,
+    memory_budget: int = GRADIENT_BUDGET,
+    progress: Steps | None = None,
+    allow_other_model: bool = False,
+) -> Trace:
+    """Rank the edges of a token graph by an estimator, with the options of the published table.
+
+    Args:
+        model: the model whose graph it is.
+        graph: the token graph of a prompt.
+        estimator: a key of `ESTIMATORS`.
+        keep: kinds of edges that are never ablated: what is fitted is the order of the others. No
+            effect where nothing is fitted.
+        target: probabilities to reproduce; by default the model's own output. No effect where
+            nothing is fitted.
+        replacement: what an ablated edge carries while fitting.
+        seed: of all that is drawn.
+        start: the trace to start from, of the estimator that this one builds on; made first if not
+            given. No effect on estimators that start from nothing.
+        memory_budget: bytes of a forward and backward pass.
+        progress: called with 1 after each step of fitting, of which there are at most `steps`; a
+            bar if not given.
+        allow_other_model: accept a start or a replacement made with other weights, as from another
+            checkpoint.
+
+    Raises:
+        ValueError: an unknown estimator or kind of edges to keep, a graph to fit of one token or of
+            other weights, a target that is no distribution, or a start of another graph.
+        UnsupportedModelError: gradients through quantised weights.
+    """
+    found, kinds = estimator_of(estimator), kinds_to_keep(keep)
+    if not found.steps:
+        trace = found.rank(model, graph)
+        return replace(trace, made={"estimator": estimator, **trace.made})
+    with steps_bar(progress, estimator, steps(estimator, started=start is not None)) as advance:
+        options: dict[str, Any] = {
+            "keep": kinds,
+            "target": target,
+            "replacement": replacement,
+            "seed": seed,
+            "memory_budget": memory_budget,
+            "progress": advance,
+            "allow_other_model": allow_other_model,
+        }
+        if found.start is not None:
+            options["start"] = start or estimate(model, graph, found.start, **options)
+        trace = found.rank(model, graph, **options)
+    return replace(trace, made={"estimator": estimator, **trace.made})

@@ -1,0 +1,142 @@
+"""Traces from pandas and subgraphs from networkx: the ways back from other people's tools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import pandas as pd
+import torch
+
+from strace_lens.model.prompts import Prompt
+from strace_lens.traces.edge_table import ENDS, edge_ids
+from strace_lens.traces.edges import UNREACHABLE, EdgeTensors, GraphShape
+from strace_lens.traces.graph import TokenGraph
+from strace_lens.traces.trace import GIVEN, Subgraph, Trace
+from strace_lens.utils.checks import (
+    numbers_of,
+    refuse_rows,
+    refuse_twice,
+    require_columns,
+    whole_numbers,
+)
+
+_OF_THE_MODEL = ("model", "weights", "versions")
+"""What `made` says of the model and not of the ranking."""
+
+
+def trace_from_pandas(table: pd.DataFrame, like: Trace | TokenGraph) -> Trace:
+    """The trace whose edges, one row each, are ranked by a table.
+
+    Rows may stand in any order, and ranks may be of your own making: a ranking of every edge is a
+    trace. Texts of tokens are not read, positions are. The `made` of the new trace says "given in
+    the table" of an order or importance that is not that of `like`.
+
+    Args:
+        table: columns as `Trace.to_pandas` writes them, `importance` if there is one.
+        like: the trace that the table came from, or the token graph that it ranks.
+
+    Raises:
+        ValueError: a column is missing, a row names no edge, or ranks do not number all edges from
+            0 once each; the message names the row.
+    """
+    ids = edge_ids(table, like.shape)
+    ranks = _ranks(table, like.shape)
+    if len(ids) != like.shape.edges:
+        lacking = sorted(set(range(like.shape.edges)) - set(ranks.tolist()))
+        raise ValueError(
+            f"rank {lacking[0]} is missing: a trace ranks all {like.shape.edges:,} edges, the "
+            f"table {len(ids):,}"
+        )
+    importance = None
+    if "importance" in table.columns:
+        values = torch.from_numpy(numbers_of(table, "importance")).float()
+        importance = _placed(like.shape, 0.0, torch.float32, ids, values)
+    placed = _placed(like.shape, UNREACHABLE, torch.int32, ids, ranks)
+    return Trace(
+        shape=like.shape,
+        prompt=like.prompt,
+        ranks=placed,
+        made=_made(like, placed, importance),
+        importance=importance,
+    )
+
+
+def _made(like: Trace | TokenGraph, ranks: EdgeTensors, importance: EdgeTensors | None) -> Any:
+    """How a trace from a table was made: as `like`, so far as order and importance are its own."""
+    if not isinstance(like, Trace):
+        of_the_model = {"model": like.architecture.name, "weights": like.weights}
+        return {**of_the_model, "order": GIVEN, "importance": GIVEN}
+    made = dict(like.made)
+    if not torch.equal(ranks.flat(), like.ranks.flat()):
+        made = {name: made[name] for name in _OF_THE_MODEL if name in made}
+        made |= {"order": GIVEN, "importance": GIVEN}
+    own, new = like.importance, importance
+    if new is not None and (own is None or not torch.allclose(new.flat(), own.flat())):
+        made["importance"] = GIVEN
+    return made
+
+
+def subgraph_from_networkx(graph: nx.MultiDiGraph) -> Subgraph:
+    """The subgraph of a networkx graph as `Subgraph.to_networkx` makes it, edges removed or not.
+
+    The ranks of edges that are not there are unknown, and stand as `UNREACHABLE`.
+
+    Args:
+        graph: with the graph attributes `shape` and `prompt`, and on its edges `kind`, `layer`,
+            `head` and `rank`.
+
+    Raises:
+        ValueError: an attribute is missing, or an edge is none of the token graph; the message
+            names it.
+    """
+    shape, prompt = graph.graph.get("shape"), graph.graph.get("prompt")
+    if not isinstance(shape, GraphShape) or not isinstance(prompt, Prompt):
+        raise ValueError(
+            "the graph does not say which token graph it belongs to: it needs the attributes "
+            "shape and prompt, as Subgraph.to_networkx gives them"
+        )
+    if not len(prompt.ids) == len(prompt.strings) == shape.tokens:
+        raise ValueError(f"the prompt has {len(prompt.ids)} tokens, its graph {shape.tokens}")
+    rows, labels = [], []
+    for source, target, data in graph.edges(data=True):
+        label = f"{source} -> {target}"
+        if not all(isinstance(node, tuple) and len(node) == 2 for node in (source, target)):
+            raise ValueError(f"edge {label}: nodes are pairs (hook point, token position)")
+        absent = {"kind", "layer", "rank"} - data.keys()
+        if absent:
+            raise ValueError(f"edge {label} says nothing of its {', '.join(sorted(absent))}")
+        head = data.get("head")
+        rows.append((data["kind"], data["layer"], head, *source, *target, data["rank"]))
+        labels.append(label)
+    table = pd.DataFrame(rows, columns=[*ENDS, "rank"], index=pd.Index(labels, dtype=object))
+    ids = edge_ids(table, shape)
+    return Subgraph(
+        shape=shape,
+        prompt=prompt,
+        kept=_placed(shape, False, torch.bool, ids, torch.ones(len(ids), dtype=torch.bool)),
+        ranks=_placed(shape, UNREACHABLE, torch.int32, ids, _ranks(table, shape)),
+        made=dict(graph.graph.get("made", {})),
+    )
+
+
+def _ranks(table: pd.DataFrame, shape: GraphShape) -> torch.Tensor:
+    """The ranks of a table's rows, if they can be ranks of different edges."""
+    require_columns(table, ["rank"])
+    ranks = whole_numbers(table, "rank")
+    out = (ranks < 0) | (ranks >= shape.edges)
+    refuse_rows(table, "rank", out, f"lies outside 0..{shape.edges - 1}")
+    refuse_twice(table, ranks, "have the same rank")
+    return torch.from_numpy(ranks).int()
+
+
+def _placed(
+    shape: GraphShape,
+    fill: bool | int | float,
+    dtype: torch.dtype,
+    ids: torch.Tensor,
+    values: torch.Tensor,
+) -> EdgeTensors:
+    flat = shape.full(fill, dtype).flat()
+    flat[ids] = values
+    return shape.split(flat)

@@ -1,0 +1,62 @@
+"""From a token graph to its trace: every edge ranked by how it is reached from the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.hold import verb
+from strace_lens.traces.best_first import best_first
+from strace_lens.traces.edges import EdgeTensors, GraphShape, in_reach
+from strace_lens.traces.graph import TokenGraph
+from strace_lens.traces.importance import edge_importance
+from strace_lens.traces.schedule import residual_closure, schedule
+from strace_lens.traces.trace import Trace
+from strace_lens.utils.versions import versions
+
+ORDERS: dict[str, Callable[[EdgeTensors, GraphShape], EdgeTensors]] = {
+    "best-first": best_first,
+    "closure": residual_closure,
+    "scheduled": schedule,
+}
+
+
+@verb
+def extract(
+    graph: TokenGraph,
+    importance: str = "l1",
+    *,
+    order: str = "best-first",
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Trace:
+    """Rank every edge of a token graph, from the output down.
+
+    Args:
+        graph: the token graph of a prompt.
+        importance: a key of `importance.IMPORTANCES`, or "leverage(k)".
+        order: "best-first", the paper's search; "closure" and "scheduled" score attention and MLP
+            edges alone and buy the residual edges below what is read (`schedule`).
+        seed: of the random importance.
+        memory_budget: bytes that an importance may take for edge vectors at a time.
+
+    Raises:
+        ValueError: an unknown importance or order.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"unknown order {order!r}; choose from {', '.join(ORDERS)}")
+    scores = edge_importance(graph, importance, seed=seed, memory_budget=memory_budget)
+    return Trace(
+        shape=graph.shape,
+        prompt=graph.prompt,
+        ranks=ORDERS[order](scores, graph.shape),
+        made={
+            "model": graph.architecture.name,
+            "weights": graph.weights,
+            "importance": importance,
+            "order": order,
+            "seed": seed,
+            "versions": versions(),
+        },
+        importance=in_reach(scores, graph.shape),
+    )

@@ -1,0 +1,333 @@
+"""Masks over the edges of a token graph, as hooks that ablate every edge a row does not keep.
+
+Sizes, controls and prompts are all rows of a batch (`rows`). An ablated edge leaves its replacement
+(nothing, for zero ablation) in its place; biases belong to no edge and stay. An edge kept by a
+fraction, as only gradients need, is a mixture of the two. Source: s-Trace (arXiv 2605.27033),
+section "running a trace".
+
+`mask_hooks` needs to know its rows beforehand, and hands what a layer computed from hook to hook.
+`run_hooks`, for runs of a user's own, learns the batch from the run itself: its first hook makes
+the masks of this run anew, so that nothing an interrupted run left behind reaches the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strace_lens.model.architecture import (
+    Architecture,
+    AttentionOutput,
+    Model,
+    attention_output,
+    clipped,
+    device_of,
+    device_of_layer,
+    mlp_constant,
+    per_query_head,
+)
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import Hook
+from strace_lens.traces.rows import Keep, MaskedRows, Rows, WeightedRows, complement, times
+
+
+def mask_hooks(
+    model: Model,
+    architecture: Architecture,
+    groups: Sequence[Rows],
+    kept: tuple[Keep, Keep] | None = None,
+) -> list[Hook]:
+    """Hooks that apply the masks of a batch whose rows are those of the groups, in order.
+
+    A residual edge is ablated where the stream is written: on a bridge a write at `hook_resid_mid`
+    reaches the MLP but not `hook_resid_post`, so both are written, from their parts. `kept` is of
+    `kept_in_stream`, for callers who need it too.
+    """
+    starts = [0]
+    for group in groups:
+        starts.append(starts[-1] + len(group))
+    spans = [slice(a, b) for a, b in pairwise(starts)]
+    spans_and_groups = list(zip(spans, groups, strict=True))
+    kept = kept_in_stream(groups) if kept is None else kept
+    biases = _biases(model, architecture)
+    hooks: list[Hook] = []
+    for layer in range(architecture.layers):
+        residual, mlp = kept[0][layer], kept[1][layer] if architecture.mlp else None
+        mask = _LayerMask(
+            model, architecture, layer, spans_and_groups, residual, mlp, biases[layer]
+        )
+        hooks += mask.hooks()
+    return hooks
+
+
+def kept_in_stream(
+    groups: Sequence[Rows],
+) -> tuple[Keep, Keep]:
+    """Which residual `[layer sublayer row pos]` and MLP edges `[mlp_layer row pos]` each row keeps.
+
+    Padding keeps all.
+    """
+    width = max(g.shape.tokens for g in groups)
+
+    def padded(keep: Keep, group: Rows) -> Keep:
+        return torch.nn.functional.pad(
+            keep.movedim(0, -2), (0, width - group.shape.tokens), value=True
+        )
+
+    residual = [padded(g.keep_residual_edges(), g) for g in groups]
+    mlp = [padded(g.keep_mlp_edges(), g) for g in groups]
+    return torch.cat(residual, -2), torch.cat(mlp, -2)
+
+
+class _Biases(NamedTuple):
+    """What the biases of a layer leave in the stream where edges are ablated.
+
+    Attributes:
+        output: how the layer's heads write to the stream.
+        constant: what stays of an ablated MLP edge.
+        of_values: whether the heads' values have a bias.
+        of_mlp: whether `constant` is anything but zero.
+    """
+
+    output: AttentionOutput
+    constant: Tensor
+    of_values: bool
+    of_mlp: bool
+
+
+def _biases(model: Model, architecture: Architecture) -> list[_Biases]:
+    """The biases of every layer; all layers together are one question to the device."""
+    layers, device = range(architecture.layers), device_of(model)
+    outputs = [attention_output(model, architecture, layer) for layer in layers]
+    constants = [torch.zeros(())] * architecture.layers
+    if architecture.mlp:
+        constants = [mlp_constant(model, architecture, layer) for layer in layers]
+    values = torch.stack([output.value_bias.any().to(device) for output in outputs])
+    mlps = torch.stack([constant.any().to(device) for constant in constants])
+    found = torch.stack([values, mlps], 1).tolist()
+    return [
+        _Biases(output, constant, *there)
+        for output, constant, there in zip(outputs, constants, found, strict=True)
+    ]
+
+
+class _LayerMask:
+    """The hooks of one layer, which hand each other what the layer computed on its way."""
+
+    def __init__(
+        self,
+        model: Model,
+        architecture: Architecture,
+        layer: int,
+        groups: Sequence[tuple[slice, Rows]],
+        residual: Keep,
+        mlp: Keep | None,
+        biases: _Biases,
+    ) -> None:
+        self.architecture = architecture
+        self.layer = layer
+        self.groups = groups
+        # Masks and replacements live where their layer runs.
+        self.device = device_of_layer(model, layer)
+        self.keep_residual = residual.to(self.device)
+        self.keep_mlp = None if mlp is None else mlp.to(self.device)
+        self.output, self.constant = biases.output, biases.constant
+        self.read: dict[str, Tensor] = {}
+        replaced = any(g.replacement.references for _, g in groups)
+        self.attention_kept = all(
+            not isinstance(g, WeightedRows) and "attention" in g.keep for _, g in groups
+        )
+        self.patches_z = replaced or biases.of_values
+        self.has_constant = biases.of_mlp
+
+    def hooks(self) -> list[Hook]:
+        arch, block = self.architecture, f"blocks.{self.layer}."
+        hooks: list[Hook] = [
+            (block + "hook_resid_pre", self.reader("resid_pre")),
+            (block + "hook_attn_out", self.reader("attn_out")),
+        ]
+        if self.attention_kept:
+            pass  # what attention writes stays as the model computes it
+        elif arch.pattern_is_live:
+            hooks.append((block + "attn.hook_pattern", self.write_pattern))
+            if self.patches_z:
+                hooks.append((block + "attn.hook_z", self.write_z))
+        else:
+            hooks.append((block + "attn.hook_v", self.reader("value")))
+            hooks.append((block + "attn.hook_pattern", self.reader("pattern")))
+        if arch.mlp:
+            hooks.append((block + "hook_mlp_out", self.reader("mlp_out")))
+        if arch.mlp and not arch.parallel:
+            hooks.append((block + "hook_resid_mid", self.write_mid))
+        hooks.append((block + "hook_resid_post", self.write_post))
+        return hooks
+
+    def reader(self, name: str) -> Callable[..., None]:
+        def hook(value: Tensor, hook: Any) -> None:
+            self.read[name] = value
+
+        return hook
+
+    def write_pattern(
+        self, pattern: Float[Tensor, "row head query key"], hook: Any
+    ) -> Float[Tensor, "row head query key"]:
+        if self.patches_z:
+            self.read["pattern"] = pattern
+        return self.masked_pattern(pattern)
+
+    def masked_pattern(self, pattern: Tensor) -> Float[Tensor, "row head query key"]:
+        if all(group.shape.tokens == pattern.shape[-1] for _, group in self.groups):
+            kept = [times(pattern[rows], self.kept_attention(group)) for rows, group in self.groups]
+            return kept[0] if len(kept) == 1 else torch.cat(kept)
+        # Padding follows the prompt, so no real token reads it: its entries stay as they are.
+        masked = pattern.clone()
+        for rows, group in self.groups:
+            n = group.shape.tokens
+            kept_there = self.kept_attention(group)
+            masked[rows, :, :n, :n] = times(pattern[rows, :, :n, :n], kept_there)
+        return masked
+
+    def kept_attention(self, group: Rows) -> Keep:
+        return group.keep_attention_edges(self.layer).to(self.device, non_blocking=True)
+
+    def write_z(
+        self, z: Float[Tensor, "row query head d_head"], hook: Any
+    ) -> Float[Tensor, "row query head d_head"]:
+        return z + self.ablated_z(self.read.pop("pattern"))
+
+    def ablated_z(self, pattern: Tensor) -> Float[Tensor, "row query head d_head"]:
+        """What ablated attention edges leave in `hook_z`: the value bias and their replacements.
+
+        With r and v' the references' patterns and values, the ablated edges leave
+        sum (r v' / n) + b_V (sum of ablated pattern entries - sum of r / n).
+        """
+        heads, bias = self.architecture.heads, self.output.value_bias
+        # Some models keep their patterns in single precision where their values are in half.
+        z = bias.new_zeros(*pattern.shape[:3], bias.shape[-1])
+        for rows, group in self.groups:
+            n = group.shape.tokens
+            ablated = complement(self.kept_attention(group))
+            missing = (pattern[rows, :, :n, :n] * ablated).sum(-1)
+            for pattern_there, value_there in group.replacement.references:
+                there = pattern_there[self.layer].to(self.device, non_blocking=True)
+                weight = ablated * there / len(group.replacement.references)
+                carried = value_there[self.layer].to(self.device, non_blocking=True)
+                value = per_query_head(carried, heads, dim=1).transpose(0, 1)
+                z[rows, :, :n] += weight.to(value.dtype) @ value
+                missing = missing - weight.sum(-1)
+            z[rows, :, :n] += missing[..., None].to(bias.dtype) * bias[:, None]
+        return z.transpose(1, 2)
+
+    def attention(self) -> Float[Tensor, "row pos d_model"]:
+        """This layer's attention output under the mask."""
+        attn_out = self.read.pop("attn_out")
+        if self.architecture.pattern_is_live or self.attention_kept:
+            return attn_out
+        # The pattern cannot be written here (and fires after `hook_z`): z is computed from it anew.
+        pattern, value = self.read.pop("pattern"), self.read.pop("value")
+        value = per_query_head(clipped(self.architecture, value), self.architecture.heads, dim=2)
+        z = torch.einsum("bhqk,bkhe->bqhe", self.masked_pattern(pattern), value)
+        if self.patches_z:
+            z = z + self.ablated_z(pattern)
+        return torch.einsum("bqhe,hed->bqd", z, self.output.weight) + self.output.bias
+
+    def write_mid(self, mid: Tensor, hook: Any) -> Float[Tensor, "row pos d_model"]:
+        written = self.with_residual(self.attention(), self.read.pop("resid_pre"), sublayer=0)
+        self.read["resid_mid"] = written
+        return written
+
+    def write_post(self, post: Tensor, hook: Any) -> Float[Tensor, "row pos d_model"]:
+        if "resid_mid" in self.read:
+            return self.with_residual(self.mlp(), self.read.pop("resid_mid"), sublayer=1)
+        written = self.attention()
+        if self.keep_mlp is not None:
+            written = written + self.mlp()
+        return self.with_residual(written, self.read.pop("resid_pre"), sublayer=0)
+
+    def with_residual(
+        self, written: Tensor, stream: Tensor, sublayer: int
+    ) -> Float[Tensor, "row pos d_model"]:
+        """What a sublayer writes, plus the stream where its edge is kept, else what replaces it."""
+        keep = self.keep_residual[sublayer, ..., None]
+        if keep.dtype == torch.bool:
+            written = torch.addcmul(written, stream, keep.to(stream.dtype))
+        else:
+            written = written + times(stream, keep)
+        for rows, group in self.groups:
+            if group.replacement.residual is not None:
+                n, there = group.shape.tokens, group.replacement.residual[self.layer, sublayer]
+                there = there.to(self.device, non_blocking=True)
+                written[rows, :n] += complement(keep[rows, :n]) * there
+        return written
+
+    def mlp(self) -> Float[Tensor, "row pos d_model"]:
+        """`hook_mlp_out` where its edge is kept, else its bias and the replacement."""
+        mlp_out = self.read.pop("mlp_out")
+        assert self.keep_mlp is not None
+        keep = self.keep_mlp[..., None]
+        written = times(mlp_out, keep)
+        if self.has_constant:
+            written += complement(keep) * self.constant
+        for rows, group in self.groups:
+            if group.replacement.mlp is not None:
+                n, there = group.shape.tokens, group.replacement.mlp[self.layer]
+                there = there.to(self.device, non_blocking=True)
+                written[rows, :n] += complement(keep[rows, :n]) * there
+        return written
+
+
+FIRST = "blocks.0.hook_resid_pre"
+
+
+def run_hooks(model: Model, row: MaskedRows) -> list[Hook]:
+    """Hooks that apply one row's mask to every prompt of a batch.
+
+    Args:
+        model: the model that will run.
+        row: the mask, one row; its tokens only say how long a prompt is.
+
+    Returns:
+        Pairs of hook point and function, as `run_with_hooks(fwd_hooks=...)` takes them.
+    """
+    architecture = architecture_of(model)
+    device = device_of(model)
+    row = row.on(device)
+    # What each hook point does in the run that is under way.
+    functions: dict[str, Callable[..., Tensor | None]] = {}
+
+    def begin(stream: Tensor) -> None:
+        batch, width = stream.shape[:2]
+        tokens = row.shape.tokens
+        if width != tokens:
+            raise ValueError(
+                f"these hooks mask a prompt of {tokens} tokens, but the run has {width}; run "
+                f"token ids [batch, {tokens}], or make the hooks of a trace of that length"
+            )
+        start, stop = (None if x is None else x.expand(batch) for x in (row.start, row.stop))
+        rows = replace(row, start=start, stop=stop)
+        functions.update(mask_hooks(model, architecture, [rows]))
+
+    def hook_at(point: str, last: bool) -> Callable[..., Tensor | None]:
+        def hook(value: Tensor, hook: Any) -> Tensor | None:
+            if point == FIRST:
+                begin(value)
+            elif not functions:
+                raise RuntimeError(
+                    f"{point} ran before {FIRST}: a trace masks whole forward passes; start at the "
+                    "first block and pass all hooks of the list"
+                )
+            result = functions[point](value, hook)
+            if last:
+                functions.clear()  # the run's activations go with them
+            return result
+
+        return hook
+
+    points = [point for point, _ in mask_hooks(model, architecture, [row])]
+    return [(point, hook_at(point, point == points[-1])) for point in points]

@@ -1,0 +1,160 @@
+"""Backward pruning: from the full graph down, the edges that the output answers to least go first.
+
+Scores of the full graph say what matters while everything is there. As edges fall away others take
+over, so Fisher scores (`fisher`) are estimated again at each trace on the way down. The edges that
+fall off at a step take the ranks above the survivors: nested by construction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor
+
+from strace_lens.model.architecture import Model
+from strace_lens.model.hold import fixed_weights, verb
+from strace_lens.traces.ablation import ZERO, Replacement
+from strace_lens.traces.best_first import connected_order
+from strace_lens.traces.edges import GraphShape, order_of, ranks_of
+from strace_lens.traces.fisher import fisher_scores
+from strace_lens.traces.fit import GRADIENT_BUDGET, fit_to, fitted_trace
+from strace_lens.traces.graph import TokenGraph
+from strace_lens.traces.schedule import kept_last, schedule_ablatable
+from strace_lens.traces.trace import Trace, check_size
+from strace_lens.utils.progress import Steps, steps_bar
+
+PROBES = 3
+FACTOR = 0.7
+SMALLEST = 1e-4
+
+
+@verb
+def prune(
+    model: Model,
+    graph: TokenGraph,
+    *,
+    probes: int = PROBES,
+    factor: float = FACTOR,
+    decay: float = 0.5,
+    smallest: float = SMALLEST,
+    keep: Sequence[str] = (),
+    start: Trace | None = None,
+    largest: float = 1.0,
+    target: Float[Tensor, " vocab"] | None = None,
+    replacement: Replacement = ZERO,
+    seed: int = 0,
+    memory_budget: int = GRADIENT_BUDGET,
+    progress: Steps | None = None,
+    allow_other_model: bool = False,
+) -> Trace:
+    """Rank edges by pruning the graph step by step, scores estimated anew at each.
+
+    Args:
+        model: the model whose graph it is.
+        graph: the token graph of a prompt.
+        probes: backward passes a step.
+        factor: share of its edges that a step keeps.
+        decay: weight of the former steps in the running mean of scores that decides.
+        smallest: no trace smaller than this is scored; its edges keep their last order.
+        keep: kinds of edges that are never ablated; they rank last, and the edges that can be
+            ablated are the full graph that is pruned (`schedule_ablatable`).
+        start: a ranking whose edges beyond `largest` keep their ranks, to take up a pruning again;
+            by default the full graph is pruned.
+        largest: relative size of the start's trace that is pruned.
+        target: probabilities to reproduce; by default the model's own output.
+        replacement: what an ablated edge carries.
+        seed: of the probes.
+        memory_budget: bytes of a forward and backward pass.
+        progress: called with 1 after each of at most `prune_steps` steps; a bar if not given.
+        allow_other_model: accept a start or a replacement made with other weights, as from another
+            checkpoint.
+
+    Raises:
+        ValueError: a graph of one token or of other weights, kinds of edges to keep that leave
+            nothing to fit, a target that is no distribution, a start of another graph, or an option
+            out of its range.
+        UnsupportedModelError: quantised weights.
+    """
+    _check_options(factor, decay)
+    if start is None and largest != 1:
+        raise ValueError(f"largest={largest} is a size of the start's trace; pass start= too")
+    fit = fit_to(
+        model,
+        graph,
+        target,
+        replacement,
+        memory_budget,
+        start,
+        keep=keep,
+        allow_other_model=allow_other_model,
+    )
+    shape = graph.shape
+    residual = _is_residual(shape)
+    order = shape.reachable().flat().nonzero()[:, 0] if start is None else order_of(start.ranks)
+    if fit.keep:
+        order = order_of(kept_last(ranks_of(order, shape), shape, fit.keep))
+    count = math.floor(check_size(largest) * len(order))
+    count, kept = min(count, fit.ablatable), order[fit.ablatable :]
+    fewest = math.ceil(check_size(smallest) * len(order))
+    generator = torch.Generator().manual_seed(seed)
+    mean = torch.zeros(len(residual))
+    steps = 0
+    total = prune_steps(factor, smallest, largest)
+    with fixed_weights(model), steps_bar(progress, "pruning", total) as advance:
+        while count >= fewest:
+            ranks = ranks_of(order, shape)
+            found = fisher_scores(fit, ranks, count, probes=probes, generator=generator).flat()
+            alive = order[:count]
+            there = torch.cat([alive, kept])
+            scores = torch.zeros_like(mean)
+            scores[there] = found[there] / found[there].mean().clamp_min(1e-30)
+            mean = scores if steps == 0 else decay * mean + (1 - decay) * scores
+            mean[order[count : fit.ablatable]] = 0
+            scheduled = schedule_ablatable(shape.split(mean), shape, fit.keep).flat()
+            order[:count] = alive[scheduled[alive].argsort()]
+            count = _whole_columns(order, int(count * factor), residual)
+            steps += 1
+            advance(1)
+    made = {"importance": "fisher", "order": "pruned", "seed": seed}
+    options = {"probes": probes, "factor": factor, "decay": decay, "smallest": smallest}
+    ranks = ranks_of(order, shape)
+    return fitted_trace(
+        fit,
+        graph,
+        ranks if fit.keep else connected_order(ranks, shape),
+        start=start,
+        passes=(steps, steps * probes),
+        made={**made, **options, "largest": largest},
+    )
+
+
+def prune_steps(factor: float = FACTOR, smallest: float = SMALLEST, largest: float = 1.0) -> int:
+    """Steps that a pruning takes at the most."""
+    return math.ceil(math.log(smallest / largest) / math.log(factor)) + 1
+
+
+def _check_options(factor: float, decay: float) -> None:
+    if not 0 < factor < 1:
+        raise ValueError(f"factor must lie in (0, 1), as the share a step keeps; got {factor}")
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay must lie in [0, 1); got {decay}")
+
+
+def _is_residual(shape: GraphShape) -> Bool[Tensor, " edge_id"]:
+    mask = shape.full(False, torch.bool)
+    return mask._replace(residual=~mask.residual).flat()
+
+
+def _whole_columns(
+    order: Int64[Tensor, " edge"], count: int, residual: Bool[Tensor, " edge_id"]
+) -> int:
+    """The largest number of edges up to `count` that leaves no residual column incomplete.
+
+    A column is bought at once behind the edge that reads it (`schedule`). Were it cut in two, what
+    is below would be lost to all smaller traces, and the edge would read nothing.
+    """
+    others: Int[Tensor, " _"] = (~residual[order[: count + 1]]).nonzero()[:, 0]
+    return int(others[-1]) if len(others) else 0

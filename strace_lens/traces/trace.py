@@ -1,0 +1,291 @@
+"""The trace: one rank for every edge of a token graph, so every size is a prefix of one order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import networkx as nx
+import pandas as pd
+import torch
+from jaxtyping import Int, Int64
+from torch import Tensor
+
+from strace_lens.model.architecture import Model
+from strace_lens.model.checks import architecture_of
+from strace_lens.model.forward import Hook
+from strace_lens.model.prompts import Prompt
+from strace_lens.model.weights import expect_same_weights
+from strace_lens.traces.ablation import ZERO, Replacement
+from strace_lens.traces.edge_table import edge_table
+from strace_lens.traces.edges import (
+    KINDS,
+    EdgeTensors,
+    GraphShape,
+    edge_list,
+    hook_name,
+    kinds_to_keep,
+    order_of,
+)
+from strace_lens.traces.graph import shape_of
+from strace_lens.traces.masks import run_hooks
+from strace_lens.traces.rows import MaskedRows
+from strace_lens.utils.html_repr import facts
+
+GIVEN = "given in the table"
+"""What `made` says of an order or importance that came from a user's table."""
+
+
+def check_size(size: float) -> float:
+    """A relative size as it is.
+
+    Raises:
+        ValueError: it does not lie in (0, 1].
+    """
+    if not 0 < size <= 1:
+        raise ValueError(f"sizes must lie in (0, 1]; got {size}")
+    return float(size)
+
+
+def edges_by_size(
+    parts: Sequence[Int[Tensor, "..."]], edges: Sequence[int]
+) -> Int64[Tensor, "size part"]:
+    """How many edges of each part the first k edges have, from the ranks of the part's edges."""
+    order = torch.tensor(edges, dtype=torch.int32).sort()
+    # An edge enters at the first size above its rank; one above all sizes never does.
+    ranks = torch.cat([part.flatten() for part in parts])
+    enters = torch.searchsorted(order.values, ranks, right=True, out_int32=True)
+    part = torch.arange(len(parts)).repeat_interleave(torch.tensor([p.numel() for p in parts]))
+    cells = torch.bincount(
+        part * (len(edges) + 1) + enters, minlength=len(parts) * (len(edges) + 1)
+    )
+    entered = cells.view(len(parts), -1)[:, :-1].T
+    counts = torch.empty_like(entered)
+    counts[order.indices] = entered.cumsum(0)
+    return counts
+
+
+@dataclass(frozen=True, eq=False)
+class Subgraph:
+    """A set of edges of a token graph.
+
+    Attributes:
+        shape: of the token graph.
+        prompt: its tokens.
+        kept: True for the edges of the subgraph.
+        ranks: of the trace it was cut from; the heaviest edges come first.
+        made: how that trace was made.
+    """
+
+    shape: GraphShape
+    prompt: Prompt
+    kept: EdgeTensors
+    ranks: EdgeTensors
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def edges(self) -> int:
+        """Number of edges."""
+        return int(sum(int(k.sum()) for k in self.kept))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The edges, one row each, first ranked first: the columns of `Trace.to_pandas`.
+
+        A subgraph does not know the importances.
+        """
+        table = edge_table(self.shape, self.prompt.strings, self.kept)
+        table.insert(0, "rank", self.ranks.flat()[self.kept.flat()].numpy())
+        return table.sort_values("rank", ignore_index=True)
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """The subgraph as a networkx MultiDiGraph with nodes (hook point, token position).
+
+        Node attribute: `token`. Edge attributes: `kind`, `layer`, `head` (None unless attention)
+        and `rank`. Graph attributes: `shape`, `prompt` and `made`, from which
+        `subgraph_from_networkx` reads it back.
+        """
+        chosen = edge_list(self.shape, self.kept)
+        ranks = torch.cat([r[k] for r, k in zip(self.ranks, self.kept, strict=True)]).tolist()
+        graph = nx.MultiDiGraph(shape=self.shape, prompt=self.prompt, made=dict(self.made))
+        strings = self.prompt.strings
+        for row, rank in zip(zip(*(c.tolist() for c in chosen), strict=True), ranks, strict=True):
+            kind, layer, head, source_level, source, target_level, target = row
+            ends = [
+                (hook_name(self.shape, level), token)
+                for level, token in ((source_level, source), (target_level, target))
+            ]
+            for node in ends:
+                graph.add_node(node, token=strings[node[1]])
+            graph.add_edge(
+                *ends, kind=KINDS[kind], layer=layer, head=None if head < 0 else head, rank=rank
+            )
+        return graph
+
+    def __repr__(self) -> str:
+        share = self.edges / self.shape.edges
+        return f"Subgraph({self.edges:,} of {self.shape.edges:,} edges, s = {share:.3g})"
+
+    def _repr_html_(self) -> str:
+        return facts(repr(self), self.to_pandas(), self.prompt.strings)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Every edge of a prompt's token graph, ranked; the trace of k edges is `ranks < k`.
+
+    The ranking is a heuristic. Its prefixes approximate the model's output, and the size of one
+    that does so well is an upper bound on the edges that are needed.
+
+    Attributes:
+        shape: of the token graph.
+        prompt: its tokens.
+        ranks: position of each edge in the order of extraction; `UNREACHABLE` where an edge cannot
+            reach the output.
+        made: how it was made: model, the hash of its weights, importance, order, seed, versions.
+        importance: what each edge was ranked by, float32, 0 where it cannot reach the output; None
+            where ranks follow from more than one number an edge (pruned, learned).
+    """
+
+    shape: GraphShape
+    prompt: Prompt
+    ranks: EdgeTensors
+    made: Mapping[str, Any] = field(default_factory=dict)
+    importance: EdgeTensors | None = None
+
+    @property
+    def edges(self) -> int:
+        """Number of edges ranked: all that can reach the output."""
+        return self.shape.edges
+
+    def edge_count(self, size: float) -> int:
+        """Edges of the trace of a relative size: floor(s * |E|).
+
+        Raises:
+            ValueError: the size does not lie in (0, 1].
+        """
+        # 0.29 * 100 is 28.999...: a product one rounding error below a whole number is that number.
+        return math.floor(check_size(size) * self.edges * (1 + 1e-12))
+
+    def subgraph(self, size: float) -> Subgraph:
+        """The trace of a relative size, as a set of edges."""
+        return self.first(self.edge_count(size))
+
+    def first(self, edges: int) -> Subgraph:
+        """The trace of so many edges, as a set of edges."""
+        kept = self.ranks.map(lambda r: r < edges)
+        return Subgraph(self.shape, self.prompt, kept, self.ranks, self.made)
+
+    def counts_by_size(self, edges: Sequence[int]) -> Int64[Tensor, "size kind layer"]:
+        """How many edges of each kind (in the order of `KINDS`) and layer the first k edges have.
+
+        One pass over the edges, whatever the number of sizes.
+        """
+        layers = [layer for kind in KINDS for layer in getattr(self.ranks, kind)]
+        counts = edges_by_size(layers, edges).split(
+            [len(getattr(self.ranks, kind)) for kind in KINDS], dim=1
+        )
+        pad = torch.nn.functional.pad  # an attention-only model has no layers of MLP edges
+        return torch.stack([pad(n, (0, self.shape.layers - n.shape[1])) for n in counts], 1)
+
+    def to_pandas(self, size: float = 1.0) -> pd.DataFrame:
+        """The edges of the trace of a relative size, one row each, first ranked first.
+
+        Columns: `rank`, `kind`, `layer`, `head` (missing unless attention), the `source` and
+        `target` hook points, each with `_position` and `_token`, and `importance` where the trace
+        keeps it. `trace_from_pandas` reads the frame of size 1 back.
+        """
+        table = self.subgraph(size).to_pandas()
+        if self.importance is not None:
+            table["importance"] = self.importance.flat()[order_of(self.ranks)[: len(table)]].numpy()
+        return table
+
+    def hooks(
+        self,
+        size: float,
+        model: Model,
+        *,
+        keep: Sequence[str] = (),
+        replacement: Replacement = ZERO,
+        allow_other_model: bool = False,
+    ) -> list[Hook]:
+        """Hooks that ablate all but the trace of a relative size, for runs of your own.
+
+        They are the masks that `density_curve` runs. A batch may hold any prompts of the trace's
+        length, the trace's own first of all; each is masked alike. The list can be run any number
+        of times, one run at a time.
+
+            hooks = trace.hooks(0.05, model)
+            logits = model.run_with_hooks(trace.prompt.tensor[None], fwd_hooks=hooks)
+            with model.hooks(fwd_hooks=hooks):
+                ...  # any code of yours that runs the model
+
+        Args:
+            size: in (0, 1].
+            model: that the trace was made with.
+            keep: kinds of edges that are never ablated.
+            replacement: what an ablated edge carries instead.
+            allow_other_model: accept a model of another name or with other weights than those of
+                the trace or the replacement, as another checkpoint, if its graph has the shape of
+                the trace's.
+
+        Returns:
+            Pairs of hook point and function. A run of another number of tokens raises ValueError.
+
+        Raises:
+            ValueError: a size out of range, an unknown kind of edges to keep, a model other than
+                the trace's, or a replacement of other weights or of another length than the prompt.
+        """
+        self.expect_model(model, allow_other_model=allow_other_model)
+        replacement.expect_model(model, allow_other_model=allow_other_model)
+        row = MaskedRows(
+            tokens=self.prompt.tensor,
+            shape=self.shape,
+            ranks=self.ranks,
+            start=None,
+            stop=torch.tensor([self.edge_count(size)]),
+            keep=kinds_to_keep(keep),
+            replacement=replacement,
+        )
+        return run_hooks(model, row)
+
+    def expect_model(self, model: Model, *, allow_other_model: bool = False) -> None:
+        """Refuse a model that the trace was not made with.
+
+        A model is known by the hash of its weights. A trace that names none, made by hand or read
+        from a file of version 0.1, is held to the model's name, if it has one, and to the shape of
+        the graph.
+
+        Args:
+            model: a HookedTransformer or a TransformerBridge.
+            allow_other_model: ask for the shape of the graph alone.
+
+        Raises:
+            ValueError: the model's graph has another shape, or it is another model, by its name or
+                by its weights.
+        """
+        architecture = architecture_of(model)
+        made_with = self.made.get("model", architecture.name)
+        fits = self.shape == shape_of(architecture, self.shape.tokens)
+        other_name = made_with != architecture.name and self.made.get("weights") is None
+        if not fits or (other_name and not allow_other_model):
+            raise ValueError(
+                f"a trace of {made_with} ({self.shape}) does not fit {architecture.name}; extract "
+                f"one with this model{', or pass allow_other_model=True' if fits else ''}"
+            )
+        if not allow_other_model:
+            expect_same_weights(f"{self!r}", self.made, model)
+
+    def __repr__(self) -> str:
+        made = self.made
+        how = made.get("order", "order unknown")
+        if made.get("importance", GIVEN) != GIVEN:
+            how += f" by {made['importance']}"
+        return (
+            f"Trace({made.get('model', 'model')}: {self.edges:,} edges over {self.shape.tokens} "
+            f"tokens, {how})"
+        )
+
+    def _repr_html_(self) -> str:
+        return facts(repr(self), strings=self.prompt.strings)

@@ -1,0 +1,104 @@
+"""The verb that runs a method, on tasks on which nothing can be found."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import pytest
+import torch
+
+from strace_lens.circuits.discover.methods import METHODS, discover, random_scores
+from strace_lens.circuits.experiment import make_experiment
+from strace_lens.circuits.task import Task
+from tests import cases
+from tests.circuits.made import double_model, tiny_task, uneven_task
+
+
+def unchanged(rows: list[int], pairs: int = 4) -> Task:
+    """A task whose corrupted prompts are the clean ones in some pairs."""
+    task = tiny_task(pairs, 5)
+    corrupted = task.corrupted.clone()
+    corrupted[rows] = task.clean[rows]
+    return dataclasses.replace(task, corrupted=corrupted)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_task_on_which_nothing_changes_is_refused_by_every_method(method: str) -> None:
+    with pytest.raises(
+        ValueError, match="clean and corrupted do not differ in the tokens of any pair of task"
+    ):
+        discover(cases.model_of("gpt2"), unchanged([0, 1, 2, 3]), method)
+
+
+def test_pairs_that_differ_in_their_padding_alone_are_the_same() -> None:
+    task = dataclasses.replace(tiny_task(2, 5), lengths=torch.tensor([2, 5]))
+    corrupted = task.clean.clone()
+    corrupted[0, 3] += 1
+    same = dataclasses.replace(task, corrupted=corrupted)
+    assert same.unchanged == (0, 1)
+    with pytest.raises(ValueError, match="do not differ in the tokens of any pair"):
+        discover(cases.model_of("gpt2"), same, "eap")
+
+
+def test_pairs_that_do_not_differ_are_named() -> None:
+    task = unchanged([1, 3])
+    assert task.unchanged == (1, 3)
+    said = r"the same tokens in 2 of 4 pairs of task 'words' \(1, 3, counted from 0\)"
+    with pytest.warns(UserWarning, match=said):
+        found = discover(cases.model_of("gpt2"), task, "eap")
+    assert bool(found.values.any())
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean"])
+def test_another_ablation_needs_no_other_prompt(ablation: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = discover(cases.model_of("gpt2"), unchanged([0, 1, 2, 3]), "eap", ablation=ablation)
+    assert bool(found.values.any())
+
+
+@pytest.mark.parametrize("method", ["edge-patching", "eap"])
+def test_other_tokens_with_the_same_output_are_no_change(method: str) -> None:
+    model = double_model("gpt2")
+    task = tiny_task(2, 5)
+    with torch.no_grad():
+        table = model.W_E.clone()
+        for token in task.clean.unique().tolist():  # its twin, some tokens further on
+            model.W_E[(token + 60) % len(table)] = table[token]
+        twins = dataclasses.replace(task, corrupted=(task.clean + 60) % len(table))
+        assert twins.unchanged == ()
+        try:
+            with pytest.raises(ValueError, match="do not differ in the tokens or output of any"):
+                discover(model, twins, method)
+        finally:
+            model.W_E[:] = table
+
+
+@pytest.mark.parametrize("method", ["eap", "attribution-patching"])
+def test_scores_that_are_zero_but_for_rounding_are_no_ranking(method: str) -> None:
+    # The divergence from the clean output has no slope at the clean output.
+    task = tiny_task(2, 5, metric="kl_divergence")
+    with pytest.raises(ValueError, match=f"{method} scores every edge of task 'words' zero"):
+        discover(cases.model_of("gpt2"), task, method)
+    assert bool(discover(cases.model_of("gpt2"), task, "eap-ig").values.any())
+
+
+def test_random_is_uniform_and_seeded() -> None:
+    experiment = make_experiment(cases.model_of("llama"), tiny_task())
+    exists = experiment.graph.exists
+    first, again, other = (random_scores(experiment, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not first[~exists].any()
+    assert 0.4 < float(first[exists].mean()) < 0.6
+    assert experiment.passes.forward_rows == 0
+    by_position = random_scores(experiment, positions=True)
+    assert by_position.shape == (*exists.shape, 6)
+    assert by_position[exists].unique().numel() > 0.99 * 6 * experiment.graph.edges
+
+
+def test_random_positions_need_one_length() -> None:
+    experiment = make_experiment(cases.model_of("llama"), uneven_task())
+    with pytest.raises(ValueError, match="one length"):
+        random_scores(experiment, positions=True)

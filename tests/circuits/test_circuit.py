@@ -1,0 +1,298 @@
+"""Circuits as masks: names, complement, overlap, and which edges lie on a path."""
+
+from __future__ import annotations
+
+import itertools
+
+import networkx as nx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from strace_lens.circuits.circuit import (
+    Circuit,
+    Scores,
+    circuit_of_edges,
+    circuit_of_nodes,
+    edge_count,
+    empty_circuit,
+    full_circuit,
+)
+from strace_lens.circuits.graph import ComponentGraph
+from tests.circuits.made import GROUPED, graphs, random_keep
+
+PARALLEL = ComponentGraph("parallel", layers=2, heads=2, kv_heads=2, parallel=True)
+
+
+@st.composite
+def circuits(draw: st.DrawFn) -> Circuit:
+    """Boolean or soft, with token positions or without, sparse or dense."""
+    graph = draw(graphs())
+    positions = draw(st.sampled_from([0, 1, 3]))
+    draws = random_keep(graph, draw(st.integers(0, 2**20)), soft=True, positions=positions)
+    draws = torch.where(draws < draw(st.sampled_from([0.1, 0.3, 0.9])), draws, 0.0)
+    return Circuit(graph, draws if draw(st.booleans()) else draws > 0)
+
+
+def named_edges(circuit: Circuit) -> list[str]:
+    """Names of the edges kept, by a loop over all cells."""
+    graph, names = circuit.graph, []
+    keep = circuit.keep if circuit.keep.ndim == 3 else circuit.keep[..., None]
+    for d, s, p in itertools.product(*map(range, keep.shape)):
+        if graph.exists[d, s] and float(keep[d, s, p]) > 0:
+            position = f"@{p}" if circuit.keep.ndim == 3 else ""
+            names.append(f"{graph.source_names[s]}->{graph.destination_names[d]}{position}")
+    return names
+
+
+def on_a_path(circuit: Circuit, name: str, paths: nx.DiGraph) -> bool:
+    source, _, destination = name.partition("@")[0].partition("->")
+    return nx.has_path(paths, ("from", "embed"), ("from", source)) and nx.has_path(
+        paths, ("to", destination), ("to", "logits")
+    )
+
+
+def paths_of(circuit: Circuit) -> nx.DiGraph:
+    """Sources to the destinations that read them, and these to what is worked out from them."""
+    graph, paths = circuit.graph, nx.DiGraph()
+    paths.add_nodes_from(("from", n) for n in graph.source_names)
+    paths.add_nodes_from(("to", n) for n in graph.destination_names)
+    for name in named_edges(circuit):
+        source, _, destination = name.partition("@")[0].partition("->")
+        paths.add_edge(("from", source), ("to", destination))
+    for d, s in graph.feeds.nonzero().tolist():
+        paths.add_edge(("to", graph.destination_names[d]), ("from", graph.source_names[s]))
+    return paths
+
+
+@settings(max_examples=25)
+@given(circuit=circuits())
+def test_length_and_names_are_those_of_the_edges_kept(circuit: Circuit) -> None:
+    names = named_edges(circuit)
+    assert sorted(circuit.edge_names()) == sorted(names)
+    assert circuit.edge_names() == names[::-1]  # from the output back
+    assert len(circuit) == len(names)
+
+
+@settings(max_examples=25)
+@given(circuit=circuits())
+def test_connected_keeps_the_edges_on_a_path_from_embedding_to_logits(circuit: Circuit) -> None:
+    paths = paths_of(circuit)
+    wanted = [n for n in named_edges(circuit) if on_a_path(circuit, n, paths)]
+    connected = circuit.connected()
+    assert named_edges(connected) == wanted
+    kept = connected.kept
+    assert torch.equal(connected.keep[kept], circuit.keep[kept])  # weights stay as they were
+    assert torch.equal(connected.connected().kept, kept)
+
+
+@settings(max_examples=25)
+@given(circuit=circuits())
+def test_nodes_are_what_the_edges_touch(circuit: Circuit) -> None:
+    touched = set()
+    for name in named_edges(circuit):
+        source, _, destination = name.partition("@")[0].partition("->")
+        fed = circuit.graph.feeds[circuit.graph.destination_index(destination)].nonzero()[:, 0]
+        touched |= {source} | {circuit.graph.source_names[s] for s in fed.tolist()}
+    assert circuit.nodes() == [n for n in circuit.graph.source_names if n in touched]
+
+
+@settings(max_examples=25)
+@given(circuit=circuits())
+def test_the_complement_of_the_complement_is_the_circuit(circuit: Circuit) -> None:
+    other = ~circuit
+    assert other.keep.dtype == circuit.keep.dtype
+    total = (other.keep.float() + circuit.keep.float())[circuit.exists]
+    torch.testing.assert_close(total, torch.ones_like(total))
+    assert not bool(other.keep[~circuit.exists].any())
+    torch.testing.assert_close((~other).keep, circuit.keep * circuit.exists)
+    if circuit.keep.dtype == torch.bool:
+        assert len(circuit) + len(other) == int(circuit.exists.sum())
+        assert circuit.jaccard(other) == 0.0
+
+
+@settings(max_examples=25)
+@given(circuit=circuits(), seed=st.integers(0, 99))
+def test_jaccard_is_that_of_the_sets_of_edges(circuit: Circuit, seed: int) -> None:
+    positions = circuit.keep.shape[2] if circuit.keep.ndim == 3 else 0
+    other = Circuit(circuit.graph, random_keep(circuit.graph, seed, positions=positions))
+    ours, theirs = set(named_edges(circuit)), set(named_edges(other))
+    assert (
+        circuit.jaccard(other)
+        == other.jaccard(circuit)
+        == pytest.approx(len(ours & theirs) / len(ours | theirs) if ours | theirs else 1.0)
+    )
+    assert circuit.jaccard(circuit) == 1.0
+
+
+@settings(max_examples=25)
+@given(circuit=circuits())
+def test_networkx_gets_every_edge_between_nodes(circuit: Circuit) -> None:
+    graph = circuit.to_networkx()
+    names = []
+    for source, node, data in graph.edges(data=True):
+        assert data["input"].startswith(node)
+        position = f"@{data['position']}" if "position" in data else ""
+        names.append(f"{source}->{data['input']}{position}")
+    assert sorted(names) == sorted(named_edges(circuit))
+
+
+def test_full_and_empty() -> None:
+    for graph in (GROUPED, PARALLEL):
+        full, empty = full_circuit(graph), empty_circuit(graph)
+        assert len(full) == graph.edges
+        assert full.nodes() == list(graph.source_names)
+        assert torch.equal(full.connected().keep, full.keep)
+        assert len(empty) == len(empty.nodes()) == len(empty.connected()) == 0
+        assert empty.jaccard(empty) == 1.0
+        assert torch.equal((~empty).keep, full.keep)
+        assert repr(full) == f"Circuit({graph.model}, {graph.edges} of {graph.edges} edges)"
+
+
+def test_a_circuit_of_named_edges() -> None:
+    names = ["m1->logits", "a0.h2->a1.kv1<v>", "embed->a0.h2<q>"]
+    circuit = circuit_of_edges(GROUPED, names)
+    assert circuit.edge_names() == names
+    assert circuit.nodes() == ["embed", "a0.h2", "a1.h2", "a1.h3", "m1"]
+    assert circuit.connected().edge_names() == []
+    whole = circuit_of_edges(GROUPED, [*names, "a1.h3->logits"]).connected()
+    assert whole.edge_names() == ["a1.h3->logits", "a0.h2->a1.kv1<v>", "embed->a0.h2<q>"]
+    with pytest.raises(ValueError, match=r"no source of grouped named 'a9\.h0'"):
+        circuit_of_edges(GROUPED, ["a9.h0->logits"])
+
+
+def test_a_circuit_of_nodes_keeps_all_their_out_edges() -> None:
+    circuit = circuit_of_nodes(GROUPED, ["embed", "a0.h1", "m1"])
+    wanted = {
+        n
+        for n in full_circuit(GROUPED).edge_names()
+        if n.split("->")[0] in ("embed", "a0.h1", "m1")
+    }
+    assert set(circuit.edge_names()) == wanted
+    with pytest.raises(ValueError, match="no source of grouped named 'logits'"):
+        circuit_of_nodes(GROUPED, ["logits"])
+
+
+def _changed(cell: float | None = None, shape: tuple[int, ...] = (19, 11)) -> Tensor:
+    keep = torch.full(shape, 0.5)
+    if cell is not None:
+        keep[3, 0] = cell
+    return keep
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        (_changed(shape=(11, 19)), r"mask \[destination, source\] of \(19, 11\).* got \(11, 19\)"),
+        (_changed(shape=(19, 12)), r"got \(19, 12\)"),
+        (_changed(shape=(19, 11, 4, 2)), r"got \(19, 11, 4, 2\)"),
+        (_changed(1.25), r"must lie in \[0, 1\]; got 1.25"),
+        (_changed(-0.5), r"must lie in \[0, 1\]; got -0.5"),
+        (_changed(float("nan")), r"must lie in \[0, 1\]; got nan"),
+        (_changed(float("inf")), r"must lie in \[0, 1\]; got inf"),
+    ],
+)
+def test_a_mask_that_is_none_is_an_error(keep: Tensor, message: str) -> None:
+    assert (GROUPED.destinations, GROUPED.sources) == (19, 11)
+    with pytest.raises(ValueError, match=message):
+        Circuit(GROUPED, keep)
+
+
+def test_circuits_that_do_not_compare_are_an_error() -> None:
+    everywhere = full_circuit(GROUPED)
+    by_position = Circuit(GROUPED, GROUPED.exists[..., None].expand(-1, -1, 4))
+    with pytest.raises(ValueError, match="do not compare"):
+        everywhere.jaccard(by_position)
+    with pytest.raises(ValueError, match=r"belongs to parallel .* not to grouped"):
+        everywhere.jaccard(full_circuit(PARALLEL))
+
+
+@st.composite
+def some_scores(draw: st.DrawFn) -> Scores:
+    """Few distinct values, so that many edges tie; what is no edge scores highest."""
+    graph = draw(graphs())
+    positions = draw(st.sampled_from([0, 1, 3]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
+    shape = [graph.destinations, graph.sources] + [positions] * bool(positions)
+    values = torch.randint(-2, 3, shape, generator=generator).float()
+    exists = graph.exists if not positions else graph.exists[..., None]
+    return Scores(graph, torch.where(exists, values, 9.0), method="random", task="words")
+
+
+def ranked(scores: Scores, *, absolute: bool) -> list[tuple[int, ...]]:
+    """All edges as cells, best first, by a plain sort that keeps the model's order in ties."""
+    cells = [
+        tuple(cell)
+        for cell in torch.ones_like(scores.values).nonzero().tolist()
+        if scores.graph.exists[cell[0], cell[1]]
+    ]
+    values = scores.values.abs() if absolute else scores.values
+    return sorted(cells, key=lambda cell: -float(values[cell]))
+
+
+@settings(max_examples=25)
+@given(scores=some_scores(), share=st.floats(0, 1), absolute=st.booleans())
+def test_the_top_is_the_best_edges_of_a_sort(scores: Scores, share: float, absolute: bool) -> None:
+    order = ranked(scores, absolute=absolute)
+    assert scores.edges == len(order)
+    count = round(share * len(order))
+    circuit = scores.top(count, absolute=absolute)
+    assert {tuple(c) for c in circuit.kept.nonzero().tolist()} == set(order[:count])
+    assert len(circuit) == count
+    assert not bool(circuit.keep[~circuit.exists].any())
+    assert circuit.made["method"] == "random"
+    assert circuit.made["absolute"] == absolute
+
+
+@settings(max_examples=25)
+@given(scores=some_scores())
+def test_larger_tops_hold_smaller_ones(scores: Scores) -> None:
+    tops = [scores.top(count).keep for count in range(0, scores.edges + 1, 5)]
+    for smaller, larger in itertools.pairwise(tops):
+        assert bool((smaller <= larger).all())
+
+
+def test_a_fraction_is_of_all_edges_and_at_least_one() -> None:
+    values = torch.arange(float(GROUPED.destinations * GROUPED.sources)).view(
+        GROUPED.destinations, GROUPED.sources
+    )
+    scores = Scores(GROUPED, values, method="counted")
+    assert len(scores.top(1.0)) == scores.edges == GROUPED.edges
+    assert len(scores.top(0.5)) == round(GROUPED.edges / 2)
+    assert scores.top(1e-9).edge_names() == ["m1->logits"]
+    assert scores.top(1).edge_names() == ["m1->logits"]
+    assert len(scores.top(0)) == 0
+    negative = Scores(GROUPED, -values, method="counted")
+    assert negative.top(1, absolute=False).edge_names() == ["embed->a0.h0<q>"]
+    assert negative.top(1).edge_names() == ["m1->logits"]
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (-1, "0..82; got -1"),
+        (83, "0..82; got 83"),
+        (0.0, r"\(0, 1\]; got 0.0"),
+        (1.5, r"\(0, 1\]; got 1.5"),
+        (-0.1, r"\(0, 1\]; got -0.1"),
+        (float("nan"), r"\(0, 1\]; got nan"),
+        (3.0, r"\(0, 1\]; got 3.0"),
+    ],
+)
+def test_a_size_out_of_range_is_an_error(size: int | float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        edge_count(size, GROUPED.edges)
+
+
+def test_scores_that_are_none_are_an_error() -> None:
+    wanted = (GROUPED.destinations, GROUPED.sources)
+    for bad in ("nan", "inf", "-inf"):
+        values = torch.zeros(wanted)
+        values[4, 1] = float(bad)
+        with pytest.raises(ValueError, match="scores of 'eap' hold NaN or infinity"):
+            Scores(GROUPED, values, method="eap")
+    for shape in ((wanted[1], wanted[0]), (*wanted, 2, 2)):
+        with pytest.raises(ValueError, match=r"scores of grouped have shape \(19, 11\)"):
+            Scores(GROUPED, torch.zeros(shape), method="eap")

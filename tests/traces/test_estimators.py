@@ -1,0 +1,125 @@
+"""Estimators by name against the functions they stand for, called by hand."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+import strace_lens as sl
+from strace_lens.traces.estimators import Estimator, steps
+from tests import tiny
+
+TOKENS = tiny.token_ids(10)
+TARGET = torch.linspace(0, 1, tiny.VOCABULARY).softmax(0)
+
+
+@pytest.fixture(scope="module")
+def graph() -> sl.TokenGraph:
+    return sl.token_graph(tiny.bridge("llama"), TOKENS)
+
+
+@pytest.fixture
+def brief(monkeypatch) -> str:
+    """A learned ranking of three steps: a new estimator is one entry."""
+    rank = functools.partial(sl.learn, steps=3)
+    monkeypatch.setitem(sl.ESTIMATORS, "brief", Estimator(rank, steps=3, start="pruned"))
+    return "brief"
+
+
+def same_ranks(a: sl.Trace, b: sl.Trace) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.ranks, b.ranks, strict=True))
+
+
+def by_hand(name: str, graph: sl.TokenGraph, **options) -> sl.Trace:
+    model = tiny.bridge("llama")
+    if name == "greedy":
+        return sl.extract(graph, "l1")
+    if name == "scheduled":
+        return sl.extract(graph, "l2", order="scheduled")
+    return (sl.fisher if name == "fisher" else sl.prune)(model, graph, **options)
+
+
+@pytest.mark.parametrize("name", ["greedy", "scheduled", "fisher", "pruned"])
+def test_an_estimator_is_its_function(graph, name) -> None:
+    told: list[int] = []
+    trace = sl.estimate(tiny.bridge("llama"), graph, name, seed=3, progress=told.append)
+    hand = by_hand(name, graph, seed=3)
+    assert same_ranks(trace, hand)
+    assert dict(trace.made) == {"estimator": name, **hand.made}
+    assert sum(told) <= steps(name)
+    assert bool(told) == (name in ("fisher", "pruned"))
+
+
+def test_the_learned_ranking_is_that_of_the_published_steps(graph) -> None:
+    told: list[int] = []
+    trace = sl.estimate(tiny.bridge("llama"), graph, "learned", seed=2, progress=told.append)
+    assert trace.made["order"] == "learned"
+    assert trace.made["steps"] == 60
+    assert trace.made["start"]["estimator"] == trace.made["start"]["order"] == "pruned"
+    assert trace.made["seed"] == trace.made["start"]["seed"] == 2
+    assert 60 < sum(told) <= steps("learned") == steps("pruned") + 60
+
+
+def test_a_start_is_made_first_unless_it_is_given(graph, brief) -> None:
+    model = tiny.bridge("llama")
+    start = sl.estimate(model, graph, "pruned", seed=7)
+    by_hand = sl.learn(model, graph, start=start, steps=3, seed=7)
+    told: list[int] = []
+    trace = sl.estimate(model, graph, brief, start=start, seed=7, progress=told.append)
+    assert same_ranks(trace, by_hand)
+    assert sum(told) == steps(brief, started=True) == 3
+    trace = sl.estimate(model, graph, brief, seed=7, progress=told.append)
+    assert same_ranks(trace, by_hand)
+    assert trace.made["start"] == start.made
+    assert 3 + 3 < sum(told) <= 3 + steps(brief)
+    # What starts from nothing takes no notice of a start.
+    assert same_ranks(sl.estimate(model, graph, "fisher", start=start), sl.fisher(model, graph))
+
+
+@pytest.mark.parametrize("name", ["fisher", "pruned", "brief"])
+def test_kinds_to_keep_reach_the_fit_and_its_start(graph, brief, name) -> None:
+    trace = sl.estimate(tiny.bridge("llama"), graph, name, keep=("mlp",), seed=3)
+    if name == "brief":
+        start = trace.made["start"]
+        assert (start["estimator"], start["keep"]) == ("pruned", ["mlp"])
+    else:
+        assert same_ranks(trace, by_hand(name, graph, keep=("mlp",), seed=3))
+    assert trace.made["keep"] == ["mlp"]
+    others = [r[r < trace.edges] for r in (trace.ranks.attention, trace.ranks.residual)]
+    kept = trace.ranks.mlp[trace.ranks.mlp < trace.edges]
+    assert int(kept.min()) > max(int(r.max()) for r in others)
+
+
+@pytest.mark.parametrize("name", ["greedy", "scheduled"])
+def test_kinds_to_keep_have_no_effect_where_nothing_is_fitted(graph, name) -> None:
+    model = tiny.bridge("llama")
+    trace = sl.estimate(model, graph, name, keep=("attention",))
+    assert same_ranks(trace, sl.estimate(model, graph, name))
+    with pytest.raises(ValueError, match="keep takes a sequence of kinds"):
+        sl.estimate(model, graph, name, keep="attention")
+
+
+@pytest.mark.parametrize("name", ["fisher", "pruned"])
+def test_a_target_and_a_replacement_reach_the_fit(graph, name) -> None:
+    model = tiny.bridge("llama")
+    replaced = sl.replacement(model, graph.prompt, "resample", corrupted=tiny.token_ids(10, 1))
+    aimed = sl.estimate(model, graph, name, target=TARGET, replacement=replaced)
+    assert same_ranks(aimed, by_hand(name, graph, target=TARGET, replacement=replaced))
+    assert not same_ranks(aimed, sl.estimate(model, graph, name))
+
+
+@pytest.mark.parametrize("name", ["greedy", "scheduled"])
+def test_a_target_has_no_effect_where_nothing_is_fitted(graph, name) -> None:
+    model = tiny.bridge("llama")
+    aimed = sl.estimate(model, graph, name, target=TARGET, seed=5)
+    assert same_ranks(aimed, sl.estimate(model, graph, name))
+    assert steps(name) == 0
+
+
+def test_an_unknown_estimator_is_refused_with_the_choices(graph) -> None:
+    with pytest.raises(ValueError, match="unknown estimator 'best'; choose from greedy, scheduled"):
+        sl.estimate(tiny.bridge("llama"), graph, "best")
+    with pytest.raises(ValueError, match="unknown estimator 'best'"):
+        steps("best")
