@@ -55,13 +55,13 @@ bench: $(READY4)
 # The published comparison of estimators, over an hour on two cores; if it is stopped, it resumes.
 estimators: $(READY4)
 	.venv/bin/strace-lens sweep benchmarks/prompts.jsonl --controls all --refine 0 --bos \
-	--estimator greedy,scheduled,fisher,pruned,anchored,learned --no-hidden --out runs/estimators
+	--estimator greedy,scheduled,fisher,pruned,regularized,learned --no-hidden --out runs/estimators
 	.venv/bin/strace-lens phases runs/estimators --out out/estimators
 	cp out/estimators/estimator_*.csv docs/estimators/
 
 # The published study of many prompts, about an hour on two cores; if it is stopped, it resumes.
 study: $(READY4)
-	.venv/bin/strace-lens sweep carried --estimator greedy,fisher --keep none,attention --threads 1 \
+	.venv/bin/strace-lens sweep builtin --estimator greedy,fisher --keep none,attention --threads 1 \
 	--out runs/study
 	.venv/bin/strace-lens phases runs/study --out docs/phases
 

@@ -29,7 +29,7 @@ from strace_lens.corpus.cut import sample
 from strace_lens.corpus.engine import Engine, ray_engine
 from strace_lens.corpus.parts import part_paths
 from strace_lens.corpus.prompts import CorpusPrompt
-from strace_lens.corpus.read import CARRIED, read_corpus
+from strace_lens.corpus.read import BUILTIN, read_corpus
 from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
 from strace_lens.measures.sizes import SIZES
@@ -154,14 +154,14 @@ def command(prompts: Path, out: Path) -> list[str]:
 
 def main() -> None:
     """Print every comparison."""
-    prompts = sample(read_corpus(CARRIED), PROMPTS, SEED)
+    prompts = sample(read_corpus(BUILTIN), PROMPTS, SEED)
     against_one_by_one(prompts)
     scaling()
     ray_workers(prompts[:FEW])
     draw = random.Random(SEED)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prompts.txt"
-        texts = [" ".join(p.text.split()) for p in read_corpus(CARRIED)]
+        texts = [" ".join(p.text.split()) for p in read_corpus(BUILTIN)]
         file.write_text("\n".join(texts) + "\n", encoding="utf-8")
         killed(
             lambda out: command(file, out),

@@ -12,7 +12,7 @@ task = sl.make_task(model, "ioi")
 scores = sl.discover(model, task, method="eap-ig")
 sl.faithfulness(model, task, scores)
 
-run = sl.sweep(model, sl.read_corpus("carried"), "runs/carried")
+run = sl.sweep(model, sl.read_corpus("builtin"), "runs/builtin")
 sl.analyse([run])
 """
 

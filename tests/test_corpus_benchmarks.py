@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import checkpoints, sweeps
-from strace_lens.corpus.read import CARRIED
+from strace_lens.corpus.read import BUILTIN
 
 KILLABLE = """
 import sys
@@ -34,5 +34,5 @@ def test_a_killed_sweep_is_resumed_and_compared(capsys: pytest.CaptureFixture[st
 
 
 def test_the_command_that_is_killed_is_a_sweep(tmp_path: Path) -> None:
-    command = sweeps.command(Path(CARRIED), tmp_path)
+    command = sweeps.command(Path(BUILTIN), tmp_path)
     assert command[:4] == [sys.executable, "-m", "strace_lens.cli", "sweep"]

@@ -28,7 +28,7 @@ from tests import tiny
 
 MUTANTS = 400
 MEMORY = 128 * 2**20
-GRAPH = ComponentGraph("made", layers=1, heads=2, kv_heads=1)
+GRAPH = ComponentGraph("metadata", layers=1, heads=2, kv_heads=1)
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def leaves(value: Any, *path: str | int) -> Iterator[tuple[str | int, ...]]:
     """Paths to every value of some JSON, those of how a result was made left out."""
     if path:
         yield path
-    if isinstance(value, dict | list) and path[-1:] != ("made",):
+    if isinstance(value, dict | list) and path[-1:] != ("metadata",):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(part, *path, key)
 

@@ -75,7 +75,7 @@ def test_the_wheel_runs_from_where_it_is_installed(built, tmp_path) -> None:
 import json, strace_lens as sl
 from importlib.resources import files
 from strace_lens.report.explorer import _asset
-print(json.dumps([sl.__file__, len(_asset("page.html")), len(sl.read_corpus("carried"))]))
+print(json.dumps([sl.__file__, len(_asset("page.html")), len(sl.read_corpus("builtin"))]))
 """
     told = python("-c", code, cwd=tmp_path, PYTHONPATH=str(place))
     assert str(place) in told

@@ -24,7 +24,7 @@ class Circuit:
     Attributes:
         graph: of the model that the circuit belongs to.
         keep: `[destination, source]`, or with a third axis of token positions.
-        made: how it was found.
+        metadata: how it was found.
 
     Raises:
         ValueError: a mask of the wrong shape, with NaN, or with weights outside [0, 1].
@@ -32,7 +32,7 @@ class Circuit:
 
     graph: ComponentGraph
     keep: Shaped[Tensor, "destination source *pos"]
-    made: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wanted = (self.graph.destinations, self.graph.sources)
@@ -64,7 +64,9 @@ class Circuit:
     def __invert__(self) -> Circuit:
         """The complement: every other edge; a weight w becomes 1 - w."""
         other = ~self.keep if self.keep.dtype == torch.bool else 1 - self.keep
-        return replace(self, keep=other * self.exists, made={**self.made, "complement": True})
+        return replace(
+            self, keep=other * self.exists, metadata={**self.metadata, "complement": True}
+        )
 
     def __repr__(self) -> str:
         total = int(self.exists.sum())
@@ -138,7 +140,7 @@ class Circuit:
             component_graph=self.graph,
             positions=self.keep.shape[2] if self.keep.ndim == 3 else None,
             dtype=str(self.keep.dtype).removeprefix("torch."),
-            made=dict(self.made),
+            metadata=dict(self.metadata),
         )
         names, cells = self.graph.destination_names, self._kept_cells()
         weights = self.keep.cpu()[tuple(cells.T)].double().tolist()
@@ -219,7 +221,7 @@ class Scores:
         seconds: wall time; NaN for scores read from a file, which does not hold it.
         signed: values estimate what an edge is worth to the metric, so an edge that hurts it has a
             negative one of large magnitude. False where only their order means something.
-        made: options, ablation, seed.
+        metadata: options, ablation, seed.
 
     Raises:
         ValueError: values of the wrong shape, NaN or infinite.
@@ -233,7 +235,7 @@ class Scores:
     backwards: float = 0.0
     seconds: float = 0.0
     signed: bool = True
-    made: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wanted = (self.graph.destinations, self.graph.sources)
@@ -280,7 +282,7 @@ class Scores:
         count = edge_count(size, self.edges)
         keep = torch.zeros(self.values.numel(), dtype=torch.bool, device=self.values.device)
         keep[self.order(absolute=absolute)[:count]] = True
-        made = {"method": self.method, "task": self.task, "absolute": absolute, **self.made}
+        made = {"method": self.method, "task": self.task, "absolute": absolute, **self.metadata}
         return Circuit(self.graph, keep.view(self.values.shape), made)
 
     def __repr__(self) -> str:

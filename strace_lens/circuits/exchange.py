@@ -112,7 +112,7 @@ def circuit_from_networkx(graph: nx.MultiDiGraph) -> Circuit:
     table = pd.DataFrame(rows, columns=["source", "input", "destination", *needed[1:]])
     table.index = pd.Index(labels, dtype=object)
     keep = _placed(table, whole, positions, _weights(table).to(dtype))
-    return Circuit(whole, keep, dict(graph.graph.get("made", {})))
+    return Circuit(whole, keep, dict(graph.graph.get("metadata", {})))
 
 
 def _weights(table: pd.DataFrame) -> Tensor:

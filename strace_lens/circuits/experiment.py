@@ -125,7 +125,7 @@ class Experiment:
             self.graph.check_same(replace(made.graph, model=self.graph.model))
         else:
             self.graph.check_same(made.graph)
-            expect_same_weights(f"{made!r}", made.made, self.model)
+            expect_same_weights(f"{made!r}", made.metadata, self.model)
 
     def expect_unchanged(self) -> None:
         """Refuse to go on after the model's weights have changed.

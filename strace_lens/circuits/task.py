@@ -35,7 +35,7 @@ class Task:
         every_position: the output is read at every position, not only at the last.
         dropped: pairs left out because clean and corrupted did not align.
         texts: clean and corrupted text of each pair, or none at all.
-        made: how the task was made: seed, file, model.
+        metadata: how the task was made: seed, file, model.
 
     Raises:
         TaskError: parts that do not fit together; the message names the first.
@@ -51,7 +51,7 @@ class Task:
     every_position: bool = False
     dropped: int = 0
     texts: tuple[tuple[str, str], ...] = ()
-    made: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_prompts()

@@ -51,7 +51,7 @@ from strace_lens.corpus.estimator_controls import with_wrong_texts
 from strace_lens.corpus.parts import part_path
 from strace_lens.corpus.plan import plan_sweep
 from strace_lens.corpus.prompts import CorpusPrompt
-from strace_lens.corpus.read import CARRIED, check_limit, read_corpus
+from strace_lens.corpus.read import BUILTIN, check_limit, read_corpus
 from strace_lens.corpus.run_folder import Run
 from strace_lens.corpus.setting import WHICH_CONTROLS, Options
 from strace_lens.corpus.sweep import sweep
@@ -73,7 +73,7 @@ def sweep_command(
         str,
         typer.Argument(
             help="A file (.txt, .jsonl, .json, .csv, .tsv, .parquet), a datasets folder or name, "
-            f"or {CARRIED}: the 104 prompts of the package."
+            f"or {BUILTIN}: the 104 prompts of the package."
         ),
     ],
     out: Annotated[
@@ -191,7 +191,7 @@ def sweep_command(
 
     If the sweep is stopped in any way, the same command resumes it.
 
-    Example: strace-lens sweep carried --estimator greedy,fisher --keep none,attention --out runs/x
+    Example: strace-lens sweep builtin --estimator greedy,fisher --keep none,attention --out runs/x
     """
     with (
         one_line_errors(),

@@ -182,7 +182,7 @@ def compare(
         truth=setting.truth,
         truth_name=None if ground_truth is None else ground_truth.ablation_truth[ablation],
         projection=projection,
-        made={
+        metadata={
             **{"seed": seed, "ranking": ranking, "sample": sample, "versions": versions()},
             "options": {name: chosen[name] for name in names if name in chosen},
         },

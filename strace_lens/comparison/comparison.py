@@ -96,7 +96,7 @@ class Comparison:
         memory: how `peak_mb` was measured, as a phrase after that word.
         projection: of `projection.project` for the first clean prompt, and the truth's circuit
             (`circuit` is "truth") and every method's; None where the model has no token graph.
-        made: seed, sample, options of methods, versions.
+        metadata: seed, sample, options of methods, versions.
     """
 
     task: str
@@ -120,7 +120,7 @@ class Comparison:
     random_auroc: tuple[float, ...]
     memory: str
     projection: pd.DataFrame | None
-    made: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     def beats_random(self, result: MethodResult) -> bool | None:
         """Whether a method does better than chance: by AUROC where the truth is known, else by CMD.
@@ -155,7 +155,7 @@ class Comparison:
         """What a reader must know of single methods: where a ranking is another method's."""
         found = []
         for result in self.results:
-            made = result.scores.made
+            made = result.scores.metadata
             if REST in made:
                 found.append(
                     f"{result.method} tested {made[TESTED]:,} of {self.graph.edges:,} edges; those "

@@ -113,7 +113,7 @@ def _auroc(values: Float[Tensor, " component"], inside: Bool[Tensor, " component
 
 def _inside(trace: Trace, circuit: Circuit) -> Bool[Tensor, " component"]:
     """Which components of the trace's model are nodes of a circuit."""
-    graph, shape, model = circuit.graph, trace.shape, trace.made.get("model")
+    graph, shape, model = circuit.graph, trace.shape, trace.metadata.get("model")
     same = (graph.layers, graph.heads, graph.mlp) == (shape.layers, shape.heads, shape.mlp)
     if not same or model not in (None, graph.model):
         raise ValueError(

@@ -28,7 +28,7 @@ from strace_lens.model.prompts import Prompt, PromptError, tokenize
 from strace_lens.traces.ablation import Replacement
 from strace_lens.traces.compute import compute_share, on_path
 from strace_lens.traces.curve_rows import curve_rows, most_rows
-from strace_lens.traces.estimators import ESTIMATORS, estimate
+from strace_lens.traces.estimators import estimate, estimator_of
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.masked_run import masked_logits
 from strace_lens.traces.noise import embedding_noise
@@ -151,7 +151,7 @@ def measure_controls(
     )
     target = last_logits(model, architecture, wrong.tensor[None])[0]
     # What fits nothing draws nothing and cannot be aimed: its own trace is measured instead.
-    fitted = ESTIMATORS[options.estimator].steps > 0
+    fitted = estimator_of(options.estimator).steps > 0
     traces = [trace, *(fit(seed=options.seed + n) for n in range(1, SEEDS if fitted else 1))]
     aimed = fit(seed=options.seed, target=target.float().softmax(-1)) if fitted else trace
     noise = embedding_noise(len(graph.prompt.ids), architecture.d_model, seed=noise_seed)
@@ -176,7 +176,7 @@ def measure_controls(
 
 def control_rows(estimator: str, sizes: Sequence[float]) -> tuple[int, int]:
     """What the controls of one prompt run at the most: rows, and fits besides that of its trace."""
-    fitted = ESTIMATORS[estimator].steps > 0
+    fitted = estimator_of(estimator).steps > 0
     seeds = SEEDS if fitted else 1
     # Role own runs the further seeds, wrong one trace, sibling and noise the traces of all seeds.
     masked = (seeds - 1 + 1 + 2 * seeds) * most_rows(sizes, controls=False)
@@ -247,5 +247,5 @@ def _shape(
 
 
 def _passes(trace: Trace) -> dict[str, int]:
-    passes = trace.made.get("passes", {})
+    passes = trace.metadata.get("passes", {})
     return {name: int(passes.get(name, 0)) for name in ("forward", "backward")}

@@ -32,7 +32,7 @@ from strace_lens.utils.disk import (
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
-CARRIED = "carried"
+BUILTIN = "builtin"
 """The source that stands for the package's own prompts, 13 of each of 8 kinds."""
 
 TEXT_SYNONYM = "prompt"
@@ -65,7 +65,7 @@ def read_corpus(
     """Read prompts, in the order of the source.
 
     Args:
-        source: "carried"; a .txt file (a prompt a line), .jsonl, .json, .csv or .parquet (`text`,
+        source: "builtin"; a .txt file (a prompt a line), .jsonl, .json, .csv or .parquet (`text`,
             optionally `next`, every other column a label), .tsv (the columns of the paper's
             authors: context, last word, its part of speech, next word, its part of speech, next
             token; or context and next token alone), each but .parquet also packed, as .jsonl.gz or
@@ -82,7 +82,7 @@ def read_corpus(
         ValueError: a limit below 1, no source, or a split of a source that has none.
     """
     if not str(source).strip():
-        raise ValueError(f"the source is empty; name a file, a folder, a data set or {CARRIED!r}")
+        raise ValueError(f"the source is empty; name a file, a folder, a data set or {BUILTIN!r}")
     check_limit(limit)
     rows = _rows(source, text_column, next_column, split)
     try:
@@ -105,11 +105,11 @@ def check_limit(limit: int | None) -> None:
 
 def _rows(source: str | Path, text_column: str, next_column: str, split: str | None) -> Rows:
     path = Path(source)
-    if split is not None and (source == CARRIED or path.is_file()):
+    if split is not None and (source == BUILTIN or path.is_file()):
         raise ValueError(f"{source} has no splits, and {split!r} was asked for; leave it out")
-    if source == CARRIED:
-        carried = importlib.resources.files("strace_lens") / "data" / "prompts.jsonl"
-        with importlib.resources.as_file(carried) as path:
+    if source == BUILTIN:
+        held = importlib.resources.files("strace_lens") / "data" / "prompts.jsonl"
+        with importlib.resources.as_file(held) as path:
             yield from read_jsonl(path, "text", "next")
         return
     if path.is_dir() or not (path.is_file() or names_a_file(path)):

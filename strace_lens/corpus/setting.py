@@ -41,7 +41,7 @@ class Options:
             subgraph, its inverse and the inverse of the trace; "all", these and the controls of the
             estimator, which aim it at the output of another prompt, run its trace on a sibling
             prompt and under noise, and draw it again (`estimator_controls`).
-        ablation: what replaces ablated edges: zero, or their mean over the carried page of prose.
+        ablation: what replaces ablated edges: zero, or their mean over a page of prose.
         head: p of the head of the distribution.
         seed: of estimators that draw, of the random control, of generated tokens and of what is
             corrupted.

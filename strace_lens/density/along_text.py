@@ -74,8 +74,8 @@ def text_density(
         variation over log10 s, divided by the range of log10 s), `entropy` (nats, of the model's
         distribution for this token), `probability` (that the model gave this token), and
         `alternatives`: the most probable tokens of the model and of the trace of size `small`, with
-        the probabilities that both give (`predictions.Beside`). The first `min_context` tokens have
-        NaN and no alternatives.
+        the probabilities that both give (`predictions.TopToken`). The first `min_context` tokens
+        have NaN and no alternatives.
 
     Raises:
         ValueError: sizes outside (0, 1] or not rising, a `small` that is none of them, an unknown
@@ -146,7 +146,7 @@ def text_density(
 
 def _measured(curve: DensityCurve, small: float) -> dict[str, object]:
     table = curve.table
-    (alternatives,) = table.loc[table["size"].eq(small), "beside"]
+    (alternatives,) = table.loc[table["size"].eq(small), "top_tokens"]
     return {"density": curve.density, "entropy": curve.entropy, "alternatives": alternatives}
 
 

@@ -17,7 +17,7 @@ from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, last_logits
 from strace_lens.model.hold import verb
-from strace_lens.model.predictions import beside, most_probable, token_texts, top_tokens
+from strace_lens.model.predictions import most_probable, paired_top_tokens, token_texts, top_tokens
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.curve_rows import CurveRows, curve_rows
 from strace_lens.traces.edges import KINDS
@@ -27,7 +27,7 @@ from strace_lens.utils.html_repr import facts
 from strace_lens.utils.progress import Steps, steps_bar
 
 HEAD = 0.5
-TEXTS = ["top", "beside"]
+TEXTS = ["top", "top_tokens"]
 """Columns of a curve's table that hold tokens, not numbers."""
 
 
@@ -45,8 +45,8 @@ class DensityCurve:
             that can be ablated (all but the kinds of `keep`) which the trace holds; shares
             `residual`, `attention`, `mlp` of its edges;
             `mean_layer`, from 0; `trace_head_mass`, the probability that the trace gives the head;
-            `top`, the most probable tokens as pairs of text and probability; `beside`, these and
-            the model's own (`predictions.Beside`).
+            `top`, the most probable tokens as pairs of text and probability; `top_tokens`, these
+            and the model's own (`predictions.TopToken`).
         top: the full model's most probable tokens.
         entropy: of the full model's distribution, in nats.
         head: p of the head, the full model's top-p nucleus.
@@ -97,7 +97,7 @@ class DensityCurve:
         )
 
     def _repr_html_(self) -> str:
-        shown = self.table.drop(columns="beside")
+        shown = self.table.drop(columns="top_tokens")
         line = (
             f"Density curve of {self.trace!r}: density {self.density:.3f}, largest logit "
             f"difference at full mask {self.logit_gap:.1e}"
@@ -338,7 +338,7 @@ def curve_of(
             **_composition(counts[:-1]),
             "trace_head_mass": ours.exp().masked_fill(~in_head, 0.0).sum(-1).tolist(),
             "top": top_tokens(ours, favourites, token_text),
-            "beside": beside(full[0], ours, in_head, favourites, token_text),
+            "top_tokens": paired_top_tokens(full[0], ours, in_head, favourites, token_text),
         }
     )
     return DensityCurve(

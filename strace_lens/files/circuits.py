@@ -20,7 +20,7 @@ from strace_lens.circuits.graph import ComponentGraph, graph_from_facts
 from strace_lens.files.result_files import ResultFileError, read_result, write_result
 from strace_lens.utils import checks
 
-_GRAPH_FACTS = ("graph", "made")
+_GRAPH_FACTS = ("graph", "metadata")
 _SCORES_FACTS = (*_GRAPH_FACTS, "method", "task", "effects", "forwards", "backwards")
 """What a file says beside the values; it calls `Scores.signed` "effects"."""
 
@@ -31,7 +31,7 @@ def save_circuit(circuit: Circuit, path: str | Path) -> None:
     Raises:
         ValueError: what `made` says is no JSON.
     """
-    facts = {"graph": dataclasses.asdict(circuit.graph), "made": dict(circuit.made)}
+    facts = {"graph": dataclasses.asdict(circuit.graph), "metadata": dict(circuit.metadata)}
     write_result(path, "circuit", {"keep": circuit.keep}, facts)
 
 
@@ -47,7 +47,7 @@ def load_circuit(path: str | Path) -> Circuit:
         facts = checks.fields(facts, _GRAPH_FACTS, "it")
         graph = graph_from_facts(facts["graph"])
         keep = _edges(checks.fields(arrays, ["keep"], "it")["keep"], graph, torch.bool)
-        return Circuit(graph, keep, checks.mapping(facts["made"], "made"))
+        return Circuit(graph, keep, checks.mapping(facts["metadata"], "metadata"))
     except ValueError as error:
         raise ResultFileError(f"{path} is no whole circuit: {error}") from error
 
@@ -58,7 +58,10 @@ def save_scores(scores: Scores, path: str | Path) -> None:
     Raises:
         ValueError: what `made` says is no JSON.
     """
-    facts: dict[str, Any] = {"graph": dataclasses.asdict(scores.graph), "made": dict(scores.made)}
+    facts: dict[str, Any] = {
+        "graph": dataclasses.asdict(scores.graph),
+        "metadata": dict(scores.metadata),
+    }
     facts |= {"effects": scores.signed}
     facts |= {name: getattr(scores, name) for name in ("method", "task", "forwards", "backwards")}
     write_result(path, "scores", {"values": scores.values}, facts)
@@ -84,7 +87,7 @@ def load_scores(path: str | Path) -> Scores:
             backwards=checks.number(facts["backwards"], "backwards", low=0),
             seconds=math.nan,
             signed=checks.flag(facts["effects"], "effects"),
-            made=checks.mapping(facts["made"], "made"),
+            metadata=checks.mapping(facts["metadata"], "metadata"),
         )
     except ValueError as error:
         raise ResultFileError(f"{path} holds no whole scores: {error}") from error

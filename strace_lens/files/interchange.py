@@ -114,7 +114,7 @@ def load_importances(path: str | Path, graph: ComponentGraph, *, method: str = "
             raise ResultFileError(f"{path}: {error}") from error
     if not bool(torch.isfinite(values).all()):
         raise ResultFileError(f"{path}: the scores of a group of heads add up to infinity")
-    return Scores(graph, values, method or Path(path).stem, made={"file": str(path)})
+    return Scores(graph, values, method or Path(path).stem, metadata={"file": str(path)})
 
 
 def load_importance_circuit(path: str | Path, graph: ComponentGraph) -> Circuit:
@@ -263,7 +263,7 @@ def _plain_subgraph(found: Subgraph) -> nx.MultiDiGraph:
     facts = {
         "shape": dataclasses.asdict(found.shape),
         "prompt": dataclasses.asdict(found.prompt),
-        "made": dict(found.made),
+        "metadata": dict(found.metadata),
     }
     graph = _empty_graph("subgraph", facts)
     rich = found.to_networkx()
@@ -278,7 +278,7 @@ def _plain_subgraph(found: Subgraph) -> nx.MultiDiGraph:
 
 def _plain_circuit(found: Circuit) -> nx.MultiDiGraph:
     rich = found.to_networkx()
-    about = {k: rich.graph[k] for k in ("positions", "dtype", "made")}
+    about = {k: rich.graph[k] for k in ("positions", "dtype", "metadata")}
     facts = {"component_graph": dataclasses.asdict(found.graph), **about}
     graph = _empty_graph("circuit", facts)
     for node in rich.nodes:

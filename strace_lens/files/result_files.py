@@ -21,7 +21,7 @@ from torch import Tensor
 from strace_lens.utils import checks
 from strace_lens.utils.disk import JsonError, parse_object, write_whole
 
-FORMAT = "strace-lens/2"
+FORMAT = "strace-lens/3"
 
 _EARLIER = "strace-lens/1"
 _KEY, _METADATA = "strace-lens", "__metadata__"

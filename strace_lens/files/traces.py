@@ -22,7 +22,7 @@ from torch import Tensor
 
 from strace_lens.density.curve import TEXTS, DensityCurve
 from strace_lens.files.result_files import ResultFileError, read_result, write_result
-from strace_lens.model.predictions import Beside
+from strace_lens.model.predictions import TopToken
 from strace_lens.model.prompts import Prompt
 from strace_lens.traces.ablation import ABLATIONS
 from strace_lens.traces.edges import (
@@ -136,7 +136,7 @@ _TABLE = "table."
 _CURVE_FACTS = [
     f.name for f in dataclasses.fields(DensityCurve) if f.name not in ("trace", "table")
 ]
-_TRACE_FACTS = ("shape", "prompt", "prompt_sha256", "made")
+_TRACE_FACTS = ("shape", "prompt", "prompt_sha256", "metadata")
 _FACTS = {"trace": _TRACE_FACTS, "curve": (*_TRACE_FACTS, "columns", "texts", "curve")}
 
 
@@ -152,7 +152,9 @@ def _table(arrays: Mapping[str, Tensor], facts: Mapping[str, Any]) -> pd.DataFra
     table = pd.DataFrame({name: arrays[f"{_TABLE}{name}"].numpy() for name in columns})
     texts = checks.fields(facts["texts"], TEXTS, "texts")
     table["top"] = [_pairs(top) for top in checks.items(texts["top"], "top", shape[0])]
-    table["beside"] = [_beside(row) for row in checks.items(texts["beside"], "beside", shape[0])]
+    table["top_tokens"] = [
+        _top_tokens(row) for row in checks.items(texts["top_tokens"], "top_tokens", shape[0])
+    ]
     return table
 
 
@@ -240,7 +242,7 @@ def _trace_facts(trace: Trace) -> dict[str, Any]:
         "shape": dataclasses.asdict(trace.shape),
         "prompt": dataclasses.asdict(trace.prompt),
         "prompt_sha256": trace.prompt.sha256,
-        "made": dict(trace.made),
+        "metadata": dict(trace.metadata),
     }
 
 
@@ -250,7 +252,7 @@ def _trace(path: str | Path, arrays: Mapping[str, Tensor], facts: Mapping[str, A
         facts = checks.fields(facts, _FACTS[kind], "it")
         shape = shape_from_facts(facts["shape"])
         prompt = prompt_from_facts(facts["prompt"])
-        made = checks.mapping(facts["made"], "made")
+        made = checks.mapping(facts["metadata"], "metadata")
         if len(prompt.ids) != shape.tokens or prompt.sha256 != facts["prompt_sha256"]:
             raise ValueError("it does not belong to the prompt that it names")
         order = _order(arrays, shape)
@@ -259,7 +261,7 @@ def _trace(path: str | Path, arrays: Mapping[str, Tensor], facts: Mapping[str, A
         raise ResultFileError(f"{path} is no whole trace: {error}") from error
     if not is_complete(ranks, shape):
         raise ResultFileError(f"{path} does not rank every edge of its graph once")
-    return Trace(shape=shape, prompt=prompt, ranks=ranks, made=made, importance=importance)
+    return Trace(shape=shape, prompt=prompt, ranks=ranks, metadata=made, importance=importance)
 
 
 def _order(arrays: Mapping[str, Tensor], shape: GraphShape) -> Int64[Tensor, " edge"]:
@@ -330,10 +332,10 @@ def _pairs(top: object) -> tuple[tuple[str, float], ...]:
     return tuple((checks.text(token, "a token"), _probability(p)) for token, p in pairs)
 
 
-def _beside(row: object) -> tuple[Beside, ...]:
-    cells = [checks.items(cell, "beside", 4) for cell in checks.items(row, "beside")]
+def _top_tokens(row: object) -> tuple[TopToken, ...]:
+    cells = [checks.items(cell, "top_tokens", 4) for cell in checks.items(row, "top_tokens")]
     return tuple(
-        Beside(
+        TopToken(
             checks.text(token, "a token"),
             _probability(model),
             _probability(trace),

@@ -93,7 +93,7 @@ def induction_task(pairs: int = 32, seed: int = 0) -> Task:
         answers=clean[:, -1:],
         incorrect=corrupted[:, -1:],
         metric="logit_difference",
-        made={"seed": seed, "periods": period.tolist()},
+        metadata={"seed": seed, "periods": period.tolist()},
     )
 
 

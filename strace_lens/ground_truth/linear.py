@@ -73,5 +73,5 @@ def linear_task(pairs: int = 32, seed: int = 0) -> Task:
         answers=none,
         incorrect=none,
         metric="recovered",
-        made={"seed": seed},
+        metadata={"seed": seed},
     )

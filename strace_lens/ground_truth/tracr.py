@@ -206,7 +206,7 @@ def paired_task(
         metric="recovered",
         every_position=True,
         texts=texts,
-        made={"program": compiled.name, **made},
+        metadata={"program": compiled.name, **made},
     )
 
 

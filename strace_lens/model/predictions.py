@@ -16,7 +16,7 @@ from strace_lens.model.prompts import label, own_tokenizer
 TOP = 5
 
 
-class Beside(NamedTuple):
+class TopToken(NamedTuple):
     """One token's probability under the model and under a trace.
 
     Attributes:
@@ -66,13 +66,13 @@ def top_tokens(
     ]
 
 
-def beside(
+def paired_top_tokens(
     full: Float[Tensor, " vocab"],
     traces: Float[Tensor, "row vocab"],
     head: Bool[Tensor, " vocab"],
     tokens: Int[Tensor, "row top"],
     token_text: Callable[[int], str],
-) -> list[tuple[Beside, ...]]:
+) -> list[tuple[TopToken, ...]]:
     """The most probable tokens of the model and of each trace, most probable to the model first.
 
     Args:
@@ -90,5 +90,5 @@ def beside(
         shown = shown[place[shown].argsort()]
         columns = (full[shown].exp(), trace[shown].exp(), head[shown])
         texts = map(token_text, shown.tolist())
-        rows.append(tuple(map(Beside, texts, *(c.tolist() for c in columns))))
+        rows.append(tuple(map(TopToken, texts, *(c.tolist() for c in columns))))
     return rows

@@ -52,7 +52,7 @@ def plot_circuit(circuit: Circuit, scores: Scores | None = None, most: int = 300
     Raises:
         ValueError: `most` is less than 1, or scores of another model.
     """
-    return plot_circuits({str(circuit.made.get("method", "")): (circuit, scores)}, most)
+    return plot_circuits({str(circuit.metadata.get("method", "")): (circuit, scores)}, most)
 
 
 def plot_circuits(
@@ -214,7 +214,7 @@ def strongest(circuit: Circuit, scores: Scores | None, most: int) -> DrawnEdges:
     if kept.ndim == 3:
         worth, positions = worth.sum(-1), positions.sum(-1)
     cells = positions.nonzero()
-    order_by = worth.abs() if circuit.made.get("absolute") else worth
+    order_by = worth.abs() if circuit.metadata.get("absolute") else worth
     order = order_by[cells[:, 0], cells[:, 1]].argsort(descending=True, stable=True)[:most]
     destination, source = cells[order].T.tolist()
     enters = [input_of(graph.destination_names[d]) for d in destination]

@@ -271,7 +271,7 @@ def _results(comparison: Comparison) -> tuple[MethodResult, ...]:
 
 def _absolute(result: MethodResult) -> bool:
     """Whether edges were ranked by magnitude."""
-    return bool(result.circuit.made.get("absolute", False))
+    return bool(result.circuit.metadata.get("absolute", False))
 
 
 def _best(result: MethodResult, edges: int) -> Circuit:

@@ -38,7 +38,7 @@ ESTIMATOR_COLOURS = {
     "scheduled": "#44AA99",
     "fisher": "#0077BB",
     "pruned": "#332288",
-    "anchored": "#CC3311",
+    "regularized": "#CC3311",
     "learned": "#EE7733",
 }
 ESTIMATOR_DASHES = {
@@ -46,7 +46,7 @@ ESTIMATOR_DASHES = {
     "scheduled": "dot",
     "fisher": "dash",
     "pruned": "solid",
-    "anchored": "longdash",
+    "regularized": "longdash",
     "learned": "dashdot",
 }
 # Dash and marker of what is said of the head and of the tail.

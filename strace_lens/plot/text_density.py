@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from plotly.colors import hex_to_rgb, sample_colorscale
 
-from strace_lens.model.predictions import Beside
+from strace_lens.model.predictions import TopToken
 from strace_lens.plot.style import percent, quoted
 from strace_lens.utils.html_repr import isolated
 
@@ -114,7 +114,7 @@ def _shown(token: str) -> str:
 
 
 def _tip(row: dict[str, object], small: float) -> str:
-    alternatives: Sequence[Beside] = row["alternatives"]  # pyright: ignore[reportAssignmentType]
+    alternatives: Sequence[TopToken] = row["alternatives"]  # pyright: ignore[reportAssignmentType]
     lines = "".join(
         f"<tr{_own(other.token == row['token'])}><td>{quoted(other.token)}</td>"
         f"<td>{_share(other.model)}</td><td>{_share(other.trace)}</td></tr>"

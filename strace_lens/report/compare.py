@@ -75,7 +75,7 @@ def comparison_page(comparison: Comparison) -> str:
 
 
 def _facts(comparison: Comparison) -> dict[str, str]:
-    graph, made = comparison.graph, comparison.made
+    graph, made = comparison.graph, comparison.metadata
     others = "others, held out" if comparison.held_out else "the same"
     right = "" if comparison.accuracy is None else f"; {percent(comparison.accuracy)} right"
     facts = {
@@ -137,7 +137,7 @@ def _faithfulness(comparison: Comparison) -> str:
 
 
 def _ranked(comparison: Comparison) -> str:
-    absolute = {bool(r.circuit.made.get("absolute")) for r in comparison.results}
+    absolute = {bool(r.circuit.metadata.get("absolute")) for r in comparison.results}
     return " or ".join("magnitude of score" if a else "signed score" for a in sorted(absolute))
 
 

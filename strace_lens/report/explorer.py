@@ -107,7 +107,7 @@ def pack(curve: DensityCurve, most: int) -> dict[str, Any]:
     counts = trace.counts_by_size(table["edges"].tolist())
     facts = ("density", "entropy", "head", "head_mass", "ablation", "seed", "logit_gap")
     return {
-        "made": dict(trace.made),
+        "metadata": dict(trace.metadata),
         "tokens": list(trace.prompt.strings),
         "shape": dataclasses.asdict(trace.shape),
         "levels": [hook_name(trace.shape, level) for level in range(trace.shape.levels)],
@@ -120,7 +120,7 @@ def pack(curve: DensityCurve, most: int) -> dict[str, Any]:
                 **{name: finite(row[name]) for name in _NUMBERS},
                 "top1": bool(row["top1"]),
                 "top": row["top"][0],
-                "beside": [list(token) for token in row["beside"]],
+                "top_tokens": [list(token) for token in row["top_tokens"]],
                 "counts": count.tolist(),
             }
             for row, count in zip(table.to_dict("records"), counts, strict=True)

@@ -35,7 +35,7 @@ def page(title: str, lead: str, sections: Mapping[str, Sequence[str]] | None = N
 
 def model_name(curve: DensityCurve) -> str:
     """The name of the model that a curve was measured on."""
-    return str(curve.trace.made.get("model", "a model without a name"))
+    return str(curve.trace.metadata.get("model", "a model without a name"))
 
 
 def trace_title(curve: DensityCurve) -> str:

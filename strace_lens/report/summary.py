@@ -39,7 +39,7 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
     Returns:
         A dict for `json.dumps(..., allow_nan=False)`, in which values that are not finite are None.
     """
-    trace, made = curve.trace, curve.trace.made
+    trace, made = curve.trace, curve.trace.metadata
     return {
         "model": made["model"],
         "prompt": trace.prompt.text,

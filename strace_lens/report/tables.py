@@ -26,7 +26,7 @@ def print_curve(curve: DensityCurve, phases: Phases, ablated: pd.DataFrame) -> N
     console = wide_console()
     trace, (token, probability) = curve.trace, curve.top[0]
     console.print(
-        f"{trace.made['model']}: {len(trace.prompt.ids)} tokens, {trace.edges:,} edges; "
+        f"{trace.metadata['model']}: {len(trace.prompt.ids)} tokens, {trace.edges:,} edges; "
         f"next token {token!r} ({probability:.2f}), entropy {curve.entropy:.2f} nats"
     )
     console.print(frame_table("", size_cells(curve)))
@@ -149,7 +149,7 @@ def print_ways(curves: Mapping[Way, DensityCurve]) -> None:
     (first, *_) = curves.values()
     trace, (token, probability) = first.trace, first.top[0]
     lines = [
-        f"{trace.made['model']}: {len(trace.prompt.ids)} tokens, {trace.edges:,} edges",
+        f"{trace.metadata['model']}: {len(trace.prompt.ids)} tokens, {trace.edges:,} edges",
         f"next token {token!r} ({probability:.2f}), entropy {first.entropy:.2f} nats",
         "",
         *ways_lines(curves),

@@ -20,7 +20,7 @@ def print_comparison(comparison: Comparison) -> None:
     _say(console, comparison_facts(comparison))
     _say(console, [f"warning: {line}" for line in comparison.warnings])
     console.print(frame_table("", comparison_cells(comparison)))
-    _say(console, [_AREAS[comparison.made.get("ranking", "mib")], *_LEGEND, *comparison.notes])
+    _say(console, [_AREAS[comparison.metadata.get("ranking", "mib")], *_LEGEND, *comparison.notes])
     if comparison.truth is not None:
         _say(console, truth_lines(comparison))
 

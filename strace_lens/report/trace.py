@@ -122,7 +122,7 @@ def _other(way: Way, curve: DensityCurve, ablation: pd.DataFrame | None) -> str:
 
 
 def _facts(curve: DensityCurve) -> str:
-    trace, made = curve.trace, curve.trace.made
+    trace, made = curve.trace, curve.trace.metadata
     known = not math.isnan(curve.density)
     facts = {
         "edges of the graph": f"{trace.edges:,} over {trace.shape.tokens} tokens",
@@ -149,7 +149,7 @@ def _density_caption(curve: DensityCurve, phases: Phases) -> str:
 
 def _sizes(curve: DensityCurve) -> str:
     """Every measure at every size."""
-    table = curve.to_pandas().drop(columns="beside")
+    table = curve.to_pandas().drop(columns="top_tokens")
     table["size"] = [f"{s:.10g}" for s in table["size"]]
     for name in ("refined", "top1"):
         table[name] = ["yes" if holds else "no" for holds in table[name]]

@@ -22,7 +22,7 @@ from strace_lens.traces.extract import extract
 from strace_lens.traces.fisher import FISHER_PROBES, fisher
 from strace_lens.traces.fit import GRADIENT_BUDGET
 from strace_lens.traces.graph import TokenGraph
-from strace_lens.traces.learn import ANCHORED, ROWS, STEPS, learn
+from strace_lens.traces.learn import REGULARIZED, ROWS, STEPS, learn
 from strace_lens.traces.prune import PROBES, prune, prune_steps
 from strace_lens.traces.trace import Trace
 from strace_lens.utils.progress import Steps, steps_bar
@@ -61,8 +61,8 @@ def _fisher(model: Model, graph: TokenGraph, *, progress: Steps, **options: Any)
     return trace
 
 
-def _anchored(model: Model, graph: TokenGraph, **options: Any) -> Trace:
-    return learn(model, graph, **ANCHORED, **options)
+def _regularized(model: Model, graph: TokenGraph, **options: Any) -> Trace:
+    return learn(model, graph, **REGULARIZED, **options)
 
 
 ESTIMATORS: dict[str, Estimator] = {
@@ -70,10 +70,15 @@ ESTIMATORS: dict[str, Estimator] = {
     "scheduled": Estimator(_scheduled),
     "fisher": Estimator(_fisher, steps=1, passes=(1, FISHER_PROBES)),
     "pruned": Estimator(prune, steps=prune_steps(), passes=(1, PROBES)),
-    "anchored": Estimator(_anchored, steps=ANCHORED["steps"], start="pruned", passes=(ROWS, ROWS)),
+    "regularized": Estimator(
+        _regularized, steps=REGULARIZED["steps"], start="pruned", passes=(ROWS, ROWS)
+    ),
     "learned": Estimator(learn, steps=STEPS, start="pruned", passes=(ROWS, ROWS)),
 }
 """Estimators by name, the cheapest first."""
+
+EARLIER_NAMES = {"anchored": "regularized"}
+"""What estimators were called in version 0.1; accepted until 0.3."""
 
 
 def estimator_of(name: str) -> Estimator:
@@ -82,6 +87,7 @@ def estimator_of(name: str) -> Estimator:
     Raises:
         ValueError: there is none.
     """
+    name = EARLIER_NAMES.get(name, name)
     if name not in ESTIMATORS:
         raise ValueError(f"unknown estimator {name!r}; choose from {', '.join(ESTIMATORS)}")
     return ESTIMATORS[name]
@@ -97,7 +103,7 @@ def steps(estimator: str, *, started: bool = False) -> int:
 def fitting_passes(estimator: str) -> tuple[int, int]:
     """Rows of forward and of backward passes that `estimate` fits with at the most.
 
-    `Trace.made["passes"]` tells how many it was.
+    `Trace.metadata["passes"]` tells how many it was.
     """
     found = estimator_of(estimator)
     forward, backward = (0, 0) if found.start is None else fitting_passes(found.start)
@@ -145,9 +151,10 @@ def estimate(
         UnsupportedModelError: gradients through quantised weights.
     """
     found, kinds = estimator_of(estimator), kinds_to_keep(keep)
+    estimator = EARLIER_NAMES.get(estimator, estimator)
     if not found.steps:
         trace = found.rank(model, graph)
-        return replace(trace, made={"estimator": estimator, **trace.made})
+        return replace(trace, metadata={"estimator": estimator, **trace.metadata})
     with steps_bar(progress, estimator, steps(estimator, started=start is not None)) as advance:
         options: dict[str, Any] = {
             "keep": kinds,
@@ -161,4 +168,4 @@ def estimate(
         if found.start is not None:
             options["start"] = start or estimate(model, graph, found.start, **options)
         trace = found.rank(model, graph, **options)
-    return replace(trace, made={"estimator": estimator, **trace.made})
+    return replace(trace, metadata={"estimator": estimator, **trace.metadata})

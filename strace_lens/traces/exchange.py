@@ -57,7 +57,7 @@ def trace_from_pandas(table: pd.DataFrame, like: Trace | TokenGraph) -> Trace:
         shape=like.shape,
         prompt=like.prompt,
         ranks=placed,
-        made=_made(like, placed, importance),
+        metadata=_made(like, placed, importance),
         importance=importance,
     )
 
@@ -67,7 +67,7 @@ def _made(like: Trace | TokenGraph, ranks: EdgeTensors, importance: EdgeTensors 
     if not isinstance(like, Trace):
         of_the_model = {"model": like.architecture.name, "weights": like.weights}
         return {**of_the_model, "order": GIVEN, "importance": GIVEN}
-    made = dict(like.made)
+    made = dict(like.metadata)
     if not torch.equal(ranks.flat(), like.ranks.flat()):
         made = {name: made[name] for name in _OF_THE_MODEL if name in made}
         made |= {"order": GIVEN, "importance": GIVEN}
@@ -116,7 +116,7 @@ def subgraph_from_networkx(graph: nx.MultiDiGraph) -> Subgraph:
         prompt=prompt,
         kept=_placed(shape, False, torch.bool, ids, torch.ones(len(ids), dtype=torch.bool)),
         ranks=_placed(shape, UNREACHABLE, torch.int32, ids, _ranks(table, shape)),
-        made=dict(graph.graph.get("made", {})),
+        metadata=dict(graph.graph.get("metadata", {})),
     )
 
 

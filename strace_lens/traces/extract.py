@@ -50,7 +50,7 @@ def extract(
         shape=graph.shape,
         prompt=graph.prompt,
         ranks=ORDERS[order](scores, graph.shape),
-        made={
+        metadata={
             "model": graph.architecture.name,
             "weights": graph.weights,
             "importance": importance,

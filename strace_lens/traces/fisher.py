@@ -134,6 +134,6 @@ def fisher(
         schedule_ablatable(scores, graph.shape, fit.keep),
         start=None,
         passes=(1, probes),
-        made={"importance": "fisher", "order": "scheduled", "seed": seed, "probes": probes},
+        metadata={"importance": "fisher", "order": "scheduled", "seed": seed, "probes": probes},
         importance=scores,
     )

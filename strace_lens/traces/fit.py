@@ -210,7 +210,7 @@ def fitted_trace(
     ranks: EdgeTensors,
     start: Trace | None,
     passes: tuple[int, int],
-    made: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     importance: EdgeTensors | None = None,
 ) -> Trace:
     """A trace that says how it was fitted and what it cost, its start's passes included.
@@ -221,19 +221,19 @@ def fitted_trace(
         ranks: of every edge.
         start: the trace that fitting started from, if any.
         passes: rows of forward passes, and of backward passes.
-        made: importance, order, seed and the options that a repetition needs.
+        metadata: importance, order, seed and the options that a repetition needs.
         importance: what edges were ranked by, if it is one number an edge.
     """
-    before = dict(start.made) if start is not None else {}
+    before = dict(start.metadata) if start is not None else {}
     cost = before.get("passes", {})
     return Trace(
         shape=fit.shape,
         prompt=graph.prompt,
         ranks=ranks,
-        made={
+        metadata={
             "model": fit.architecture.name,
             "weights": graph.weights,
-            **made,
+            **metadata,
             "target": "own" if fit.own else "given",
             "ablation": fit.replacement.kind,
             "keep": list(fit.keep),

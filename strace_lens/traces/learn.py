@@ -41,7 +41,7 @@ from strace_lens.traces.trace import Trace
 from strace_lens.utils.progress import Steps, steps_bar
 
 STEPS = 60
-ANCHORED: dict[str, Any] = {"steps": 24, "max_shift": 0.5, "context_fraction": 0.3}
+REGULARIZED: dict[str, Any] = {"steps": 24, "max_shift": 0.5, "context_fraction": 0.3}
 """Options with which a wrong answer can hardly be fitted, measured on prompts of their own."""
 ROWS = 4
 WIDTH = 0.5
@@ -136,7 +136,7 @@ def learn(
         _ranks(parameters, candidates, fit),
         start=start,
         passes=(steps * ROWS, steps * ROWS),
-        made={
+        metadata={
             "importance": "jensen-shannon",
             "order": "learned",
             "seed": seed,

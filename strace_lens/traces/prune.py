@@ -127,7 +127,7 @@ def prune(
         ranks if fit.keep else connected_order(ranks, shape),
         start=start,
         passes=(steps, steps * probes),
-        made={**made, **options, "largest": largest},
+        metadata={**made, **options, "largest": largest},
     )
 
 

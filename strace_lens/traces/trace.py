@@ -76,14 +76,14 @@ class Subgraph:
         prompt: its tokens.
         kept: True for the edges of the subgraph.
         ranks: of the trace it was cut from; the heaviest edges come first.
-        made: how that trace was made.
+        metadata: how that trace was made.
     """
 
     shape: GraphShape
     prompt: Prompt
     kept: EdgeTensors
     ranks: EdgeTensors
-    made: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def edges(self) -> int:
@@ -108,7 +108,7 @@ class Subgraph:
         """
         chosen = edge_list(self.shape, self.kept)
         ranks = torch.cat([r[k] for r, k in zip(self.ranks, self.kept, strict=True)]).tolist()
-        graph = nx.MultiDiGraph(shape=self.shape, prompt=self.prompt, made=dict(self.made))
+        graph = nx.MultiDiGraph(shape=self.shape, prompt=self.prompt, metadata=dict(self.metadata))
         strings = self.prompt.strings
         for row, rank in zip(zip(*(c.tolist() for c in chosen), strict=True), ranks, strict=True):
             kind, layer, head, source_level, source, target_level, target = row
@@ -143,7 +143,7 @@ class Trace:
         prompt: its tokens.
         ranks: position of each edge in the order of extraction; `UNREACHABLE` where an edge cannot
             reach the output.
-        made: how it was made: model, the hash of its weights, importance, order, seed, versions.
+        metadata: how it was made: model, hash of its weights, importance, order, seed, versions.
         importance: what each edge was ranked by, float32, 0 where it cannot reach the output; None
             where ranks follow from more than one number an edge (pruned, learned).
     """
@@ -151,7 +151,7 @@ class Trace:
     shape: GraphShape
     prompt: Prompt
     ranks: EdgeTensors
-    made: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     importance: EdgeTensors | None = None
 
     @property
@@ -175,7 +175,7 @@ class Trace:
     def first(self, edges: int) -> Subgraph:
         """The trace of so many edges, as a set of edges."""
         kept = self.ranks.map(lambda r: r < edges)
-        return Subgraph(self.shape, self.prompt, kept, self.ranks, self.made)
+        return Subgraph(self.shape, self.prompt, kept, self.ranks, self.metadata)
 
     def counts_by_size(self, edges: Sequence[int]) -> Int64[Tensor, "size kind layer"]:
         """How many edges of each kind (in the order of `KINDS`) and layer the first k edges have.
@@ -266,19 +266,19 @@ class Trace:
                 by its weights.
         """
         architecture = architecture_of(model)
-        made_with = self.made.get("model", architecture.name)
+        made_with = self.metadata.get("model", architecture.name)
         fits = self.shape == shape_of(architecture, self.shape.tokens)
-        other_name = made_with != architecture.name and self.made.get("weights") is None
+        other_name = made_with != architecture.name and self.metadata.get("weights") is None
         if not fits or (other_name and not allow_other_model):
             raise ValueError(
                 f"a trace of {made_with} ({self.shape}) does not fit {architecture.name}; extract "
                 f"one with this model{', or pass allow_other_model=True' if fits else ''}"
             )
         if not allow_other_model:
-            expect_same_weights(f"{self!r}", self.made, model)
+            expect_same_weights(f"{self!r}", self.metadata, model)
 
     def __repr__(self) -> str:
-        made = self.made
+        made = self.metadata
         how = made.get("order", "order unknown")
         if made.get("importance", GIVEN) != GIVEN:
             how += f" by {made['importance']}"

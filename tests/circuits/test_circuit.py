@@ -242,8 +242,8 @@ def test_the_top_is_the_best_edges_of_a_sort(scores: Scores, share: float, absol
     assert {tuple(c) for c in circuit.kept.nonzero().tolist()} == set(order[:count])
     assert len(circuit) == count
     assert not bool(circuit.keep[~circuit.exists].any())
-    assert circuit.made["method"] == "random"
-    assert circuit.made["absolute"] == absolute
+    assert circuit.metadata["method"] == "random"
+    assert circuit.metadata["absolute"] == absolute
 
 
 @settings(max_examples=25)

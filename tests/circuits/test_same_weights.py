@@ -42,12 +42,12 @@ def faithfulness(model: Any, scores: sl.Scores, **allowed: bool) -> object:
 def test_scores_of_other_weights_are_refused_unless_asked_for(verb: Callable[..., object]) -> None:
     model, other = tiny.bridge("mistral"), model_of_other_weights()
     scores = sl.discover(model, TASK, "eap")
-    assert scores.made["weights"] == scores.top(3).made["weights"] == weights_hash(model)
+    assert scores.metadata["weights"] == scores.top(3).metadata["weights"] == weights_hash(model)
     with pytest.raises(ValueError, match=REFUSED):
         verb(other, scores)
     verb(other, scores, allow_other_model=True)
     verb(cases.fresh_bridge("mistral"), scores)  # equal weights in another object
-    verb(other, dataclasses.replace(scores, made={}))  # made by hand
+    verb(other, dataclasses.replace(scores, metadata={}))  # made by hand
     renamed = dataclasses.replace(scores.graph, model="checkpoint-2")
     verb(other, dataclasses.replace(scores, graph=renamed), allow_other_model=True)
 
@@ -75,7 +75,7 @@ def test_a_task_made_ready_before_the_weights_changed_is_refused() -> None:
         model.blocks[0].ln1.original_component.weight.mul_(1.1)
     for use in (
         lambda: discover_in(experiment, "eap"),
-        lambda: faithfulness_curve(experiment, dataclasses.replace(scores, made={})),
+        lambda: faithfulness_curve(experiment, dataclasses.replace(scores, metadata={})),
     ):
         with pytest.raises(ValueError, match="have changed since task 'words' was prepared"):
             use()

@@ -23,7 +23,7 @@ def task(**changes: Any) -> Task:
         "metric": "logit_difference",
         "texts": (("a", "b"), ("c", "d"), ("e", "f")),
         "dropped": 2,
-        "made": {"seed": 0},
+        "metadata": {"seed": 0},
     }
     return Task(**{**parts, **changes})
 
@@ -43,7 +43,7 @@ def test_some_pairs_of_a_task() -> None:
         for part in ("clean", "corrupted", "lengths", "answers", "incorrect"):
             assert torch.equal(getattr(some, part), getattr(whole, part)[indices])
         assert some.texts == tuple(whole.texts[i] for i in indices)
-        assert (some.metric, some.dropped, some.made) == (whole.metric, 2, {"seed": 0})
+        assert (some.metric, some.dropped, some.metadata) == (whole.metric, 2, {"seed": 0})
     assert task(texts=()).take([0]).texts == ()
     with pytest.raises(TaskError, match="no pairs"):
         whole.take([])

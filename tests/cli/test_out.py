@@ -55,8 +55,8 @@ def begun(command: list[str], out: Path) -> tuple[bool, str]:
 
 
 def test_the_work_begins_where_the_results_have_a_place(command, tmp_path):
-    assert begun(command, tmp_path / "made" / "on the way") == (True, "")
-    assert not (tmp_path / "made").exists()  # nothing came of it
+    assert begun(command, tmp_path / "metadata" / "on the way") == (True, "")
+    assert not (tmp_path / "metadata").exists()  # nothing came of it
 
 
 def test_a_file_in_the_way_ends_it_at_once(command, tmp_path):

@@ -33,7 +33,7 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def json_run(folder, tmp_path_factory) -> tuple[dict, Path]:
-    out = tmp_path_factory.mktemp("out") / "made" / "on the way"
+    out = tmp_path_factory.mktemp("out") / "metadata" / "on the way"
     result = run(
         PROMPT,
         "--model",
@@ -116,7 +116,9 @@ def test_three_ways_stand_side_by_side_in_80_columns(folder, tmp_path):
         assert words in result.stdout
     kept = sl.load_curve(tmp_path / "trace-attention-kept.safetensors")
     assert kept.keep == ("attention",)
-    assert sl.load_curve(tmp_path / "trace-tight.safetensors").trace.made["estimator"] == "fisher"
+    assert (
+        sl.load_curve(tmp_path / "trace-tight.safetensors").trace.metadata["estimator"] == "fisher"
+    )
     page = (tmp_path / "trace.html").read_text("utf-8")
     assert page.index("figure-ways") < page.index("figure-density")
     assert "figure-layer-phases-attention-kept" in page
@@ -322,8 +324,8 @@ def test_another_estimator_ranks_the_edges(folder, tmp_path, estimator):
     by_hand = sl.estimate(model, graph, estimator, replacement=mean, seed=4)
     saved = sl.load_trace(tmp_path / "trace.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(saved.ranks, by_hand.ranks, strict=True))
-    assert saved.made["estimator"] == estimator
-    assert json.loads(result.stdout)["order"] == saved.made["order"] == estimator
+    assert saved.metadata["estimator"] == estimator
+    assert json.loads(result.stdout)["order"] == saved.metadata["order"] == estimator
     assert "plotly" in (tmp_path / "trace.html").read_text("utf-8")
 
 

@@ -122,7 +122,7 @@ def test_a_comparison_says_what_it_stands_on(found):
         standing.corrupted,
     )
     assert found.truth is found.truth_name is None
-    assert found.made["options"] == {"edge-patching": {"max_rows": 10}}
+    assert found.metadata["options"] == {"edge-patching": {"max_rows": 10}}
     assert "measured" not in found.memory  # it follows that word
 
 
@@ -282,7 +282,7 @@ def test_a_large_graph_has_options_of_its_own_and_one_random_ranking(monkeypatch
     given = {"acdc": {"tau": 0.5}, "eap-ig": {"steps": 1}}
     made = compare(cases.model_of("gpt2"), seen(), ["acdc"], options=given, sample=1)
     screen = METHODS["acdc"].large_options["screen"]
-    assert made.made["options"] == {"acdc": {"screen": screen, "tau": 0.5}}
+    assert made.metadata["options"] == {"acdc": {"screen": screen, "tau": 0.5}}
     by_hand = discover(cases.model_of("gpt2"), seen(), "acdc", screen=screen, tau=0.5)
     assert torch.equal(made.results[0].scores.values, by_hand.values)
     assert len(made.random_cmd) == 1

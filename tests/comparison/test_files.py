@@ -45,7 +45,7 @@ def assert_same(found: Comparison, other: Comparison) -> None:
     for a, b in zip(found.results, other.results, strict=True):
         assert torch.equal(a.scores.values, b.scores.values)
         assert torch.equal(a.circuit.keep, b.circuit.keep)
-        assert a.circuit.made == b.circuit.made
+        assert a.circuit.metadata == b.circuit.metadata
         same = ("method", "faithfulness", "completeness", "minimality", "auroc", "missed")
         assert all(getattr(a, name) == getattr(b, name) for name in same)
 

@@ -137,7 +137,7 @@ def test_the_own_role_has_paths_compute_and_passes(runs, prompt, name, seed) -> 
     assert rows["connected"].tolist() == paths.connected.tolist()
     compute = compute_share(trace, architecture_of(MODEL()), counts)
     assert rows["compute"].tolist() == compute.share.tolist()
-    passes = trace.made.get("passes", {"forward": 0, "backward": 0})
+    passes = trace.metadata.get("passes", {"forward": 0, "backward": 0})
     for column in ("forward", "backward"):
         assert rows[column].tolist() == [passes[column]] * len(SIZES)
     for role in ("wrong", "sibling", "noise"):
@@ -176,7 +176,7 @@ def test_a_learned_trace_starts_from_the_pruned_one_of_its_target(tmp_path, monk
     rows = found(run, 0, 0, "wrong")
     tv, _ = by_hand(aimed, PROMPTS[0].text, target)
     assert rows["tv"].tolist() == pytest.approx(tv, abs=1e-5)
-    assert set(rows["backward"]) == {start.made["passes"]["backward"] + 3 * 4}
+    assert set(rows["backward"]) == {start.metadata["passes"]["backward"] + 3 * 4}
 
 
 def test_mean_ablation_is_fitted_and_measured(tmp_path) -> None:

@@ -94,11 +94,11 @@ def test_without_a_tokenizer_words_are_counted_and_said_to_be() -> None:
     assert told.assumptions == ("the tokenizer cannot be read here: a word counts as 1.4 tokens",)
 
 
-@pytest.mark.parametrize("estimator", ["greedy", "fisher", "anchored"])
+@pytest.mark.parametrize("estimator", ["greedy", "fisher", "regularized"])
 def test_fitting_takes_no_more_passes_than_planned(estimator: str) -> None:
     model = model_of("llama")
     trace = sl.estimate(model, sl.token_graph(model, tiny.token_ids(20)), estimator)
-    made = trace.made.get("passes", {"forward": 0, "backward": 0})
+    made = trace.metadata.get("passes", {"forward": 0, "backward": 0})
     planned = dict(zip(("forward", "backward"), fitting_passes(estimator), strict=True))
     assert all(made[kind] <= planned[kind] <= 1.5 * made[kind] for kind in planned)
     told = sl.plan_sweep(known("llama"), [20], estimators=[estimator], speed=FAST)

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strace_lens.corpus.prompts import CorpusError, CorpusPrompt
-from strace_lens.corpus.read import CARRIED, read_corpus
+from strace_lens.corpus.read import BUILTIN, read_corpus
 
 ROWS = [
     {"text": "The sea is", "next": " blue", "kind": "a", "year": 3},
@@ -175,8 +175,8 @@ def test_the_split_of_a_single_saved_data_set_is_no_other(tmp_path: Path) -> Non
         read_corpus(tmp_path / "one", split="test")
     with pytest.raises(CorpusError, match=r"none is one data set without splits, and 'train' was"):
         read_corpus(tmp_path / "none", split="train")
-    with pytest.raises(ValueError, match="carried has no splits, and 'test' was asked for"):
-        read_corpus(CARRIED, split="test")
+    with pytest.raises(ValueError, match="builtin has no splits, and 'test' was asked for"):
+        read_corpus(BUILTIN, split="test")
     with pytest.raises(ValueError, match=r"x\.jsonl has no splits, and 'test' was asked for"):
         read_corpus(written(tmp_path, "jsonl").rename(tmp_path / "x.jsonl"), split="test")
 
@@ -231,11 +231,11 @@ def test_no_file_and_no_limit(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_corpus(tmp_path / "x.jsonl")
     with pytest.raises(ValueError, match="limit must be at least 1; got 0"):
-        read_corpus(CARRIED, limit=0)
+        read_corpus(BUILTIN, limit=0)
 
 
-def test_the_carried_prompts() -> None:
-    prompts: list[Any] = read_corpus(CARRIED)
+def test_the_builtin_prompts() -> None:
+    prompts: list[Any] = read_corpus(BUILTIN)
     assert Counter(p.labels["kind"] for p in prompts) == dict.fromkeys(
         [
             *("encyclopedic", "narrative", "code", "arithmetic"),

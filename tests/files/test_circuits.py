@@ -22,7 +22,7 @@ from strace_lens.files.result_files import ResultFileError, write_result
 from tests import cases
 from tests.circuits.made import random_keep, tiny_task
 
-GRAPH = ComponentGraph("made", layers=2, heads=4, kv_heads=2)
+GRAPH = ComponentGraph("metadata", layers=2, heads=4, kv_heads=2)
 MADE = {"seed": 3, "ablation": "resample", "tau": 0.5}
 
 
@@ -30,7 +30,7 @@ def made_scores(*positions: int) -> Scores:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(*GRAPH.exists.shape, *positions, generator=generator)
     costs = {"forwards": 2.0, "backwards": 1.5, "seconds": 0.25}
-    return Scores(GRAPH, values, "acdc", "ioi", **costs, signed=False, made=MADE)
+    return Scores(GRAPH, values, "acdc", "ioi", **costs, signed=False, metadata=MADE)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -41,7 +41,7 @@ def test_a_circuit_comes_back_as_it_was(tmp_path, soft, positions):
     back = load_circuit(tmp_path / "c.safetensors")
     assert torch.equal(back.keep, circuit.keep)
     assert back.keep.dtype == circuit.keep.dtype
-    assert (back.graph, back.made) == (circuit.graph, circuit.made)
+    assert (back.graph, back.metadata) == (circuit.graph, circuit.metadata)
     assert back.edge_names() == circuit.edge_names()
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
 
@@ -112,16 +112,16 @@ def test_foreign_files_are_refused(contents, tmp_path):
             load(path)
         path.write_bytes(contents[other])
         with pytest.raises(
-            ResultFileError, match=r"is no (circuit|scores) of strace-lens/2; it says"
+            ResultFileError, match=r"is no (circuit|scores) of strace-lens/3; it says"
         ):
             load(path)
 
 
 WHOLE_GRAPH = {
-    **{"model": "made", "layers": 2, "heads": 4, "kv_heads": 2},
+    **{"model": "metadata", "layers": 2, "heads": 4, "kv_heads": 2},
     **{"mlp": True, "parallel": False},
 }
-CIRCUIT_FACTS = {"graph": WHOLE_GRAPH, "made": {}}
+CIRCUIT_FACTS = {"graph": WHOLE_GRAPH, "metadata": {}}
 FACTS = {
     **{**CIRCUIT_FACTS, "method": "eap", "task": "ioi", "effects": True},
     **{"forwards": 1.0, "backwards": 0.0},
@@ -167,7 +167,7 @@ def test_a_graph_that_does_not_fit_is_refused(tmp_path, change):
     refused(tmp_path / "f", facts, GRAPH.exists, torch.zeros(CELLS))
 
 
-@pytest.mark.parametrize("missing", ["graph", "made"])
+@pytest.mark.parametrize("missing", ["graph", "metadata"])
 def test_facts_that_are_missing_are_refused(tmp_path, missing):
     facts = {name: fact for name, fact in FACTS.items() if name != missing}
     refused(tmp_path / "f", facts, GRAPH.exists, torch.zeros(CELLS))
@@ -180,7 +180,7 @@ def test_facts_that_are_missing_are_refused(tmp_path, missing):
         {"forwards": -1.0},
         {"backwards": "2"},
         {"graph": None},
-        {"made": 3},
+        {"metadata": 3},
         {"effects": "no"},
         {"method": 3},
         {"task": None},

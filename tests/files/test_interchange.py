@@ -279,7 +279,7 @@ def test_every_edge_of_a_subgraph_is_written_with_its_rank(tmp_path, suffix, siz
     facts = json.loads(graph.graph["strace_lens"])
     assert facts["shape"] == dataclasses.asdict(subgraph.shape)
     assert tuple(facts["prompt"]["ids"]) == subgraph.prompt.ids
-    assert facts["made"] == dict(subgraph.made)
+    assert facts["metadata"] == dict(subgraph.metadata)
 
 
 @settings(max_examples=30)
@@ -307,7 +307,7 @@ def test_every_edge_of_a_circuit_is_written_with_its_weight(
     assert edges(back) == edges(circuit.to_networkx())
     facts = json.loads(back.graph["strace_lens"])
     assert facts["component_graph"] == dataclasses.asdict(graph)
-    assert facts["made"] == {"method": "drawn"}
+    assert facts["metadata"] == {"method": "drawn"}
 
 
 @pytest.mark.parametrize(
@@ -330,5 +330,7 @@ def test_other_suffixes_and_facts_that_json_cannot_hold_are_refused(tmp_path) ->
     with pytest.raises(ValueError, match=r"ends in \.graphml or \.json; got"):
         sl.write_graph(subgraph, tmp_path / "graph.gexf")
     with pytest.raises(ValueError, match="no JSON can hold"):
-        sl.write_graph(dataclasses.replace(subgraph, made={"x": object()}), tmp_path / "graph.json")
+        sl.write_graph(
+            dataclasses.replace(subgraph, metadata={"x": object()}), tmp_path / "graph.json"
+        )
     assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,7 @@ ARRAYS = {
     "wide": torch.tensor(2.5, dtype=torch.float64),
     "none": torch.zeros(0, 4),
 }
-FACTS = {"name": "Tōkyō", "made": {"seed": 3, "0": None}, "list": [1, 2.5, "x", True]}
+FACTS = {"name": "Tōkyō", "metadata": {"seed": 3, "0": None}, "list": [1, 2.5, "x", True]}
 
 
 def test_arrays_and_facts_come_back(tmp_path):
@@ -61,7 +61,7 @@ def test_the_order_in_which_a_result_was_put_together_does_not_show(tmp_path):
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 2**70, {1, 2}, torch.ones(2)])
 def test_what_no_json_can_hold_is_refused_before_anything_is_written(tmp_path, wrong):
     with pytest.raises(ValueError, match="the thing says what no JSON can hold"):
-        write_result(tmp_path / "file", "thing", ARRAYS, {"made": {"it": wrong}})
+        write_result(tmp_path / "file", "thing", ARRAYS, {"metadata": {"it": wrong}})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -73,13 +73,13 @@ def refused(path: Path, words: str) -> None:
 def test_another_kind_and_other_formats_are_refused_by_what_they_say(tmp_path):
     path = tmp_path / "file"
     write_result(path, "other", ARRAYS, FACTS)
-    refused(path, "is no thing of strace-lens/2; it says strace-lens/2, other")
+    refused(path, "is no thing of strace-lens/3; it says strace-lens/3, other")
     save_file(ARRAYS, path)
-    refused(path, "is no thing of strace-lens/2; it has no format and no kind")
+    refused(path, "is no thing of strace-lens/3; it has no format and no kind")
     save_file(ARRAYS, path, {"format": "strace-lens/1", "kind": "thing", "facts": "{}"})
     refused(path, "is of the format strace-lens/1, of an earlier version.*make the result again")
-    save_file(ARRAYS, path, {"strace-lens": json.dumps({"format": "strace-lens/3"})})
-    refused(path, "is no thing of strace-lens/2; it says strace-lens/3, no kind")
+    save_file(ARRAYS, path, {"strace-lens": json.dumps({"format": "strace-lens/4"})})
+    refused(path, "is no thing of strace-lens/3; it says strace-lens/4, no kind")
 
 
 def test_a_change_of_the_arrays_alone_is_seen(tmp_path):

@@ -72,7 +72,7 @@ def test_a_trace_comes_back_and_reruns_to_the_same_curve(curve, tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(back.ranks, curve.trace.ranks, strict=True))
         assert torch.equal(back.importance.flat(), curve.trace.importance.flat())
         assert (back.prompt, back.shape) == (curve.trace.prompt, curve.trace.shape)
-        assert dict(back.made) == dict(curve.trace.made)
+        assert dict(back.metadata) == dict(curve.trace.metadata)
         assert sl.density_curve(tiny.bridge("llama"), back, sizes=SIZES).table.equals(curve.table)
 
 
@@ -97,7 +97,7 @@ def test_foreign_files_are_refused(curve, tmp_path):
         with pytest.raises(ResultFileError):
             sl.load_curve(path)
     save_file({"weight": torch.zeros(3)}, path)
-    with pytest.raises(ResultFileError, match="no curve of strace-lens/2; it has no format"):
+    with pytest.raises(ResultFileError, match="no curve of strace-lens/3; it has no format"):
         sl.load_curve(path)
     sl.save_trace(curve.trace, path)
     with pytest.raises(ResultFileError, match="trace"):
@@ -123,13 +123,19 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tens
         (lambda f: f["shape"].update(layers=10**12), "layers is 1000000000000, not a whole number"),
         (lambda f: f["shape"].pop("layers"), "shape has no 'layers'"),
         (lambda f: f["shape"].update(depth=3), "shape has a 'depth', which is not known"),
-        (lambda f: f.update(made=[]), "made is a list of 0, not an object"),
+        (lambda f: f.update(metadata=[]), "metadata is a list of 0, not an object"),
         (lambda f: f.pop("curve"), "it has a 'columns', which is not known"),
         (lambda f: f["columns"].append("missing"), "it names the columns"),
         (lambda f: f["columns"].remove("tv"), "it names the columns"),
-        (lambda f: f["texts"]["beside"].pop(), r"beside is a list of \d+, not a list of \d+"),
+        (
+            lambda f: f["texts"]["top_tokens"].pop(),
+            r"top_tokens is a list of \d+, not a list of \d+",
+        ),
         (lambda f: f["texts"]["top"][0][0].pop(), "top is a list of 1, not a list of 2"),
-        (lambda f: f["texts"]["beside"][0][0].__setitem__(3, "false"), "head is 'false', not true"),
+        (
+            lambda f: f["texts"]["top_tokens"][0][0].__setitem__(3, "false"),
+            "head is 'false', not true",
+        ),
         (lambda f: f["texts"]["top"][0][0].__setitem__(1, 1.5), "a probability is 1.5, not a n"),
         (lambda f: f["curve"].pop("entropy"), "the curve has no 'entropy'"),
         (lambda f: f["curve"].update(entropy="1.3"), "entropy is '1.3', not a number"),

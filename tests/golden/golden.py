@@ -94,7 +94,7 @@ def sweep_tables() -> object:
     with tempfile.TemporaryDirectory() as folder:
         run, out = Path(folder) / "run", Path(folder) / "phases"
         command(
-            *("sweep", "carried", "--limit", 16, "--estimator", "greedy,fisher", "--sizes", GRID),
+            *("sweep", "builtin", "--limit", 16, "--estimator", "greedy,fisher", "--sizes", GRID),
             *("--refine", 4, "--threads", 2, "--out", run),
         )
         command("phases", run, "--out", out)

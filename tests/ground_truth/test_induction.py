@@ -120,7 +120,7 @@ def test_blocks_repeat_without_repeats_inside() -> None:
 def test_corrupted_prompts_repeat_other_tokens_at_the_same_distance() -> None:
     task = induction_task(100, seed=4)
     assert bool((task.answers != task.incorrect).all())
-    for pair, period in enumerate(task.made["periods"]):
+    for pair, period in enumerate(task.metadata["periods"]):
         corrupted = task.corrupted[pair].tolist()
         assert corrupted[period:] == corrupted[:-period]
         assert len(set(corrupted[:period])) == period

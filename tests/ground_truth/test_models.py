@@ -28,5 +28,5 @@ def test_the_truth_of_an_unknown_ablation_is_refused() -> None:
 def test_the_number_of_pairs_and_the_seed_reach_the_task() -> None:
     made = ground_truth("linear", seed=3, pairs=7)
     assert len(made.task) == 7
-    assert made.task.made["seed"] == 3
+    assert made.task.metadata["seed"] == 3
     assert made.model.cfg.model_name == "linear"

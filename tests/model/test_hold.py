@@ -93,7 +93,7 @@ def trace_verbs(model: Any) -> dict[str, Any]:
         "fisher": sl.fisher(model, graph, probes=2),
         "pruned": sl.prune(model, graph, probes=1, factor=0.3, smallest=0.05, replacement=swap),
         "learned": sl.learn(model, graph, start=start, steps=2, sizes=(0.05, 0.2)),
-        "anchored": sl.learn(
+        "regularized": sl.learn(
             model,
             graph,
             start=start,
@@ -107,7 +107,7 @@ def trace_verbs(model: Any) -> dict[str, Any]:
     found: dict[str, Any] = {name: trace.ranks.flat() for name, trace in traces.items()}
     found["importance"] = sl.edge_importance(graph, "proximity").flat()
     curve = sl.density_curve(model, start, replacement=swap)
-    found["curve"] = curve.table.drop(columns=["top", "beside"]).to_numpy(float)
+    found["curve"] = curve.table.drop(columns=["top", "top_tokens"]).to_numpy(float)
     found["ablation"] = (
         sl.phase_ablation(model, curve).drop(columns=["ablated", "keep"]).to_numpy(float)
     )

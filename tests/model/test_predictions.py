@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strace_lens.measures.distributions import in_nucleus
-from strace_lens.model.predictions import TOP, Beside, beside, most_probable, top_tokens
+from strace_lens.model.predictions import (
+    TOP,
+    TopToken,
+    most_probable,
+    paired_top_tokens,
+    top_tokens,
+)
 
 
 def text(token: int) -> str:
@@ -26,12 +32,12 @@ def test_each_token_of_either_is_shown_once_with_both_probabilities(seed, vocab,
         mass += float(full[0, nucleus[-1]].exp())
 
     (in_head,) = in_nucleus(full, head)
-    found = beside(full[0], traces, in_head, most_probable(traces), text)
+    found = paired_top_tokens(full[0], traces, in_head, most_probable(traces), text)
     for trace, rows in zip(traces, found, strict=True):
         own = sorted(range(vocab), key=lambda t: -float(trace[t]))[:TOP]
         shown = [t for t in by_model if t in by_model[:TOP] or t in own]
         assert rows == tuple(
-            Beside(text(t), float(full[0, t].exp()), float(trace[t].exp()), t in nucleus)
+            TopToken(text(t), float(full[0, t].exp()), float(trace[t].exp()), t in nucleus)
             for t in shown
         )
     masses = traces.exp().masked_fill(~in_head, 0.0).sum(-1)

@@ -71,7 +71,7 @@ def comparison(name: str = "gpt2", known: bool = True) -> Comparison:
         random_auroc=() if random.auroc is None else (random.auroc,),
         memory="by hand",
         projection=project(trace_of_task(experiment.model, experiment.task), circuits),
-        made={"seed": 7, "versions": {"torch": "2"}},
+        metadata={"seed": 7, "versions": {"torch": "2"}},
     )
 
 
@@ -94,7 +94,7 @@ def renamed(made: Comparison, name: str) -> Comparison:
         memory=name,
         truth_name=name,
         projection=None if made.projection is None else made.projection.assign(circuit=name),
-        made={"seed": name, "versions": {name: name}},
+        metadata={"seed": name, "versions": {name: name}},
     )
 
 

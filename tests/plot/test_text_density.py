@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from strace_lens.model.predictions import Beside
+from strace_lens.model.predictions import TopToken
 from strace_lens.plot.text_density import (
     colours,
     luminance,
@@ -34,7 +34,7 @@ def tokens(*texts: str, densities: list[float] | None = None) -> pd.DataFrame:
             "alternatives": [
                 ()
                 if np.isnan(d)
-                else (Beside(text, 0.125, 0.5, True), Beside(" or", 0.1, 0.0, False))
+                else (TopToken(text, 0.125, 0.5, True), TopToken(" or", 0.1, 0.0, False))
                 for d, text in zip(given, texts, strict=True)
             ],
         }

@@ -31,7 +31,7 @@ def large_curve(tokens: int = 64) -> DensityCurve:
         shape=shape,
         prompt=Prompt("".join(strings), tuple(range(tokens)), strings),
         ranks=random_ranks(shape, 0),
-        made={**made.curve().trace.made, "model": "a/model-of-SmolLM2's-shape"},
+        metadata={**made.curve().trace.metadata, "model": "a/model-of-SmolLM2's-shape"},
         importance=importance,
     )
     table = made.curve().table

@@ -112,7 +112,7 @@ def test_a_longer_name_of_a_page_is_refused_in_one_line_before_anything_is_read(
         (lambda path: path.mkdir(), "holds no trace.safetensors"),
         (lambda path: (path / "parts").mkdir(parents=True), "strace-lens phases"),
         (lambda path: path.write_bytes(b"{}"), "truncated or foreign"),
-        (lambda path: sl.save_trace(made.curve().trace, path), "no curve of strace-lens/2"),
+        (lambda path: sl.save_trace(made.curve().trace, path), "no curve of strace-lens/3"),
     ],
 )
 def test_the_command_refuses_what_is_no_curve(tmp_path, make, reason) -> None:
@@ -159,7 +159,7 @@ def test_every_size_is_told_as_the_table_has_it() -> None:
     for row, told in zip(curve.table.to_dict("records"), packed["sizes"], strict=True):
         for name in ("size", "edges", "tv", "kl", "head_error", "trace_head_mass", "attention"):
             assert told[name] == row[name]
-        assert [tuple(token) for token in told["beside"]] == list(row["beside"])
+        assert [tuple(token) for token in told["top_tokens"]] == list(row["top_tokens"])
         assert np.sum(told["counts"]) == row["edges"]
     assert packed["levels"][-1] == "blocks.2.hook_resid_post"
 

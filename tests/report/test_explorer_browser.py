@@ -92,9 +92,9 @@ def test_the_slider_moves_from_size_to_size_by_keys_and_pointer(browser, one, wi
             assert f"TV {row['tv']:.3f}" in status(page)
             assert slider.get_attribute("aria-valuetext") == status(page)
             assert predictions(page, "tr:not(.rest)") == [
-                [b.token, f"{b.model:.3f}", f"{b.trace:.3f}"] for b in row["beside"]
+                [b.token, f"{b.model:.3f}", f"{b.trace:.3f}"] for b in row["top_tokens"]
             ]
-            parts = ["head" if b.head else "tail" for b in row["beside"]]
+            parts = ["head" if b.head else "tail" for b in row["top_tokens"]]
             assert page.locator(".prediction tr:not(.rest) small").all_inner_texts() == parts
             for column in (1, 2):
                 total = sum(float(line[column]) for line in predictions(page, "tr"))

@@ -40,7 +40,7 @@ def test_a_name_is_shown_as_it_is_in_every_line_of_a_comparison(name: str, capsy
 
 def test_a_model_is_shown_by_its_name_above_a_curve(capsys) -> None:
     whole = made.curve()
-    trace = dataclasses.replace(whole.trace, made={**whole.trace.made, "model": "[/inst]"})
+    trace = dataclasses.replace(whole.trace, metadata={**whole.trace.metadata, "model": "[/inst]"})
     curve = dataclasses.replace(whole, trace=trace)
     print_curve(curve, find_phases(curve), pd.DataFrame())
     assert capsys.readouterr().out.startswith("[/inst]: ")

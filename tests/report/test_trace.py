@@ -94,14 +94,14 @@ def test_heading_says_what_was_measured_and_how(page: str) -> None:
     curve = made.curve()
     text = Page(page).text
     for said in (
-        curve.trace.made["model"],
+        curve.trace.metadata["model"],
         f"{curve.trace.edges:,} over 12 tokens",
         f"density{curve.density:.3f}",
         f"{curve.entropy:.3f} nats",
         f"{curve.logit_gap:.1e}",
         "seed0",
         "ablated edges carryzero",
-        f"transformer-lens {curve.trace.made['versions']['transformer-lens']}",
+        f"transformer-lens {curve.trace.metadata['versions']['transformer-lens']}",
         find_phases(curve).describe()[1:],
     ):
         assert said in text
@@ -120,7 +120,7 @@ def _cells(table: str) -> pd.DataFrame:
 def test_the_table_has_every_size_and_measure(page: str) -> None:
     curve = made.curve()
     shown = tables(page)[-1]
-    assert list(shown.columns) == [c.replace("_", " ") for c in curve.table if c != "beside"]
+    assert list(shown.columns) == [c.replace("_", " ") for c in curve.table if c != "top_tokens"]
     assert shown["size"].astype(float).tolist() == curve.table["size"].tolist()
     for name in ("tv", "kl", "head_error", "random_tv", "mean_layer"):
         values = shown[name.replace("_", " ")].replace("–", "nan").astype(float)
@@ -153,7 +153,7 @@ def test_an_absent_ablation_is_explained() -> None:
 def test_nothing_of_a_prompt_becomes_markup() -> None:
     curve = made.with_token("</script><script>alert(1)</script>")
     trace = dataclasses.replace(
-        curve.trace, made={"model": "<script>m", "versions": {"<script>v": "1"}}
+        curve.trace, metadata={"model": "<script>m", "versions": {"<script>v": "1"}}
     )
     curve = dataclasses.replace(curve, trace=trace, ablation="<script>a")
     page = trace_report(curve, find_phases(curve))

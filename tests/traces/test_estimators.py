@@ -47,7 +47,7 @@ def test_an_estimator_is_its_function(graph, name) -> None:
     trace = sl.estimate(tiny.bridge("llama"), graph, name, seed=3, progress=told.append)
     hand = by_hand(name, graph, seed=3)
     assert same_ranks(trace, hand)
-    assert dict(trace.made) == {"estimator": name, **hand.made}
+    assert dict(trace.metadata) == {"estimator": name, **hand.metadata}
     assert sum(told) <= steps(name)
     assert bool(told) == (name in ("fisher", "pruned"))
 
@@ -55,10 +55,10 @@ def test_an_estimator_is_its_function(graph, name) -> None:
 def test_the_learned_ranking_is_that_of_the_published_steps(graph) -> None:
     told: list[int] = []
     trace = sl.estimate(tiny.bridge("llama"), graph, "learned", seed=2, progress=told.append)
-    assert trace.made["order"] == "learned"
-    assert trace.made["steps"] == 60
-    assert trace.made["start"]["estimator"] == trace.made["start"]["order"] == "pruned"
-    assert trace.made["seed"] == trace.made["start"]["seed"] == 2
+    assert trace.metadata["order"] == "learned"
+    assert trace.metadata["steps"] == 60
+    assert trace.metadata["start"]["estimator"] == trace.metadata["start"]["order"] == "pruned"
+    assert trace.metadata["seed"] == trace.metadata["start"]["seed"] == 2
     assert 60 < sum(told) <= steps("learned") == steps("pruned") + 60
 
 
@@ -72,7 +72,7 @@ def test_a_start_is_made_first_unless_it_is_given(graph, brief) -> None:
     assert sum(told) == steps(brief, started=True) == 3
     trace = sl.estimate(model, graph, brief, seed=7, progress=told.append)
     assert same_ranks(trace, by_hand)
-    assert trace.made["start"] == start.made
+    assert trace.metadata["start"] == start.metadata
     assert 3 + 3 < sum(told) <= 3 + steps(brief)
     # What starts from nothing takes no notice of a start.
     assert same_ranks(sl.estimate(model, graph, "fisher", start=start), sl.fisher(model, graph))
@@ -82,11 +82,11 @@ def test_a_start_is_made_first_unless_it_is_given(graph, brief) -> None:
 def test_kinds_to_keep_reach_the_fit_and_its_start(graph, brief, name) -> None:
     trace = sl.estimate(tiny.bridge("llama"), graph, name, keep=("mlp",), seed=3)
     if name == "brief":
-        start = trace.made["start"]
+        start = trace.metadata["start"]
         assert (start["estimator"], start["keep"]) == ("pruned", ["mlp"])
     else:
         assert same_ranks(trace, by_hand(name, graph, keep=("mlp",), seed=3))
-    assert trace.made["keep"] == ["mlp"]
+    assert trace.metadata["keep"] == ["mlp"]
     others = [r[r < trace.edges] for r in (trace.ranks.attention, trace.ranks.residual)]
     kept = trace.ranks.mlp[trace.ranks.mlp < trace.edges]
     assert int(kept.min()) > max(int(r.max()) for r in others)
@@ -116,6 +116,14 @@ def test_a_target_has_no_effect_where_nothing_is_fitted(graph, name) -> None:
     aimed = sl.estimate(model, graph, name, target=TARGET, seed=5)
     assert same_ranks(aimed, sl.estimate(model, graph, name))
     assert steps(name) == 0
+
+
+def test_an_earlier_name_is_the_estimator_that_it_was_given_to(graph) -> None:
+    earlier, now = (
+        sl.estimate(tiny.bridge("llama"), graph, name) for name in ("anchored", "regularized")
+    )
+    assert earlier.metadata == now.metadata
+    assert torch.equal(earlier.ranks.flat(), now.ranks.flat())
 
 
 def test_an_unknown_estimator_is_refused_with_the_choices(graph) -> None:

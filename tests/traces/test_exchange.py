@@ -36,20 +36,22 @@ def test_a_trace_comes_back_from_its_frame_in_any_order_of_rows(shape, seed) -> 
     back = sl.trace_from_pandas(table, like=trace)
     assert torch.equal(back.ranks.flat(), trace.ranks.flat())
     assert torch.equal(back.importance.flat(), trace.importance.flat())
-    assert (back.prompt, back.shape, dict(back.made)) == (trace.prompt, shape, {"model": "any"})
+    assert (back.prompt, back.shape, dict(back.metadata)) == (trace.prompt, shape, {"model": "any"})
 
 
 def test_a_ranking_of_ones_own_is_not_said_to_be_the_searches() -> None:
     trace = made.curve().trace
     table = trace.to_pandas()
-    assert trace.made["order"] == "best-first"
-    assert sl.trace_from_pandas(table, like=trace).made == trace.made
+    assert trace.metadata["order"] == "best-first"
+    assert sl.trace_from_pandas(table, like=trace).metadata == trace.metadata
     reverse = sl.trace_from_pandas(table.assign(rank=table["rank"].iloc[::-1].to_numpy()), trace)
     given = {"order": "given in the table", "importance": "given in the table"}
-    assert reverse.made == {n: trace.made[n] for n in ("model", "weights", "versions")} | given
+    assert (
+        reverse.metadata == {n: trace.metadata[n] for n in ("model", "weights", "versions")} | given
+    )
     assert repr(reverse).endswith("tokens, given in the table)")
     other = sl.trace_from_pandas(table.assign(importance=2 * table["importance"]), like=trace)
-    assert other.made == {**trace.made, "importance": "given in the table"}
+    assert other.metadata == {**trace.metadata, "importance": "given in the table"}
     assert repr(other).endswith("tokens, best-first)")
 
 
@@ -83,7 +85,7 @@ def test_a_graph_of_another_trace_is_ranked_by_a_frame() -> None:
     back = sl.trace_from_pandas(table, like=graph)
     assert torch.equal(back.ranks.flat(), made.curve().trace.ranks.flat())
     assert back.importance is None
-    assert back.made["order"] == "given in the table"
+    assert back.metadata["order"] == "given in the table"
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ def test_extract_ranks_by_the_order_asked_for(order: str) -> None:
     trace = extract(graph, "l2", order=order)
     expected = ORDERS[order](edge_importance(graph, "l2"), graph.shape)
     assert all(torch.equal(a, b) for a, b in zip(trace.ranks, expected, strict=True))
-    assert trace.made["order"] == order
-    assert trace.made["importance"] == "l2"
+    assert trace.metadata["order"] == order
+    assert trace.metadata["importance"] == "l2"
     kept = edge_importance(graph, "l2").flat() * graph.shape.reachable().flat()
     assert trace.importance is not None
     assert torch.equal(trace.importance.flat(), kept)

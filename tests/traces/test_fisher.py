@@ -156,9 +156,9 @@ def test_fisher_schedules_the_scores_of_the_full_graph(kind: str) -> None:
     assert_same(trace, schedule(scores, shape))
     assert is_complete(trace.ranks, shape)
     made = {"importance": "fisher", "order": "scheduled", "seed": 3, "probes": 5}
-    assert made.items() <= trace.made.items()
-    assert trace.made["passes"] == {"forward": 1, "backward": 5}
-    assert (trace.made["target"], trace.made["ablation"]) == ("own", kind)
+    assert made.items() <= trace.metadata.items()
+    assert trace.metadata["passes"] == {"forward": 1, "backward": 5}
+    assert (trace.metadata["target"], trace.metadata["ablation"]) == ("own", kind)
 
 
 @pytest.mark.parametrize("keep", [("attention",), ("residual",)])
@@ -170,7 +170,7 @@ def test_fisher_schedules_what_can_be_ablated_by_all_scores(keep: tuple[str, ...
     # Nothing is ablated where scores are taken, whatever is kept.
     assert relative_error(trace.importance.flat(), plain.importance.flat()) < 1e-6
     assert_same(trace, schedule_ablatable(trace.importance, trace.shape, keep))
-    assert trace.made["keep"] == list(keep)
+    assert trace.metadata["keep"] == list(keep)
 
 
 def assert_same(trace: sl.Trace, ranks: EdgeTensors) -> None:
@@ -186,7 +186,7 @@ def test_seeds_and_targets_make_a_difference() -> None:
     for options in ({"seed": 1}, {"probes": 7}, {"target": uniform}):
         other = sl.fisher(model, graph, **options)
         assert not torch.equal(other.ranks.attention, trace.ranks.attention)
-        assert other.made["target"] == ("given" if "target" in options else "own")
+        assert other.metadata["target"] == ("given" if "target" in options else "own")
 
 
 def test_half_precision_gives_scores_near_those_of_single() -> None:

@@ -287,8 +287,8 @@ def test_a_fitted_trace_ranks_what_is_kept_last_and_says_so(
     assert behind == sorted(behind)
     assert any(behind)
     assert not all(behind)
-    assert trace.made["keep"] == list(keep)
-    assert estimators(graph, sl.extract(graph))[name]().made["keep"] == []
+    assert trace.metadata["keep"] == list(keep)
+    assert estimators(graph, sl.extract(graph))[name]().metadata["keep"] == []
 
 
 @pytest.mark.parametrize(
@@ -401,17 +401,17 @@ def test_a_fitted_trace_says_how_it_was_made_and_what_it_cost_in_all() -> None:
     graph = graph_of("llama")
     plain = sl.extract(graph)
     first = fitted_trace(fit(), graph, plain.ranks, None, (3, 5), {"order": "one"})
-    assert first.made["passes"] == {"forward": 3, "backward": 5}
-    assert first.made["start"] is None
-    assert (first.made["target"], first.made["ablation"]) == ("own", "zero")
-    assert first.made["model"] == plain.made["model"] == "tiny-llama"
-    assert first.made["versions"] == plain.made["versions"]
+    assert first.metadata["passes"] == {"forward": 3, "backward": 5}
+    assert first.metadata["start"] is None
+    assert (first.metadata["target"], first.metadata["ablation"]) == ("own", "zero")
+    assert first.metadata["model"] == plain.metadata["model"] == "tiny-llama"
+    assert first.metadata["versions"] == plain.metadata["versions"]
 
     second = fitted_trace(fit(UNIFORM), graph, plain.ranks, first, (10, 20), {"order": "two"})
-    assert second.made["passes"] == {"forward": 13, "backward": 25}
-    assert second.made["start"] == first.made
-    assert (second.made["target"], second.made["order"]) == ("given", "two")
+    assert second.metadata["passes"] == {"forward": 13, "backward": 25}
+    assert second.metadata["start"] == first.metadata
+    assert (second.metadata["target"], second.metadata["order"]) == ("given", "two")
     # A start without gradients cost none.
     third = fitted_trace(fit(), graph, plain.ranks, plain, (1, 1), {})
-    assert third.made["passes"] == {"forward": 1, "backward": 1}
-    assert json.loads(json.dumps(second.made)) == second.made
+    assert third.metadata["passes"] == {"forward": 1, "backward": 1}
+    assert json.loads(json.dumps(second.metadata)) == second.metadata

@@ -189,8 +189,8 @@ def divergence(name: str, trace: sl.Trace) -> float:
 @pytest.mark.parametrize("name", FEW)
 def test_learning_brings_the_traces_nearer_to_the_output(name: str) -> None:
     before = divergence(name, start_of(name))
-    anchored, free = ({"max_shift": 0.5, "context_fraction": 0.3}, {})
-    print(before, [divergence(name, learned(name, steps=12, **o)) for o in (anchored, free)])
+    regularized, free = ({"max_shift": 0.5, "context_fraction": 0.3}, {})
+    print(before, [divergence(name, learned(name, steps=12, **o)) for o in (regularized, free)])
 
 
 def test_a_seed_gives_the_same_trace_and_another_one_another() -> None:
@@ -205,16 +205,16 @@ def test_learning_goes_on_from_a_file_as_from_the_trace_itself(tmp_path) -> None
     sl.save_trace(start, tmp_path / "learned")
     one, two = (learned(start=s, seed=1) for s in (start, sl.load_trace(tmp_path / "learned")))
     assert order_of(one) == order_of(two) != order_of(start)
-    assert one.made == two.made
-    assert one.made["start"] == start.made
-    assert one.made["passes"] == {"forward": 32, "backward": 32}
+    assert one.metadata == two.metadata
+    assert one.metadata["start"] == start.metadata
+    assert one.metadata["passes"] == {"forward": 32, "backward": 32}
 
 
 def test_says_how_it_was_made_and_what_it_cost() -> None:
     seen: list[int] = []
     trace = learned(target=UNIFORM, steps=3, seed=5, context_fraction=0.2, progress=seen.append)
     assert seen == [1, 1, 1]
-    assert trace.made["passes"] == {"forward": 12, "backward": 12}
+    assert trace.metadata["passes"] == {"forward": 12, "backward": 12}
     facts = {
         "seed": 5,
         "steps": 3,
@@ -222,10 +222,13 @@ def test_says_how_it_was_made_and_what_it_cost() -> None:
         "max_shift": None,
         "sizes": list(SIZES),
     }
-    assert facts.items() <= trace.made.items()
-    assert (trace.made["importance"], trace.made["order"]) == ("jensen-shannon", "learned")
-    assert (trace.made["target"], trace.made["start"]) == ("given", start_of("llama").made)
-    assert learned(steps=1, max_shift=0.5).made["max_shift"] == 0.5
+    assert facts.items() <= trace.metadata.items()
+    assert (trace.metadata["importance"], trace.metadata["order"]) == ("jensen-shannon", "learned")
+    assert (trace.metadata["target"], trace.metadata["start"]) == (
+        "given",
+        start_of("llama").metadata,
+    )
+    assert learned(steps=1, max_shift=0.5).metadata["max_shift"] == 0.5
 
 
 def test_the_memory_budget_changes_no_more_than_rounding_does() -> None:

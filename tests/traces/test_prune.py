@@ -152,7 +152,7 @@ def test_what_is_kept_is_never_pruned_and_comes_last(
     assert edges == slow_prune(name, keep=keep, **options)
     behind = [edge.kind in keep for edge in edges]
     assert behind == sorted(behind)
-    assert trace.made["keep"] == list(keep)
+    assert trace.metadata["keep"] == list(keep)
     assert edges != in_order(pruned(name, replacement=instead, **given).ranks, trace.shape)
 
 
@@ -168,8 +168,8 @@ def test_a_start_is_pruned_below_the_largest_size_and_kept_above(
     assert set(after[:count]) == set(before[:count])
     assert after[:count] != before[:count]
     assert after == slow_prune("llama", start, largest, factor=0.5, seed=2)
-    assert again.made["largest"] == largest
-    assert again.made["start"] == start.made
+    assert again.metadata["largest"] == largest
+    assert again.metadata["start"] == start.metadata
 
 
 def test_a_pruning_is_taken_up_again_from_a_file(tmp_path) -> None:
@@ -178,10 +178,10 @@ def test_a_pruning_is_taken_up_again_from_a_file(tmp_path) -> None:
     loaded = sl.load_trace(tmp_path / "pruned")
     one, two = (pruned("llama", start=s, largest=0.5, factor=0.5) for s in (start, loaded))
     assert order_of(one) == order_of(two)
-    assert one.made == two.made
-    cost, own = start.made["passes"], prune_steps(0.5, largest=0.5)
-    assert cost["forward"] < one.made["passes"]["forward"] <= cost["forward"] + own
-    assert one.made["passes"]["backward"] == 3 * one.made["passes"]["forward"]
+    assert one.metadata == two.metadata
+    cost, own = start.metadata["passes"], prune_steps(0.5, largest=0.5)
+    assert cost["forward"] < one.metadata["passes"]["forward"] <= cost["forward"] + own
+    assert one.metadata["passes"]["backward"] == 3 * one.metadata["passes"]["forward"]
 
 
 def test_a_smallest_size_ends_it_early_and_leaves_the_larger_traces() -> None:
@@ -189,7 +189,7 @@ def test_a_smallest_size_ends_it_early_and_leaves_the_larger_traces() -> None:
     count = math.ceil(0.3 * len(whole))
     assert early[count:] == whole[count:]
     assert early[:count] != whole[:count]
-    steps = [pruned("llama", smallest=s).made["passes"]["forward"] for s in (1e-4, 0.3, 1.0)]
+    steps = [pruned("llama", smallest=s).metadata["passes"]["forward"] for s in (1e-4, 0.3, 1.0)]
     assert steps[0] > steps[1] > steps[2] == 1
 
 
@@ -206,10 +206,10 @@ def test_says_how_it_was_made_and_what_it_cost() -> None:
     trace = pruned("llama", target=UNIFORM, progress=seen.append, **options)
     assert set(seen) == {1}
     assert len(seen) <= prune_steps(0.6, 0.01)
-    assert trace.made["passes"] == {"forward": len(seen), "backward": 2 * len(seen)}
-    assert options.items() <= trace.made.items()
-    assert (trace.made["importance"], trace.made["order"]) == ("fisher", "pruned")
-    assert (trace.made["target"], trace.made["start"]) == ("given", None)
+    assert trace.metadata["passes"] == {"forward": len(seen), "backward": 2 * len(seen)}
+    assert options.items() <= trace.metadata.items()
+    assert (trace.metadata["importance"], trace.metadata["order"]) == ("fisher", "pruned")
+    assert (trace.metadata["target"], trace.metadata["start"]) == ("given", None)
     assert "pruned by fisher" in repr(trace)
 
 
@@ -221,7 +221,7 @@ def test_there_are_no_more_steps_than_announced(
 ) -> None:
     start = sl.extract(graph_of("llama"))
     trace = pruned("llama", factor=factor, smallest=smallest, largest=largest, start=start)
-    steps = trace.made["passes"]["forward"]
+    steps = trace.metadata["passes"]["forward"]
     assert 1 <= steps <= prune_steps(factor, smallest, largest)
 
 

@@ -48,8 +48,8 @@ def test_every_estimator_says_which_weights_it_used() -> None:
     ]
     expected = weights_hash(model)
     assert graph.weights == expected
-    assert [made.made["weights"] for made in traces] == [expected] * len(traces)
-    assert trace.subgraph(0.1).made["weights"] == expected
+    assert [made.metadata["weights"] for made in traces] == [expected] * len(traces)
+    assert trace.subgraph(0.1).metadata["weights"] == expected
 
 
 def start_from(verb: Callable[..., sl.Trace], **options: Any) -> Callable[..., object]:
@@ -77,7 +77,7 @@ def test_a_trace_of_other_weights_is_refused_unless_asked_for(verb: str) -> None
     run(other, trace, allow_other_model=True)
     run(model, trace)
     run(cases.fresh_bridge("mistral"), trace)  # equal weights in another object
-    by_hand = dataclasses.replace(trace, made={})
+    by_hand = dataclasses.replace(trace, metadata={})
     run(other, by_hand)
 
 
@@ -86,9 +86,9 @@ def test_an_estimate_takes_a_start_of_other_weights_by_request() -> None:
     prompt = tiny.token_ids(20)
     graph, start = sl.token_graph(other, prompt), sl.extract(sl.token_graph(model, prompt))
     with pytest.raises(ValueError, match=REFUSED):
-        sl.estimate(other, graph, "anchored", start=start)
-    made = sl.estimate(other, graph, "anchored", start=start, allow_other_model=True)
-    assert made.made["weights"] == weights_hash(other) != made.made["start"]["weights"]
+        sl.estimate(other, graph, "regularized", start=start)
+    made = sl.estimate(other, graph, "regularized", start=start, allow_other_model=True)
+    assert made.metadata["weights"] == weights_hash(other) != made.metadata["start"]["weights"]
 
 
 def fitted(verb: Callable[..., sl.Trace], **options: Any) -> Callable[..., object]:

@@ -25,7 +25,7 @@ TAU = 0.01
 """Loss of the objective below which an edge is removed unless told otherwise; nats for the KL."""
 
 TESTED, REST = "edges tested", "order of the edges not kept"
-"""Keys of `Scores.made`; the second is there where not all edges were tested."""
+"""Keys of `Scores.metadata`; the second is there where not all edges were tested."""
 
 ALL, SCREEN = 2_000, 200
 """Edges of a graph that are all tested unless told otherwise, and how many are of a larger one."""
@@ -85,7 +85,7 @@ def acdc(
 
 
 def tested_edges(experiment: Experiment, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Scores.made` says of a search: the edges that it tests, and how the others rank."""
+    """What `Scores.metadata` says of a search: the edges that it tests, and how the others rank."""
     edges = experiment.graph.edges
     tested = min(edges, _screen(experiment, options.get("screen")))
     return {TESTED: tested, **({} if tested == edges else {REST: "eap"})}

@@ -73,7 +73,7 @@ class Method:
         large_options: options that `compare` gives it on graphs of more than 2,000 edges, where the
             caller gives none: what two cores do in minutes.
         blind_spot: what it cannot see by its making, for the warning that it does not beat random.
-        facts: from an experiment and the options to what `Scores.made` says beside them.
+        facts: from an experiment and the options to what `Scores.metadata` says beside them.
         look: in figures.
     """
 
@@ -219,7 +219,7 @@ def discover_in(experiment: Experiment, method: str, *, seed: int = 0, **options
         backwards=passes[1] / pairs,
         seconds=seconds,
         signed=METHODS[method].signed,
-        made={
+        metadata={
             "weights": noted(remembered_hash, experiment.model),
             "metric": experiment.metric,
             "ablation": experiment.ablation,

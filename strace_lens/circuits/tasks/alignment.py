@@ -178,7 +178,7 @@ def task_of(
         metric=metric,
         dropped=dropped,
         texts=tuple(pair.texts for pair in pairs),
-        made=dict(made),
+        metadata=dict(made),
     )
 
 

@@ -27,7 +27,7 @@ const nearest = (values, log) => values.reduce((best, value, i) =>
 
 /** How a result was made, folded away. */
 function facts(result) {
-  const { made } = result;
+  const { metadata: made } = result;
   const rows = {
     "edges of the graph": whole(result.edges),
     "importance, order": `${made.importance ?? "?"}, ${made.order ?? "?"}`,
@@ -50,8 +50,8 @@ async function makePanel(result, number, pick) {
   const drawing = element("div", { class: "column wide" });
   const side = element("div", { class: "column side" });
   const panel = element("section", { class: "panel", "aria-labelledby": `title-${number}` },
-    element("h2", { id: `title-${number}` }, `${result.made.model ?? "a model without a name"}, edges by ` +
-      `${result.made.importance ?? "?"}, ${result.made.order ?? "?"}`),
+    element("h2", { id: `title-${number}` }, `${result.metadata.model ?? "a model without a name"}, edges by ` +
+      `${result.metadata.importance ?? "?"}, ${result.metadata.order ?? "?"}`),
     element("p", { class: "tokens" }, ...result.tokens.map((t) => element("span", {}, visible(t, 40)))),
     status, element("div", { class: "columns" }, drawing, side), facts(result));
   byId("panels").append(panel);
@@ -77,7 +77,7 @@ async function makePanel(result, number, pick) {
       parts.forEach((part) => part(index));
       const cut = row.edges > edges.count ? ` (the first ${whole(edges.count)} are drawn)` : "";
       status.textContent = `${sizeText(row.size)}: ${edgeText(row.edges)} of ${whole(result.edges)}${cut}; ` +
-        `TV ${fixed(row.tv)}; next token ${quoted(row.top[0])}, the model's ${quoted(result.sizes.at(-1).beside[0][0])}`;
+        `TV ${fixed(row.tv)}; next token ${quoted(row.top[0])}, the model's ${quoted(result.sizes.at(-1).top_tokens[0][0])}`;
       return status.textContent;
     },
   };

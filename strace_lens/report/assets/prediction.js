@@ -20,10 +20,10 @@ function makePrediction(parent, result) {
     const line = (token, part, model, trace, name) => element("tr", { class: `${part} ${name}` },
       element("th", { scope: "row" }, token, element("small", {}, part)),
       element("td", {}, bar(model, "model")), element("td", {}, bar(trace, "trace")));
-    const lines = row.beside.map(([token, model, trace, head]) =>
+    const lines = row.top_tokens.map(([token, model, trace, head]) =>
       line(visible(token), head ? "head" : "tail", model, trace, token === row.top[0] ? "favourite" : ""));
     // What is not listed one by one, so that each column sums to one.
-    const rest = (part, column, all) => Math.max(0, all - row.beside
+    const rest = (part, column, all) => Math.max(0, all - row.top_tokens
       .filter((token) => token[3] === (part === "head")).reduce((sum, token) => sum + token[column], 0));
     const headModel = rest("head", 1, result.head_mass), headTrace = rest("head", 2, row.trace_head_mass);
     if (headModel > 5e-4 || headTrace > 5e-4) lines.push(line("other tokens", "head", headModel, headTrace, "rest"));

@@ -118,14 +118,14 @@ def test_only_the_edges_on_the_screen_are_tested() -> None:
 def test_scores_say_how_many_edges_were_tested_and_whose_order_the_others_have() -> None:
     model, task = small_model(), small_task()
     screened = discover(model, task, "acdc", screen=12, tau=0.02)
-    assert screened.made["edges tested"] == 12
-    assert screened.made["order of the edges not kept"] == "eap"
+    assert screened.metadata["edges tested"] == 12
+    assert screened.metadata["order of the edges not kept"] == "eap"
     kept = int((screened.values >= 0.02).sum())
     theirs = [i for i in eap_order(model, task) if i in set(screened.order()[kept:].tolist())]
     assert screened.order()[kept:].tolist() == theirs
     whole = discover(model, task, "acdc", tau=0.02)
-    assert whole.made["edges tested"] == whole.graph.edges
-    assert "order of the edges not kept" not in whole.made
+    assert whole.metadata["edges tested"] == whole.graph.edges
+    assert "order of the edges not kept" not in whole.metadata
 
 
 def eap_order(model: Any, task: Task) -> list[int]:

@@ -296,7 +296,7 @@ def test_passes_of_zero_ablation_and_of_other_steps() -> None:
     model = cases.model_of("mistral")
     scores = discover(model, TASK, "eap-ig", steps=2)
     assert (scores.forwards, scores.backwards) == (4, 2)
-    assert scores.made["steps"] == 2
+    assert scores.metadata["steps"] == 2
     # The metric's reference is the corrupted run, whatever replaces edges.
     scores = discover(model, TASK, "eap", ablation="zero")
     assert (scores.forwards, scores.backwards) == (2, 1)

@@ -133,7 +133,7 @@ def test_pairs_become_tensors_padded_on_the_right() -> None:
     assert task.corrupted.tolist() == [[*some.ids("the queen"), 0], [5, 6, 8]]
     assert task.answers.tolist() == [[*short.answers, -1], [9, 10]]
     assert task.incorrect.tolist() == [list(short.incorrect), [11, -1]]
-    assert (task.dropped, task.made["seed"], task.texts[0]) == (3, 1, ("the king", "the queen"))
+    assert (task.dropped, task.metadata["seed"], task.texts[0]) == (3, 1, ("the king", "the queen"))
 
 
 TWO_DIGITS = [f"{i:02}" for i in range(100)]

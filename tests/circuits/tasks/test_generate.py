@@ -182,10 +182,10 @@ def test_what_does_not_align_is_dropped_counted_and_drawn_again(
     task = make_task(model, "counted", 20)
     assert len(task) == 20
     assert task.dropped > 0
-    assert task.made == {"seed": 0, "pairs": 20, "model": "tiny-llama"}
+    assert task.metadata == {"seed": 0, "pairs": 20, "model": "tiny-llama"}
     everything = make_task(model, "counted", 50)  # only 30 of 60 align
     assert (len(everything), everything.dropped) == (30, 30)
-    assert everything.made["pairs"] == 50
+    assert everything.metadata["pairs"] == 50
     monkeypatch.setitem(TASKS, "counted", counting(2))
     assert len(make_task(model, "counted", 1)) == 1
     with pytest.raises(TaskError, match=r"of 2 pairs of counted, 1 align on .* tiny-llama; give"):

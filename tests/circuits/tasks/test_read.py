@@ -50,7 +50,7 @@ def test_lines_become_pairs(tmp_path: Path) -> None:
     assert task.incorrect.tolist() == [ids("Rome", "London"), [*ids("England"), -1]]
     assert (task.name, task.metric, task.dropped) == ("mine", "answer_rank", 0)
     assert task.texts[0] == (LINE["clean"], LINE["corrupted"])
-    assert task.made["file"] == str(tmp_path / "mine.jsonl")
+    assert task.metadata["file"] == str(tmp_path / "mine.jsonl")
     assert read(tmp_path, LINE).metric == "logit_difference"
 
 
@@ -58,7 +58,7 @@ def test_lines_that_do_not_align_are_dropped_and_counted(tmp_path: Path) -> None
     longer = {**LINE, "corrupted": "the capital city of Italy is"}
     task = read(tmp_path, longer, LINE, longer)
     assert (len(task), task.dropped) == (1, 2)
-    assert task.made["dropped lines"] == [1, 3]
+    assert task.metadata["dropped lines"] == [1, 3]
     with pytest.raises(TaskError, match="on none of 2 lines do clean and corrupted have the same"):
         read(tmp_path, longer, longer)
 

@@ -18,7 +18,7 @@ from strace_lens.corpus.analyses.sizes import (
     prompt_boundaries,
     size_needed,
 )
-from strace_lens.corpus.read import CARRIED, read_corpus
+from strace_lens.corpus.read import BUILTIN, read_corpus
 from strace_lens.corpus.run_folder import Run
 from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
@@ -271,7 +271,7 @@ def test_a_row_is_what_the_run_holds_of_its_prompt() -> None:
 def rerun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Prompts of the study swept again, one after another: four, or two with attention kept."""
     keep = request.param
-    prompts = read_corpus(CARRIED)
+    prompts = read_corpus(BUILTIN)
     options = Options(keep=keep, controls="none", hidden=False)
     folder = tmp_path_factory.mktemp("runs") / f"greedy{'-keep-attention' * bool(keep)}"
     chosen = [prompts[number] for number in (RERUN[:2] if keep else RERUN)]
