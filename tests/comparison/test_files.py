@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,20 @@ def run(folder: Path | None, methods: tuple[str, ...] = METHODS, **options: Any)
     return compare(model, tiny_task(3, 5), methods, folder=folder, **options)
 
 
+@functools.cache
+def _made(methods: tuple[str, ...]) -> tuple[Path, Comparison]:
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder, run(folder, methods)
+
+
+def made(folder: Path, methods: tuple[str, ...] = ("eap",)) -> Comparison:
+    """Fill a folder as a comparison has filled it that was run once for all tests."""
+    source, comparison = _made(methods)
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    return comparison
+
+
 def contents(folder: Path, but: str = "timings") -> dict[str, bytes]:
     files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
     return {name: path.read_bytes() for name, path in sorted(files.items()) if but not in name}
@@ -51,7 +69,7 @@ def assert_same(found: Comparison, other: Comparison) -> None:
 
 
 def test_what_is_done_is_read_back_and_not_run_again(tmp_path: Path, monkeypatch) -> None:
-    first = run(tmp_path)
+    first = made(tmp_path, METHODS)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*FOLDERS, NAME])
     before = contents(tmp_path, but="nothing")
     module = sys.modules["strace_lens.comparison.compare"]
@@ -65,7 +83,7 @@ def test_what_is_done_is_read_back_and_not_run_again(tmp_path: Path, monkeypatch
 
 
 def test_a_method_more_is_all_that_runs(tmp_path: Path, monkeypatch) -> None:
-    run(tmp_path, ("eap",))
+    made(tmp_path)
     module = sys.modules["strace_lens.comparison.compare"]
     ran, discover = [], module._discover
     monkeypatch.setattr(module, "_discover", lambda s, n, o: ran.append(n) or discover(s, n, o))
@@ -76,7 +94,7 @@ def test_a_method_more_is_all_that_runs(tmp_path: Path, monkeypatch) -> None:
 @pytest.mark.parametrize("place", ["scores", "circuits", "measures", "timings"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "of another method", "edited"])
 def test_what_is_not_whole_is_done_again(tmp_path: Path, place: str, damage: str) -> None:
-    whole = run(tmp_path, ("eap",))
+    whole = made(tmp_path)
     (path,) = (tmp_path / place).glob("eap.*")
     if damage == "missing":
         path.unlink()
@@ -108,7 +126,7 @@ def test_what_is_not_whole_is_done_again(tmp_path: Path, place: str, damage: str
 def test_a_folder_of_another_comparison_is_refused_by_the_difference(
     tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
-    run(tmp_path, ("eap",))
+    made(tmp_path)
     before = contents(tmp_path, but="nothing")
     with pytest.raises(OtherResultsError, match=f"holds another comparison: .*{words}.*; name an"):
         run(tmp_path, ("eap",), **change)
@@ -116,7 +134,7 @@ def test_a_folder_of_another_comparison_is_refused_by_the_difference(
 
 
 def test_other_weights_and_versions_are_other_comparisons(tmp_path: Path, monkeypatch) -> None:
-    run(tmp_path, ("eap",))
+    made(tmp_path)
     model = cases.fresh_bridge("gpt2")
     with torch.no_grad():
         next(iter(model.parameters())).mul_(1.5)
@@ -129,7 +147,7 @@ def test_other_weights_and_versions_are_other_comparisons(tmp_path: Path, monkey
 
 
 def test_results_without_a_manifest_and_an_edited_one_are_refused(tmp_path: Path) -> None:
-    run(tmp_path, ("eap",))
+    made(tmp_path)
     path = tmp_path / NAME
     said = json.loads(path.read_text())
     path.write_text(json.dumps({**said, "seed": 4}))
@@ -147,7 +165,7 @@ def test_a_comparison_that_fails_at_once_leaves_nothing_behind(tmp_path: Path) -
 
 
 def test_overwriting_discards_another_comparison_and_nothing_else(tmp_path: Path) -> None:
-    run(tmp_path, ("eap", "ifr"))
+    made(tmp_path, METHODS)
     theirs = {"notes.txt", "circuits/mine.safetensors", "measures/mine.json"}
     for name in (*theirs, "compare.html", "compare.csv", "timings.csv", "projection.csv"):
         (tmp_path / name).write_text(name)
@@ -166,14 +184,14 @@ def test_overwriting_discards_another_comparison_and_nothing_else(tmp_path: Path
 
 
 def test_overwriting_keeps_what_this_comparison_made(tmp_path: Path, monkeypatch) -> None:
-    first = run(tmp_path, ("eap",))
+    first = made(tmp_path)
     module = sys.modules["strace_lens.comparison.compare"]
     monkeypatch.setattr(module, "_discover", lambda *_: pytest.fail("a method ran again"))
     assert_same(run(tmp_path, ("eap",), overwrite=True), first)
 
 
 def test_a_comparison_that_fails_before_its_first_result_overwrites_nothing(tmp_path: Path) -> None:
-    run(tmp_path, ("eap",))
+    made(tmp_path)
     before = contents(tmp_path, but="nothing")
     with pytest.raises(ValueError, match="has no option"):
         run(tmp_path, ("eap",), options={"eap": {"stops": 3}}, overwrite=True)
@@ -207,6 +225,7 @@ def command(out: Path, methods: str) -> list[str]:
     return [sys.executable, *COMMAND, "--methods", methods, "--out", str(out)]
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
 def test_a_command_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     methods = "eap,eap-ig,edge-patching,acdc,edge-pruning"
