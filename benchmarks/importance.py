@@ -12,8 +12,9 @@ import pandas as pd
 
 import strace_lens as sl
 from benchmarks.common import TOKENS, real_prompt, show, smollm2
+from strace_lens.traces.importance import IMPORTANCES
 
-NAMES = (*sl.IMPORTANCES, "leverage(8)")
+NAMES = (*IMPORTANCES, "leverage(8)")
 ENOUGH_SECONDS = 1.0
 
 

@@ -20,6 +20,7 @@ import torch
 import strace_lens as sl
 from benchmarks.common import info, report
 from benchmarks.random_models import LLAMA_1B, LLAMA_SMALL, TINY, llama, random_ids, random_model
+from strace_lens.corpus.plan import SweepPlan
 from strace_lens.density.cost import as_text
 from strace_lens.utils.peak_memory import peak_memory
 
@@ -59,7 +60,7 @@ def measured(shape: dict[str, Any], tokens: int) -> dict[str, Any]:
     return told
 
 
-def planned(shape: dict[str, Any], tokens: int) -> sl.SweepPlan:
+def planned(shape: dict[str, Any], tokens: int) -> SweepPlan:
     """What the plan says of the same work."""
     options = sl.Options(
         sizes=SIZES, refine=0, hidden=False, memory_budget=BUDGET, gradient_budget=BUDGET

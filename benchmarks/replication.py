@@ -17,6 +17,7 @@ import transformers as tf
 
 import strace_lens as sl
 from strace_lens.cli.dry_run import duration, parse_speed
+from strace_lens.corpus.plan import SweepPlan
 from strace_lens.density.cost import as_text
 
 PASSAGES, TOKENS = 5000, 52
@@ -65,7 +66,7 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
 """Configurations of the ten models, in the shapes that their makers published."""
 
 
-def replication(names: Sequence[str], workers: int, speed: str | float) -> dict[str, sl.SweepPlan]:
+def replication(names: Sequence[str], workers: int, speed: str | float) -> dict[str, SweepPlan]:
     """The plan of the sweeps of each of some models."""
     options = sl.Options(memory_budget=BUDGET, gradient_budget=BUDGET, refine=0)
     return {

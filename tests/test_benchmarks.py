@@ -9,6 +9,7 @@ import strace_lens as sl
 from benchmarks import common, extraction, importance, masked_forward, sparse_seconds, trace_job
 from benchmarks.scaling import cost_of_trace, exponent
 from strace_lens.traces.edges import GraphShape
+from strace_lens.traces.importance import IMPORTANCES
 from tests import tiny
 
 SIZES = (0.01, 0.1, 0.3, 1.0)
@@ -84,7 +85,7 @@ def test_tables_have_a_row_a_size_and_an_importance(trace, monkeypatch):
     monkeypatch.setattr(importance, "ENOUGH_SECONDS", 1e-9)
     graph = sl.token_graph(model, tiny.PROMPT)
     table = importance.seconds_by_importance(graph, importance.NAMES)
-    assert table["importance"].tolist() == [*sl.IMPORTANCES, "leverage(8)"]
+    assert table["importance"].tolist() == [*IMPORTANCES, "leverage(8)"]
 
 
 def test_cost_adds_its_stages_up(trace):

@@ -10,6 +10,7 @@ import strace_lens as sl
 from benchmarks import circuits_attribution, circuits_masked, circuits_scaling
 from benchmarks.circuits_models import gpt2_shape, random_task
 from benchmarks.circuits_peers import has_auto_circuit, scores_edges
+from strace_lens.circuits.graph import ComponentGraph
 
 
 def small() -> TransformerBridge:
@@ -22,9 +23,9 @@ def model() -> TransformerBridge:
 
 
 def test_the_shape_of_gpt2_small_has_its_edges():
-    graph = sl.ComponentGraph("gpt2", layers=12, heads=12, kv_heads=12)
+    graph = ComponentGraph("gpt2", layers=12, heads=12, kv_heads=12)
     assert graph.edges == 32_491  # the count that auto-circuit has too
-    assert sl.component_graph(small()).edges == sl.ComponentGraph("x", 2, 2, 2).edges
+    assert sl.component_graph(small()).edges == ComponentGraph("x", 2, 2, 2).edges
 
 
 def test_random_tasks_have_answers_that_differ(model):
@@ -84,7 +85,7 @@ def test_masks_are_compared_with_the_same_rows(model, capsys):
 
 
 def test_few_edges_cut_lie_between_a_fifth_of_both_ends(model):
-    graph = sl.ComponentGraph("some", layers=4, heads=4, kv_heads=4)
+    graph = ComponentGraph("some", layers=4, heads=4, kv_heads=4)
     cut = ~circuits_masked.few_cut(graph, 6)
     readers, writers = cut.any(0).any(1), cut.any(0).any(0)
     assert 0 < int(readers.sum()) <= graph.destinations // 5
@@ -97,7 +98,7 @@ def test_costs_grow_with_the_graph(monkeypatch, capsys):
     monkeypatch.setattr(circuits_scaling, "VOCABULARY", 64)
     costs = [circuits_scaling.cost(layers, 2, 4) for layers in (1, 2, 3)]
     assert [c.edges for c in costs] == [
-        sl.ComponentGraph("x", layers, 2, 2).edges for layers in (1, 2, 3)
+        ComponentGraph("x", layers, 2, 2).edges for layers in (1, 2, 3)
     ]
     assert all(c.eap > 0 and c.masked > 0 for c in costs)
     circuits_scaling.print_table("title:", costs, "layers")

@@ -23,6 +23,11 @@ import torch
 import strace_lens as sl
 from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.files import interchange
+from strace_lens.files.interchange import (
+    load_importance_circuit,
+    load_importances,
+    save_importances,
+)
 from strace_lens.files.result_files import read_result, write_result
 from tests import tiny
 
@@ -55,14 +60,14 @@ def formats() -> Iterator[Format]:
     yield Format(
         "importances",
         scores,
-        sl.save_importances,
-        lambda path: sl.load_importances(path, GRAPH, method="eap"),
+        save_importances,
+        lambda path: load_importances(path, GRAPH, method="eap"),
     )
     yield Format(
         "importance circuit",
         circuit,
-        sl.save_importances,
-        lambda path: sl.load_importance_circuit(path, GRAPH),
+        save_importances,
+        lambda path: load_importance_circuit(path, GRAPH),
     )
 
 

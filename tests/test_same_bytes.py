@@ -25,6 +25,8 @@ import sys
 from pathlib import Path
 import torch
 import strace_lens as sl
+from strace_lens.files.interchange import save_importances
+from strace_lens.files.interchange import write_graph
 from typer.testing import CliRunner
 from strace_lens.cli import app
 
@@ -46,10 +48,10 @@ run("phases", out / "run", "--out", out / "phases")
 scores = sl.load_scores(out / "compare" / "scores" / "eap.safetensors")
 curve = sl.load_curve(out / "trace" / "trace.safetensors")
 sl.save_trace(curve.trace, out / "trace.safetensors")
-sl.save_importances(scores, out / "scores.json")
-sl.save_importances(scores.top(20), out / "circuit.json")
-sl.write_graph(curve.trace.subgraph(0.1), out / "subgraph.graphml")
-sl.write_graph(scores.top(20), out / "circuit.graph.json")
+save_importances(scores, out / "scores.json")
+save_importances(scores.top(20), out / "circuit.json")
+write_graph(curve.trace.subgraph(0.1), out / "subgraph.graphml")
+write_graph(scores.top(20), out / "circuit.graph.json")
 """
 
 

@@ -112,7 +112,7 @@ def measure_ways(
     Example:
         >>> graph = sl.token_graph(model, "The capital of France is")
         >>> curves = sl.measure_ways(model, graph)
-        >>> sl.read_ways(curves)
+        >>> read_ways(curves)
     """
     traces = [
         estimate(

@@ -9,6 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strace_lens as sl
+from strace_lens.circuits.circuit import circuit_of_edges
+from strace_lens.circuits.exchange import (
+    circuit_from_networkx,
+    circuit_from_pandas,
+    scores_from_pandas,
+)
 from tests.circuits.made import MASKS, graphs, plain_graph, random_keep
 
 GRAPH = plain_graph("gpt2")
@@ -19,29 +25,29 @@ def test_a_circuit_comes_back(graph, seed, kind) -> None:
     keep = random_keep(graph, seed, **MASKS[kind])
     exists = graph.exists if keep.ndim == 2 else graph.exists[..., None]
     circuit = sl.Circuit(graph, keep * exists)
-    back = sl.circuit_from_networkx(circuit.to_networkx())
+    back = circuit_from_networkx(circuit.to_networkx())
     assert torch.equal(back.keep, circuit.keep)
     table = circuit.to_pandas().sample(frac=1, random_state=seed)
     positions = keep.shape[2] if keep.ndim == 3 else None
-    back = sl.circuit_from_pandas(table, graph, positions=positions)
+    back = circuit_from_pandas(table, graph, positions=positions)
     assert torch.equal(back.keep.double(), circuit.keep.double())
 
 
 def test_a_frame_without_weights_and_positions_keeps_its_edges_at_all() -> None:
     names = ["embed->a0.h1<k>", "m0->logits"]
-    circuit = sl.circuit_of_edges(GRAPH, names)
+    circuit = circuit_of_edges(GRAPH, names)
     table = circuit.to_pandas().drop(columns="weight")
-    assert torch.equal(sl.circuit_from_pandas(table, GRAPH).keep, circuit.keep)
-    everywhere = sl.circuit_from_pandas(table, GRAPH, positions=3)
+    assert torch.equal(circuit_from_pandas(table, GRAPH).keep, circuit.keep)
+    everywhere = circuit_from_pandas(table, GRAPH, positions=3)
     assert torch.equal(everywhere.keep, circuit.keep[..., None].expand(-1, -1, 3))
-    empty = sl.circuit_from_pandas(table.head(0), GRAPH)
+    empty = circuit_from_pandas(table.head(0), GRAPH)
     assert torch.equal(empty.keep, torch.zeros_like(GRAPH.exists))
-    assert torch.equal(sl.circuit_from_networkx(empty.to_networkx()).keep, empty.keep)
+    assert torch.equal(circuit_from_networkx(empty.to_networkx()).keep, empty.keep)
     early = sl.Circuit(GRAPH, everywhere.keep.clone().index_fill(2, torch.tensor([2]), False))
-    back = sl.circuit_from_pandas(early.to_pandas(), GRAPH, positions=3)
+    back = circuit_from_pandas(early.to_pandas(), GRAPH, positions=3)
     assert torch.equal(back.keep, early.keep)
     with pytest.raises(ValueError, match=r"row 0: position 2 lies outside 0\.\.1"):
-        sl.circuit_from_pandas(everywhere.to_pandas(), GRAPH, positions=2)
+        circuit_from_pandas(everywhere.to_pandas(), GRAPH, positions=2)
 
 
 @given(graph=graphs(), seed=st.integers(0, 99), positions=st.sampled_from([(), (1,), (3,)]))
@@ -51,7 +57,7 @@ def test_scores_come_back_and_their_frame_is_in_the_order_of_top(graph, seed, po
     values *= graph.exists if not positions else graph.exists[..., None]
     scores = sl.Scores(graph, values, "drawn")
     table = scores.to_pandas()
-    back = sl.scores_from_pandas(table, graph, method="drawn")
+    back = scores_from_pandas(table, graph, method="drawn")
     assert torch.equal(back.values, values)
     inputs = [f"<{kind}>" if isinstance(kind, str) else "" for kind in table["input"]]
     pairs = zip(table["source"], table["destination"], inputs, strict=True)
@@ -74,15 +80,15 @@ def test_a_frame_that_is_no_scores_is_refused_by_its_row(change, reason) -> None
     values = torch.arange(GRAPH.exists.numel()).view(GRAPH.exists.shape) * GRAPH.exists.float()
     table = change(sl.Scores(GRAPH, values, "counted").to_pandas())
     with pytest.raises(ValueError, match=reason):
-        sl.scores_from_pandas(table, GRAPH)
+        scores_from_pandas(table, GRAPH)
 
 
 def test_weights_outside_their_range_and_wrong_ends_are_refused() -> None:
     circuit = sl.Circuit(GRAPH, GRAPH.exists)
     with pytest.raises(ValueError, match=r"weight 2\.0 lies outside \[0, 1\]"):
-        sl.circuit_from_pandas(circuit.to_pandas().assign(weight=2.0), GRAPH)
+        circuit_from_pandas(circuit.to_pandas().assign(weight=2.0), GRAPH)
     rich = circuit.to_networkx()
     source, target, key = next(iter(rich.edges(keys=True)))
     rich.edges[source, target, key]["input"] = "nowhere"
     with pytest.raises(ValueError, match="enters nowhere, no input of it"):
-        sl.circuit_from_networkx(rich)
+        circuit_from_networkx(rich)

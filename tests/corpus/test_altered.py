@@ -24,6 +24,7 @@ from strace_lens.corpus.sweep import sweep
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
 from strace_lens.model.prompts import PromptError, text_ids
+from strace_lens.report.corpus import corpus_report
 from strace_lens.utils.manifest import OtherResultsError
 from tests import cases, tiny
 from tests.corpus import made
@@ -131,7 +132,7 @@ def test_a_corrupted_run_is_compared_with_a_clean_one_by_the_texts_given(
         )
         far = float((output - unigram).abs().sum()) / 2
         assert row["unigram_tv"] == pytest.approx(far, abs=1e-4)
-    page = sl.corpus_report([clean, run], sl.analyse([clean, run]))
+    page = corpus_report([clean, run], sl.analyse([clean, run]))
     said = {"shuffle": "90% of the words change places", "random": "90% of the tokens are replaced"}
     assert page.count(f"corrupted: {said[corrupt]}") == 1
     with pytest.raises(OtherResultsError, match=r"corrupt_rate was 0.9 and is 1.0"):

@@ -15,6 +15,7 @@ import strace_lens as sl
 from strace_lens.corpus.analyses.estimators import estimator_traces
 from strace_lens.corpus.estimator_controls import control_rows, with_wrong_texts
 from strace_lens.corpus.prompts import CorpusError
+from strace_lens.corpus.run_folder import Run
 from strace_lens.measures.sizes import ESTIMATOR_SIZES
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
@@ -58,12 +59,12 @@ def options(estimator: str, **changed) -> sl.Options:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, sl.Run]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     folder = tmp_path_factory.mktemp("runs")
     return {name: sl.sweep(MODEL(), PROMPTS, folder / name, options(name)) for name in ESTIMATORS}
 
 
-def found(run: sl.Run, prompt: int, seed: int, role: str) -> pd.DataFrame:
+def found(run: Run, prompt: int, seed: int, role: str) -> pd.DataFrame:
     rows = run.controls.query("prompt == @prompt and seed == @seed and role == @role")
     return rows.reset_index(drop=True)
 

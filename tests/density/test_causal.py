@@ -20,7 +20,9 @@ from strace_lens.density import causal
 from strace_lens.density.causal import COLUMNS, phase_ablation, read_ablation
 from strace_lens.density.causal_draws import DRAWS
 from strace_lens.density.phases import LayerPhase, Phases, find_phases
+from strace_lens.report.summary import summarize
 from strace_lens.report.tables import print_curve
+from strace_lens.report.trace import trace_report
 from strace_lens.traces.edges import EdgeTensors, keep_text, order_of, ranks_of
 from strace_lens.traces.rows import MaskedRows
 from tests import cases, tiny
@@ -514,12 +516,12 @@ def test_the_sentences_are_in_every_result(curve, table, capsys):
     told = read_ablation(table)
     assert len(told) == 2
     phases = find_phases(curve)
-    found = json.loads(json.dumps(sl.summarize(curve, phases, table), allow_nan=False))
+    found = json.loads(json.dumps(summarize(curve, phases, table), allow_nan=False))
     assert found["phase_ablation_reading"] == told
     assert [row["edges"] for row in found["phase_ablation"]] == table["edges"].tolist()
     print_curve(curve, phases, table)
     shown = " ".join(capsys.readouterr().out.split())
-    page = sl.trace_report(curve, phases, table)
+    page = trace_report(curve, phases, table)
     for sentence in told:
         assert sentence in shown
         assert f"<p>{sentence}</p>" in page

@@ -12,6 +12,7 @@ import strace_lens as sl
 from strace_lens.density.phases import find_phases
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
+from strace_lens.report.summary import summarize
 from strace_lens.traces.curve_rows import random_ranks
 from strace_lens.traces.edges import KINDS, EdgeTensors
 from strace_lens.traces.masked_run import masked_logits
@@ -173,9 +174,7 @@ def test_auc_paper_is_the_area_over_the_sizes_that_whole_edges_give():
     tv = grid["tv"].tolist()
     area = sum((tv[i] + tv[i + 1]) / 2 * (logs[i + 1] - logs[i]) for i in range(len(tv) - 1))
     assert curve.auc_paper == pytest.approx(area)
-    summary = sl.summarize(
-        curve, find_phases(curve), sl.phase_ablation(tiny.bridge("llama"), curve)
-    )
+    summary = summarize(curve, find_phases(curve), sl.phase_ablation(tiny.bridge("llama"), curve))
     assert summary["auc_paper"] == curve.auc_paper
 
 

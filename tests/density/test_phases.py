@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import strace_lens as sl
-from strace_lens.density.phases import find_phases
+from strace_lens.density.phases import Phases, find_phases
 from tests import tiny
 
 
@@ -30,7 +30,7 @@ def test_the_boundaries_of_a_refined_curve_do_not_depend_on_its_grid(name, grid)
         for sizes, most in ((np.geomspace(0.005, 1, 150).tolist(), 0), (grid, 12), (grid, 0))
     )
 
-    def boundaries(phases: sl.Phases) -> list[tuple[float, tuple[float, float]]]:
+    def boundaries(phases: Phases) -> list[tuple[float, tuple[float, float]]]:
         construction = phases.get("construction")
         assert construction is not None
         assert construction.stop_between is not None

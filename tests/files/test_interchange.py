@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import strace_lens as sl
+from strace_lens.circuits.circuit import circuit_of_nodes
 from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.files.interchange import (
+    load_importance_circuit,
+    load_importances,
+    save_importances,
+    write_graph,
+)
 from strace_lens.files.result_files import ResultFileError
 from tests.circuits.made import MASKS, graphs, random_keep
 from tests.plot import made
@@ -47,8 +54,8 @@ def by_hand(*, new: bool, **changed) -> dict:
 def test_a_file_of_eap_ig_is_read(tmp_path, new) -> None:
     path = tmp_path / "importances.json"
     path.write_text(json.dumps(by_hand(new=new)))
-    scores = sl.load_importances(path, ONE)
-    circuit = sl.load_importance_circuit(path, ONE)
+    scores = load_importances(path, ONE)
+    circuit = load_importance_circuit(path, ONE)
     for i, name in enumerate(EDGES):
         cell = ONE.parse_edge(name.replace("input", "embed"))
         assert float(scores.values[cell]) == i - 3.0
@@ -60,11 +67,11 @@ def test_a_file_of_eap_ig_is_read(tmp_path, new) -> None:
 def test_a_group_of_query_heads_is_summed_and_kept_if_any_is(tmp_path) -> None:
     path = tmp_path / "file.json"
     path.write_text(json.dumps(by_hand(new=True)))
-    scores = sl.load_importances(path, GROUPED, method="eap")
+    scores = load_importances(path, GROUPED, method="eap")
     # Edges into the keys of heads 0 and 1 are numbers 1 and 4.
     assert float(scores.values[GROUPED.parse_edge("embed->a0.kv0<k>")]) == (1 - 3) + (4 - 3)
     assert scores.method == "eap"
-    circuit = sl.load_importance_circuit(path, GROUPED)
+    circuit = load_importance_circuit(path, GROUPED)
     assert bool(circuit.keep[GROUPED.parse_edge("embed->a0.kv0<k>")])  # number 4 is in
     assert not bool(circuit.keep[GROUPED.parse_edge("a0.h0->m0")])  # number 7 is not
 
@@ -73,7 +80,7 @@ def test_a_written_file_has_the_form_of_eap_ig(tmp_path) -> None:
     path = tmp_path / "file.json"
     keep = torch.zeros_like(ONE.exists)
     keep[ONE.parse_edge("embed->m0")] = keep[ONE.parse_edge("m0->logits")] = True
-    sl.save_importances(sl.Circuit(ONE, keep), path, d_model=8)
+    save_importances(sl.Circuit(ONE, keep), path, d_model=8)
     content = json.loads(path.read_text())
     assert content["cfg"] == by_hand(new=True)["cfg"]
     assert list(content["nodes"]) == NODES
@@ -89,12 +96,12 @@ def test_scores_and_circuits_come_back(tmp_path_factory, graph, seed) -> None:
     path = tmp_path_factory.mktemp("files") / "file.json"
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(graph.exists.shape, generator=generator).double() * graph.exists
-    sl.save_importances(sl.Scores(graph, values, "drawn"), path)
-    back = sl.load_importances(path, graph)
+    save_importances(sl.Scores(graph, values, "drawn"), path)
+    back = load_importances(path, graph)
     torch.testing.assert_close(back.values, values, rtol=1e-12, atol=1e-12)
     circuit = sl.Circuit(graph, (values > 0) & graph.exists)
-    sl.save_importances(circuit, path)
-    assert torch.equal(sl.load_importance_circuit(path, graph).keep, circuit.keep)
+    save_importances(circuit, path)
+    assert torch.equal(load_importance_circuit(path, graph).keep, circuit.keep)
 
 
 @pytest.mark.parametrize(
@@ -146,19 +153,19 @@ def test_a_foreign_or_torn_file_is_refused(tmp_path, content, reason) -> None:
     path = tmp_path / "file.json"
     path.write_text(content)
     with pytest.raises(ResultFileError, match=reason):
-        sl.load_importances(path, ONE)
+        load_importances(path, ONE)
 
 
 def test_a_file_of_another_encoding_is_read_or_refused_by_name(tmp_path) -> None:
     path = tmp_path / "file.json"
     said = json.dumps(by_hand(new=True))
     path.write_text(said)
-    plain = sl.load_importances(path, ONE)
+    plain = load_importances(path, ONE)
     path.write_bytes(b"\xef\xbb\xbf" + said.encode())
-    assert torch.equal(sl.load_importances(path, ONE).values, plain.values)
+    assert torch.equal(load_importances(path, ONE).values, plain.values)
     path.write_bytes(said.encode("utf-16"))
     with pytest.raises(ResultFileError, match=r"file\.json.*UTF-16"):
-        sl.load_importances(path, ONE)
+        load_importances(path, ONE)
 
 
 def with_edge(**said) -> dict:
@@ -187,7 +194,7 @@ def test_a_flag_that_is_none_is_refused(tmp_path, content, reason) -> None:
     path = tmp_path / "file.json"
     path.write_text(json.dumps(content))
     with pytest.raises(ResultFileError, match=rf"^{path}.*{reason}"):
-        sl.load_importance_circuit(path, ONE)
+        load_importance_circuit(path, ONE)
 
 
 @pytest.mark.parametrize(
@@ -203,29 +210,29 @@ def test_a_score_that_is_none_is_refused(tmp_path, score, reason) -> None:
     edges = {e: {"score": score, "in_graph": True} for e in EDGES}
     path.write_text(json.dumps(by_hand(new=True, edges=edges)))
     with pytest.raises(ResultFileError, match=rf"^{path}: .*{reason}"):
-        sl.load_importances(path, GROUPED)
+        load_importances(path, GROUPED)
 
 
 def test_a_file_of_ours_that_was_edited_says_so_and_how_to_read_it(tmp_path) -> None:
     path = tmp_path / "file.json"
     scores = sl.Scores(ONE, ONE.exists.double(), "ones")
-    sl.save_importances(scores, path)
+    save_importances(scores, path)
     content = json.loads(path.read_text())
     content["edges"][EDGES[0]]["score"] = 2.0
     path.write_text(json.dumps(content))
     with pytest.raises(ResultFileError, match="edited; to read what it says now, take its key 'st"):
-        sl.load_importances(path, ONE)
+        load_importances(path, ONE)
     del content["strace_lens"]
     path.write_text(json.dumps(content))
-    assert float(sl.load_importances(path, ONE).values.max()) == 2.0
+    assert float(load_importances(path, ONE).values.max()) == 2.0
 
 
 def test_what_the_files_cannot_say_is_refused(tmp_path) -> None:
     by_position = ONE.exists[..., None].expand(-1, -1, 3)
     with pytest.raises(ValueError, match="no token positions"):
-        sl.save_importances(sl.Circuit(ONE, by_position), tmp_path / "file.json")
+        save_importances(sl.Circuit(ONE, by_position), tmp_path / "file.json")
     with pytest.raises(FileNotFoundError, match="there is no file"):
-        sl.load_importances(tmp_path / "file.json", ONE)
+        load_importances(tmp_path / "file.json", ONE)
 
 
 def test_a_file_that_scores_nodes_says_which_edges_are_in(tmp_path) -> None:
@@ -234,8 +241,8 @@ def test_a_file_that_scores_nodes_says_which_edges_are_in(tmp_path) -> None:
     edges = {e: {"score": 0.0, "in_graph": not e.startswith("a0.h0")} for e in EDGES}
     path = tmp_path / "file.json"
     path.write_text(json.dumps(by_hand(new=True, nodes=nodes, edges=edges)))
-    kept = sl.load_importance_circuit(path, ONE)
-    truth = sl.circuit_of_nodes(ONE, ["embed", "a0.h1", "m0"])
+    kept = load_importance_circuit(path, ONE)
+    truth = circuit_of_nodes(ONE, ["embed", "a0.h1", "m0"])
     assert torch.equal(kept.keep, truth.keep)
 
 
@@ -244,13 +251,13 @@ def test_the_sum_over_a_group_is_kept(tmp_path, heads) -> None:
     graph = ComponentGraph("grouped", layers=2, heads=heads, kv_heads=1)
     generator = torch.Generator().manual_seed(heads)
     values = torch.randn(graph.exists.shape, generator=generator).double() * graph.exists
-    sl.save_importances(sl.Scores(graph, values, "drawn"), tmp_path / "file.json")
+    save_importances(sl.Scores(graph, values, "drawn"), tmp_path / "file.json")
     edges = json.loads((tmp_path / "file.json").read_text())["edges"]
     theirs = [edges[f"a0.h0->a1.h{head}<v>"]["score"] for head in range(heads)]
     assert len(set(theirs)) == 1
     ours = float(values[graph.parse_edge("a0.h0->a1.kv0<v>")])
     assert sum(theirs) == pytest.approx(ours, rel=1e-15)
-    back = sl.load_importances(tmp_path / "file.json", graph)
+    back = load_importances(tmp_path / "file.json", graph)
     assert heads == 3 or torch.equal(back.values, values)  # thirds are rounded, halves are not
 
 
@@ -268,7 +275,7 @@ def read(path: Path) -> nx.MultiDiGraph:
 def test_every_edge_of_a_subgraph_is_written_with_its_rank(tmp_path, suffix, size) -> None:
     subgraph = made.curve().trace.subgraph(size)
     path = tmp_path / f"subgraph{suffix}"
-    sl.write_graph(subgraph, path)
+    write_graph(subgraph, path)
     graph = read(path)
     ranks = sorted(data["rank"] for _, _, data in graph.edges(data=True))
     assert ranks == list(range(subgraph.edges))
@@ -296,7 +303,7 @@ def test_every_edge_of_a_circuit_is_written_with_its_weight(
     keep = random_keep(graph, seed, **MASKS[kind])
     exists = graph.exists if keep.ndim == 2 else graph.exists[..., None]
     circuit = sl.Circuit(graph, keep * exists, {"method": "drawn"})
-    sl.write_graph(circuit, path)
+    write_graph(circuit, path)
 
     def edges(of: nx.MultiDiGraph) -> list[tuple]:
         names = ("input", "weight", "position")
@@ -317,7 +324,7 @@ def test_every_edge_of_a_circuit_is_written_with_its_weight(
 def test_any_token_can_be_written(tmp_path, token, label, suffix) -> None:
     curve = made.with_token(token)
     path = tmp_path / f"graph{suffix}"
-    sl.write_graph(curve.trace.subgraph(0.1), path)
+    write_graph(curve.trace.subgraph(0.1), path)
     graph = read(path)
     last = len(curve.trace.prompt.ids) - 1
     labels = {d["label"] for _, d in graph.nodes(data=True) if d["position"] == last}
@@ -328,9 +335,9 @@ def test_any_token_can_be_written(tmp_path, token, label, suffix) -> None:
 def test_other_suffixes_and_facts_that_json_cannot_hold_are_refused(tmp_path) -> None:
     subgraph = made.curve().trace.first(5)
     with pytest.raises(ValueError, match=r"ends in \.graphml or \.json; got"):
-        sl.write_graph(subgraph, tmp_path / "graph.gexf")
+        write_graph(subgraph, tmp_path / "graph.gexf")
     with pytest.raises(ValueError, match="no JSON can hold"):
-        sl.write_graph(
+        write_graph(
             dataclasses.replace(subgraph, metadata={"x": object()}), tmp_path / "graph.json"
         )
     assert list(tmp_path.iterdir()) == []

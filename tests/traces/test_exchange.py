@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strace_lens as sl
+from strace_lens.model.prompts import Prompt
 from strace_lens.traces.edges import UNREACHABLE, GraphShape, edge_list, hook_name, ranks_of
+from strace_lens.traces.exchange import subgraph_from_networkx, trace_from_pandas
 from strace_lens.traces.trace import Trace
 from tests import tiny
 from tests.cases import SHAPES
@@ -24,7 +26,7 @@ def random_trace(shape: GraphShape, seed: int) -> Trace:
     ranks[reach] = torch.randperm(shape.edges, generator=generator).int()
     importance = torch.rand(reach.shape, generator=generator) * reach
     strings = tuple(f"t{i}" for i in range(shape.tokens))
-    prompt = sl.Prompt("".join(strings), tuple(range(shape.tokens)), strings)
+    prompt = Prompt("".join(strings), tuple(range(shape.tokens)), strings)
     made_of = {"model": "any"}
     return Trace(shape, prompt, shape.split(ranks), made_of, shape.split(importance))
 
@@ -33,7 +35,7 @@ def random_trace(shape: GraphShape, seed: int) -> Trace:
 def test_a_trace_comes_back_from_its_frame_in_any_order_of_rows(shape, seed) -> None:
     trace = random_trace(shape, seed)
     table = trace.to_pandas().sample(frac=1, random_state=seed)
-    back = sl.trace_from_pandas(table, like=trace)
+    back = trace_from_pandas(table, like=trace)
     assert torch.equal(back.ranks.flat(), trace.ranks.flat())
     assert torch.equal(back.importance.flat(), trace.importance.flat())
     assert (back.prompt, back.shape, dict(back.metadata)) == (trace.prompt, shape, {"model": "any"})
@@ -43,14 +45,14 @@ def test_a_ranking_of_ones_own_is_not_said_to_be_the_searches() -> None:
     trace = made.curve().trace
     table = trace.to_pandas()
     assert trace.metadata["order"] == "best-first"
-    assert sl.trace_from_pandas(table, like=trace).metadata == trace.metadata
-    reverse = sl.trace_from_pandas(table.assign(rank=table["rank"].iloc[::-1].to_numpy()), trace)
+    assert trace_from_pandas(table, like=trace).metadata == trace.metadata
+    reverse = trace_from_pandas(table.assign(rank=table["rank"].iloc[::-1].to_numpy()), trace)
     given = {"order": "given in the table", "importance": "given in the table"}
     assert (
         reverse.metadata == {n: trace.metadata[n] for n in ("model", "weights", "versions")} | given
     )
     assert repr(reverse).endswith("tokens, given in the table)")
-    other = sl.trace_from_pandas(table.assign(importance=2 * table["importance"]), like=trace)
+    other = trace_from_pandas(table.assign(importance=2 * table["importance"]), like=trace)
     assert other.metadata == {**trace.metadata, "importance": "given in the table"}
     assert repr(other).endswith("tokens, best-first)")
 
@@ -58,7 +60,7 @@ def test_a_ranking_of_ones_own_is_not_said_to_be_the_searches() -> None:
 def test_a_trace_comes_back_from_a_csv_file(tmp_path) -> None:
     trace = made.curve().trace
     trace.to_pandas().to_csv(tmp_path / "trace.csv", index=False)
-    back = sl.trace_from_pandas(pd.read_csv(tmp_path / "trace.csv"), like=trace)
+    back = trace_from_pandas(pd.read_csv(tmp_path / "trace.csv"), like=trace)
     assert torch.equal(back.ranks.flat(), trace.ranks.flat())
 
 
@@ -82,7 +84,7 @@ def test_a_frame_says_of_each_edge_what_the_graph_does(shape, seed, size) -> Non
 def test_a_graph_of_another_trace_is_ranked_by_a_frame() -> None:
     graph = sl.token_graph(tiny.bridge("llama"), tiny.PROMPT)
     table = made.curve().trace.to_pandas().drop(columns="importance")
-    back = sl.trace_from_pandas(table, like=graph)
+    back = trace_from_pandas(table, like=graph)
     assert torch.equal(back.ranks.flat(), made.curve().trace.ranks.flat())
     assert back.importance is None
     assert back.metadata["order"] == "given in the table"
@@ -104,14 +106,14 @@ def test_a_graph_of_another_trace_is_ranked_by_a_frame() -> None:
 def test_a_frame_that_is_no_trace_is_refused_by_its_row(table, reason) -> None:
     trace = made.curve().trace
     with pytest.raises(ValueError, match=reason):
-        sl.trace_from_pandas(table(trace.to_pandas()), like=trace)
+        trace_from_pandas(table(trace.to_pandas()), like=trace)
 
 
 # Rows 0 to 11 of this trace are the attention edges of layer 0, by head, query and key.
 SMALL = GraphShape(2, 2, 3)
 IN_ORDER = Trace(
     SMALL,
-    sl.Prompt("abc", (0, 1, 2), tuple("abc")),
+    Prompt("abc", (0, 1, 2), tuple("abc")),
     ranks_of(SMALL.reachable().flat().nonzero()[:, 0], SMALL),
 )
 
@@ -135,7 +137,7 @@ def test_the_one_cell_that_is_wrong_is_named(row, column, value, reason) -> None
     table = IN_ORDER.to_pandas().astype({column: object})
     table.loc[row, column] = value
     with pytest.raises(ValueError, match=f"row {row}: {reason}"):
-        sl.trace_from_pandas(table, like=IN_ORDER)
+        trace_from_pandas(table, like=IN_ORDER)
 
 
 def test_edges_removed_in_networkx_are_gone() -> None:
@@ -143,7 +145,7 @@ def test_edges_removed_in_networkx_are_gone() -> None:
     edges = list(graph.edges(keys=True, data="kind"))
     heads = [edge[:3] for edge in edges if edge[3] == "attention"]
     graph.remove_edges_from(heads)
-    back = sl.subgraph_from_networkx(graph)
+    back = subgraph_from_networkx(graph)
     assert back.edges == 20 - len(heads) > 0
     assert not bool(back.kept.attention.any())
 
@@ -151,7 +153,7 @@ def test_edges_removed_in_networkx_are_gone() -> None:
 @given(shape=SHAPES, seed=st.integers(0, 99), size=st.floats(0.01, 1))
 def test_a_subgraph_comes_back_from_networkx(shape, seed, size) -> None:
     subgraph = random_trace(shape, seed).subgraph(size)
-    back = sl.subgraph_from_networkx(subgraph.to_networkx())
+    back = subgraph_from_networkx(subgraph.to_networkx())
     kept = subgraph.kept.flat()
     assert torch.equal(back.kept.flat(), kept)
     assert torch.equal(back.ranks.flat()[kept], subgraph.ranks.flat()[kept])
@@ -162,17 +164,17 @@ def test_a_graph_of_other_origin_is_refused() -> None:
     graph = made.curve().trace.first(4).to_networkx()
     del graph.graph["shape"]
     with pytest.raises(ValueError, match="does not say which token graph"):
-        sl.subgraph_from_networkx(graph)
+        subgraph_from_networkx(graph)
     graph = made.curve().trace.first(4).to_networkx()
     edge = next(iter(graph.edges(keys=True)))
     del graph.edges[edge]["kind"]
     with pytest.raises(ValueError, match="says nothing of its kind"):
-        sl.subgraph_from_networkx(graph)
+        subgraph_from_networkx(graph)
     graph = IN_ORDER.first(4).to_networkx()
     graph.add_edge("input", "output", kind="mlp", layer=0, rank=9)
     with pytest.raises(ValueError, match="edge input -> output: nodes are pairs"):
-        sl.subgraph_from_networkx(graph)
+        subgraph_from_networkx(graph)
     graph = IN_ORDER.first(4).to_networkx()
-    graph.graph["prompt"] = sl.Prompt("ab", (0, 1), tuple("ab"))
+    graph.graph["prompt"] = Prompt("ab", (0, 1), tuple("ab"))
     with pytest.raises(ValueError, match="the prompt has 2 tokens, its graph 3"):
-        sl.subgraph_from_networkx(graph)
+        subgraph_from_networkx(graph)

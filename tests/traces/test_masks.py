@@ -11,6 +11,7 @@ from torch import Tensor
 
 import strace_lens as sl
 from strace_lens.model.forward import bytes_per_row
+from strace_lens.model.prompts import Prompt
 from strace_lens.traces import ablation
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.edges import KINDS, EdgeTensors, GraphShape
@@ -274,7 +275,7 @@ def random_trace(name: str, seed: int = 0, density: float = SIZE) -> Trace:
     """A trace of HOOKED_TOKENS whose first edges are drawn at random."""
     shape = cases.shape(name, len(HOOKED_TOKENS))
     ranks, _ = cases.ranks_that_keep(cases.random_mask(shape, density, seed), shape)
-    prompt = sl.Prompt("", tuple(HOOKED_TOKENS), tuple(map(str, HOOKED_TOKENS)))
+    prompt = Prompt("", tuple(HOOKED_TOKENS), tuple(map(str, HOOKED_TOKENS)))
     return Trace(shape, prompt, ranks, {"model": cases.architecture(name).name})
 
 

@@ -13,6 +13,7 @@ import torch
 import strace_lens as sl
 from strace_lens.model.weights import weights_hash
 from strace_lens.traces.ablation import Replacement
+from strace_lens.traces.exchange import trace_from_pandas
 from strace_lens.traces.masked_run import masked_logits
 from strace_lens.traces.rows import MaskedRows
 from tests import cases, tiny
@@ -43,8 +44,8 @@ def test_every_estimator_says_which_weights_it_used() -> None:
         sl.fisher(model, graph, probes=1),
         sl.prune(model, graph, probes=1, factor=0.1, smallest=0.5),
         sl.learn(model, graph, **few),
-        sl.trace_from_pandas(trace.to_pandas(), graph),
-        sl.trace_from_pandas(trace.to_pandas(), trace),
+        trace_from_pandas(trace.to_pandas(), graph),
+        trace_from_pandas(trace.to_pandas(), trace),
     ]
     expected = weights_hash(model)
     assert graph.weights == expected
