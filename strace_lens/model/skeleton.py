@@ -24,10 +24,10 @@ from strace_lens.model.load import (
     DTYPES,
     ModelNotFoundError,
     locate,
-    quiet,
     tokenizer_of,
     wrapped,
 )
+from strace_lens.utils.progress import quiet
 
 TOKENS_A_WORD = 1.4
 """What a word of English counts as where there is no tokenizer."""

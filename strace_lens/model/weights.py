@@ -42,7 +42,7 @@ def weights_hash(model: Model) -> str:
     digest = hashlib.sha256()
     for tensor in _tensors(model, buffers=False, whole=True):
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype};".encode())
-        digest.update(_bytes(tensor.reshape(-1)))
+        digest.update(bytes_of(tensor.reshape(-1)))
     return digest.hexdigest()
 
 
@@ -71,7 +71,7 @@ def fingerprint(model: Model) -> Hashable:
     digest = hashlib.sha256()
     for (dtype, device), values in samples.items():
         facts.append((dtype, device))
-        digest.update(_bytes(torch.cat(values)))
+        digest.update(bytes_of(torch.cat(values)))
     return hash(tuple(facts)), digest.hexdigest()
 
 
@@ -189,6 +189,6 @@ def _saved_buffers(module: torch.nn.Module) -> Iterator[tuple[tuple[object, ...]
                 yield _place(buffer), buffer
 
 
-def _bytes(values: Tensor) -> memoryview:
+def bytes_of(values: Tensor) -> memoryview:
     """The bytes of a flat tensor, whatever its dtype and device."""
     return memoryview(cast(Any, values.contiguous().cpu().view(torch.uint8).numpy()))

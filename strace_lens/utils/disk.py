@@ -9,6 +9,8 @@ import math
 import os
 import platform
 import re
+import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -227,6 +229,60 @@ def write_whole(path: str | Path, content: bytes) -> None:
 
 
 @contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Make a folder that is never found half filled, not even after a power failure.
+
+    The body fills a temporary folder beside it, whose files are then flushed to the disk and which
+    is renamed. A folder or file that has the name already is replaced. If the body ends in an
+    error, nothing is left behind. Every file gets the permissions that the user's umask gives.
+
+    Args:
+        path: of the folder; the folder around it must be there.
+
+    Raises:
+        OSError: the folder cannot be made, or another process has put one there meanwhile.
+    """
+    path = Path(path)
+    remove_strays(path.parent)
+    temporary, aside = (path.parent / _temporary_name() for _ in range(2))
+    temporary.mkdir()
+    try:
+        yield temporary
+        _flush_files(temporary)
+        if path.exists():
+            os.rename(path, aside)
+        os.rename(temporary, path)
+        _flush_folder(path.parent)
+    except BaseException:
+        _remove(temporary)
+        raise
+    finally:
+        _remove(aside)
+
+
+def _flush_files(folder: Path) -> None:
+    """Flush all files of a flat folder to the disk, with the permissions of new ones."""
+    probe = folder / _temporary_name()
+    _write(probe, b"")
+    usual = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in sorted(folder.iterdir()):
+        os.chmod(file, usual)
+        with open(file, "rb+") as opened:
+            os.fsync(opened.fileno())
+    _flush_folder(folder)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
 def results_folder(
     folder: str | Path, files: Iterable[str] = (), folders: Iterable[str] = ()
 ) -> Iterator[None]:
@@ -283,7 +339,7 @@ def _try_folder(folder: Path) -> None:
 
 
 def remove_strays(folder: str | Path) -> None:
-    """Remove the temporary files that killed processes left in a folder.
+    """Remove the temporary files and folders that killed processes left in a folder.
 
     Those of a running process are kept, and those of another machine until they are a day old.
     """
@@ -294,7 +350,7 @@ def remove_strays(folder: str | Path) -> None:
     for name in names:
         with suppress(OSError):  # another process was faster, or it is another user's
             if _is_stray(Path(folder, name)):
-                Path(folder, name).unlink()
+                _remove(Path(folder, name))
 
 
 def _is_stray(path: Path) -> bool:

@@ -1,14 +1,17 @@
 """What a person sees while work runs: progress bars, and warnings that point at their own line.
 
-A bar is shown in a notebook or a terminal, never in a pipe or a test.
+A bar is shown in a notebook or a terminal, never in a pipe or a test. Those of the libraries that
+load models are held back, and so are their notices.
 """
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 from tqdm.auto import tqdm
 
@@ -80,6 +83,25 @@ def warn(message: str) -> None:
         if frame.f_globals.get("__name__", "").partition(".")[0] == "strace_lens":
             outermost = level
     warnings.warn(message, UserWarning, stacklevel=outermost + 1)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back the loaders' progress bars and notices: standard output belongs to results."""
+    import transformers
+
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        # The GGUF reader's bar asks nobody.
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def is_watched() -> bool:

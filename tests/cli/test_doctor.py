@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from strace_lens.cli import app, doctor
-from strace_lens.model.load import ModelNotFoundError
+from strace_lens.model.load import ModelNotFoundError, load_model
 from strace_lens.utils.versions import versions
+from tests import gguf_files
 
 
 def test_versions_and_optional_packages_are_those_of_this_environment() -> None:
@@ -38,6 +41,27 @@ def test_the_hub_is_said_to_be_off_where_it_is(monkeypatch: pytest.MonkeyPatch) 
     assert "only cached models load" in doctor.examine()["models"]["Hugging Face hub"]
     monkeypatch.delenv("HF_HUB_OFFLINE")
     assert doctor.examine()["models"]["Hugging Face hub"] == "not blocked"
+
+
+def test_the_cache_is_told_and_whether_the_default_model_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> str:
+        return doctor.examine()["models"]["cache"]
+
+    folder = tmp_path / "models"
+    default = gguf_files.write_llama(tmp_path / "default.gguf")
+    monkeypatch.setattr(doctor, "locate", lambda _: ("default", str(tmp_path), default.name))
+    monkeypatch.setenv("STRACE_LENS_CACHE", str(folder))
+    assert told() == f"{folder} (smollm2 is not in it)"
+    load_model(default, device="cpu")
+    assert told() == f"{folder} (smollm2 is in it)"
+    shutil.rmtree(folder)
+    assert told() == f"{folder} (smollm2 is not in it)"
+    monkeypatch.setenv("STRACE_LENS_CACHE", "off")
+    assert told() == "off (STRACE_LENS_CACHE is 'off')"
+    monkeypatch.setenv("STRACE_LENS_CACHE", "~no-such-user")
+    assert told().startswith("none: ")
 
 
 def test_the_command_prints_lines_or_one_object() -> None:

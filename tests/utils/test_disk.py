@@ -9,12 +9,10 @@ import math
 import multiprocessing
 import os
 import re
-import resource
 import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,6 +33,7 @@ from strace_lens.utils.disk import (
     read_text,
     remove_strays,
     results_folder,
+    whole_folder,
     write_whole,
 )
 
@@ -179,33 +178,6 @@ PACKAGE = Path(strace_lens.__file__).parent
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-@pytest.fixture
-def few_bytes() -> Iterator[None]:
-    """No file may grow beyond 4,096 bytes, which stops a write as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, before)
-
-
-@pytest.fixture
-def read_only_folder() -> Iterator[Path]:
-    """A folder that this process may read and not write; root stops being root for the test."""
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        folder.chmod(0o555)
-        root = os.geteuid() == 0
-        if root:
-            os.seteuid(65534)
-        try:
-            yield folder
-        finally:
-            if root:
-                os.seteuid(0)
 
 
 # ------------------------------------------------------------------ writing
@@ -416,6 +388,70 @@ def test_a_full_disk_is_seen_beforehand(tmp_path, few_bytes):
     with pytest.raises(OSError, match=rf"cannot write to the folder {tmp_path}: File too large"):
         tried(tmp_path)
     assert names(tmp_path) == []
+
+
+# ------------------------------------------------------------------ whole folders
+
+
+def fill(path: Path, content: bytes) -> None:
+    with whole_folder(path) as folder:
+        (folder / "a").write_bytes(content)
+        (folder / "b").write_bytes(b"b")
+        (folder / "b").chmod(0o600)
+
+
+@pytest.mark.parametrize("before", ["nothing", "file", "empty", "filled"])
+def test_a_folder_appears_whole_in_the_place_of_what_was_there(tmp_path, before):
+    path = tmp_path / "folder"
+    if before == "file":
+        path.write_bytes(b"file")
+    elif before != "nothing":
+        path.mkdir()
+        (path / "old").write_bytes(b"old")
+    if before == "empty":
+        (path / "old").unlink()
+    with whole_folder(path) as folder:
+        (folder / "new").write_bytes(b"new")
+        assert not (path / "new").exists()
+    assert names(tmp_path) == ["folder"]
+    assert names(path) == ["new"]
+
+
+def test_the_files_of_a_whole_folder_get_the_usual_permissions(tmp_path):
+    (tmp_path / "usual").touch()
+    fill(tmp_path / "folder", b"a")
+    usual = stat.S_IMODE((tmp_path / "usual").stat().st_mode)
+    for name in "ab":
+        assert stat.S_IMODE((tmp_path / "folder" / name).stat().st_mode) == usual
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_of_a_folder_whose_filling_fails_nothing_is_left(tmp_path, error):
+    fill(tmp_path / "folder", b"first")
+    with pytest.raises(error), whole_folder(tmp_path / "folder") as folder:  # noqa: PT012
+        (folder / "a").write_bytes(b"second")
+        raise error
+    assert names(tmp_path) == ["folder"]
+    assert (tmp_path / "folder" / "a").read_bytes() == b"first"
+
+
+_KILLED_FOLDER = """
+import os, sys
+from strace_lens.utils import disk
+os.fsync = lambda _: os.kill(os.getpid(), 9)
+with disk.whole_folder(sys.argv[1]) as folder:
+    (folder / "a").write_bytes(b"never whole")
+"""
+
+
+def test_what_a_killed_filling_left_is_gone_with_the_next_one(tmp_path):
+    fill(tmp_path / "folder", b"first")
+    killed = [sys.executable, "-c", _KILLED_FOLDER, str(tmp_path / "folder")]
+    assert subprocess.run(killed, check=False).returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 2
+    assert (tmp_path / "folder" / "a").read_bytes() == b"first"
+    fill(tmp_path / "another", b"x")
+    assert names(tmp_path) == ["another", "folder"]
 
 
 # ------------------------------------------------------------------ every writer of the package
