@@ -77,14 +77,32 @@ def architecture_of(model: Model) -> Architecture:
     Raises:
         UnsupportedModelError: the model cannot be traced; the message says why.
     """
+    return prove(model)
+
+
+def prove(model: Model, pattern_is_live: bool | None = None) -> Architecture:
+    """`architecture_of` a model of which it may be known already where writes reach the output.
+
+    Args:
+        model: the model.
+        pattern_is_live: as for `check`.
+    """
     refuse_other_classes(model)
-    return remembered(_known, model, lambda: check(model, describe(model)))
+    return remembered(_known, model, lambda: check(model, describe(model), pattern_is_live))
 
 
-def check(model: Model, architecture: Architecture) -> Architecture:
+def check(
+    model: Model, architecture: Architecture, pattern_is_live: bool | None = None
+) -> Architecture:
     """Prove the architecture on probe tokens; returns it with the facts that only a run can tell.
 
     Costs five small forward passes, and two of (4 x layers) rows of three tokens.
+
+    Args:
+        model: the model.
+        architecture: what is to be proven.
+        pattern_is_live: what these two passes found before, with the same weights, code and device,
+            where they refused nothing; None has them run.
 
     Raises:
         UnsupportedModelError: the residual stream is not the sum of what the hook points carry, or
@@ -96,20 +114,14 @@ def check(model: Model, architecture: Architecture) -> Architecture:
         # TransformerLens warns of a write that it discards; to find those is what this is for.
         warnings.simplefilter("ignore")
         architecture = check_sums(model, architecture, tokens)
-        dead = _dead_writes(model, architecture, tokens)
+        if pattern_is_live is None:
+            pattern_is_live = _pattern_is_live(model, architecture, tokens)
         silent = _is_silent(model, architecture, tokens)
         pointwise = _mlps_are_pointwise(model, architecture, tokens)
         padding = padding_is_exact(model, architecture, tokens)
-    pattern = {point for point in dead if point.endswith("hook_pattern")}
-    if pattern and (len(pattern) < architecture.layers or architecture.post_norm):
-        raise UnsupportedModelError(f"{architecture.name} cannot be traced: {min(pattern)} is dead")
-    for point in dead - pattern:
-        raise UnsupportedModelError(
-            f"{architecture.name} cannot be traced: a write at {point} does not reach the output"
-        )
     return dataclasses.replace(
         architecture,
-        pattern_is_live=not pattern,
+        pattern_is_live=pattern_is_live,
         silent_without_input=silent,
         pointwise_mlps=pointwise,
         padding_is_exact=padding,
@@ -205,6 +217,23 @@ def _expect_sum(
             f"{arch.name} cannot be traced: at blocks.{layer} the parts of {name} do not add up to "
             f"it (relative gap {gap:.1e})"
         )
+
+
+def _pattern_is_live(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> bool:
+    """Whether writes to attention patterns reach the output, as all other writes must.
+
+    Raises:
+        UnsupportedModelError: another write does not, or one to some of the patterns.
+    """
+    dead = _dead_writes(model, arch, tokens)
+    pattern = {point for point in dead if point.endswith("hook_pattern")}
+    if pattern and (len(pattern) < arch.layers or arch.post_norm):
+        raise UnsupportedModelError(f"{arch.name} cannot be traced: {min(pattern)} is dead")
+    for point in dead - pattern:
+        raise UnsupportedModelError(
+            f"{arch.name} cannot be traced: a write at {point} does not reach the output"
+        )
+    return not pattern
 
 
 def _dead_writes(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> set[str]:

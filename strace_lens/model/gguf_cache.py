@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ _KIND = ManifestKind(
     in_words={},
     way_out="remove it",
 )
-_ENTRY = re.compile(r"(?P<same>[0-9a-f]{32}-[a-z0-9]+)-[0-9a-f]{8}")
+_PROOFS = ".proofs"
+_ENTRY = re.compile(rf"(?P<same>[0-9a-f]{{32}}-[a-z0-9]+)-[0-9a-f]{{8}}({re.escape(_PROOFS)})?")
 _BLOCK = 2**20
 
 # Where a configuration came from, and that its weights were quantised there.
@@ -84,12 +86,31 @@ def is_kept(path: Path, dtype: torch.dtype) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A whole entry of the cache.
+
+    Attributes:
+        folder: that holds it.
+        id: a hash of all that it was made of and of all that is in it.
+    """
+
+    folder: Path
+    id: str
+
+    @property
+    def proofs(self) -> Path:
+        """The folder beside it for what is proven of its model, which goes when it goes."""
+        return self.folder.with_name(self.folder.name + _PROOFS)
+
+
 def through_cache(
     path: Path, dtype: torch.dtype, dequantise: Callable[[], tuple[Any, Any]]
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any, Entry | None]:
     """The model of a GGUF file and its tokenizer: from the cache, where they are put if need be.
 
-    Where nothing can be kept, a warning says so once and how to name another folder.
+    With them comes the entry that they were read from; None where they were not. Where nothing can
+    be kept, a warning says so once and how to name another folder.
 
     Args:
         path: the GGUF file.
@@ -101,11 +122,11 @@ def through_cache(
         source = None if root is None else _source(path, dtype)
     except RuntimeError as error:
         _tell(Path(f"~ ({VARIABLE})"), path, error)
-        return dequantise()
+        return (*dequantise(), None)
     except OSError:  # of the file itself: who reads it says what is wrong with it
-        return dequantise()
+        return (*dequantise(), None)
     if root is None or source is None:
-        return dequantise()
+        return (*dequantise(), None)
     entry = _entry(root, source)
     if (kept := _read(entry, source, path, dtype)) is not None:
         return kept
@@ -120,7 +141,7 @@ def through_cache(
     kept = _read(entry, source, path, dtype)
     if kept is None:
         _tell(root, path, failure)
-    return kept or made
+    return kept or (*made, None)
 
 
 def _source(path: Path, dtype: torch.dtype) -> dict[str, Any]:
@@ -146,7 +167,7 @@ def _entry(root: Path, source: Mapping[str, Any]) -> Path:
 
 def _read(
     entry: Path, source: Mapping[str, Any], path: Path, dtype: torch.dtype
-) -> tuple[Any, Any] | None:
+) -> tuple[Any, Any, Entry] | None:
     """What an entry holds, as if it had been read from the GGUF file; None if it is not whole."""
     manifest = _manifest(entry, source)
     if manifest is None:
@@ -161,7 +182,7 @@ def _read(
     origin = str(path.parent)
     model.name_or_path = model.config._name_or_path = origin
     tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = origin
-    return model, tokenizer
+    return model, tokenizer, Entry(entry, manifest["id"])
 
 
 def _manifest(entry: Path, source: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -243,7 +264,7 @@ def _write(
     assert ours is not None
     for other in sorted(entry.parent.iterdir()):
         found = _ENTRY.fullmatch(other.name)
-        if found and found["same"] == ours["same"] and other != entry:
+        if found and found["same"] == ours["same"] and not other.name.startswith(entry.name):
             shutil.rmtree(other, ignore_errors=True)
 
 

@@ -81,7 +81,8 @@ def without_cache(path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str = "flo
 
 def entries(cache: Path) -> list[Path]:
     folder = cache / "gguf"
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [entry for entry in found if entry.suffix != ".proofs"]
 
 
 def only_entry(cache: Path) -> Path:
@@ -342,6 +343,8 @@ def test_entries_of_other_versions_of_the_same_file_are_removed(
     (new,) = set(entries(cache)) - others - {half, mine}
     assert new != old
     assert set(entries(cache)) == {*others, half, mine, new}
+    left = {entry.stem for entry in (cache / "gguf").glob("*.proofs")}
+    assert left == {entry.name for entry in (*others, half, new)}
 
 
 # ------------------------------------------------------------------ folders
