@@ -33,7 +33,7 @@ from tests import tiny
 
 MUTANTS = 400
 MEMORY = 128 * 2**20
-GRAPH = ComponentGraph("metadata", layers=1, heads=2, kv_heads=1)
+GRAPH = ComponentGraph("made", layers=1, heads=2, kv_heads=1)
 
 
 @dataclass(frozen=True)

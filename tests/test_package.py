@@ -10,8 +10,10 @@ import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import strace_lens as sl
@@ -96,7 +98,8 @@ def test_every_command_and_option_says_what_it_is(command) -> None:
         return
     from typer.main import get_command
 
-    found = get_command(app).commands[command]  # pyright: ignore[reportAttributeAccessIssue]
+    group: Any = get_command(app)
+    _, found, _ = group.resolve_command(typer.Context(group), [command])
     assert "Example: " in found.help or command == "doctor"
     for parameter in found.params:
         assert len(getattr(parameter, "help", "") or "") > 10, parameter.name

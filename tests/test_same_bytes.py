@@ -107,7 +107,7 @@ def test_two_processes_leave_the_same_files(left):
     "name",
     [
         *("trace.safetensors", "trace/trace.safetensors", "trace/trace.html"),
-        *("comparison/compare.csv", "comparison/projection.csv"),
+        *("compare/compare.csv", "compare/projection.csv"),
         *("compare/scores/eap.safetensors", "compare/circuits/edge-pruning.safetensors"),
         *("scores.json", "circuit.json", "subgraph.graphml", "circuit.graph.json"),
         *("run/manifest.json", "run/parts/part-00000.parquet", "phases/mean_curves.csv"),

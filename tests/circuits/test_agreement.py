@@ -30,7 +30,7 @@ from strace_lens.circuits.circuit import (
 )
 from strace_lens.circuits.graph import ComponentGraph
 
-GRAPH = ComponentGraph("metadata", layers=1, heads=1, kv_heads=1)  # embed, a0.h0, m0
+GRAPH = ComponentGraph("made", layers=1, heads=1, kv_heads=1)  # embed, a0.h0, m0
 EDGES = (
     *("embed->a0.h0<q>", "embed->a0.h0<k>", "embed->a0.h0<v>", "embed->m0", "a0.h0->m0"),
     *("embed->logits", "a0.h0->logits", "m0->logits"),
@@ -42,7 +42,7 @@ def scores(*values: float, graph: ComponentGraph = GRAPH) -> Scores:
     """Scores of the edges in the order of `EDGES`; what is no edge holds a lure."""
     made = torch.where(graph.exists, 0.0, 99.0)
     made[graph.exists] = torch.tensor(values, dtype=torch.float32)
-    return Scores(graph, made, "metadata")
+    return Scores(graph, made, "made")
 
 
 LISTS = st.lists(st.integers(-3, 3), min_size=len(EDGES), max_size=len(EDGES))
@@ -157,7 +157,7 @@ def test_edges_by_position():
     d, s = GRAPH.parse_edge("a0.h0->m0")
     values[d, s] = torch.tensor([1.0, 2.0])
     keep[d, s, 0] = True
-    made, truth = Scores(GRAPH, values, "metadata"), Circuit(GRAPH, keep)
+    made, truth = Scores(GRAPH, values, "made"), Circuit(GRAPH, keep)
     assert missed_edges(made, truth) == ("a0.h0->m0@0",)
     assert auroc(made, truth) == pytest.approx(14 / 15)
     assert agreement(made, made) == pytest.approx({"spearman": 1.0, "rbo": 1.0})

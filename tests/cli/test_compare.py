@@ -65,7 +65,7 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def as_json(folder, pairs, tmp_path_factory) -> tuple[dict[str, Any], Path, str]:
-    out = tmp_path_factory.mktemp("out") / "metadata" / "on the way"
+    out = tmp_path_factory.mktemp("out") / "made" / "on the way"
     options = ["--methods", "eap-ig, edge-patching", "--option", "edge-patching.max_rows=1"]
     options += ["--option", "eap-ig.steps=2", "--model", folder, "--out", str(out)]
     result = run("--task", pairs, *options, "--json")

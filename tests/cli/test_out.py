@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,7 @@ def command(request, tmp_path: Path, monkeypatch) -> list[str]:
     def begin(*_: object, **__: object) -> None:
         raise WorkBegan
 
-    monkeypatch.setattr(sys.modules[f"strace_lens.cli.{request.param}"], work, begin)
+    monkeypatch.setattr(importlib.import_module(f"strace_lens.cli.{request.param}"), work, begin)
     lines = [json.dumps({"prompt": prompt}) for prompt in ("a b c", "d e f")]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
     (tmp_path / "run").mkdir()
@@ -55,8 +55,8 @@ def begun(command: list[str], out: Path) -> tuple[bool, str]:
 
 
 def test_the_work_begins_where_the_results_have_a_place(command, tmp_path):
-    assert begun(command, tmp_path / "metadata" / "on the way") == (True, "")
-    assert not (tmp_path / "metadata").exists()  # nothing came of it
+    assert begun(command, tmp_path / "made" / "on the way") == (True, "")
+    assert not (tmp_path / "made").exists()  # nothing came of it
 
 
 def test_a_file_in_the_way_ends_it_at_once(command, tmp_path):

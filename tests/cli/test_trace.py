@@ -33,7 +33,7 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def json_run(folder, tmp_path_factory) -> tuple[dict, Path]:
-    out = tmp_path_factory.mktemp("out") / "metadata" / "on the way"
+    out = tmp_path_factory.mktemp("out") / "made" / "on the way"
     result = run(
         PROMPT,
         "--model",

@@ -22,7 +22,7 @@ from strace_lens.files.result_files import ResultFileError, write_result
 from tests import cases
 from tests.circuits.made import random_keep, tiny_task
 
-GRAPH = ComponentGraph("metadata", layers=2, heads=4, kv_heads=2)
+GRAPH = ComponentGraph("made", layers=2, heads=4, kv_heads=2)
 MADE = {"seed": 3, "ablation": "resample", "tau": 0.5}
 
 
@@ -118,7 +118,7 @@ def test_foreign_files_are_refused(contents, tmp_path):
 
 
 WHOLE_GRAPH = {
-    **{"model": "metadata", "layers": 2, "heads": 4, "kv_heads": 2},
+    **{"model": "made", "layers": 2, "heads": 4, "kv_heads": 2},
     **{"mlp": True, "parallel": False},
 }
 CIRCUIT_FACTS = {"graph": WHOLE_GRAPH, "metadata": {}}

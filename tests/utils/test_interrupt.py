@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("imported", ["strace_lens.utils.interrupt", "numpy", "torch", "typer"])
 def test_an_interrupt_of_the_imports_is_one_line(script, as_module, imported):
     command = ["-m", "strace_lens.cli"] if as_module else [script]
-    process = start(*command, "--version", PYTHONPROFILEIMPORTTIME="1")
+    process = start(*command, "trace", "--help", PYTHONPROFILEIMPORTTIME="1")
     assert process.stderr is not None
     for line in process.stderr:  # Python tells each import when it is done
         if line.rpartition("|")[2].strip() == imported:
