@@ -93,6 +93,7 @@ def test_few_edges_cut_lie_between_a_fifth_of_both_ends(model):
     assert not torch.equal(cut[0], cut[1])
 
 
+@pytest.mark.extended
 def test_costs_grow_with_the_graph(monkeypatch, capsys):
     monkeypatch.setattr(circuits_scaling, "D_HEAD", 8)
     monkeypatch.setattr(circuits_scaling, "VOCABULARY", 64)

@@ -27,6 +27,7 @@ def test_prompts_are_held_out_of_the_training_text() -> None:
     assert checkpoints.texts() == (training, held)
 
 
+@pytest.mark.extended
 def test_a_killed_sweep_is_resumed_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
     sweeps.killed(lambda out: [sys.executable, "-c", KILLABLE, str(out)], [0.0])
     said = capsys.readouterr().out

@@ -33,6 +33,7 @@ PUBLISHED = {
 """Parameters in the files of weights that the makers of the models released."""
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no high-water mark")
 def test_a_model_in_bfloat16_runs_whole_in_the_memory_that_is_planned() -> None:
     """32 million parameters in a process of its own, as `benchmarks.large` does with a billion."""
@@ -54,6 +55,7 @@ def test_a_random_model_is_the_same_each_time_and_is_that_of_its_configuration(c
     assert sl.check_model(first) < 1e-5  # rotations too are those of transformers' own modules
 
 
+@pytest.mark.extended
 def test_the_script_for_a_gpu_runs_on_a_tiny_model_without_one() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--tiny", "--device", "cpu"]
     done = subprocess.run(

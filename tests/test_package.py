@@ -44,6 +44,7 @@ def built(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.extended
 def test_the_wheel_holds_every_module_and_all_data(built) -> None:
     (path,) = built.glob("*.whl")
     assert path.name == f"strace_lens-{VERSION}-py3-none-any.whl"
@@ -69,6 +70,7 @@ def test_the_sdist_holds_what_a_packager_needs(built) -> None:
     } <= names
 
 
+@pytest.mark.extended
 def test_the_wheel_runs_from_where_it_is_installed(built, tmp_path) -> None:
     (wheel,) = built.glob("*.whl")
     place = tmp_path / "installed"
@@ -105,6 +107,7 @@ def test_every_command_and_option_says_what_it_is(command) -> None:
         assert len(getattr(parameter, "help", "") or "") > 10, parameter.name
 
 
+@pytest.mark.extended
 def test_a_shell_is_offered_names() -> None:
     from strace_lens.cli.common import completing
 

@@ -97,6 +97,7 @@ def left(tmp_path_factory) -> tuple[dict[str, bytes], ...]:
     )
 
 
+@pytest.mark.extended
 def test_two_processes_leave_the_same_files(left):
     one, two = left
     assert one.keys() == two.keys()

@@ -118,6 +118,7 @@ def slow_mean(experiment: Experiment, circuit: Circuit) -> float:
     return float(run.double().mean())
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "ablation", "ranking"),
     [
@@ -171,6 +172,7 @@ def test_faithfulness_is_silent_where_the_model_does_the_task():
         faithfulness(experiment.model, task, random_scores(experiment, 3), fractions=(0.5, 1.0))
 
 
+@pytest.mark.extended
 def test_both_rankings_of_the_benchmark_are_the_single_ones_put_together():
     experiment = problem_of("gpt2")
     scores = random_scores(experiment, 3)
@@ -367,6 +369,7 @@ def test_a_wrong_circuit_is_neither_complete_nor_minimal():
     assert [costs[name] for name in idle] == pytest.approx([0] * 5, abs=1e-5)
 
 
+@pytest.mark.extended
 def test_the_true_circuits_of_a_compiled_program_are_faithful_complete_and_minimal():
     pytest.importorskip("tracr")
     known = tracr_ground_truth("fraction-of-previous", pairs=8)

@@ -20,6 +20,7 @@ from tests.circuits.made import MASKS, graphs, plain_graph, random_keep
 GRAPH = plain_graph("gpt2")
 
 
+@pytest.mark.extended
 @given(graph=graphs(), seed=st.integers(0, 99), kind=st.sampled_from(sorted(MASKS)))
 def test_a_circuit_comes_back(graph, seed, kind) -> None:
     keep = random_keep(graph, seed, **MASKS[kind])

@@ -75,6 +75,7 @@ def test_random_masks_give_what_the_slow_route_gives(name: str, kind: str) -> No
         assert relative_error(ours[pair], slow_run(name, TASK, pair, keep).logits) < TOLERANCE
 
 
+@pytest.mark.extended
 @settings(max_examples=12)
 @given(
     name=st.sampled_from([n for n in NAMES if isinstance(n, str)]),

@@ -98,6 +98,7 @@ def test_the_other_ablations_score_as_by_the_slow_route(name: str, ablation: str
     assert relative_error(ours, slow_metrics(name, circuits, TASK, ablation=ablation)) < 1e-4
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["llama", "gptj", "gemma2"])
 def test_a_batch_gives_what_each_circuit_gives_alone_in_any_budget(name: str) -> None:
     circuits, model = some_circuits(name), model_of(name)

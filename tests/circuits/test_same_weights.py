@@ -38,6 +38,7 @@ def faithfulness(model: Any, scores: sl.Scores, **allowed: bool) -> object:
     return sl.faithfulness(model, TASK, scores, fractions=(0.1, 1.0), **allowed)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("verb", [run_circuits, faithfulness])
 def test_scores_of_other_weights_are_refused_unless_asked_for(verb: Callable[..., object]) -> None:
     model, other = tiny.bridge("mistral"), model_of_other_weights()

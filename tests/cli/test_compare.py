@@ -74,6 +74,7 @@ def as_json(folder, pairs, tmp_path_factory) -> tuple[dict[str, Any], Path, str]
     return json.loads(result.stdout), out, result.stderr
 
 
+@pytest.mark.extended
 def test_json_is_one_object_with_the_promised_keys(as_json):
     found, _, _ = as_json
     assert list(found) == ["task", "model", "accuracy", "methods"]
@@ -131,6 +132,7 @@ def test_warnings_and_what_was_skipped_go_to_standard_error(as_json):
     assert ("warning: tiny-llama does cities on" in errors) == (found["accuracy"] < 0.9)
 
 
+@pytest.mark.extended
 def test_a_known_task_brings_its_model_and_its_truth(tmp_path):
     options = ["--methods", "edge-patching,eap,ifr,random", "--pairs", "3"]
     result = run("--task", "linear", *options, "--out", str(tmp_path), "--ablation", "zero")
@@ -175,6 +177,7 @@ def test_a_long_name_of_a_task_fits_into_a_file_system(tmp_path):
     (tmp_path / default_folder("語" * 250, None).name).mkdir()
 
 
+@pytest.mark.extended
 def test_the_folder_of_a_task_is_used_again_only_if_told_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ("--task", "linear", "--methods", "ifr", "--pairs", "3")
@@ -237,6 +240,7 @@ def test_what_a_user_can_mend_is_one_line_and_status_2(tmp_path, arguments, word
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.extended
 def test_a_file_that_is_no_task_is_one_line_and_status_2(folder, pairs, tmp_path):
     good = Path(pairs).read_text("utf-8")
     cases = {

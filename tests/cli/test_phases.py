@@ -32,6 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.extended
 def test_a_run_becomes_tables_and_a_page(run: Path, tmp_path: Path) -> None:
     result = phases(run, "--out", tmp_path / "one")
     assert result.exit_code == 0, result.output
@@ -61,6 +62,7 @@ def test_a_run_becomes_tables_and_a_page(run: Path, tmp_path: Path) -> None:
     assert (tmp_path / "two" / "phases.html").read_text() == page
 
 
+@pytest.mark.extended
 def test_several_models_side_by_side(run: Path, tmp_path: Path) -> None:
     sweep(tiny.bridge("gpt2"), prompts(8), tmp_path / "second", options(hidden=False))
     result = phases(run, tmp_path / "second", "--out", tmp_path / "both")
@@ -72,6 +74,7 @@ def test_several_models_side_by_side(run: Path, tmp_path: Path) -> None:
     assert 'id="figure-between-runs"' in page
 
 
+@pytest.mark.extended
 def test_one_prompt_has_no_interval_and_the_page_says_so(tmp_path: Path) -> None:
     sweep(model(), prompts(1), tmp_path / "run", options())
     result = phases(tmp_path / "run")
@@ -81,6 +84,7 @@ def test_one_prompt_has_no_interval_and_the_page_says_so(tmp_path: Path) -> None
     assert (tmp_path / "run" / "mean_curves.csv").is_file()
 
 
+@pytest.mark.extended
 def test_a_sweep_that_was_stopped_is_analysed_as_far_as_it_came(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "stopped"
     shutil.copytree(run, copy)
@@ -92,6 +96,7 @@ def test_a_sweep_that_was_stopped_is_analysed_as_far_as_it_came(run: Path, tmp_p
     assert f"{8 - left} prompts are not done" in (tmp_path / "out" / "phases.html").read_text()
 
 
+@pytest.mark.extended
 def test_grown_prompts_show_their_growth(tmp_path: Path) -> None:
     sweep(model(), prompts(2), tmp_path / "run", options(generate=2))
     assert phases(tmp_path / "run").exit_code == 0

@@ -61,6 +61,7 @@ def test_a_sweep_leaves_a_run_and_says_what_comes_next(
     assert said["density"] == pytest.approx(found.prompts["density"].mean())
 
 
+@pytest.mark.extended
 def test_an_interrupt_says_that_the_same_command_goes_on(
     file: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +94,7 @@ def test_failed_prompts_are_told_and_do_not_end_it(model: str, tmp_path: Path) -
     assert "prompt 1 failed: the prompt has 1 token" in result.stderr
 
 
+@pytest.mark.extended
 def test_a_prompt_without_memory_is_one_line_and_others_are_tried_again_if_asked(
     file: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +214,7 @@ def test_other_kinds_kept_are_another_run(file: Path, model: str, tmp_path: Path
     assert run(*given, *out, "--keep", "residual+mlp").exit_code == 0
 
 
+@pytest.mark.extended
 def test_every_combination_of_estimators_and_kinds_kept_is_a_run_in_a_folder_of_its_own(
     file: Path, model: str, tmp_path: Path
 ) -> None:
@@ -386,6 +389,7 @@ def controlled(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.extended
 def test_estimators_are_compared_with_all_their_controls(
     controlled: Path, model: str, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ def run(*arguments: Any) -> Result:
     return CliRunner().invoke(app, ["text", *map(str, arguments)])
 
 
+@pytest.mark.extended
 def test_page_and_table_are_those_of_the_verb(model: str, tmp_path: Path) -> None:
     result = run(TEXT, "--model", model, "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -49,6 +50,7 @@ def test_page_and_table_are_those_of_the_verb(model: str, tmp_path: Path) -> Non
     assert "tiny-llama" in page
 
 
+@pytest.mark.extended
 def test_edges_can_be_kept(model: str, tmp_path: Path) -> None:
     result = run(TEXT, "--model", model, "--keep", "attention", "--out", tmp_path)
     assert result.exit_code == 0, result.output

@@ -51,6 +51,7 @@ def json_run(folder, tmp_path_factory) -> tuple[dict, Path]:
     return json.loads(result.stdout), out
 
 
+@pytest.mark.extended
 def test_json_is_one_object_with_the_promised_keys(json_run):
     found, _ = json_run
     assert {
@@ -106,6 +107,7 @@ def test_the_full_table_says_sizes_and_phases(folder, tmp_path):
     assert sl.load_curve(tmp_path / "trace.safetensors").trace.prompt.text == PROMPT
 
 
+@pytest.mark.extended
 def test_three_ways_stand_side_by_side_in_80_columns(folder, tmp_path):
     result = run(PROMPT, "--model", folder, "--out", str(tmp_path))
     assert result.exit_code == 0, result.output
@@ -124,6 +126,7 @@ def test_three_ways_stand_side_by_side_in_80_columns(folder, tmp_path):
     assert "figure-layer-phases-attention-kept" in page
 
 
+@pytest.mark.extended
 def test_kinds_that_are_kept_make_another_trace_of_the_page(folder, tmp_path):
     given = (PROMPT, "--model", folder, "--sizes", "0.1,0.4,1", "--out", str(tmp_path), "--json")
     result = run(*given, "--keep", "mlp+residual", "--estimator", "scheduled")
@@ -146,6 +149,7 @@ def test_an_unknown_kind_or_table_is_one_line(folder, tmp_path):
         assert words in result.stderr
 
 
+@pytest.mark.extended
 def test_a_prompt_file_is_read_as_the_editor_meant_it(folder, tmp_path):
     file = tmp_path / "prompt.txt"
     file.write_bytes(b"\xef\xbb\xbf" + PROMPT.replace(" ", "\r\n", 1).encode() + b"\r\n")
@@ -188,6 +192,7 @@ def test_a_dry_run_prints_a_plan_and_writes_nothing(folder, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.extended
 def test_a_dry_run_names_a_row_that_does_not_fit(folder):
     arguments = [PROMPT, "--model", folder, "--dry-run", "--memory", "0.00001"]
     model = sl.load_model(folder, device="cpu")
@@ -205,6 +210,7 @@ def test_a_dry_run_names_a_row_that_does_not_fit(folder):
     assert fits["over_budget"] is None
 
 
+@pytest.mark.extended
 def test_bos_is_added_only_when_asked(folder, tmp_path):
     tokens = {}
     for flag in ("", "--bos", "--no-bos"):
@@ -224,6 +230,7 @@ def test_bos_is_added_only_when_asked(folder, tmp_path):
     assert tokens["--bos"][1:] == tokens[""]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("ablation", ["mean", "resample"])
 def test_other_ablations_run(folder, tmp_path, ablation):
     other = " ".join(reversed(tiny.WORDS[:9]))
@@ -313,6 +320,7 @@ def test_out_that_is_a_file_is_refused(folder, tmp_path):
     assert result.exit_code == 2
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("estimator", ["scheduled", "pruned"])
 def test_another_estimator_ranks_the_edges(folder, tmp_path, estimator):
     options = ["--model", folder, "--out", str(tmp_path), "--sizes", "0.01,0.1,1", "--seed", "4"]
@@ -329,6 +337,7 @@ def test_another_estimator_ranks_the_edges(folder, tmp_path, estimator):
     assert "plotly" in (tmp_path / "trace.html").read_text("utf-8")
 
 
+@pytest.mark.extended
 def test_greedy_takes_another_importance(folder, tmp_path):
     options = ["--model", folder, "--out", str(tmp_path), "--sizes", "0.1,1", "--json"]
     result = run(PROMPT, *options, "--estimator", "greedy", "--importance", "l2")

@@ -74,6 +74,7 @@ def found(told) -> Comparison:
     )
 
 
+@pytest.mark.extended
 def test_each_method_is_what_its_verbs_give_one_by_one(found):
     model = cases.model_of("gpt2")
     assert [r.method for r in found.results] == ["eap", "ifr", "random"]
@@ -100,6 +101,7 @@ def test_minimality_is_of_a_sample_drawn_by_the_seed(found):
         assert result.minimality == minimality(experiment, result.circuit, sample=4, seed=0).share
 
 
+@pytest.mark.extended
 def test_what_is_too_large_is_skipped_with_its_reason(found):
     assert list(found.skipped) == ["edge-patching"]
     assert "max_rows=10" in found.skipped["edge-patching"]
@@ -131,6 +133,7 @@ def test_the_steps_told_of_are_those_announced(found, told):
     assert sum(steps for _, steps in told) == comparison_steps(methods) == 2 * 4 + 2
 
 
+@pytest.mark.extended
 def test_random_is_drawn_again_and_again_on_a_small_graph(found):
     model = cases.model_of("gpt2")
     by_hand = [
@@ -182,6 +185,7 @@ def test_what_does_not_beat_random_is_warned_of(found):
         assert len(warned) == (found.beats_random(result) is False)
 
 
+@pytest.mark.extended
 def test_a_task_that_the_model_cannot_do_is_warned_of(found):
     assert found.accuracy is not None  # a random model knows no answers
     warned = any("tiny-gpt2 does words on" in w for w in found.warnings)
@@ -194,6 +198,7 @@ def test_a_task_that_the_model_cannot_do_is_warned_of(found):
     assert swapped.held_out is False
 
 
+@pytest.mark.extended
 def test_pairs_on_which_nothing_changes_are_warned_of_once(found, recwarn):
     task = seen()
     task.corrupted[1] = task.clean[1]
@@ -203,6 +208,7 @@ def test_pairs_on_which_nothing_changes_are_warned_of_once(found, recwarn):
     assert not [w for w in recwarn if "same tokens" in str(w.message)]
 
 
+@pytest.mark.extended
 def test_what_acdc_did_not_test_is_noted():
     options = {"acdc": {"screen": 5}}
     made = compare(cases.model_of("gpt2"), seen(), ["acdc"], options=options, sample=1)
@@ -259,12 +265,14 @@ def test_a_trace_is_laid_against_every_circuit(found):
     assert found.projection.query("size == 1")["recall"].tolist() == [1.0] * 3
 
 
+@pytest.mark.extended
 def test_another_seed_draws_other_rankings(found):
     other = compare(cases.model_of("gpt2"), seen(), ["random"], evaluation=others(), seed=2)
     assert not torch.equal(other.results[0].scores.values, found.results[2].scores.values)
     assert other.random_cmd[0] == pytest.approx(found.random_cmd[2])
 
 
+@pytest.mark.extended
 def test_signed_scores_rank_effects_and_leave_rankings(found):
     model = cases.model_of("gpt2")
     again = compare(model, seen(), ["eap"], evaluation=others(), ranking="signed", sample=1)
@@ -277,6 +285,7 @@ def test_signed_scores_rank_effects_and_leave_rankings(found):
     assert again.results[1].faithfulness.values == found.results[2].faithfulness.values
 
 
+@pytest.mark.extended
 def test_a_large_graph_has_options_of_its_own_and_one_random_ranking(monkeypatch):
     monkeypatch.setattr(sys.modules["strace_lens.comparison.compare"], "SMALL_GRAPH", 10)
     given = {"acdc": {"tau": 0.5}, "eap-ig": {"steps": 1}}
@@ -303,6 +312,7 @@ def of_linear(linear) -> Comparison:
     return compare(linear.model, first, names, evaluation=second, ground_truth=linear, sample=2)
 
 
+@pytest.mark.extended
 def test_the_truth_is_held_against_every_ranking(linear, of_linear):
     truth = linear.truth("resample")
     assert of_linear.truth is truth
@@ -341,6 +351,7 @@ def test_the_truth_is_among_the_circuits_of_the_projection(of_linear):
     assert of_linear.projection["circuit"].unique()[0] == "truth"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("ablation", ["resample", "zero"])
 def test_a_compiled_program_is_held_against_the_truth_of_its_ablation(ablation):
     pytest.importorskip("tracr")

@@ -68,6 +68,7 @@ def assert_same(found: Comparison, other: Comparison) -> None:
         assert all(getattr(a, name) == getattr(b, name) for name in same)
 
 
+@pytest.mark.extended
 def test_what_is_done_is_read_back_and_not_run_again(tmp_path: Path, monkeypatch) -> None:
     first = made(tmp_path, METHODS)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*FOLDERS, NAME])
@@ -82,6 +83,7 @@ def test_what_is_done_is_read_back_and_not_run_again(tmp_path: Path, monkeypatch
     assert contents(tmp_path, but="nothing") == before
 
 
+@pytest.mark.extended
 def test_a_method_more_is_all_that_runs(tmp_path: Path, monkeypatch) -> None:
     made(tmp_path)
     module = sys.modules["strace_lens.comparison.compare"]
@@ -91,6 +93,7 @@ def test_a_method_more_is_all_that_runs(tmp_path: Path, monkeypatch) -> None:
     assert ran[:2] == ["clean-corrupted", "ifr"]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("place", ["scores", "circuits", "measures", "timings"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "of another method", "edited"])
 def test_what_is_not_whole_is_done_again(tmp_path: Path, place: str, damage: str) -> None:
@@ -164,6 +167,7 @@ def test_a_comparison_that_fails_at_once_leaves_nothing_behind(tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.extended
 def test_overwriting_discards_another_comparison_and_nothing_else(tmp_path: Path) -> None:
     made(tmp_path, METHODS)
     theirs = {"notes.txt", "circuits/mine.safetensors", "measures/mine.json"}
@@ -198,6 +202,7 @@ def test_a_comparison_that_fails_before_its_first_result_overwrites_nothing(tmp_
     assert contents(tmp_path, but="nothing") == before
 
 
+@pytest.mark.extended
 def test_overwriting_needs_a_comparison_to_overwrite(tmp_path: Path) -> None:
     path = tmp_path / NAME
     for text, words in (

@@ -98,6 +98,7 @@ def test_what_is_done_to_a_prompt_depends_on_its_text_and_the_seed_alone(corrupt
         assert list(prompt.ids) == text_ids(tiny.tokenizer(), prompt.text)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("corrupt", ["shuffle", "random"])
 def test_a_corrupted_run_is_compared_with_a_clean_one_by_the_texts_given(
     corrupt: str, tmp_path: Path
@@ -167,6 +168,7 @@ def logits_of(name: str) -> torch.Tensor:
     return last_logits(model, architecture_of(model), torch.tensor([tiny.token_ids(6)]))[0]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (1.0, 0.6), (0.5, 0.9), (2.0, 0.3)])
 def test_draws_have_the_distribution_of_transformers_warpers(
     temperature: float, top_p: float
@@ -184,6 +186,7 @@ def test_draws_have_the_distribution_of_transformers_warpers(
     assert np.abs(found - exact).sum() / 2 < 0.1
 
 
+@pytest.mark.extended
 def test_the_nucleus_is_the_smallest_set_that_holds_so_much() -> None:
     logits = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
     assert set(np.flatnonzero(frequencies(logits, 1.0, 0.7))) == {1, 3}

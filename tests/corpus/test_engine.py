@@ -67,12 +67,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return parts(folder)
 
 
+@pytest.mark.extended
 def test_two_workers_write_the_same_bytes(alone: dict[str, bytes], tmp_path: Path) -> None:
     sweep(model(), prompts(12), tmp_path / "run", options(), engine=ray_engine(model, 2))
     assert len(alone) >= 2
     assert parts(tmp_path / "run") == alone
 
 
+@pytest.mark.extended
 def test_a_lost_worker_s_prompts_are_done_again(alone: dict[str, bytes], tmp_path: Path) -> None:
     flag = tmp_path / "died"
     engine = ray_engine(load_dying(flag), 1)
@@ -81,6 +83,7 @@ def test_a_lost_worker_s_prompts_are_done_again(alone: dict[str, bytes], tmp_pat
     assert parts(tmp_path / "run") == alone
 
 
+@pytest.mark.extended
 def test_a_worker_that_always_dies_ends_the_sweep_with_a_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +111,7 @@ def without_memory() -> Any:
     return loaded
 
 
+@pytest.mark.extended
 def test_a_worker_with_other_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a worker loads a model of other weights") as raised:
         sweep(model(), prompts(2), tmp_path, options(), engine=ray_engine(other_weights, 1))
@@ -115,6 +119,7 @@ def test_a_worker_with_other_weights_is_refused(tmp_path: Path) -> None:
     assert not part_paths(tmp_path)
 
 
+@pytest.mark.extended
 def test_a_prompt_without_memory_ends_the_sweep_and_is_not_recorded(tmp_path: Path) -> None:
     with pytest.raises(PromptMemoryError, match=r"prompt 0 \(\d tokens\) does not fit"):
         sweep(model(), prompts(2), tmp_path, options(), engine=ray_engine(without_memory, 1))

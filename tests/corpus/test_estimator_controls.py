@@ -167,6 +167,7 @@ def test_what_names_the_controls_is_no_label_of_the_run(runs) -> None:
     assert labels == ["label_kind"]
 
 
+@pytest.mark.extended
 def test_a_learned_trace_starts_from_the_pruned_one_of_its_target(tmp_path, monkeypatch) -> None:
     brief = Estimator(functools.partial(sl.learn, steps=3), steps=3, start="pruned")
     monkeypatch.setitem(sl.ESTIMATORS, "brief", brief)
@@ -180,6 +181,7 @@ def test_a_learned_trace_starts_from_the_pruned_one_of_its_target(tmp_path, monk
     assert set(rows["backward"]) == {start.metadata["passes"]["backward"] + 3 * 4}
 
 
+@pytest.mark.extended
 def test_mean_ablation_is_fitted_and_measured(tmp_path) -> None:
     run = sl.sweep(MODEL(), PROMPTS, tmp_path / "run", options("fisher", ablation="mean"))
     graph = graph_of(PROMPTS[0].text)
@@ -285,6 +287,7 @@ def test_the_most_rows_and_fits_of_the_controls() -> None:
     assert control_rows("fisher", SIZES) == (6 * each + 4, 2)  # and three traces for two
 
 
+@pytest.mark.extended
 def test_a_published_prompt_comes_out_equal(tmp_path) -> None:
     chosen = options("scheduled", sizes=ESTIMATOR_SIZES)
     prompts = with_wrong_texts(sl.read_corpus(BENCHMARK))[:1]

@@ -71,6 +71,7 @@ def same_numbers(run: Run, whole: Run) -> None:
     np.testing.assert_allclose(run.sizes["tv"], whole.sizes["tv"], atol=1e-5)
 
 
+@pytest.mark.extended
 def test_a_batch_is_halved_until_it_fits(
     whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_batch_is_halved_until_it_fits(
     same_numbers(run, whole)
 
 
+@pytest.mark.extended
 def test_a_prompt_that_does_not_fit_alone_is_run_in_smaller_passes(
     whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +95,7 @@ def test_a_prompt_that_does_not_fit_alone_is_run_in_smaller_passes(
     same_numbers(run, whole)
 
 
+@pytest.mark.extended
 def test_a_prompt_that_never_fits_ends_the_sweep_and_is_tried_again(
     whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +111,7 @@ def test_a_prompt_that_never_fits_ends_the_sweep_and_is_tried_again(
     same_numbers(run, whole)
 
 
+@pytest.mark.extended
 def test_what_failed_is_tried_again_if_asked(
     whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

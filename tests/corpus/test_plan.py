@@ -94,6 +94,7 @@ def test_without_a_tokenizer_words_are_counted_and_said_to_be() -> None:
     assert told.assumptions == ("the tokenizer cannot be read here: a word counts as 1.4 tokens",)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("estimator", ["greedy", "fisher", "regularized"])
 def test_fitting_takes_no_more_passes_than_planned(estimator: str) -> None:
     model = model_of("llama")
@@ -133,6 +134,7 @@ def test_a_backward_pass_multiplies_as_often_as_planned(name: str, tokens: int) 
     assert planned <= counted * arch.layers / (arch.layers - 1.2)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("hidden", [True, False])
 def test_a_sweep_takes_no_more_than_planned(tmp_path: Path, hidden: bool) -> None:
     model, texts = model_of("llama"), prompts(TEXTS * 4)

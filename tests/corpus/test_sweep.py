@@ -74,6 +74,7 @@ def stopping_after(count: int) -> Any:
     return run
 
 
+@pytest.mark.extended
 def test_every_prompt_is_as_its_own_density_curve(whole: tuple[Path, Run]) -> None:
     _, run = whole
     assert run.prompts["prompt"].tolist() == list(range(6))
@@ -194,6 +195,7 @@ def test_shallow_statistics_are_those_of_the_prompts(whole: tuple[Path, Run]) ->
             assert last[name].iloc[0] == pytest.approx(truth, abs=1e-4)
 
 
+@pytest.mark.extended
 def test_an_interrupted_sweep_goes_on_to_the_same_parts(
     whole: tuple[Path, Run], tmp_path: Path
 ) -> None:
@@ -211,6 +213,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_parts(
     assert (folder / "manifest.json").read_bytes() == (whole[0] / "manifest.json").read_bytes()
 
 
+@pytest.mark.extended
 def test_a_killed_sweep_goes_on_to_the_same_parts(whole: tuple[Path, Run], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     child = multiprocessing.get_context("fork").Process(
@@ -229,6 +232,7 @@ def test_a_killed_sweep_goes_on_to_the_same_parts(whole: tuple[Path, Run], tmp_p
     assert not list((folder / "parts").glob(".*"))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("keep", [0, 10, 1000])
 def test_a_torn_part_is_done_again(keep: int, whole: tuple[Path, Run], tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -278,6 +282,7 @@ def scaled(factor: float) -> Any:
     return loaded
 
 
+@pytest.mark.extended
 def test_other_weights_of_the_same_name_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     sweep(scaled(1.0), prompts(), folder, options())
@@ -290,6 +295,7 @@ def test_other_weights_of_the_same_name_are_refused(tmp_path: Path) -> None:
     assert len(part_paths(folder)) == 3
 
 
+@pytest.mark.extended
 def test_the_order_of_the_prompts_is_no_difference(whole: tuple[Path, Run], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
@@ -337,6 +343,7 @@ def test_a_prompt_that_cannot_be_traced_is_recorded(tmp_path: Path) -> None:
     assert run.prompts["prompt"].tolist() == [0, 1]
 
 
+@pytest.mark.extended
 def test_a_prompt_that_fails_alone_does_not_take_its_batch_along(
     whole: tuple[Path, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,6 +371,7 @@ def test_a_run_without_any_measured_prompt_says_so(tmp_path: Path) -> None:
         sweep(model(), [CorpusPrompt(words(1))], tmp_path / "run", options())
 
 
+@pytest.mark.extended
 def test_generation_grows_every_prompt_by_the_model_s_own_tokens(tmp_path: Path) -> None:
     run = sweep(model(), prompts(2), tmp_path / "run", options(generate=2))
     assert run.prompts["label_of"].tolist() == ["0"] * 3 + ["1"] * 3

@@ -16,6 +16,7 @@ from tests import cases, tiny
 SIZES = (0.001, 0.05, 0.2, 1.0)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "estimator", "keep"),
     [("llama", "greedy", ()), ("llama", "fisher", ("attention",)), ("gpt2", "scheduled", ())],

@@ -180,6 +180,7 @@ def test_halves_lose_their_own_edges_and_controls_as_many_others(kept, monkeypat
         assert rows.loc[name, "matched_edges"] == pytest.approx(np.mean(sizes))
 
 
+@pytest.mark.extended
 def test_the_table_is_that_of_masks_made_by_hand(kept, monkeypatch):
     table, runs = recorded(kept, monkeypatch)
     rows = table.set_index("ablated")

@@ -33,6 +33,7 @@ def ruptures_breaks(values: np.ndarray) -> list[list[int]]:
     return [search.predict(n_bkps=1), search.predict(n_bkps=2)]
 
 
+@pytest.mark.extended
 @given(curves())
 @settings(max_examples=25)
 def test_the_breaks_of_a_curve_are_those_of_ruptures_where_fits_tie_too(tv) -> None:

@@ -156,6 +156,7 @@ def test_the_peak_is_not_below_what_a_trace_and_its_curve_hold(name: str, tokens
     assert plan.peak_bytes > plan.graph_bytes + plan.trace_bytes + plan.row_bytes
 
 
+@pytest.mark.extended
 def test_the_peak_counts_the_random_controls_which_share_a_number_an_edge() -> None:
     model, ids = long_model("llama"), tiny.token_ids(LONG)
     given: Any = {"sizes": [i / 30 for i in range(1, 31)], "refine": 0, "memory_budget": 1}
@@ -208,6 +209,7 @@ def test_seconds_follow_the_square_of_a_long_prompt(monkeypatch: pytest.MonkeyPa
     assert whole[1].multiply_adds > 3 * whole[0].multiply_adds
 
 
+@pytest.mark.extended
 def test_a_switch_of_positions_adds_no_pass_to_one_prompt() -> None:
     model = family("phi3_longrope")
     for tokens in (8, 9):

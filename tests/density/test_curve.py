@@ -45,6 +45,7 @@ def with_kinds(kept: EdgeTensors, kinds: tuple[str, ...]) -> EdgeTensors:
     return kept._replace(**{kind: torch.ones_like(getattr(kept, kind)) for kind in kinds})
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "keep"),
     [
@@ -129,6 +130,7 @@ def test_composition_columns_count_the_edges_of_the_trace():
     assert curve.table["random_tv"].isna().all()
 
 
+@pytest.mark.extended
 def test_prompts_of_unequal_length_share_passes_and_stay_themselves():
     model = tiny.bridge("llama")
     traces = [trace_of("llama", length, seed) for length, seed in ((5, 1), (9, 2), (3, 3))]

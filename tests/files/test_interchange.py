@@ -91,6 +91,7 @@ def test_a_written_file_has_the_form_of_eap_ig(tmp_path) -> None:
     assert inside == {"input", "m0", "logits"}
 
 
+@pytest.mark.extended
 @given(graph=graphs(), seed=st.integers(0, 999))
 def test_scores_and_circuits_come_back(tmp_path_factory, graph, seed) -> None:
     path = tmp_path_factory.mktemp("files") / "file.json"

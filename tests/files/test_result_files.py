@@ -35,6 +35,7 @@ def test_arrays_and_facts_come_back(tmp_path):
         assert torch.equal(arrays[name], array)
 
 
+@pytest.mark.extended
 @given(facts=st.dictionaries(st.text(), VALUES))
 def test_whatever_json_can_say_comes_back(tmp_path_factory, facts):
     path = tmp_path_factory.mktemp("files") / "file"

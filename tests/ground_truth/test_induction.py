@@ -30,6 +30,7 @@ def live_heads() -> list[int]:
     return (weights.W_V @ weights.W_O).flatten(2).norm(dim=2).argmax(1).tolist()
 
 
+@pytest.mark.extended
 def test_one_head_of_each_layer_is_left() -> None:
     weights = induction_weights()
     norms = (weights.W_V @ weights.W_O).flatten(2).norm(dim=2)
@@ -37,6 +38,7 @@ def test_one_head_of_each_layer_is_left() -> None:
     assert bool((norms.sort(1).values[:, :-1] < 1e-3).all())
 
 
+@pytest.mark.extended
 def test_it_copies() -> None:
     tokens, period = repeated_blocks(128, torch.Generator().manual_seed(99))
     assert float(copy_loss(induction_weights(), tokens, period)) < 0.02

@@ -122,6 +122,7 @@ def changing_alone(
     return found
 
 
+@pytest.mark.extended
 @each_program
 def test_outputs_are_the_interpreters_on_every_input(name: str) -> None:
     compiled = compile_program(name)

@@ -210,6 +210,7 @@ def test_shared_nucleus_by_hand():
     assert m.shared_nucleus(log_rows([0.3, 0.4, 0.3]), log_rows([0.4, 0.4, 0.2])).item() == 0.0
 
 
+@pytest.mark.extended
 @given(weight_pairs(), st.sampled_from(DTYPES))
 @settings(max_examples=400)
 def test_shared_nucleus_against_exact_lists(pair, dtype):

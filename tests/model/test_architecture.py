@@ -92,6 +92,7 @@ def results(model: Any) -> list[torch.Tensor]:
     ]
 
 
+@pytest.mark.extended
 @needs_disk
 @pytest.mark.parametrize("placing", ["all on the disk", "every second part on the disk"])
 @pytest.mark.parametrize("name", PLACED)
@@ -175,6 +176,7 @@ def test_a_map_that_makes_no_sense_is_refused(
         sl.load_model(folders("llama"), **options)
 
 
+@pytest.mark.extended
 @needs_disk
 def test_a_sweep_takes_a_map_from_a_file(folders: Any, tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text(json.dumps({"": "disk"}))

@@ -481,6 +481,7 @@ def _load_and_tell(path: str, start: Any, told: Any) -> None:
     told.put((found, [str(w.message) for w in caught if "kept" in str(w.message)]))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("damaged", [False, True])
 def test_processes_that_fill_it_at_once_do_no_harm(
     damaged: bool, gguf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch

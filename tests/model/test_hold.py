@@ -30,6 +30,7 @@ def training_flags(model: Any) -> list[bool]:
     return [part.training for part in (*model.modules(), *original)]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("before_use", [True, False])
 def test_dropout_is_off_in_a_model_that_is_being_trained(before_use: bool) -> None:
     """GPT-2 drops its embeddings in a module that no module of the bridge holds."""
@@ -149,6 +150,7 @@ def outside(verbs: str) -> dict[str, Any]:
     return VERBS[verbs](tiny.bridge("mistral"))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("verbs", VERBS)
 @pytest.mark.parametrize("mode", MODES)
 def test_every_verb_gives_the_same_in_every_mode(mode: str, verbs: str) -> None:
@@ -165,6 +167,7 @@ def test_every_verb_gives_the_same_in_every_mode(mode: str, verbs: str) -> None:
             assert np.array_equal(value, expected[name], equal_nan=True), name
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("mode", MODES)
 def test_a_sweep_gives_the_same_in_every_mode(mode: str, tmp_path: Path) -> None:
     model, prompts = tiny.bridge("mistral"), made.prompts(2)
@@ -345,6 +348,7 @@ def no_global_draws(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(random, name, refuse)
 
 
+@pytest.mark.extended
 @pytest.mark.usefixtures("no_global_draws")
 def test_no_verb_moves_a_global_generator(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="global generator"):

@@ -27,6 +27,7 @@ def smollm2() -> Any:
     return real.smollm2()
 
 
+@pytest.mark.extended
 def test_the_default_models_logits_are_those_of_transformers_to_the_bit(smollm2: Any) -> None:
     ids = torch.tensor([tokenize(smollm2, architecture_of(smollm2), real.PROMPT).ids])
     with torch.no_grad():

@@ -72,6 +72,7 @@ def test_a_folder_without_a_tokenizer_has_none(tmp_path: Path) -> None:
     assert skeleton(tmp_path).tokenizer is None
 
 
+@pytest.mark.extended
 def test_a_large_model_takes_no_memory() -> None:
     """Qwen2.5-72B, whose weights are larger than this machine's memory in single precision."""
     config = tf.Qwen2Config(

@@ -183,6 +183,7 @@ def test_facts_are_proven_once_for_weights_that_stay() -> None:
     assert wiring_of(model) is not wiring
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "change"), [*(("llama", change) for change in CHANGES), ("gpt2", "copy_data")]
 )

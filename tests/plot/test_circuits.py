@@ -54,6 +54,7 @@ def test_every_method_has_a_look_of_its_own() -> None:
     assert look_of("<one of another's>") not in looks
 
 
+@pytest.mark.extended
 def test_faithfulness_is_each_curve_best_first() -> None:
     whole = made.comparison()
     lines = [line for line in plot_faithfulness(whole).data if line.showlegend]
@@ -251,6 +252,7 @@ def test_projection_is_the_table_line_by_line() -> None:
     assert any("precision" in text for text in hovers(fig))
 
 
+@pytest.mark.extended
 def test_what_is_not_known_is_refused() -> None:
     bare = dataclasses.replace(made.comparison(known=False), projection=None)
     for plot in (plot_auroc, plot_found):

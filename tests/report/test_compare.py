@@ -140,6 +140,7 @@ def test_nothing_of_a_comparison_becomes_markup(page: str) -> None:
     assert f"Circuits of {hostile} in {hostile}" in marked.text
 
 
+@pytest.mark.extended
 def test_grouped_queries_are_explained() -> None:
     said = "Diamonds are key-value heads"
     assert said in Page(comparison_page(made.comparison("llama"))).text

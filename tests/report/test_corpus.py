@@ -44,6 +44,7 @@ def figures(page: Page) -> list[str]:
     return [name.removeprefix("figure-") for name in ids]
 
 
+@pytest.mark.extended
 def test_the_same_tables_make_the_same_page(page: str) -> None:
     assert corpus_report(made.runs(), found()) == page
 
@@ -97,6 +98,7 @@ def test_the_tables_hold_every_run(page: str) -> None:
     assert [cell.split(" ")[0] for cell in first["density"]] == [f"{m:.3g}" for m in means]
 
 
+@pytest.mark.extended
 def test_names_of_runs_and_labels_are_no_markup() -> None:
     hostile = "</script><script>alert(1)</script>"
     run = made.runs(1)[0]

@@ -26,6 +26,7 @@ def found(prompts: int = 4) -> dict[str, pd.DataFrame]:
     return analyse(runs(prompts), progress=lambda *_: None)
 
 
+@pytest.mark.extended
 def test_the_page_has_every_figure_and_table_of_estimators() -> None:
     page = Page(corpus_report(runs(), found()))
     ids = [a["id"] for tag, a in page.tags if tag == "div" and "id" in a]
@@ -37,10 +38,12 @@ def test_the_page_has_every_figure_and_table_of_estimators() -> None:
         assert f"{name}.csv" in page.text
 
 
+@pytest.mark.extended
 def test_a_single_prompt_makes_a_page_without_nan() -> None:
     assert "nan" not in Page(corpus_report(runs(1), found(1))).text
 
 
+@pytest.mark.extended
 def test_runs_without_controls_have_no_such_section() -> None:
     plain = {n: frame for n, frame in found().items() if not n.startswith("estimator_")}
     assert estimator_sections(plain) == {}

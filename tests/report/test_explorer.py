@@ -144,6 +144,7 @@ def test_edges_and_their_importances_come_back(most: int) -> None:
     np.testing.assert_allclose(read, trace.importance.flat()[order].numpy(), rtol=2**-8)
 
 
+@pytest.mark.extended
 def test_ids_beyond_three_bytes_are_packed_in_four() -> None:
     curve = large_curve(280)  # 21 million cells
     packed = pack(curve, 1000)

@@ -80,6 +80,7 @@ def predictions(page: Page, rows: str) -> list[list[str]]:
     ]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_slider_moves_from_size_to_size_by_keys_and_pointer(browser, one, width) -> None:
     table = made.curve().table
@@ -116,6 +117,7 @@ def inked(page: Page) -> int:
     )
 
 
+@pytest.mark.extended
 def test_more_is_drawn_as_s_grows_and_less_as_it_falls(browser, one) -> None:
     with opened(browser, one) as page:
         seen = []
@@ -226,6 +228,7 @@ OVERFLOWING = """() => {
 }"""
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_text_overflows(browser, tmp_path, width, scheme) -> None:
@@ -278,6 +281,7 @@ def test_tokens_of_other_scripts_are_cut_and_isolated(browser, tmp_path) -> None
             assert ("\u2068" in status(page)) == (token == hebrew)
 
 
+@pytest.mark.extended
 def test_it_works_within_the_page_of_a_trace(browser, tmp_path) -> None:
     curve = made.curve()
     path = tmp_path / "trace.html"

@@ -19,6 +19,7 @@ def tables():
     return analyse([ONE, TWO])
 
 
+@pytest.mark.extended
 def test_every_analysis_is_there_with_the_name_of_its_run(tables) -> None:
     assert set(tables) == {
         *ANALYSES,
@@ -36,6 +37,7 @@ def test_every_analysis_is_there_with_the_name_of_its_run(tables) -> None:
     assert tables["claims"].equals(claims([ONE, TWO]))
 
 
+@pytest.mark.extended
 def test_a_seed_gives_the_same_tables(tables) -> None:
     again = analyse([ONE, TWO])
     assert all(again[name].equals(frame) for name, frame in tables.items())

@@ -81,6 +81,7 @@ def test_the_explorer_of_the_trace_is_its_first_section(page: str) -> None:
     assert page.index("<h2>") < page.index("<iframe") < page.index("<h2>", page.index("<iframe"))
 
 
+@pytest.mark.extended
 def test_the_page_of_a_long_trace_takes_less_than_8_mb() -> None:
     curve = large_curve(128)
     page = trace_report(curve, find_phases(curve))

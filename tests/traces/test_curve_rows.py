@@ -103,6 +103,7 @@ def test_nodes_are_drawn_uniformly() -> None:
     assert abs(below - 300) < 50
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("passage", ["68", "77"])
 def test_the_authors_draw_as_many_edges_of_each_kind(passage: str) -> None:
     """Their three draws lie where forty of ours do, but for chance, at every size."""

@@ -52,6 +52,7 @@ def test_an_estimator_is_its_function(graph, name) -> None:
     assert bool(told) == (name in ("fisher", "pruned"))
 
 
+@pytest.mark.extended
 def test_the_learned_ranking_is_that_of_the_published_steps(graph) -> None:
     told: list[int] = []
     trace = sl.estimate(tiny.bridge("llama"), graph, "learned", seed=2, progress=told.append)
@@ -62,6 +63,7 @@ def test_the_learned_ranking_is_that_of_the_published_steps(graph) -> None:
     assert 60 < sum(told) <= steps("learned") == steps("pruned") + 60
 
 
+@pytest.mark.extended
 def test_a_start_is_made_first_unless_it_is_given(graph, brief) -> None:
     model = tiny.bridge("llama")
     start = sl.estimate(model, graph, "pruned", seed=7)
@@ -101,6 +103,7 @@ def test_kinds_to_keep_have_no_effect_where_nothing_is_fitted(graph, name) -> No
         sl.estimate(model, graph, name, keep="attention")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["fisher", "pruned"])
 def test_a_target_and_a_replacement_reach_the_fit(graph, name) -> None:
     model = tiny.bridge("llama")
@@ -118,6 +121,7 @@ def test_a_target_has_no_effect_where_nothing_is_fitted(graph, name) -> None:
     assert steps(name) == 0
 
 
+@pytest.mark.extended
 def test_an_earlier_name_is_the_estimator_that_it_was_given_to(graph) -> None:
     earlier, now = (
         sl.estimate(tiny.bridge("llama"), graph, name) for name in ("anchored", "regularized")

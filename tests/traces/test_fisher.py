@@ -189,6 +189,7 @@ def test_seeds_and_targets_make_a_difference() -> None:
         assert other.metadata["target"] == ("given" if "target" in options else "own")
 
 
+@pytest.mark.extended
 def test_half_precision_gives_scores_near_those_of_single() -> None:
     half = cases.fresh_bridge("llama", torch.bfloat16)
     graph = sl.token_graph(half, TOKENS)

@@ -31,6 +31,7 @@ def everything(shape: GraphShape) -> EdgeTensors:
     return shape.full(1.0, torch.bool)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", NAMES)
 def test_zeroing_any_one_edge_equals_the_slow_forward(name: str) -> None:
     shape = cases.shape(name, len(SHORT))

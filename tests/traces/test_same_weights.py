@@ -139,6 +139,7 @@ TAKE_REPLACEMENTS: dict[str, Callable[..., object]] = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("verb", TAKE_REPLACEMENTS)
 @pytest.mark.parametrize("kind", ["mean", "resample"])
 def test_a_replacement_of_other_weights_is_refused_unless_asked_for(verb: str, kind: str) -> None:
@@ -154,6 +155,7 @@ def test_a_replacement_of_other_weights_is_refused_unless_asked_for(verb: str, k
     run(cases.fresh_bridge("mistral"), swap)  # equal weights in another object
 
 
+@pytest.mark.extended
 def test_zeros_are_the_replacement_of_any_model() -> None:
     model = tiny.bridge("mistral")
     swap = sl.replacement(model, sl.token_graph(model, tiny.PROMPT).prompt)

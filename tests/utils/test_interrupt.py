@@ -54,6 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("as_module", [False, True])
 @pytest.mark.parametrize("imported", ["strace_lens.utils.interrupt", "numpy", "torch", "typer"])
 def test_an_interrupt_of_the_imports_is_one_line(script, as_module, imported):
@@ -69,6 +70,7 @@ def test_an_interrupt_of_the_imports_is_one_line(script, as_module, imported):
     assert (process.returncode, stdout, said) == (130, "", [LINE])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("seconds", [0.0, 0.5])
 def test_an_interrupt_of_the_work_is_one_line_and_leaves_nothing(folder, tmp_path, seconds):
     out = tmp_path / "out"

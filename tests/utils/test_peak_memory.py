@@ -32,6 +32,7 @@ def measured_three_times() -> None:
     print(peak.how)
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(not module._RESET.exists(), reason="no /proc/self/clear_refs")
 def test_each_work_has_its_own_peak_whatever_ran_before():
     # In a process of its own: in the one that runs the tests, threads that earlier tests started
@@ -44,6 +45,7 @@ def test_each_work_has_its_own_peak_whatever_ran_before():
     assert "resident set" in how
 
 
+@pytest.mark.extended
 def test_where_nothing_can_be_reset_the_peak_is_a_rise_of_the_highest(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "_STATUS", tmp_path / "missing")
     hold(50)

@@ -65,6 +65,7 @@ def plain_acdc(
     return keep, losses
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("tau", "budget", "objective"),
     [
@@ -86,6 +87,7 @@ def test_batches_give_what_one_at_a_time_gives(tau: float, budget: int, objectiv
     torch.testing.assert_close(ours, losses, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.extended
 def test_grouped_queries_mlps_and_unequal_lengths() -> None:
     model, task = cases.model_of("mistral"), uneven_task().take([0, 2])
     experiment = make_experiment(model, task)
@@ -132,6 +134,7 @@ def eap_order(model: Any, task: Task) -> list[int]:
     return discover(model, task, "eap").order().tolist()
 
 
+@pytest.mark.extended
 def test_a_screen_as_large_as_the_graph_tests_all() -> None:
     experiment = make_experiment(small_model(), small_task())
     all_edges = acdc(experiment, screen=None)
@@ -139,6 +142,7 @@ def test_a_screen_as_large_as_the_graph_tests_all() -> None:
     assert torch.equal(acdc(experiment, screen=experiment.graph.edges), all_edges)
 
 
+@pytest.mark.extended
 def test_passes_of_one_row_at_a_time() -> None:
     experiment = make_experiment(small_model(), small_task(), memory_budget=1)
     ours = acdc(experiment, tau=0.003)

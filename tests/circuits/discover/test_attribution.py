@@ -76,6 +76,7 @@ def test_eap_of_other_ablations(name: str, ablation: str) -> None:
     assert_close(values, plain_scores(name, TASK, ablation))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["llama", "olmo2", "phi"])
 def test_positions_apart(name: str) -> None:
     task = tiny_task(2, 3)
@@ -114,6 +115,7 @@ def test_a_task_read_at_every_position() -> None:
     assert_close(attribution.eap(experiment), truth)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("method", METHODS)
 def test_chunks_change_nothing(method: str) -> None:
     task, model = tiny_task(3, 3), cases.model_of("mistral")
@@ -189,6 +191,7 @@ def test_eap_ig_over_activations_against_shares(name: str) -> None:
     assert_close(values, group_scores(name, TASK, steps=2))
 
 
+@pytest.mark.extended
 def test_in_many_steps_a_groups_out_edges_sum_to_its_effect() -> None:
     experiment = double_experiment("mistral", TASK)
     graph, exists = experiment.graph, experiment.graph.exists

@@ -68,6 +68,7 @@ def test_steps_against_the_slow_model() -> None:
     torch.testing.assert_close(ours, slow, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.extended
 def test_a_fit_prunes_what_carries_nothing() -> None:
     weights, task = linear_weights(seed=1), linear_task(pairs=8, seed=2)
     experiment = make_experiment(model_of(weights, "linear"), task)

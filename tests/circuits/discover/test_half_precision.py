@@ -21,6 +21,7 @@ FEW_STEPS: dict[str, dict[str, Any]] = {
 """Options with which the methods of many passes end soon."""
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_method_agrees_with_single_precision_behind_a_norm(

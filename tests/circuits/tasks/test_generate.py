@@ -46,6 +46,7 @@ def words(model: Model, ids: torch.Tensor) -> list[str]:
     return [own_tokenizer(model).decode([i]) for i in ids.tolist() if i >= 0]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", TASKS)
 def test_smollm2_does_each_task(name: str) -> None:
     task = made(name)

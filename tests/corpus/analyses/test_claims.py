@@ -339,6 +339,7 @@ def test_no_runs_and_runs_of_one_name_are_refused() -> None:
         claims([GOOD, GOOD])
 
 
+@pytest.mark.extended
 def test_runs_of_one_sweep_that_differ_in_what_they_keep_are_told_apart(tmp_path) -> None:
     runs = [
         sweep(made.model(), made.prompts(4), tmp_path / name, made.options(keep=keep))

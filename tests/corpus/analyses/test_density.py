@@ -76,6 +76,7 @@ def test_each_is_given_with_each_other_and_with_all_others() -> None:
     assert set(table.query("given == 'tokens, loss'")["prompts"]) == {9}
 
 
+@pytest.mark.extended
 def test_a_common_cause_is_held() -> None:
     run = synthetic_run(prompts=200)
     draw = np.random.default_rng(0)

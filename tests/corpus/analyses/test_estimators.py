@@ -307,6 +307,7 @@ def test_curves_are_means_over_prompts_with_intervals(name) -> None:
     assert depth["mean"].tolist() == pytest.approx((there["mean"] / last).tolist())
 
 
+@pytest.mark.extended
 def test_only_runs_with_controls_add_tables() -> None:
     texts = RUNS[0].prompts["text"].tolist()
     plain = synthetic_run(PROMPTS, sizes=tuple(RUNS[0].grid), name="plain", texts=texts)

@@ -284,6 +284,7 @@ def published(name: str, rerun: Run) -> pd.DataFrame:
     return table.loc[list(RERUN[: len(rerun.prompts)])].reset_index(drop=True)
 
 
+@pytest.mark.extended
 def test_the_published_head_and_tail_are_those_of_a_rerun(rerun: Run) -> None:
     table = published("head_and_tail", rerun)
     found = head_and_tail(rerun).drop(columns="prompt")
