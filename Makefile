@@ -22,8 +22,8 @@ test: $(READY4)
 test-tl3: $(READY3)
 	.venv-tl3/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
-# The further tiny models, some forty families against their own Hugging Face modules, and further
-# passages of the authors, with both versions.
+# What takes long, the further tiny models, some forty families against their own Hugging Face modules,
+# and further passages of the authors, with both versions.
 test-families: $(READY4) $(READY3)
 	.venv/bin/python -m pytest -n $(JOBS) -m "families or extended" $(PYTEST_ARGS)
 	.venv-tl3/bin/python -m pytest -n $(JOBS) -m "families or extended" $(PYTEST_ARGS)
