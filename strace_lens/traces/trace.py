@@ -38,6 +38,10 @@ GIVEN = "given in the table"
 """What `made` says of an order or importance that came from a user's table."""
 
 
+COUNTED_AT_ONCE = 2**20
+"""Most ranks that are counted in one step."""
+
+
 def check_size(size: float) -> float:
     """A relative size as it is.
 
@@ -54,17 +58,32 @@ def edges_by_size(
 ) -> Int64[Tensor, "size part"]:
     """How many edges of each part the first k edges have, from the ranks of the part's edges."""
     order = torch.tensor(edges, dtype=torch.int32).sort()
+    # Many small parts are counted together; numbers of all edges at once would take gigabytes.
+    entered, first = [], 0
+    while first < len(parts):
+        stop, ranks = first + 1, parts[first].numel()
+        while stop < len(parts) and ranks + parts[stop].numel() <= COUNTED_AT_ONCE:
+            ranks += parts[stop].numel()
+            stop += 1
+        entered.append(_entered(parts[first:stop], order.values))
+        first = stop
+    each = torch.cat(entered) if entered else torch.zeros(0, len(edges), dtype=torch.int64)
+    counts = torch.empty(len(edges), len(parts), dtype=torch.int64)
+    counts[order.indices] = each.T.cumsum(0)
+    return counts
+
+
+def _entered(
+    parts: Sequence[Int[Tensor, "..."]], edges: Int[Tensor, " size"]
+) -> Int64[Tensor, "part size"]:
+    """How many edges of each part enter at each of some rising sizes."""
     # An edge enters at the first size above its rank; one above all sizes never does.
     ranks = torch.cat([part.flatten() for part in parts])
-    enters = torch.searchsorted(order.values, ranks, right=True, out_int32=True)
+    enters = torch.searchsorted(edges, ranks, right=True, out_int32=True)
     part = torch.arange(len(parts)).repeat_interleave(torch.tensor([p.numel() for p in parts]))
-    cells = torch.bincount(
-        part * (len(edges) + 1) + enters, minlength=len(parts) * (len(edges) + 1)
-    )
-    entered = cells.view(len(parts), -1)[:, :-1].T
-    counts = torch.empty_like(entered)
-    counts[order.indices] = entered.cumsum(0)
-    return counts
+    width = len(edges) + 1
+    cells = torch.bincount(part * width + enters, minlength=len(parts) * width)
+    return cells.view(len(parts), width)[:, :-1]
 
 
 @dataclass(frozen=True, eq=False)
