@@ -35,7 +35,7 @@ from strace_lens.traces.rows import MaskedRows
 from strace_lens.utils.html_repr import facts
 
 GIVEN = "given in the table"
-"""What `made` says of an order or importance that came from a user's table."""
+"""What `metadata` says of an order or importance that came from a user's table."""
 
 
 COUNTED_AT_ONCE = 2**20
