@@ -179,9 +179,8 @@ def small(tiny: bool, device: str, budget: int, repeats: int) -> dict[str, Any]:
 
     if tiny:
         models = [random_model(llama(TINY), torch.float32, where) for where in ("cpu", device)]
-        cast(Any, models[1]).load_state_dict(
-            cast(Any, models[0]).state_dict()
-        )  # devices draw other numbers
+        # Devices draw other numbers.
+        cast(Any, models[1]).load_state_dict(cast(Any, models[0]).state_dict())
         ids = random_ids(TINY["vocab_size"], 12)
     else:
         models = [sl.load_model(device=where) for where in ("cpu", device)]

@@ -273,8 +273,7 @@ def as_text(count: int) -> str:
 
 def places(architecture: Architecture, tokens: int) -> int:
     """Entries of an array over the edges, those of unreachable edges included."""
-    shapes = shape_of(architecture, tokens).tensor_shapes
-    return sum(torch.Size(shape).numel() for shape in shapes)
+    return shape_of(architecture, tokens).places
 
 
 def random_edges(architecture: Architecture, tokens: int, sizes: Sequence[float]) -> int:

@@ -12,7 +12,6 @@ trace, and of the random subgraph.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -83,7 +82,7 @@ def random_subsets(
         int32 numbers whose bit i says whether subgraph i holds the edge, not to be written to; and
         how many edges of each of `KINDS` each subgraph holds.
     """
-    small = 4 * _places(shape) <= REMEMBERED_BYTES
+    small = 4 * shape.places <= REMEMBERED_BYTES
     return _remembered_subsets(shape, seed, sizes) if small else _subsets(shape, seed, sizes)
 
 
@@ -118,10 +117,6 @@ def _take(into: EdgeTensors, bit: int, shape: GraphShape, seed: int, count: int)
     return tuple(int(n) for n in taken)
 
 
-def _places(shape: GraphShape) -> int:
-    return sum(math.prod(s) for s in shape.tensor_shapes)
-
-
 def drawn_at_once(shape: GraphShape) -> int:
     """How many threads draw random subgraphs: as many as torch has, if memory allows."""
     return max(1, min(torch.get_num_threads(), DRAWING_BYTES // drawing_bytes(shape)))
@@ -129,7 +124,7 @@ def drawn_at_once(shape: GraphShape) -> int:
 
 def drawing_bytes(shape: GraphShape) -> int:
     """Bytes that a thread takes to draw random subgraphs: numbers, two draws an edge, a pool."""
-    return 4 * _places(shape) + 20 * shape.edges
+    return 4 * shape.places + 20 * shape.edges
 
 
 # The compiled part. Nodes are numbered level * tokens + token, as in `best_first`.

@@ -7,6 +7,7 @@ from `GraphShape`. Source: s-Trace (arXiv 2605.27033), section "token graph".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -95,6 +96,11 @@ class GraphShape:
         per_token = self.sublayers + int(self.mlp)
         below = self.heads * self.tokens * (self.tokens + 1) // 2 + per_token * self.tokens
         return (self.layers - 1) * below + self.heads * self.tokens + per_token
+
+    @property
+    def places(self) -> int:
+        """Entries of an array over the edges, those of unreachable edges included."""
+        return sum(math.prod(shape) for shape in self.tensor_shapes)
 
     def split(self, flat: Shaped[Tensor, " edge_id"]) -> EdgeTensors:
         """Views of one flat vector as the three tensors; the inverse of `EdgeTensors.flat`."""
