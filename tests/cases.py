@@ -42,15 +42,21 @@ SHAPES = st.builds(
 """Shapes of small graphs, for hypothesis."""
 
 
-def model_of(name: str) -> Any:
-    """The tiny model of that name; skips the calling test where this TransformerLens cannot."""
+def skip_refused(name: str) -> None:
+    """Skips the calling test where the bridge of this TransformerLens is refused for the model."""
     if name in REFUSED:
         pytest.skip(f"the bridge of this TransformerLens cannot be traced for {name}")
+
+
+def model_of(name: str) -> Any:
+    """The tiny model of that name; skips the calling test where this TransformerLens cannot."""
+    skip_refused(name)
     return tiny.bridge(name) if name in tiny.BRIDGES else tiny.hooked(name)
 
 
 def fresh_bridge(name: str, dtype: torch.dtype = torch.float32) -> TransformerBridge:
-    """A bridge of one's own, to be damaged."""
+    """A bridge of one's own, to be damaged; skips as `model_of` does."""
+    skip_refused(name)
     return bridge_of(tiny.BRIDGES[name]().to(dtype), f"tiny-{name}")
 
 

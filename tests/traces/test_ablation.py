@@ -80,8 +80,6 @@ def test_rows_with_different_replacements_and_lengths_share_a_batch(name: str) -
 
 @pytest.mark.parametrize("name", tiny.BRIDGES)
 def test_replacing_works_in_half_precision(name: str) -> None:
-    if name in cases.REFUSED:
-        pytest.skip("cannot be traced")
     model = cases.fresh_bridge(name, torch.bfloat16)
     arch = cases.architecture_of(model)
     shape = cases.shape(name, len(TOKENS))

@@ -10,7 +10,7 @@ import torch
 import strace_lens as sl
 from strace_lens.circuits.discover.methods import METHODS
 from tests import cases, tiny
-from tests.circuits.made import tiny_task
+from tests.circuits.made import REFUSED, tiny_task
 
 DTYPES = (torch.bfloat16, torch.float16)
 FEW_STEPS: dict[str, dict[str, Any]] = {
@@ -36,7 +36,7 @@ def test_every_method_agrees_with_single_precision_behind_a_norm(
     assert float((half - single).norm() / single.norm()) < 0.1
 
 
-@pytest.mark.parametrize("name", tiny.BRIDGES)
+@pytest.mark.parametrize("name", [name for name in tiny.BRIDGES if name not in REFUSED])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_family_runs_in_half_precision(name: str, dtype: torch.dtype) -> None:
     bridge, task = cases.fresh_bridge(name, dtype), tiny_task(1, 6)
