@@ -17,7 +17,6 @@ from strace_lens.circuits.task import Task
 from strace_lens.model.architecture import Model, device_of
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
-from strace_lens.utils.progress import Steps, no_progress
 
 Direction = Literal["noise", "denoise"]
 
@@ -113,7 +112,6 @@ def circuit_metric(
     *,
     direction: Direction = "noise",
     metric: str | None = None,
-    progress: Steps = no_progress,
 ) -> Float[Tensor, "circuit pair"]:
     """The metric of every mask on every pair, in float32 on the model's device, without gradients.
 
@@ -122,14 +120,12 @@ def circuit_metric(
         keep: boolean masks or weights in [0, 1].
         direction: as for `run_circuits`.
         metric: key of `METRICS`; the experiment's own by default.
-        progress: told the rows of each pass.
     """
     experiment.expect_unchanged()
     score = METRICS[metric or experiment.metric]
     found = []
     for logits, pairs in _rows(experiment, keep, direction):
         found.append(score(logits, experiment.reference_rows(pairs)))
-        progress(len(pairs))
     return torch.cat(found).float().view(len(keep), len(experiment.task))
 
 

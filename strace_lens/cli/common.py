@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
-    TaskID,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -180,7 +180,7 @@ def parse_sizes(text: str | None) -> tuple[float, ...] | None:
 
 
 def load_from_options(
-    progress: Progress,
+    bar: Bar,
     model: str,
     *,
     device: str | None,
@@ -190,7 +190,7 @@ def load_from_options(
     revision: str | None,
 ) -> Model:
     """Load the model that the options of a command name, and show that it is being loaded."""
-    step(progress, f"loading {model}")
+    bar.step(f"loading {model}")
     return load_model(
         model,
         device=device,
@@ -234,27 +234,28 @@ def one_line_errors() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
-def progress_bar(*more: str) -> Progress:
-    """Return a bar on standard error that vanishes at the end; there is none outside a terminal.
+class Bar(Progress):
+    """A bar on standard error that vanishes at the end; there is none outside a terminal."""
 
-    Args:
-        more: What to show after the times, such as "{task.fields[rate]}".
-    """
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}", markup=False),  # it names models and files
-        BarColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        *(TextColumn(form, markup=False) for form in more),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    def __init__(self, *more: ProgressColumn) -> None:
+        console = Console(stderr=True)
+        super().__init__(
+            TextColumn("{task.description}", markup=False),  # it names models and files
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            *more,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
 
+    def step(self, what: str) -> None:
+        """Show what is being done now instead of the step before."""
+        for task in self.task_ids:
+            self.update(task, visible=False)
+        self.add_task(what, total=None)
 
-def step(progress: Progress, what: str, total: int | None = None, **fields: Any) -> TaskID:
-    """Show what is being done now instead of the step before."""
-    for task in progress.task_ids:
-        progress.update(task, visible=False)
-    return progress.add_task(what, total=total, **fields)
+    def tell(self, done: int, total: int, what: str) -> None:
+        """Show how far the step is: what the `progress` of a verb is."""
+        self.update(self.task_ids[-1], completed=done, total=total, description=what)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 
 from strace_lens.circuits.discover.methods import METHODS
 from strace_lens.circuits.evaluate import RANKED_BY, ranks_by_magnitude
@@ -21,6 +20,7 @@ from strace_lens.circuits.tasks.generate import TASKS, make_task
 from strace_lens.circuits.tasks.read import read_task
 from strace_lens.cli.common import (
     AllowPickleOption,
+    Bar,
     DeviceOption,
     DtypeOption,
     JsonOption,
@@ -30,10 +30,8 @@ from strace_lens.cli.common import (
     completing,
     load_from_options,
     one_line_errors,
-    progress_bar,
-    step,
 )
-from strace_lens.comparison.compare import check_methods, compare, comparison_steps, split
+from strace_lens.comparison.compare import check_methods, compare, split
 from strace_lens.comparison.comparison import COLUMNS, TIMINGS, Comparison
 from strace_lens.comparison.files import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
 from strace_lens.ground_truth.models import GROUND_TRUTHS, GroundTruth, ground_truth
@@ -140,16 +138,16 @@ def compare_command(
     """
     out = default_folder(task, model, revision) if out is None else out
     folder = results_folder(out, (PAGE, TABLE, TIMES, PROJECTION), FOLDERS)
-    with one_line_errors(), folder, progress_bar() as progress:
+    with one_line_errors(), folder, Bar() as bar:
         names = check_methods(METHODS if methods == "all" else _names(methods))
         ranks_by_magnitude(ranking)
         options = _options(option or [])
         forward, _ = budgets(memory)
         subject = _subject(
-            task, model, pairs, seed, metric, device, dtype, allow_pickle, revision, progress
+            task, model, pairs, seed, metric, device, dtype, allow_pickle, revision, bar
         )
         seen, others = split(subject.task)
-        bar = step(progress, "comparing", total=comparison_steps(names))
+        bar.step("comparing")
         found = compare(
             subject.model,
             seen,
@@ -164,11 +162,11 @@ def compare_command(
             folder=out,
             overwrite=overwrite,
             memory_budget=forward,
-            progress=lambda what, n: progress.update(bar, description=what, advance=n),
+            progress=bar.tell,
         )
-        step(progress, "drawing")
+        bar.step("drawing")
         _write(found, out)
-        progress.stop()
+        bar.stop()
         if as_json:  # the table has them in its head
             for line in found.warnings:
                 print(f"strace-lens: warning: {line}", file=sys.stderr)
@@ -233,7 +231,7 @@ def _subject(
     dtype: str,
     allow_pickle: bool,
     revision: str | None,
-    progress: Progress,
+    bar: Bar,
 ) -> Subject:
     """Load or build the model, and make the pairs to discover circuits on and to evaluate them on.
 
@@ -250,7 +248,7 @@ def _subject(
                 f"task {task} brings its own model, in float32 on the CPU: leave out --model, "
                 "--device, --dtype and --revision"
             )
-        step(progress, f"building the model of {task}")
+        bar.step(f"building the model of {task}")
         made = ground_truth(task, seed=seed, pairs=wanted)
         return Subject(made.model, made.task, made)
     if task not in TASKS and not Path(task).is_file():
@@ -259,7 +257,7 @@ def _subject(
             "the path of a JSONL file"
         )
     loaded = load_from_options(
-        progress,
+        bar,
         model or DEFAULT,
         device=device,
         dtype=dtype,

@@ -10,7 +10,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from strace_lens.cli.common import JsonOption, one_line_errors, progress_bar, step
+from strace_lens.cli.common import Bar, JsonOption, one_line_errors
 from strace_lens.corpus.analyses.all import ANALYSES, CLAIMS, analyse
 from strace_lens.corpus.run_folder import read_run, run_folders
 from strace_lens.report.claims_table import print_claims
@@ -50,18 +50,16 @@ def phases_command(
     """
     folder = out or runs[0]
     files = (PAGE, *(f"{name}.csv" for name in (*ANALYSES, CLAIMS)))
-    with one_line_errors(), results_folder(folder, files), progress_bar() as progress:
-        step(progress, "reading")
+    with one_line_errors(), results_folder(folder, files), Bar() as bar:
+        bar.step("reading")
         read = [read_run(one) for folder in runs for one in run_folders(folder)]
-        bar = step(progress, "analysing", total=None)
-        tables = analyse(
-            read, seed=seed, progress=lambda what, _: progress.update(bar, description=what)
-        )
-        step(progress, "drawing")
+        bar.step("analysing")
+        tables = analyse(read, seed=seed, progress=bar.tell)
+        bar.step("drawing")
         for name, frame in tables.items():
             write_whole(folder / f"{name}.csv", frame.to_csv(index=False).encode())
         write_whole(folder / PAGE, corpus_report(read, tables).encode())
-        progress.stop()
+        bar.stop()
         if as_json:
             print(json.dumps(_records(tables), allow_nan=False))
             return

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from strace_lens.cli.common import one_line_errors, progress_bar, step
+from strace_lens.cli.common import Bar, one_line_errors
 from strace_lens.cli.trace import RESULT
 from strace_lens.files.traces import load_curve
 from strace_lens.report.explorer import explorer
@@ -34,13 +34,13 @@ def report_command(
     Example: strace-lens report out --out explorer.html
     """
     folder = results_folder(out.parent, [out.name])
-    with one_line_errors(), folder, progress_bar() as progress:
-        step(progress, "reading")
+    with one_line_errors(), folder, Bar() as bar:
+        bar.step("reading")
         curves = [load_curve(_result(path)) for path in results]
-        step(progress, "drawing")
+        bar.step("drawing")
         page = explorer(curves)
         write_whole(out, page.encode())
-        progress.stop()
+        bar.stop()
         print(f"wrote {out}: {len(curves)} trace{'s' * (len(curves) != 1)}, {len(page):,} bytes")
 
 

@@ -14,11 +14,13 @@ from typing import Annotated, Any, cast
 import numpy as np
 import torch
 import typer
-from rich.progress import Progress, TaskID
+from rich.progress import ProgressColumn, Task
+from rich.text import Text
 
 from strace_lens.cli.common import (
     KEEP_HELP,
     AllowPickleOption,
+    Bar,
     BosOption,
     DeviceMapOption,
     DeviceOption,
@@ -34,8 +36,6 @@ from strace_lens.cli.common import (
     parse_device_map,
     parse_keep,
     parse_sizes,
-    progress_bar,
-    step,
 )
 from strace_lens.cli.dry_run import (
     DryRunOption,
@@ -196,7 +196,7 @@ def sweep_command(
     with (
         one_line_errors(),
         _folder(out, dry_run) as folder,
-        progress_bar("{task.fields[rate]}") as progress,
+        Bar(_Rate()) as bar,
     ):
         _check_engine(engine, workers)
         forward, backward = budgets(memory)
@@ -239,11 +239,11 @@ def sweep_command(
                 speed=parse_speed(speed),
                 workers=workers if engine == "ray" else 1,
             )
-            progress.stop()
+            bar.stop()
             print_plan(told, as_json)
             return
         given = read()
-        step(progress, f"loading {model}", rate="")
+        bar.step(f"loading {model}")
         load = functools.partial(
             load_model,
             model,
@@ -264,9 +264,9 @@ def sweep_command(
             folder,
             engine=runner,
             retry_failed=retry_failed,
-            progress=progress,
+            bar=bar,
         )
-        progress.stop()
+        bar.stop()
         _say(runs, folder, as_json)
 
 
@@ -279,7 +279,7 @@ def _sweep_each(
     *,
     engine: Engine,
     retry_failed: bool,
-    progress: Progress,
+    bar: Bar,
 ) -> dict[Path, Run]:
     """Sweep the prompts with each combination of estimator and kept kinds, one after the other.
 
@@ -291,7 +291,7 @@ def _sweep_each(
     for estimator, keep in several:
         name = _folder_name(estimator, keep)
         into = folder / name if len(several) > 1 else folder
-        bar = step(progress, name, total=len(prompts), rate="")
+        bar.step(name)
         try:
             runs[into] = sweep(
                 model,
@@ -300,10 +300,10 @@ def _sweep_each(
                 dataclasses.replace(options, estimator=estimator, keep=keep),
                 engine=engine,
                 retry_failed=retry_failed,
-                progress=functools.partial(_show_rate, progress, bar),
+                progress=lambda done, total, _, name=name: bar.tell(done, total, name),
             )
         except KeyboardInterrupt:
-            progress.stop()
+            bar.stop()
             typer.echo("strace-lens: stopped; the same command goes on from here", err=True)
             raise typer.Exit(INTERRUPTED) from None
     return runs
@@ -326,10 +326,12 @@ def _folder_name(estimator: str, keep: Sequence[str]) -> str:
     return f"{estimator}-keep-{keep_text(keep)}" if keep else estimator
 
 
-def _show_rate(progress: Progress, bar: TaskID, done: int, total: int) -> None:
-    progress.update(bar, completed=done, total=total)
-    speed = progress.tasks[-1].finished_speed or progress.tasks[-1].speed
-    progress.update(bar, rate="" if not speed else f"{60 * speed:.1f} a minute")
+class _Rate(ProgressColumn):
+    """Prompts a minute, once some are measured."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{60 * speed:.1f} a minute" if speed else "")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import typer
 
 from strace_lens.cli.common import (
     AllowPickleOption,
+    Bar,
     BosOption,
     DeviceOption,
     DtypeOption,
@@ -26,9 +27,7 @@ from strace_lens.cli.common import (
     one_line_errors,
     parse_keep,
     parse_sizes,
-    progress_bar,
     prompt_text,
-    step,
 )
 from strace_lens.density.along_text import SMALL, TEXT_SIZES, text_density
 from strace_lens.model.architecture import Model
@@ -77,13 +76,13 @@ def text_command(
     Example: strace-lens text "Paris is the capital of France, and Rome of Italy."
     """
     folder = results_folder(out, (PAGE, TABLE))
-    with one_line_errors(), folder, progress_bar() as progress:
+    with one_line_errors(), folder, Bar() as bar:
         given = prompt_text(text, text_file, "a text", "--text-file")
         estimator_of(estimator)
         kept = parse_keep(keep)
         forward, backward = budgets(memory)
         loaded = load_from_options(
-            progress,
+            bar,
             model,
             device=device,
             dtype=dtype,
@@ -91,7 +90,7 @@ def text_command(
             revision=revision,
         )
         prompt = tokenize(loaded, architecture_of(loaded), given, bos)
-        bar = step(progress, "tokens", total=max(0, len(prompt.ids) - min_context))
+        bar.step("tokens")
         tokens = text_density(
             loaded,
             prompt,
@@ -103,11 +102,11 @@ def text_command(
             seed=seed,
             memory_budget=forward,
             gradient_budget=backward,
-            progress=lambda n: progress.advance(bar, n),
+            progress=bar.tell,
         )
         write_whole(out / PAGE, _page(loaded, tokens, small, estimator, kept).encode())
         write_whole(out / TABLE, _table(tokens).to_csv(index=False).encode())
-        progress.stop()
+        bar.stop()
         _print(loaded, tokens, out, as_json)
 
 

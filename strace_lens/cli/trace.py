@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 
 from strace_lens.cli.common import (
     AllowPickleOption,
+    Bar,
     BosOption,
     DeviceMapOption,
     DeviceOption,
@@ -30,9 +30,7 @@ from strace_lens.cli.common import (
     one_line_errors,
     parse_keep,
     parse_sizes,
-    progress_bar,
     prompt_text,
-    step,
 )
 from strace_lens.density.causal import phase_ablation
 from strace_lens.density.cost import Plan, as_text, plan
@@ -143,7 +141,7 @@ def trace(
     """
     files = (PAGE, RESULT)
     folder = nullcontext() if dry_run else results_folder(out, files)
-    with one_line_errors(), folder, progress_bar() as progress:
+    with one_line_errors(), folder, Bar() as bar:
         text = prompt_text(prompt, prompt_file)
         grid = parse_sizes(sizes) or SIZES
         _check_ranking(estimator, importance)
@@ -153,7 +151,7 @@ def trace(
         others = [] if alone else [way for way in WAYS if way != own]
         forward, backward = budgets(memory)
         loaded = load_from_options(
-            progress,
+            bar,
             model,
             device=device,
             device_map=device_map,
@@ -164,14 +162,14 @@ def trace(
         tokens = tokenize(loaded, architecture_of(loaded), text, bos)
         cost = plan(loaded, len(tokens.ids), sizes=grid, refine=refine, memory_budget=forward)
         if dry_run:
-            progress.stop()
+            bar.stop()
             more = len(others) * most_rows(grid, controls=False, refine=refine)
             _print_plan(cost, steps(estimator), more, as_json)
             return
         references = None if reference is None else [read_text(reference)]
         swap = replacement(loaded, tokens, ablation, corrupted=corrupted, references=references)
         same = {"replacement": swap, "seed": seed, "memory_budget": forward}
-        step(progress, "reading the token graph")
+        bar.step("reading the token graph")
         graph = token_graph(loaded, tokens)
         ranked = _ranked(
             loaded,
@@ -181,26 +179,33 @@ def trace(
             swap=swap,
             seed=seed,
             memory=(forward, backward),
-            progress=progress,
+            bar=bar,
         )
-        bar = step(progress, "running masks", total=cost.rows)
+        bar.step("running masks")
         curve = density_curve(
             loaded,
             ranked,
             sizes=grid,
             refine=refine,
             keep=kept,
-            progress=lambda n: progress.advance(bar, n),
+            progress=bar.tell,
             **same,
         )
         measured = {own: curve}
         if others:
-            step(progress, "measuring other ways")
+            bar.step("measuring other ways")
             measured |= measure_ways(
-                loaded, graph, others, sizes=grid, refine=refine, gradient_budget=backward, **same
+                loaded,
+                graph,
+                others,
+                sizes=grid,
+                refine=refine,
+                gradient_budget=backward,
+                progress=bar.tell,
+                **same,
             )
         curves = {way: measured[way] for way in dict.fromkeys((*WAYS, own)) if way in measured}
-        _finish(loaded, curves, own, same, out, "json" if as_json else table, progress)
+        _finish(loaded, curves, own, same, out, "json" if as_json else table, bar)
 
 
 def _check_table(table: str) -> None:
@@ -226,13 +231,13 @@ def _ranked(
     swap: Replacement,
     seed: int,
     memory: tuple[int, int],
-    progress: Progress,
+    bar: Bar,
 ) -> Trace:
     """Rank the edges of a graph within the bytes of a forward and of a backward pass."""
     forward, backward = memory
     if way.estimator == "greedy":
         return extract(graph, importance, seed=seed, memory_budget=forward)
-    bar = step(progress, f"ranking: {way.estimator}", total=steps(way.estimator) or None)
+    bar.step(f"ranking: {way.estimator}")
     return estimate(
         model,
         graph,
@@ -241,7 +246,7 @@ def _ranked(
         replacement=swap,
         seed=seed,
         memory_budget=backward,
-        progress=lambda n: progress.advance(bar, n),
+        progress=bar.tell,
     )
 
 
@@ -252,12 +257,12 @@ def _finish(
     same: dict[str, Any],
     out: Path,
     printed: str,
-    progress: Progress,
+    bar: Bar,
 ) -> None:
     """Find the phases, ablate them, write page and files, and print a table or JSON."""
-    step(progress, "ablating the phases")
+    bar.step("ablating the phases")
     ablated = {way: phase_ablation(model, curve, **same) for way, curve in curves.items()}
-    step(progress, "drawing")
+    bar.step("drawing")
     curve, phases = curves[own], find_phases(curves[own])
     page = trace_report(curve, phases, ablated[own], ways=curves, ablations=ablated)
     write_whole(out / PAGE, page.encode())
@@ -265,7 +270,7 @@ def _finish(
     for way, other in curves.items():
         if way != own:
             save_curve(other, out / f"trace-{way.name}.safetensors")
-    progress.stop()
+    bar.stop()
     if printed == "json":
         summary = summarize(curve, phases, ablated[own]) | {"ways": ways_summary(curves)}
         print(json.dumps(summary, allow_nan=False))

@@ -39,7 +39,7 @@ from strace_lens.model.architecture import Model, UnsupportedModelError, device_
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 from strace_lens.utils.peak_memory import Peak, peak_memory
-from strace_lens.utils.progress import NamedSteps, named_bar
+from strace_lens.utils.progress import Advance, Progress, reporting
 from strace_lens.utils.versions import versions
 
 SMALL_GRAPH = 2_000
@@ -83,7 +83,7 @@ def compare(
     folder: str | Path | None = None,
     overwrite: bool = False,
     memory_budget: int = MEMORY_BUDGET,
-    progress: NamedSteps | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Run discovery methods on a task and measure the circuits of each.
 
@@ -110,7 +110,8 @@ def compare(
         overwrite: discard what another comparison left in the folder, once the first method is
             done; results of this same comparison are still read back.
         memory_budget: bytes that one pass may take.
-        progress: told what is done, in `comparison_steps` steps; a bar if not given.
+        progress: told of two steps a method, the random control and the projection; a bar if
+            not given.
 
     Raises:
         ValueError: no method or an unknown one, an unknown option, a model or task that
@@ -150,15 +151,14 @@ def compare(
             options=chosen,
             overwrite=overwrite,
         )
-    with named_bar(progress, comparison_steps(names)) as told:
-        results, skipped, memory = _run(setting, names, chosen, place, told)
-        told("random control", 0)
+    with reporting(progress, "comparing", 2 * len(names) + 2) as advance:
+        results, skipped, memory = _run(setting, names, chosen, place, advance)
+        advance(0, "random control")
         cmds, aurocs = _random_control(setting, results)
-        told("random control", 1)
-        told("projecting an s-Trace", 0)
+        advance(1, "projecting an s-Trace")
         standing = accuracy(model, dataclasses.replace(experiment.task, metric=experiment.metric))
         projection = _projection(setting, results)
-        told("projecting an s-Trace", 1)
+        advance()
     unchanged = [unchanged_pairs(some, ablation) for some in dict.fromkeys((task, experiment.task))]
     comparison = Comparison(
         task=task.name,
@@ -206,11 +206,6 @@ def check_methods(methods: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*methods, RANDOM]))
 
 
-def comparison_steps(methods: Iterable[str]) -> int:
-    """Steps that `compare` reports: two a method, the random control and the projection."""
-    return 2 * len(check_methods(methods)) + 2
-
-
 def split(task: Task) -> tuple[Task, Task | None]:
     """Split a task into pairs to discover on and pairs to evaluate on; fewer than four stay whole.
 
@@ -239,7 +234,7 @@ def _run(
     names: Sequence[str],
     options: Mapping[str, Mapping[str, Any]],
     place: ComparisonFolder | None,
-    progress: NamedSteps,
+    advance: Advance,
 ) -> tuple[tuple[MethodResult, ...], dict[str, str], str]:
     """Discover with every method and evaluate what it finds.
 
@@ -254,21 +249,21 @@ def _run(
         if done is not None:
             results.append(done[0])
             how = done[1]
-            progress(f"{name}: read back", 2)
+            advance(2, f"{name}: read back")
             continue
-        progress(f"{name}: discovering", 0)
+        advance(0, f"{name}: discovering")
         try:
             scores, peak = _discover(setting, name, options.get(name, {}))
         except (TooManyRowsError, UnsupportedModelError) as error:
             skipped[name] = str(error)
-            progress(f"{name}: skipped", 2)
+            advance(2, f"{name}: skipped")
             continue
-        progress(f"{name}: evaluating", 1)
+        advance(1, f"{name}: evaluating")
         results.append(_measure(setting, scores, peak))
         how = peak.how
         if place is not None:
             save_method(place, results[-1], how)
-        progress(f"{name}: evaluated", 1)
+        advance(1, f"{name}: evaluated")
     if len(results) == 1 and skipped:
         name, reason = next(iter(skipped.items()))
         raise ValueError(f"no method ran beside random; {name}: {reason}")

@@ -38,7 +38,7 @@ from strace_lens.model.hold import verb
 from strace_lens.model.weights import weights_hash
 from strace_lens.traces.graph import shape_of
 from strace_lens.utils.disk import remove_strays, results_folder
-from strace_lens.utils.progress import Counted, count_bar
+from strace_lens.utils.progress import Progress, reporting
 from strace_lens.utils.versions import versions
 
 
@@ -51,7 +51,7 @@ def sweep(
     *,
     engine: Engine | None = None,
     retry_failed: bool = False,
-    progress: Counted | None = None,
+    progress: Progress | None = None,
 ) -> Run:
     """Trace and measure prompts into a folder, going on where an earlier sweep of it stopped.
 
@@ -68,8 +68,7 @@ def sweep(
         engine: where batches are measured; in this process by default.
         retry_failed: measure prompts again that failed in an earlier sweep, their batches with
             them; a prompt that cannot be traced at all stays as it is.
-        progress: called with how many prompts are done and how many there are, at the start and
-            after each batch; a bar if not given.
+        progress: told of prompts at the start and after each batch; a bar if not given.
 
     Raises:
         ValueError: no prompts, or an option out of its range.
@@ -102,7 +101,7 @@ def _write_missing(
     options: Options,
     engine: Engine | None,
     retry_failed: bool,
-    progress: Counted | None,
+    progress: Progress | None,
 ) -> None:
     """Measure every batch whose part is not there as it should be."""
     prompts = as_begun(folder, prompts)
@@ -138,9 +137,8 @@ def _write_missing(
         for batch in batches
         if not _is_done(part_path(folder, batch.number), manifest, batch, retry_failed)
     ]
-    total, left = len(items), sum(len(batch.items) for batch in missing)
-    with count_bar(progress, "prompts") as count:
-        count(total - left, total)
+    with reporting(progress, "prompts", len(items)) as advance:
+        advance(len(items) - sum(len(batch.items) for batch in missing))
         if missing:
             traceable = [item.original or item.prompt for item in items if item.prompt]
             setting = setting_of(model, architecture, traceable, options, manifest["weights"])
@@ -154,8 +152,7 @@ def _write_missing(
                     numbers[batch.number],
                     is_corrupted(manifest),
                 )
-                left -= len(batch.items)
-                count(total - left, total)
+                advance(len(batch.items))
 
 
 def _is_done(path: Path, manifest: Mapping[str, Any], batch: Batch, retry_failed: bool) -> bool:

@@ -23,7 +23,7 @@ from strace_lens.traces.edges import kinds_to_keep
 from strace_lens.traces.estimators import estimate, estimator_of
 from strace_lens.traces.fit import GRADIENT_BUDGET
 from strace_lens.traces.graph import token_graph
-from strace_lens.utils.progress import Steps, no_progress, steps_bar
+from strace_lens.utils.progress import Progress, no_progress, reporting
 
 TEXT_SIZES = (1e-5, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0)
 """Coarser than the paper's grid and of the same range, so that densities can be compared."""
@@ -48,7 +48,7 @@ def text_density(
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
     gradient_budget: int = GRADIENT_BUDGET,
-    progress: Steps | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Trace the prefix before every token of a text and measure how dense its prediction is.
 
@@ -67,7 +67,7 @@ def text_density(
         seed: of estimators that draw.
         memory_budget: bytes that one forward pass may take.
         gradient_budget: bytes of a forward and backward pass.
-        progress: called with 1 after each token; a bar if not given.
+        progress: told of each token; a bar if not given.
 
     Returns:
         One row a token. Columns `position`, `token` (its label), `density` (area under the total
@@ -103,7 +103,7 @@ def text_density(
     probabilities = logits[:-1].gather(-1, following[:, None]).exp()[:, 0].tolist()
     rows = [{"position": i, "token": prompt.strings[i]} for i in range(min_context)]
     positions = range(min_context, len(prompt.ids))
-    with steps_bar(progress, "tokens", len(positions)) as advance:
+    with reporting(progress, "tokens", len(positions)) as advance:
         for first in range(0, len(positions), _TOGETHER):
             here = positions[first : first + _TOGETHER]
             traces = [
@@ -137,7 +137,7 @@ def text_density(
                         "probability": probabilities[position - 1],
                     }
                 )
-                advance(1)
+                advance()
     columns = ["position", "token", "density", "entropy", "probability", "alternatives"]
     frame = pd.DataFrame(rows, columns=columns)
     frame["alternatives"] = [x if isinstance(x, tuple) else () for x in frame["alternatives"]]

@@ -24,7 +24,7 @@ from strace_lens.traces.edges import KINDS
 from strace_lens.traces.masked_run import run_plans
 from strace_lens.traces.trace import Trace
 from strace_lens.utils.html_repr import facts
-from strace_lens.utils.progress import Steps, steps_bar
+from strace_lens.utils.progress import Progress, reporting
 
 HEAD = 0.5
 TEXTS = ["top", "top_tokens"]
@@ -119,7 +119,7 @@ def density_curve(
     head: float = HEAD,
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
-    progress: Steps | None = None,
+    progress: Progress | None = None,
     allow_other_model: bool = False,
 ) -> DensityCurve:
     """Run a trace at every size, with its controls, and measure each output.
@@ -140,7 +140,7 @@ def density_curve(
         head: p of the head of the distribution.
         seed: of the random control.
         memory_budget: bytes that one forward pass may take.
-        progress: called with the number of rows done after each pass; a bar if not given.
+        progress: told of the rows after each pass; a bar if not given.
         allow_other_model: accept a trace and a replacement that were made with other weights, as
             of another checkpoint; the graph must still have the shape of this model's.
 
@@ -180,7 +180,7 @@ def density_curves(
     head: float = HEAD,
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
-    progress: Steps | None = None,
+    progress: Progress | None = None,
     allow_other_model: bool = False,
 ) -> list[DensityCurve]:
     """`density_curve` of several traces, of any length, whose rows share forward passes."""
@@ -216,7 +216,7 @@ def curves_of_plans(
     head: float = HEAD,
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
-    progress: Steps | None = None,
+    progress: Progress | None = None,
     allow_other_model: bool = False,
 ) -> list[DensityCurve]:
     """The curves of traces whose rows are planned (`curve_plans`), which share forward passes.
@@ -232,7 +232,7 @@ def curves_of_plans(
     }
     clean = [outputs_of[trace.prompt.ids] for trace in traces]
     most = sum(len(rows) for rows in plans) + refine * len(plans)
-    with steps_bar(progress, "running masks", most) as advance:
+    with reporting(progress, "running masks", most) as advance:
         plans, logits = run_plans(
             model,
             architecture,
@@ -242,7 +242,7 @@ def curves_of_plans(
             head=head,
             refine=refine,
             memory_budget=memory_budget,
-            progress=advance,
+            advance=advance,
             allow_other_model=allow_other_model,
         )
     return [

@@ -23,7 +23,7 @@ from strace_lens.traces.edges import KINDS, keep_text
 from strace_lens.traces.estimators import estimate
 from strace_lens.traces.fit import GRADIENT_BUDGET
 from strace_lens.traces.graph import TokenGraph
-from strace_lens.utils.progress import Steps, no_progress
+from strace_lens.utils.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def measure_ways(
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
     gradient_budget: int = GRADIENT_BUDGET,
-    progress: Steps = no_progress,
+    progress: Progress | None = None,
 ) -> dict[Way, DensityCurve]:
     """Density curves of one prompt in several ways.
 
@@ -123,7 +123,7 @@ def measure_ways(
             replacement=replacement,
             seed=seed,
             memory_budget=gradient_budget,
-            progress=no_progress,
+            progress=progress,
         )
         for way in ways
     ]

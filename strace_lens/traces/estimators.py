@@ -25,7 +25,7 @@ from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.learn import REGULARIZED, ROWS, STEPS, learn
 from strace_lens.traces.prune import PROBES, prune, prune_steps
 from strace_lens.traces.trace import Trace
-from strace_lens.utils.progress import Steps, steps_bar
+from strace_lens.utils.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,10 @@ def _scheduled(model: Model, graph: TokenGraph) -> Trace:
     return extract(graph, "l2", order="scheduled")
 
 
-def _fisher(model: Model, graph: TokenGraph, *, progress: Steps, **options: Any) -> Trace:
+def _fisher(model: Model, graph: TokenGraph, *, progress: Progress | None, **options: Any) -> Trace:
     trace = fisher(model, graph, **options)
-    progress(1)
+    if progress is not None:
+        progress(1, 1, "fisher")
     return trace
 
 
@@ -93,11 +94,10 @@ def estimator_of(name: str) -> Estimator:
     return ESTIMATORS[name]
 
 
-def steps(estimator: str, *, started: bool = False) -> int:
-    """Steps that `estimate` reports at the most; `started` where it is given a start."""
+def steps(estimator: str) -> int:
+    """Steps of fitting that `estimate` takes at the most, those of the start included."""
     found = estimator_of(estimator)
-    before = 0 if started or found.start is None else steps(found.start)
-    return before + found.steps
+    return found.steps + (0 if found.start is None else steps(found.start))
 
 
 def fitting_passes(estimator: str) -> tuple[int, int]:
@@ -122,7 +122,7 @@ def estimate(
     seed: int = 0,
     start: Trace | None = None,
     memory_budget: int = GRADIENT_BUDGET,
-    progress: Steps | None = None,
+    progress: Progress | None = None,
     allow_other_model: bool = False,
 ) -> Trace:
     """Rank the edges of a token graph by an estimator, with the options of the published table.
@@ -140,8 +140,7 @@ def estimate(
         start: the trace to start from, of the estimator that this one builds on; made first if not
             given. No effect on estimators that start from nothing.
         memory_budget: bytes of a forward and backward pass.
-        progress: called with 1 after each step of fitting, of which there are at most `steps`; a
-            bar if not given.
+        progress: told of each step of fitting, of the start first; a bar if not given.
         allow_other_model: accept a start or a replacement made with other weights, as from another
             checkpoint.
 
@@ -155,17 +154,16 @@ def estimate(
     if not found.steps:
         trace = found.rank(model, graph)
         return replace(trace, metadata={"estimator": estimator, **trace.metadata})
-    with steps_bar(progress, estimator, steps(estimator, started=start is not None)) as advance:
-        options: dict[str, Any] = {
-            "keep": kinds,
-            "target": target,
-            "replacement": replacement,
-            "seed": seed,
-            "memory_budget": memory_budget,
-            "progress": advance,
-            "allow_other_model": allow_other_model,
-        }
-        if found.start is not None:
-            options["start"] = start or estimate(model, graph, found.start, **options)
-        trace = found.rank(model, graph, **options)
+    options: dict[str, Any] = {
+        "keep": kinds,
+        "target": target,
+        "replacement": replacement,
+        "seed": seed,
+        "memory_budget": memory_budget,
+        "progress": progress,
+        "allow_other_model": allow_other_model,
+    }
+    if found.start is not None:
+        options["start"] = start or estimate(model, graph, found.start, **options)
+    trace = found.rank(model, graph, **options)
     return replace(trace, metadata={"estimator": estimator, **trace.metadata})

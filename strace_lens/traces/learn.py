@@ -38,7 +38,7 @@ from strace_lens.traces.fit import (
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.schedule import schedule_ablatable
 from strace_lens.traces.trace import Trace
-from strace_lens.utils.progress import Steps, steps_bar
+from strace_lens.utils.progress import Progress, reporting
 
 STEPS = 60
 REGULARIZED: dict[str, Any] = {"steps": 24, "max_shift": 0.5, "context_fraction": 0.3}
@@ -66,7 +66,7 @@ def learn(
     replacement: Replacement = ZERO,
     seed: int = 0,
     memory_budget: int = GRADIENT_BUDGET,
-    progress: Steps | None = None,
+    progress: Progress | None = None,
     allow_other_model: bool = False,
 ) -> Trace:
     """Rank edges by parameters fitted to the output at many sizes at once, from another ranking on.
@@ -88,7 +88,7 @@ def learn(
         replacement: what an ablated edge carries.
         seed: of the sizes.
         memory_budget: bytes of a forward and backward pass.
-        progress: called with 1 after each step; a bar if not given.
+        progress: told of each step; a bar if not given.
         allow_other_model: accept a start or a replacement made with other weights, as from another
             checkpoint.
 
@@ -120,7 +120,7 @@ def learn(
     # A large epsilon keeps parameters still whose gradient is small beside the others'.
     optimizer = torch.optim.Adam([parameters], lr=rate, betas=(0.9, 0.98), eps=0.3)
     falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=steps)
-    with fixed_weights(model), steps_bar(progress, "learning", steps) as advance:
+    with fixed_weights(model), reporting(progress, "learning", steps) as advance:
         for _ in range(steps):
             ranks = _ranks(parameters, candidates, fit)
             counts = _draw_counts(low, high, generator)
@@ -129,7 +129,7 @@ def learn(
             optimizer.step()
             parameters.clamp_(anchor - max_shift, anchor + max_shift)
             falling.step()
-            advance(1)
+            advance()
     return fitted_trace(
         fit,
         graph,

@@ -24,7 +24,7 @@ from strace_lens.traces.curve_rows import CurveRows, with_sizes
 from strace_lens.traces.masks import kept_in_stream, mask_hooks
 from strace_lens.traces.rows import MaskRows
 from strace_lens.traces.trace import Trace
-from strace_lens.utils.progress import Steps, no_progress
+from strace_lens.utils.progress import Advance, no_progress
 
 Watch = Callable[[Sequence[MaskRows]], Sequence[Hook]]
 """Hooks for a pass over some rows; passes come in order, and so do their rows."""
@@ -38,7 +38,7 @@ def masked_logits(
     hooks: Sequence[Hook] = (),
     watch: Watch | None = None,
     memory_budget: int = MEMORY_BUDGET,
-    progress: Steps = no_progress,
+    advance: Advance = no_progress,
     allow_other_model: bool = False,
 ) -> Float[Tensor, "row vocab"]:
     """Logits at the last token of every row, in order.
@@ -54,7 +54,7 @@ def masked_logits(
         hooks: run before the masks, as one that adds noise to the embeddings.
         watch: gives the hooks of each pass that run after the masks, which read what these leave.
         memory_budget: bytes that one forward pass may take; sets the rows of a pass.
-        progress: called with the number of rows after each pass.
+        advance: called with the number of rows after each pass.
         allow_other_model: accept replacements that were made with other weights.
 
     Raises:
@@ -77,7 +77,7 @@ def masked_logits(
         # Where an MLP needs more than its tokens, nothing is said and all run whole.
         with kept_mlps(model, kept[1] if architecture.pointwise_mlps else kept[1][:0]):
             done.append(last_logits(model, architecture, tokens, lengths, all_hooks))
-        progress(len(tokens))
+        advance(len(tokens))
     logits = torch.cat(done)
     return logits.cpu() if device.type == "mps" else logits
 
@@ -131,7 +131,7 @@ def run_plans(
     refine: int,
     watch: Watch | None = None,
     memory_budget: int = MEMORY_BUDGET,
-    progress: Steps = no_progress,
+    advance: Advance = no_progress,
     allow_other_model: bool = False,
 ) -> tuple[list[CurveRows], list[Float[Tensor, "_ vocab"]]]:
     """Run the rows of curves, then those of the sizes that `sizes_to_add` asks for in rounds.
@@ -149,7 +149,7 @@ def run_plans(
         refine: how many sizes are added to a curve at the most.
         watch: as for `masked_logits`, of the rows of `plans` alone.
         memory_budget: bytes that one forward pass may take.
-        progress: called with the number of rows after each pass.
+        advance: called with the number of rows after each pass.
         allow_other_model: accept replacements that were made with other weights.
 
     Returns:
@@ -167,7 +167,7 @@ def run_plans(
         [group for rows in plans for group in rows.groups],
         watch=watch,
         memory_budget=memory_budget,
-        progress=progress,
+        advance=advance,
         allow_other_model=allow_other_model,
     )
     logits = list(outputs.split([len(rows) for rows in plans]))
@@ -199,7 +199,7 @@ def run_plans(
                 architecture,
                 groups,
                 memory_budget=memory_budget,
-                progress=progress,
+                advance=advance,
                 allow_other_model=allow_other_model,
             )
             counts = [sum(len(group) for group in of_trace) for of_trace in fresh]

@@ -24,7 +24,7 @@ from strace_lens.traces.fit import GRADIENT_BUDGET, fit_to, fitted_trace
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.schedule import kept_last, schedule_ablatable
 from strace_lens.traces.trace import Trace, check_size
-from strace_lens.utils.progress import Steps, steps_bar
+from strace_lens.utils.progress import Progress, reporting
 
 PROBES = 3
 FACTOR = 0.7
@@ -47,7 +47,7 @@ def prune(
     replacement: Replacement = ZERO,
     seed: int = 0,
     memory_budget: int = GRADIENT_BUDGET,
-    progress: Steps | None = None,
+    progress: Progress | None = None,
     allow_other_model: bool = False,
 ) -> Trace:
     """Rank edges by pruning the graph step by step, scores estimated anew at each.
@@ -68,7 +68,7 @@ def prune(
         replacement: what an ablated edge carries.
         seed: of the probes.
         memory_budget: bytes of a forward and backward pass.
-        progress: called with 1 after each of at most `prune_steps` steps; a bar if not given.
+        progress: told of each of at most `prune_steps` steps; a bar if not given.
         allow_other_model: accept a start or a replacement made with other weights, as from another
             checkpoint.
 
@@ -103,7 +103,7 @@ def prune(
     mean = torch.zeros(len(residual))
     steps = 0
     total = prune_steps(factor, smallest, largest)
-    with fixed_weights(model), steps_bar(progress, "pruning", total) as advance:
+    with fixed_weights(model), reporting(progress, "pruning", total) as advance:
         while count >= fewest:
             ranks = ranks_of(order, shape)
             found = fisher_scores(fit, ranks, count, probes=probes, generator=generator).flat()
@@ -117,7 +117,7 @@ def prune(
             order[:count] = alive[scheduled[alive].argsort()]
             count = _whole_columns(order, int(count * factor), residual)
             steps += 1
-            advance(1)
+            advance()
     made = {"importance": "fisher", "order": "pruned", "seed": seed}
     options = {"probes": probes, "factor": factor, "decay": decay, "smallest": smallest}
     ranks = ranks_of(order, shape)

@@ -15,14 +15,11 @@ from contextlib import contextmanager, redirect_stderr
 
 from tqdm.auto import tqdm
 
-Steps = Callable[[int], None]
-"""Called with the number of steps done since the last call."""
+Progress = Callable[[int, int, str], None]
+"""What a verb reports to: called with the steps done, the number of all, and what is being done."""
 
-NamedSteps = Callable[[str, int], None]
-"""Called with what is being done and the number of steps done since the last call."""
-
-Counted = Callable[[int, int], None]
-"""Called with the number of things done so far and the number of all."""
+Advance = Callable[..., None]
+"""Counts steps that were done, 1 by default, and takes what is being done from then on."""
 
 DELAY = 2.0
 """Seconds before a bar appears, so that short work shows none."""
@@ -31,43 +28,39 @@ EVERY = 0.1
 """Seconds between two updates of a bar."""
 
 
-def no_progress(steps: int) -> None:
+def no_progress(*_: object) -> None:
     """Report nothing, for work within other work that has its own bar."""
 
 
 @contextmanager
-def steps_bar(progress: Steps | None, what: str, total: int | None) -> Iterator[Steps]:
-    """Yield the caller's callback, or one that moves a bar which vanishes when the work is done."""
-    with _bar(what, total, progress) as bar:
+def reporting(progress: Progress | None, what: str, total: int) -> Iterator[Advance]:
+    """Yield a function that reports steps as they are done, to the caller or to a bar.
 
-        def tell(done: int) -> None:
-            bar.update(done)
+    Args:
+        progress: The caller's callback; without one, a bar shows the steps to whoever watches, and
+            vanishes when the work is done.
+        what: What is being done.
+        total: The number of all steps.
+    """
+    with tqdm(
+        desc=what,
+        total=total,
+        delay=DELAY,
+        mininterval=EVERY,
+        leave=False,
+        disable=progress is not None or not is_watched(),
+    ) as bar:
+        done, doing = 0, what
 
-        yield tell if progress is None else progress
+        def advance(steps: int = 1, what: str | None = None) -> None:
+            nonlocal done, doing
+            done, doing = done + steps, what or doing
+            if progress is not None:
+                progress(done, total, doing)
+            bar.set_description(doing, refresh=False)
+            bar.update(steps)
 
-
-@contextmanager
-def named_bar(progress: NamedSteps | None, total: int | None) -> Iterator[NamedSteps]:
-    """Like `steps_bar`, for work whose steps have names."""
-    with _bar("", total, progress) as bar:
-
-        def tell(what: str, done: int) -> None:
-            bar.set_description(what, refresh=False)
-            bar.update(done)
-
-        yield tell if progress is None else progress
-
-
-@contextmanager
-def count_bar(progress: Counted | None, what: str) -> Iterator[Counted]:
-    """Like `steps_bar`, for work that reports totals and of which some may already be done."""
-    with _bar(what, None, progress) as bar:
-
-        def tell(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield tell if progress is None else progress
+        yield advance
 
 
 def warn(message: str) -> None:
@@ -109,15 +102,3 @@ def is_watched() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return type(shell).__name__ == "ZMQInteractiveShell" or sys.stderr.isatty()
-
-
-def _bar(what: str, total: int | None, progress: Callable[..., None] | None) -> tqdm:
-    """Return a bar that is invisible if nobody watches or the caller has a callback."""
-    return tqdm(
-        desc=what,
-        total=total,
-        delay=DELAY,
-        mininterval=EVERY,
-        leave=False,
-        disable=progress is not None or not is_watched(),
-    )

@@ -205,9 +205,9 @@ def test_an_interrupted_sweep_goes_on_to_the_same_parts(
     assert len(part_paths(folder)) == 1
     assert len(read_run(folder).prompts) == 2
     done = part_paths(folder)[0].stat().st_mtime_ns
-    told: list[tuple[int, int]] = []
+    told: list[tuple[int, int, str]] = []
     sweep(model(), prompts(), folder, options(), progress=lambda *a: told.append(a))
-    assert told == [(2, 6), (4, 6), (6, 6)]
+    assert told == [(done, 6, "prompts") for done in (2, 4, 6)]
     assert part_paths(folder)[0].stat().st_mtime_ns == done
     assert same(folder, whole[0])
     assert (folder / "manifest.json").read_bytes() == (whole[0] / "manifest.json").read_bytes()

@@ -26,11 +26,17 @@ def test_each_token_is_measured_by_the_curve_of_its_prefix(
 ) -> None:
     model = tiny.bridge(name)
     ids = tiny.token_ids(12)
-    told: list[int] = []
+    told: list[tuple[int, int, str]] = []
     tokens = text_density(
-        model, ids, sizes=SIZES, small=0.2, estimator=estimator, keep=keep, progress=told.append
+        model,
+        ids,
+        sizes=SIZES,
+        small=0.2,
+        estimator=estimator,
+        keep=keep,
+        progress=lambda *said: told.append(said),
     )
-    assert sum(told) == 10
+    assert told == [(done, 10, "tokens") for done in range(1, 11)]
     assert tokens["position"].tolist() == list(range(12))
     assert tokens["token"].tolist() == [tiny.tokenizer().decode([i]) for i in ids]
     assert tokens["density"].isna().tolist() == [True] * 2 + [False] * 10

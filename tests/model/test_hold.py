@@ -245,8 +245,8 @@ def test_another_thread_is_told_that_the_model_is_in_use() -> None:
     told: list[BaseException | None] = []
     rows: list[int] = []
 
-    def progress(count: int) -> None:
-        rows.append(count)
+    def progress(done: int, *_: object) -> None:
+        rows.append(done)
         told.append(in_a_thread(lambda: sl.density_curve(model, trace)))
         told.append(in_a_thread(lambda: sl.discover(model, tiny_task(), "eap")))
 

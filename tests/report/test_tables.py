@@ -8,7 +8,6 @@ import io
 import pandas as pd
 import pytest
 from rich.console import Console
-from rich.progress import Progress
 
 from strace_lens.cli import common
 from strace_lens.density.phases import find_phases
@@ -54,10 +53,11 @@ def test_a_bar_says_what_is_loaded_by_its_name(name: str, monkeypatch) -> None:
         return Console(file=shown, force_terminal=True, width=200, color_system=None)
 
     monkeypatch.setattr(common, "Console", terminal)
-    bar = common.progress_bar("{task.fields[rate]}")
-    assert isinstance(bar, Progress)
-    with bar:
-        common.step(bar, f"loading {name}", total=1, rate=f"at {name}")
+    with common.Bar() as bar:
+        bar.step(f"loading {name}")
+        bar.refresh()
+        bar.tell(1, 4, f"reading {name}")
         bar.refresh()
     assert f"loading {name} " in shown.getvalue()
-    assert f"at {name}" in shown.getvalue()
+    assert f"reading {name} " in shown.getvalue()
+    assert (bar.tasks[-1].completed, bar.tasks[-1].total) == (1, 4)

@@ -43,24 +43,31 @@ def by_hand(name: str, graph: sl.TokenGraph, **options) -> sl.Trace:
 
 @pytest.mark.parametrize("name", ["greedy", "scheduled", "fisher", "pruned"])
 def test_an_estimator_is_its_function(graph, name) -> None:
-    told: list[int] = []
-    trace = sl.estimate(tiny.bridge("llama"), graph, name, seed=3, progress=told.append)
+    told: list[tuple[int, int, str]] = []
+    trace = sl.estimate(
+        tiny.bridge("llama"), graph, name, seed=3, progress=lambda *said: told.append(said)
+    )
     hand = by_hand(name, graph, seed=3)
     assert same_ranks(trace, hand)
     assert dict(trace.metadata) == {"estimator": name, **hand.metadata}
-    assert sum(told) <= steps(name)
+    done = [said[0] for said in told]
+    assert done == list(range(1, len(told) + 1))
+    assert {said[1] for said in told} == ({steps(name)} if done else set())
     assert bool(told) == (name in ("fisher", "pruned"))
 
 
 @pytest.mark.extended
 def test_the_learned_ranking_is_that_of_the_published_steps(graph) -> None:
-    told: list[int] = []
-    trace = sl.estimate(tiny.bridge("llama"), graph, "learned", seed=2, progress=told.append)
+    told: list[tuple[int, int, str]] = []
+    trace = sl.estimate(
+        tiny.bridge("llama"), graph, "learned", seed=2, progress=lambda *said: told.append(said)
+    )
     assert trace.metadata["order"] == "learned"
     assert trace.metadata["steps"] == 60
     assert trace.metadata["start"]["estimator"] == trace.metadata["start"]["order"] == "pruned"
     assert trace.metadata["seed"] == trace.metadata["start"]["seed"] == 2
-    assert 60 < sum(told) <= steps("learned") == steps("pruned") + 60
+    assert 60 < len(told) <= steps("learned") == steps("pruned") + 60
+    assert told[-1] == (60, 60, "learning")
 
 
 @pytest.mark.extended
@@ -68,14 +75,16 @@ def test_a_start_is_made_first_unless_it_is_given(graph, brief) -> None:
     model = tiny.bridge("llama")
     start = sl.estimate(model, graph, "pruned", seed=7)
     by_hand = sl.learn(model, graph, start=start, steps=3, seed=7)
-    told: list[int] = []
-    trace = sl.estimate(model, graph, brief, start=start, seed=7, progress=told.append)
+    told: list[tuple[int, int, str]] = []
+    options = {"seed": 7, "progress": lambda *said: told.append(said)}
+    trace = sl.estimate(model, graph, brief, start=start, **options)
     assert same_ranks(trace, by_hand)
-    assert sum(told) == steps(brief, started=True) == 3
-    trace = sl.estimate(model, graph, brief, seed=7, progress=told.append)
+    assert told == [(1, 3, "learning"), (2, 3, "learning"), (3, 3, "learning")]
+    trace = sl.estimate(model, graph, brief, **options)
     assert same_ranks(trace, by_hand)
     assert trace.metadata["start"] == start.metadata
-    assert 3 + 3 < sum(told) <= 3 + steps(brief)
+    assert 3 + 3 < len(told) <= 3 + steps(brief)
+    assert {what for _, _, what in told} == {"pruning", "learning"}
     # What starts from nothing takes no notice of a start.
     assert same_ranks(sl.estimate(model, graph, "fisher", start=start), sl.fisher(model, graph))
 

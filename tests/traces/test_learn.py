@@ -211,9 +211,10 @@ def test_learning_goes_on_from_a_file_as_from_the_trace_itself(tmp_path) -> None
 
 
 def test_says_how_it_was_made_and_what_it_cost() -> None:
-    seen: list[int] = []
-    trace = learned(target=UNIFORM, steps=3, seed=5, context_fraction=0.2, progress=seen.append)
-    assert seen == [1, 1, 1]
+    seen: list[tuple[int, int, str]] = []
+    options = {"target": UNIFORM, "steps": 3, "seed": 5, "context_fraction": 0.2}
+    trace = learned(**options, progress=lambda *said: seen.append(said))
+    assert seen == [(step, 3, "learning") for step in (1, 2, 3)]
     assert trace.metadata["passes"] == {"forward": 12, "backward": 12}
     facts = {
         "seed": 5,

@@ -93,7 +93,7 @@ def test_rows_that_padding_would_change_run_apart_in_their_order(known: bool) ->
         masks = [everything(shape), random_mask(shape, 0.7, seed=0)]
         groups += rows(tokens, shape, masks)
     seen: list[int] = []
-    together = masked_logits(model, arch, groups, progress=seen.append)
+    together = masked_logits(model, arch, groups, advance=seen.append)
     alone = torch.cat([masked_logits(model, arch, [group]) for group in groups])
     assert relative_error(together, alone) < 1e-5
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_groups_that_differ_share_a_pass_whatever_the_budget(name: str) -> None:
     results = []
     for rows_a_pass in (1, 3, 1000):
         budget, seen = rows_a_pass * bytes_per_row(arch, len(TOKENS)), []
-        results.append(run(name, groups, memory_budget=budget, progress=seen.append))
+        results.append(run(name, groups, memory_budget=budget, advance=seen.append))
         assert sum(seen) == total
         assert max(seen) <= rows_a_pass
         lengths = [len(g.tokens) for g in groups for _ in range(len(g))]

@@ -201,11 +201,12 @@ def test_a_seed_gives_the_same_trace_and_another_one_another(name: str) -> None:
 
 
 def test_says_how_it_was_made_and_what_it_cost() -> None:
-    seen: list[int] = []
+    seen: list[tuple[int, int, str]] = []
     options = {"probes": 2, "factor": 0.6, "decay": 0.25, "smallest": 0.01, "seed": 5}
-    trace = pruned("llama", target=UNIFORM, progress=seen.append, **options)
-    assert set(seen) == {1}
-    assert len(seen) <= prune_steps(0.6, 0.01)
+    trace = pruned("llama", target=UNIFORM, progress=lambda *said: seen.append(said), **options)
+    most = prune_steps(0.6, 0.01)
+    assert seen == [(step, most, "pruning") for step in range(1, len(seen) + 1)]
+    assert 0 < len(seen) <= most
     assert trace.metadata["passes"] == {"forward": len(seen), "backward": 2 * len(seen)}
     assert options.items() <= trace.metadata.items()
     assert (trace.metadata["importance"], trace.metadata["order"]) == ("fisher", "pruned")

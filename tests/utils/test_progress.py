@@ -64,10 +64,12 @@ def test_a_terminal_sees_the_work_and_the_bar_is_gone_afterwards() -> None:
 
 
 def test_a_caller_who_asks_to_be_told_sees_no_bar() -> None:
-    told: list[int] = []
+    told: list[tuple[int, int, str]] = []
     with terminal() as stream:
-        curve(progress=told.append)
-    assert sum(told) > 0
+        curve(progress=lambda *said: told.append(said))
+    done, total, what = told[-1]
+    assert 0 < done <= total
+    assert what == "running masks"
     assert stream.getvalue() == ""
 
 
@@ -80,12 +82,12 @@ def test_a_notebook_is_watched_though_its_stream_is_no_terminal(monkeypatch) -> 
 
 def test_the_bars_count_to_their_totals() -> None:
     with terminal() as stream:
-        with progress.named_bar(None, 3) as told:
-            told("reading", 1)
-            told("writing", 2)
-        with progress.count_bar(None, "prompts") as counted:
-            counted(2, 5)
-            counted(5, 5)
+        with progress.reporting(None, "copying", 3) as advance:
+            advance(1, "reading")
+            advance(2, "writing")
+        with progress.reporting(None, "prompts", 5) as advance:
+            advance(2)
+            advance(3)
     shown = stream.getvalue()
     assert "writing: 100%" in shown
     assert "3/3" in shown

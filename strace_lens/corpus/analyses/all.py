@@ -20,7 +20,7 @@ from strace_lens.corpus.analyses import (
 from strace_lens.corpus.analyses.arrays import named
 from strace_lens.corpus.analyses.claims import claims
 from strace_lens.corpus.run_folder import Run
-from strace_lens.utils.progress import NamedSteps, named_bar
+from strace_lens.utils.progress import Progress, reporting
 
 Analysis = Callable[..., pd.DataFrame]
 
@@ -61,14 +61,14 @@ def analyse(
     runs: Sequence[Run],
     *,
     seed: int = 0,
-    progress: NamedSteps | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Every analysis of each run, and comparisons of several runs.
 
     Args:
         runs: of `read_run`; of different names.
         seed: of every bootstrap.
-        progress: called before each analysis with its name; a bar if not given.
+        progress: called before each analysis (`utils.progress`); a bar if not given.
 
     Returns:
         A table for each of `ANALYSES`, with the name of the run as first column `run`, and
@@ -83,9 +83,9 @@ def analyse(
         raise ValueError("no runs to analyse; name at least one folder of a sweep")
     tables: dict[str, dict[str, pd.DataFrame]] = {name: {} for name in ANALYSES}
     together: dict[str, pd.DataFrame] = {}
-    with named_bar(progress, len(runs) * len(ANALYSES) + 1) as step:
+    with reporting(progress, "analysing", len(runs) * len(ANALYSES) + 1) as advance:
         if len(runs) > 1:
-            step("runs beside each other", 0)
+            advance(0, "runs beside each other")
             curves_shared, boundaries_shared = between.side_by_side(runs, seed=seed)
             together = {
                 "between_runs": between.between_runs(runs, seed=seed),
@@ -94,13 +94,13 @@ def analyse(
             }
         controlled = [run for run in runs if len(run.controls)]
         if controlled:
-            step("estimators and their controls", 0)
+            advance(0, "estimators and their controls")
             together |= estimators.estimator_tables(controlled, seed=seed)
         for run in runs:
             for name, analysis in ANALYSES.items():
-                step(f"{run.name}: {name.replace('_', ' ')}", 1)
+                advance(1, f"{run.name}: {name.replace('_', ' ')}")
                 draws = "seed" in inspect.signature(analysis).parameters
                 tables[name][run.name] = analysis(run, seed=seed) if draws else analysis(run)
-        step("the paper's claims", 1)
+        advance(1, "the paper's claims")
         together[CLAIMS] = claims(runs, seed=seed)
     return {name: named(frames) for name, frames in tables.items()} | together
