@@ -1,9 +1,14 @@
-"""Run every benchmark. A goal missed prints SHORT and is no failure; an exception is."""
+"""Run the benchmarks that take minutes, or all of them with `--all`.
+
+A goal missed prints SHORT and is no failure; an exception is.
+Run: python -m benchmarks [--all]
+"""
 
 from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
 
 import torch
 
@@ -18,16 +23,20 @@ from benchmarks import (
     scaling,
     scheduling,
     sparse_seconds,
+    start,
     sweeps,
     trace_job,
 )
 
-BENCHMARKS = (
+QUICK = (
+    start,
     extraction,
     scheduling,
     masked_forward,
     fitting,
     trace_job,
+)
+LONG = (
     sparse_seconds,
     importance,
     scaling,
@@ -38,11 +47,14 @@ BENCHMARKS = (
 )
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     """Exit status: 1 if a benchmark raised, 0 otherwise."""
+    if argv not in ([], ["--all"]):
+        print(f"only --all is an option; got {' '.join(argv)}", file=sys.stderr)
+        return 2
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU, float32")
     failed = 0
-    for benchmark in BENCHMARKS:
+    for benchmark in (*QUICK, *LONG) if argv else QUICK:
         try:
             benchmark.main()
         except Exception:
@@ -53,4 +65,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -44,9 +44,17 @@ rotary positions, norms after their writers and a window, parallel blocks with a
 experts, no MLPs, positions that queries and keys alone see."""
 
 
+TESTS = Path(__file__).resolve().parent
+ON_HOOK_POINTS = tuple(
+    TESTS / name for name in ("model", "traces", "circuits", "test_oracle.py", "test_families.py")
+)
+"""Tests of what reads or writes hook points, the only place where versions of TransformerLens
+differ."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the cases of every other tiny model as extended: `make test-all` runs them."""
+    """Mark the tests of hook points, and as extended the cases of every other tiny model."""
     from tests import tiny
 
     others = {*tiny.BRIDGES, *tiny.HOOKED} - SPANNING
@@ -55,6 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         values = callspec.params.values() if callspec else ()
         if others.intersection(v for v in values if isinstance(v, str)):
             item.add_marker(pytest.mark.extended)
+        if any(item.path.is_relative_to(there) for there in ON_HOOK_POINTS):
+            item.add_marker(pytest.mark.hook_points)
 
 
 @pytest.fixture

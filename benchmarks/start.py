@@ -1,0 +1,113 @@
+"""What a user waits for: from the keystroke to the help text, to the model, and to the first page.
+
+Every line is a process of its own, as a user starts it. The yardstick is a bare script that imports
+torch and TransformerLens, loads the weights of the default model from safetensors with transformers
+and boots a bridge: whoever works with TransformerLens waits for that much in any case.
+Run: python -m benchmarks.start [--compare]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.common import info, report
+
+HERE = Path(__file__).resolve().parents[1]
+REPEATS = 3
+HELP_SECONDS = 0.5
+IMPORT_SECONDS = 0.3
+COMPARE_SECONDS = 180
+
+PROMPT = (
+    "Paris is the capital of France, Tokyo is the capital of Japan, and the capital of Italy is"
+)
+COMMAND = (sys.executable, "-m", "strace_lens.cli")
+TRACE = (*COMMAND, "trace", PROMPT)
+COMPARE = (*COMMAND, "compare", "--task", "ioi", "--pairs", "6")
+METHODS = "eap,eap-ig,acdc,strace,random"
+
+BARE = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformer_lens.model_bridge import TransformerBridge
+hf = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+bridge = TransformerBridge.boot_transformers("bare", hf_model=hf, tokenizer=tokenizer)
+bridge.enable_compatibility_mode(no_processing=True)
+print(bridge(torch.tensor([tokenizer(sys.argv[2]).input_ids]))[0, -1].argmax())
+"""
+
+
+class Spent(NamedTuple):
+    """Seconds that a process took.
+
+    Attributes:
+        wall: from its start to its end.
+        processor: of all its threads.
+    """
+
+    wall: float
+    processor: float
+
+
+def spent(command: Sequence[str], folder: Path) -> Spent:
+    """Run a command in a folder to its end; raises CalledProcessError where it fails."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    kept = {"STRACE_LENS_CACHE": str(folder / "cache"), "PYTHONPATH": str(HERE)}
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env={**os.environ, **kept})
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Spent(wall, used)
+
+
+def in_turn(commands: Sequence[Sequence[str]], folder: Path) -> list[Spent]:
+    """The fastest run of each command, taking turns, after one that is not counted."""
+    for command in commands:
+        spent(command, folder)
+    rounds = [[spent(command, folder) for command in commands] for _ in range(REPEATS)]
+    return [min(runs) for runs in zip(*rounds, strict=True)]
+
+
+def report_seconds(name: str, seconds: float, goal: float) -> None:
+    """Print one line as `common.report` does, in seconds."""
+    verdict = "ok" if seconds <= goal else "SHORT"
+    print(f"{name}: {seconds:.2f} s (goal at most {goal:g} s) {verdict}", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Time the start, the README's trace against the bare script, and on request `compare`."""
+    parser = argparse.ArgumentParser(description="What a user waits for.")
+    parser.add_argument("--compare", action="store_true", help="compare of five methods too")
+    options = parser.parse_args([] if argv is None else argv)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        shown, imported = in_turn(
+            [(*COMMAND, "--help"), (sys.executable, "-c", "import strace_lens")], folder
+        )
+        report_seconds("strace-lens --help", shown.wall, HELP_SECONDS)
+        report_seconds("import strace_lens", imported.wall, IMPORT_SECONDS)
+        spent(TRACE, folder)  # dequantises the default model into the cache of this benchmark
+        (weights,) = (folder / "cache").rglob("model.safetensors")
+        script = (sys.executable, "-c", BARE, str(weights.parent), PROMPT)
+        bare, trace = in_turn([script, TRACE], folder)
+        info(f"bare script {bare.wall:.1f} s, trace {trace.wall:.1f} s of wall time")
+        report(
+            "the README's trace, times a bare script that loads", trace.wall / bare.wall, 1.5, True
+        )
+        if options.compare:
+            five = spent((*COMPARE, "--methods", METHODS), folder)
+            info(f"{five.wall:.0f} s of wall time")
+            report_seconds("compare of five methods, processor", five.processor, COMPARE_SECONDS)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
