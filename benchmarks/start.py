@@ -77,12 +77,6 @@ def in_turn(commands: Sequence[Sequence[str]], folder: Path) -> list[Spent]:
     return [min(runs) for runs in zip(*rounds, strict=True)]
 
 
-def report_seconds(name: str, seconds: float, goal: float) -> None:
-    """Print one line as `common.report` does, in seconds."""
-    verdict = "ok" if seconds <= goal else "SHORT"
-    print(f"{name}: {seconds:.2f} s (goal at most {goal:g} s) {verdict}", flush=True)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Time the start, the README's trace against the bare script, and on request `compare`."""
     parser = argparse.ArgumentParser(description="What a user waits for.")
@@ -93,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         shown, imported = in_turn(
             [(*COMMAND, "--help"), (sys.executable, "-c", "import strace_lens")], folder
         )
-        report_seconds("strace-lens --help", shown.wall, HELP_SECONDS)
-        report_seconds("import strace_lens", imported.wall, IMPORT_SECONDS)
+        report("strace-lens --help", shown.wall, HELP_SECONDS, at_most=True, unit=" s")
+        report("import strace_lens", imported.wall, IMPORT_SECONDS, at_most=True, unit=" s")
         spent(TRACE, folder)  # dequantises the default model into the cache of this benchmark
         (weights,) = (folder / "cache").rglob("model.safetensors")
         script = (sys.executable, "-c", BARE, str(weights.parent), PROMPT)
@@ -106,7 +100,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.compare:
             five = spent((*COMPARE, "--methods", METHODS), folder)
             info(f"{five.wall:.0f} s of wall time")
-            report_seconds("compare of five methods, processor", five.processor, COMPARE_SECONDS)
+            report(
+                "compare of five methods, processor time",
+                five.processor,
+                COMPARE_SECONDS,
+                at_most=True,
+                unit=" s",
+            )
 
 
 if __name__ == "__main__":

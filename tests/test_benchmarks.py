@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 
 import strace_lens as sl
-from benchmarks import common, extraction, importance, masked_forward, sparse_seconds, trace_job
+from benchmarks import (
+    common,
+    extraction,
+    importance,
+    masked_forward,
+    sparse_seconds,
+    start,
+    trace_job,
+)
 from benchmarks.scaling import cost_of_trace, exponent
 from strace_lens.traces.edges import GraphShape
 from strace_lens.traces.importance import IMPORTANCES
@@ -35,6 +46,21 @@ def trace() -> sl.Trace:
 def test_report_prints_one_line(ratio, goal, at_most, line, capsys):
     common.report("x", ratio, goal, at_most)
     assert capsys.readouterr().out == line + "\n"
+
+
+def test_what_is_no_ratio_is_reported_in_its_unit(capsys):
+    common.report("x", 0.213, 0.5, at_most=True, unit=" s")
+    assert capsys.readouterr().out == "x: 0.21 s (goal at most 0.5 s) ok\n"
+
+
+def test_a_command_runs_in_its_folder_and_a_failure_is_raised(tmp_path):
+    import_it = "import os, pathlib; pathlib.Path('at').write_text(os.environ['STRACE_LENS_CACHE'])"
+    found = start.spent((sys.executable, "-c", import_it), tmp_path)
+    assert found.wall > 0
+    assert found.processor > 0
+    assert (tmp_path / "at").read_text() == str(tmp_path / "cache")
+    with pytest.raises(subprocess.CalledProcessError):
+        start.spent((sys.executable, "-c", "raise SystemExit(3)"), tmp_path)
 
 
 def test_functions_take_turns_and_the_order_reverses():
