@@ -22,8 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import strace_lens as sl
 from benchmarks.common import info, show
 from strace_lens.corpus.analyses.all import analyse
-from strace_lens.corpus.cut import cut_to_words, sample
-from strace_lens.corpus.prompts import CorpusPrompt
+from strace_lens.corpus.prompts import CorpusPrompt, cut_to_words, sample
 from strace_lens.corpus.run_folder import Run
 from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep

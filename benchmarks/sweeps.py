@@ -25,10 +25,9 @@ import torch
 import strace_lens as sl
 from benchmarks.common import info, report, show, smollm2
 from benchmarks.scaling import exponent
-from strace_lens.corpus.cut import sample
 from strace_lens.corpus.engine import Engine, ray_engine
 from strace_lens.corpus.parts import part_paths
-from strace_lens.corpus.prompts import CorpusPrompt
+from strace_lens.corpus.prompts import CorpusPrompt, sample
 from strace_lens.corpus.read import BUILTIN, read_corpus
 from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep

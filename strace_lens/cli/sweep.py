@@ -44,16 +44,20 @@ from strace_lens.cli.dry_run import (
     print_plan,
     stated_lengths,
 )
-from strace_lens.corpus.altered import CORRUPTIONS
-from strace_lens.corpus.cut import cut_to_words, deduplicate, ends_of_tokens, sample
 from strace_lens.corpus.engine import Engine, ray_engine, this_process
-from strace_lens.corpus.estimator_controls import with_wrong_texts
 from strace_lens.corpus.parts import part_path
 from strace_lens.corpus.plan import plan_sweep
-from strace_lens.corpus.prompts import CorpusPrompt
+from strace_lens.corpus.prompts import (
+    CorpusPrompt,
+    cut_to_words,
+    deduplicate,
+    ends_of_tokens,
+    sample,
+    with_wrong_texts,
+)
 from strace_lens.corpus.read import BUILTIN, check_limit, read_corpus
 from strace_lens.corpus.run_folder import Run
-from strace_lens.corpus.setting import WHICH_CONTROLS, Options
+from strace_lens.corpus.setting import CORRUPTIONS, WHICH_CONTROLS, Options
 from strace_lens.corpus.sweep import sweep
 from strace_lens.measures.sizes import ESTIMATOR_SIZES, REFINE, SIZES
 from strace_lens.model.architecture import Model

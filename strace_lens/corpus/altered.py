@@ -7,7 +7,6 @@ any tokens need. The released code of s-Trace (arXiv 2605.27033) offers this.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -17,54 +16,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from strace_lens.corpus.prompts import generator_for
+from strace_lens.corpus.setting import Options
 from strace_lens.measures.distributions import in_nucleus
 from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.prompts import Prompt, PromptError, own_tokenizer, text_of, tokenize
 
-CORRUPTIONS = ("none", "shuffle", "random")
-"""What can be done to a prompt."""
 
+def corrupted(model: Model, architecture: Architecture, prompt: Prompt, options: Options) -> Prompt:
+    """The prompt that is traced in place of a prompt: its words shuffled or its tokens replaced.
 
-def corrupted(
-    model: Model,
-    architecture: Architecture,
-    prompt: Prompt,
-    corruption: str,
-    rate: float,
-    bos: bool | None,
-    generator: np.random.Generator,
-) -> Prompt:
-    """A prompt with its words shuffled or its tokens replaced.
-
-    Args:
-        model: whose tokenizer is used.
-        architecture: of the same model.
-        prompt: of a text.
-        corruption: one of `CORRUPTIONS`.
-        rate: share of the words that change places, or of the tokens that are replaced; at least
-            two words, or one token.
-        bos: as in `tokenize`, for the shuffled text.
-        generator: of all that is drawn.
-
-    Returns:
-        The prompt to trace. Tokens are replaced one for one; shuffled words may come to another
-        number of tokens.
+    At least two words or one token are changed. Tokens are replaced one for one; shuffled words may
+    come to another number of tokens.
 
     Raises:
         PromptError: the text has no two different words to shuffle, or cannot be traced when they
             are.
     """
-    if corruption == "none":
-        return prompt
-    if corruption == "shuffle":
-        return tokenize(model, architecture, shuffled(prompt.text, rate, generator), bos)
+    generator, rate = generator_for(prompt.text, options.seed), options.corrupt_rate
+    if options.corrupt == "shuffle":
+        return tokenize(model, architecture, shuffled(prompt.text, rate, generator), options.bos)
     tokenizer = own_tokenizer(model)
     ids = replaced(tokenizer, architecture.d_vocab, prompt.ids, rate, generator)
     special = set(getattr(tokenizer, "all_special_ids", ()))
-    first = next((place for place, i in enumerate(ids) if i not in special), len(ids))
-    return Prompt(
-        text_of(tokenizer, ids[first:]), tuple(ids), tokenize(model, architecture, ids).strings
-    )
+    text_begins = next((place for place, i in enumerate(ids) if i not in special), len(ids))
+    strings = tokenize(model, architecture, ids).strings
+    return Prompt(text_of(tokenizer, ids[text_begins:]), tuple(ids), strings)
 
 
 def shuffled(text: str, rate: float, generator: np.random.Generator) -> str:
@@ -78,10 +55,10 @@ def shuffled(text: str, rate: float, generator: np.random.Generator) -> str:
     if len(set(words)) < 2:
         raise PromptError("the text has no two different words to shuffle; leave it out")
     count = max(2, round(rate * len(words)))
-    places = np.sort(generator.choice(len(words), count, replace=False))
-    while len({words[place] for place in places}) < 2:  # the drawn words are all the same
+    drawn: list[str] = []
+    while len(set(drawn)) < 2:  # it may be one word, several times
         places = np.sort(generator.choice(len(words), count, replace=False))
-    drawn = [words[place] for place in places]
+        drawn = [words[place] for place in places]
     moved = drawn
     while moved == drawn:
         moved = [drawn[i] for i in generator.permutation(count)]
@@ -99,14 +76,8 @@ def replaced(
 ) -> list[int]:
     """Token ids some of which are replaced by others, drawn evenly from the vocabulary.
 
-    Special tokens are neither replaced nor drawn, nor are ids that only the model's matrices have.
-
-    Args:
-        tokenizer: of the ids; None if there is none.
-        vocabulary: ids that the model has.
-        ids: of the prompt.
-        rate: share of the ids that are replaced; at least one is.
-        generator: of what is drawn.
+    A share of the ids is replaced, one at the least. Special tokens are neither replaced nor drawn,
+    nor are ids that only the model's matrices have and the tokenizer, if there is one, has not.
     """
     special = set(getattr(tokenizer, "all_special_ids", ()))
     known = vocabulary if tokenizer is None else min(vocabulary, len(tokenizer))
@@ -118,12 +89,6 @@ def replaced(
         others = ordinary[ordinary != found[place]]
         found[place] = int(generator.choice(others))
     return found
-
-
-def generator_for(text: str, seed: int) -> np.random.Generator:
-    """A random generator that depends on a text and a seed alone."""
-    entropy = hashlib.sha256(text.encode()).digest()
-    return np.random.default_rng([seed, int.from_bytes(entropy[:16])])
 
 
 def next_token(
@@ -138,12 +103,8 @@ def next_token(
     tempered distribution. Source: Holtzman et al., The curious case of neural text degeneration,
     2020.
 
-    Args:
-        logits: at the last token.
-        temperature: 0 takes the most probable token, of equal ones the one of the lowest id.
-        top_p: the smallest set of most probable tokens that holds this much probability is drawn
-            from; 1 draws from all.
-        generator: one number of it is used, none at temperature 0.
+    Temperature 0 takes the most probable token, of equal ones the one of the lowest id. The nucleus
+    is the smallest set of most probable tokens that holds `top_p` of the probability.
     """
     if temperature == 0:
         return int(logits.argmax())

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from strace_lens.corpus.altered import corrupted, generator_for, next_token
-from strace_lens.corpus.estimator_controls import CONTROL_LABELS, control_prompts
-from strace_lens.corpus.prompts import CorpusPrompt
+from strace_lens.corpus.altered import corrupted, next_token
+from strace_lens.corpus.prompts import CONTROL_LABELS, CorpusPrompt, generator_for
 from strace_lens.corpus.setting import Options
 from strace_lens.density.cost import most_rows
 from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.forward import last_logits, rows_per_pass
 from strace_lens.model.prompts import (
     Prompt,
+    PromptError,
     added_text,
     extended,
     own_tokenizer,
@@ -55,13 +55,22 @@ class Item:
     wrong: Prompt | None = None
     sibling: Prompt | None = None
 
+    @property
+    def length(self) -> int:
+        """Number of its tokens; 0 where it cannot be traced."""
+        return 0 if self.prompt is None else len(self.prompt.ids)
 
-@dataclass(frozen=True)
-class Batch:
+
+class Batch(NamedTuple):
     """Prompts that are measured together and written as one part."""
 
     number: int
     items: tuple[Item, ...]
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of its prompts."""
+        return [item.number for item in self.items]
 
 
 def items_of(
@@ -83,21 +92,13 @@ def items_of(
         try:
             tokens = tokenize(model, architecture, one.text, options.bos)
             if of_controls:
-                controls = control_prompts(model, architecture, one, tokens, options.bos)
+                controls = _control_prompts(model, architecture, one, tokens, options.bos)
                 item = replace(item, **controls)
             if options.corrupt == "none":
-                item = replace(item, prompt=tokens, next_id=_next_id(model, tokens, one))
+                item = replace(item, prompt=tokens, next_id=_next_id(model, one))
             else:
                 item = replace(item, next=None)  # nothing truly follows a text that nobody wrote
-                changed = corrupted(
-                    model,
-                    architecture,
-                    tokens,
-                    options.corrupt,
-                    options.corrupt_rate,
-                    options.bos,
-                    generator_for(one.text, options.seed),
-                )
+                changed = corrupted(model, architecture, tokens, options)
                 item = replace(item, prompt=changed, original=tokens)
         except ValueError as error:
             item = replace(item, error=str(error))
@@ -105,7 +106,22 @@ def items_of(
     return _grown(model, architecture, items, options) if options.generate else items
 
 
-def _next_id(model: Model, tokens: Prompt, one: CorpusPrompt) -> int | None:
+def _control_prompts(
+    model: Model, architecture: Architecture, given: CorpusPrompt, tokens: Prompt, bos: bool | None
+) -> dict[str, Prompt]:
+    """The tokens of a prompt's controls: of `wrong`, and of its `sibling` if it has one."""
+    texts = {name: given.labels[name] for name in CONTROL_LABELS if name in given.labels}
+    found = {name: tokenize(model, architecture, str(text), bos) for name, text in texts.items()}
+    sibling = found.get("sibling")
+    if sibling is not None and len(sibling.ids) != len(tokens.ids):
+        raise PromptError(
+            f"the sibling has {len(sibling.ids)} tokens, the prompt {len(tokens.ids)}; "
+            "give texts of equal token length"
+        )
+    return found
+
+
+def _next_id(model: Model, one: CorpusPrompt) -> int | None:
     """The token that the next text begins with after the prompt's own tokens.
 
     None where it is unknown, or where the text after the prompt changes the prompt's tokens.
@@ -162,10 +178,9 @@ def batches_of(architecture: Architecture, items: Sequence[Item], options: Optio
     rows = most_rows(options.sizes, options.size_controls)
     groups: list[list[Item]] = []
     traceable = [item for item in items if item.prompt is not None]
-    for item in sorted(traceable, key=_tokens):
-        fits = rows_per_pass(architecture, _tokens(item), options.memory_budget) // rows
-        most = min(MOST_PROMPTS, max(1, fits))
-        if groups and len(groups[-1]) < most:
+    for item in sorted(traceable, key=lambda item: item.length):
+        fits = rows_per_pass(architecture, item.length, options.memory_budget) // rows
+        if groups and len(groups[-1]) < min(MOST_PROMPTS, max(1, fits)):
             groups[-1].append(item)
         else:
             groups.append([item])
@@ -173,8 +188,3 @@ def batches_of(architecture: Architecture, items: Sequence[Item], options: Optio
     if refused:
         groups.append(refused)
     return [Batch(number, tuple(group)) for number, group in enumerate(groups)]
-
-
-def _tokens(item: Item) -> int:
-    assert item.prompt is not None
-    return len(item.prompt.ids)

@@ -13,18 +13,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from strace_lens.corpus.batches import Item
 from strace_lens.corpus.parts import Row
-from strace_lens.corpus.prompts import CorpusError, CorpusPrompt
 from strace_lens.corpus.setting import Options
 from strace_lens.measures.distributions import top1_agreement, total_variation
-from strace_lens.model.architecture import Architecture, Model
+from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import Hook, last_logits
-from strace_lens.model.prompts import Prompt, PromptError, tokenize
+from strace_lens.model.prompts import Prompt
 from strace_lens.traces.ablation import Replacement
 from strace_lens.traces.compute import compute_share, on_path
 from strace_lens.traces.curve_rows import curve_rows, most_rows
@@ -39,99 +38,26 @@ ROLES = ("own", "wrong", "sibling", "noise")
 SEEDS = 2
 """How many seeds an estimator that draws is run with, the one of the sweep and those after it."""
 
-CONTROL_LABELS = ("sibling", "wrong")
-"""Labels of a prompt that name its controls: a text, and a text or the number of a prompt."""
-
-
-def with_wrong_texts(prompts: Sequence[CorpusPrompt]) -> list[CorpusPrompt]:
-    """Prompts whose label `wrong` is the text whose output is the wrong target.
-
-    Args:
-        prompts: a label `wrong` may hold the text, or the number of a prompt from 0; without one
-            the next prompt is taken, after the last the first.
-
-    Raises:
-        CorpusError: a label that names no prompt, or the prompt itself; or a single prompt.
-    """
-    named = []
-    for number, one in enumerate(prompts):
-        wrong = one.labels.get("wrong", (number + 1) % len(prompts))
-        where = f"prompt {number} (counted from 0)"
-        if not isinstance(wrong, str):
-            if len(prompts) == 1:
-                raise CorpusError(
-                    f"{where} has no other whose output could be its wrong target; add a prompt, "
-                    "or name a text as its 'wrong'"
-                )
-            if isinstance(wrong, bool | float) or not 0 <= wrong < len(prompts):
-                raise CorpusError(
-                    f"{where}: 'wrong' must be a text or the number of a prompt, from 0 to "
-                    f"{len(prompts) - 1}; got {wrong!r}"
-                )
-            wrong = prompts[wrong].text
-        if wrong == one.text:
-            raise CorpusError(
-                f"{where}: its 'wrong' is its own text, whose output is the right target; name "
-                "another prompt"
-            )
-        named.append(replace(one, labels={**one.labels, "wrong": wrong}))
-    return named
-
-
-def control_prompts(
-    model: Model,
-    architecture: Architecture,
-    given: CorpusPrompt,
-    prompt: Prompt,
-    bos: bool | None,
-) -> dict[str, Prompt]:
-    """The tokens of a prompt's controls: of `wrong`, and of its `sibling` if it has one.
-
-    Args:
-        model: whose tokenizer is used.
-        architecture: of the model.
-        given: a prompt of `with_wrong_texts`.
-        prompt: its tokens.
-        bos: as for `tokenize`.
-
-    Raises:
-        PromptError: a text that cannot be traced, or a sibling of another number of tokens.
-    """
-    texts = {name: given.labels[name] for name in CONTROL_LABELS if name in given.labels}
-    found = {name: tokenize(model, architecture, str(text), bos) for name, text in texts.items()}
-    sibling = found.get("sibling")
-    if sibling is not None and len(sibling.ids) != len(prompt.ids):
-        raise PromptError(
-            f"the sibling has {len(sibling.ids)} tokens, the prompt {len(prompt.ids)}; "
-            "give texts of equal token length"
-        )
-    return found
-
 
 def measure_controls(
     model: Model,
     options: Options,
+    item: Item,
     graph: TokenGraph,
     trace: Trace,
     replacement: Replacement,
-    own: pd.DataFrame,
-    *,
-    wrong: Prompt,
-    sibling: Prompt | None,
-    noise_seed: int,
+    own: Sequence[Row],
 ) -> list[list[Row]]:
     """What the controls of one prompt give, at each size of the grid.
 
     Args:
         model: the model.
         options: of the sweep.
-        graph: the token graph of the prompt.
+        item: the prompt, with the tokens of its controls.
+        graph: its token graph.
         trace: of the prompt, by the sweep's estimator and seed.
         replacement: what an ablated edge carries.
-        own: `tv` and `top1` of the trace at each size of the grid.
-        wrong: the prompt whose output is the wrong target.
-        sibling: a prompt of the same length, or None.
-        noise_seed: of the noise on the embeddings.
+        own: rows with `tv` and `top1` of the trace at each size of the grid.
 
     Returns:
         For each size a row a role and seed: `role`, `seed` (0 is the sweep's own), `tv`, `top1`;
@@ -149,29 +75,39 @@ def measure_controls(
         memory_budget=options.gradient_budget,
         progress=no_progress,
     )
-    target = last_logits(model, architecture, wrong.tensor[None])[0]
+    assert item.wrong is not None
+    target = last_logits(model, architecture, item.wrong.tensor[None])[0]
     # What fits nothing draws nothing and cannot be aimed: its own trace is measured instead.
     fitted = estimator_of(options.estimator).steps > 0
     traces = [trace, *(fit(seed=options.seed + n) for n in range(1, SEEDS if fitted else 1))]
     aimed = fit(seed=options.seed, target=target.float().softmax(-1)) if fitted else trace
-    noise = embedding_noise(len(graph.prompt.ids), architecture.d_model, seed=noise_seed)
+    noise = embedding_noise(len(graph.prompt.ids), architecture.d_model, seed=item.number)
     run = partial(_run, model, options, replacement)
-    frames = [
-        ("own", [own, *run(traces[1:], graph.prompt)]),
-        ("wrong", run([aimed], graph.prompt, target)),
-        ("sibling", [] if sibling is None else run(traces, sibling)),
-        ("noise", run(traces, graph.prompt, hooks=[noise])),
+    given: list[Row] = [{name: row[name] for name in ("tv", "top1")} for row in own]
+    by_role = {
+        "own": [given, *run(traces[1:], graph.prompt)],
+        "wrong": run([aimed], graph.prompt, target),
+        "sibling": [] if item.sibling is None else run(traces, item.sibling),
+        "noise": run(traces, graph.prompt, hooks=[noise]),
+    }
+    for ours, rows in zip([*traces, aimed], [*by_role["own"], *by_role["wrong"]], strict=True):
+        for row in rows:
+            row |= _passes(ours)
+    counts = [trace.edge_count(size) for size in options.sizes]
+    for ours, rows in zip(traces, by_role["own"], strict=True):
+        paths, compute = on_path(ours, counts), compute_share(ours, architecture, counts)
+        for place, row in enumerate(rows):
+            row["path_share"] = float(paths.share[place])
+            row["connected"] = bool(paths.connected[place])
+            row["compute"] = float(compute.share[place])
+    return [
+        [
+            {"role": role, "seed": seed, **rows[place]}
+            for role, of_seeds in by_role.items()
+            for seed, rows in enumerate(of_seeds)
+        ]
+        for place in range(len(options.sizes))
     ]
-    by_size: list[list[Row]] = [[] for _ in options.sizes]
-    for role, of_seeds in frames:
-        for seed, frame in enumerate(of_seeds):
-            if role == "own":
-                frame = frame.assign(**_shape(architecture, traces[seed], options.sizes))
-            if role in ("own", "wrong"):
-                frame = frame.assign(**_passes(aimed if role == "wrong" else traces[seed]))
-            for rows, values in zip(by_size, frame.to_dict("records"), strict=True):
-                rows.append({"role": role, "seed": seed, **{str(k): v for k, v in values.items()}})
-    return by_size
 
 
 def control_rows(estimator: str, sizes: Sequence[float]) -> tuple[int, int]:
@@ -191,7 +127,7 @@ def _run(
     prompt: Prompt,
     target: Float[Tensor, " vocab"] | None = None,
     hooks: Sequence[Hook] = (),
-) -> list[pd.DataFrame]:
+) -> list[list[Row]]:
     """The edges of each trace, run on a prompt of equal length: TV and top-1 by size.
 
     They are compared with the target's logits, by default the model's own on that prompt. Hooks
@@ -222,30 +158,15 @@ def _run(
         memory_budget=options.memory_budget,
     )
     full = target.to(logits.device).double().log_softmax(-1)[None]
-    frames = []
-    for rows, found in zip(plans, logits.split([len(rows) for rows in plans]), strict=True):
-        ours = found[rows.trace].double().log_softmax(-1)
-        measured = {
-            "tv": total_variation(full, ours).tolist(),
-            "top1": top1_agreement(full, ours).tolist(),
-        }
-        frames.append(pd.DataFrame(measured))
-    return frames
+    found: list[list[Row]] = []
+    for rows, of_trace in zip(plans, logits.split([len(rows) for rows in plans]), strict=True):
+        ours = of_trace[rows.trace].double().log_softmax(-1)
+        tv, top1 = total_variation(full, ours).tolist(), top1_agreement(full, ours).tolist()
+        found.append([{"tv": a, "top1": b} for a, b in zip(tv, top1, strict=True)])
+    return found
 
 
-def _shape(
-    architecture: Architecture, trace: Trace, sizes: Sequence[float]
-) -> dict[str, list[float] | list[bool]]:
-    """How far a trace of each size joins the prompt with the output, and what its run costs."""
-    counts = [trace.edge_count(size) for size in sizes]
-    paths = on_path(trace, counts)
-    return {
-        "path_share": paths.share.tolist(),
-        "connected": paths.connected.tolist(),
-        "compute": compute_share(trace, architecture, counts).share.tolist(),
-    }
-
-
-def _passes(trace: Trace) -> dict[str, int]:
+def _passes(trace: Trace) -> Row:
+    """Rows of the passes that a trace was fitted with."""
     passes = trace.metadata.get("passes", {})
     return {name: int(passes.get(name, 0)) for name in ("forward", "backward")}

@@ -8,8 +8,7 @@ final norm. Over all tokens: linear CKA (Kornblith et al. 2019).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,54 +19,37 @@ from strace_lens.model.forward import Hook
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.rows import MaskRows
 
-
-@dataclass(frozen=True, eq=False)
-class CleanRun:
-    """What the model gives on one prompt where nothing is ablated.
-
-    Attributes:
-        logits: at the last token, on the CPU.
-        states: the stream before the first block and after each block.
-    """
-
-    logits: Float[Tensor, " vocab"]
-    states: Float[Tensor, "depth pos d_model"]
+Stream = Float[Tensor, "depth _ d_model"]
+"""The residual stream of a prompt before the first block and after each block."""
 
 
-def clean_run(graph: TokenGraph) -> CleanRun:
-    """What the run that a token graph was read from gives."""
-    activations = graph.activations
-    return CleanRun(activations.logits.cpu(), activations.nodes[:: graph.shape.sublayers])
-
-
-def _stream_points(architecture: Architecture) -> list[str]:
-    return [
-        "blocks.0.hook_resid_pre",
-        *(f"blocks.{layer}.hook_resid_post" for layer in range(architecture.layers)),
-    ]
-
-
-@dataclass(frozen=True, eq=False)
-class Geometry:
-    """How a path through the layers looks, one value a layer, and the state in which it ends.
-
-    Attributes:
-        cosine: of the stream at the last token to the full model's; 0 where a stream is zero.
-        l2: distance of the two.
-        cka: linear CKA of the streams over the tokens; 0 where one does not vary, NaN in the last
-            layer, whose other tokens no trace holds, and for fewer than two tokens.
-        velocity: length of the step that the layer takes at the last token.
-        curvature: angle between this step and the one before, in radians; NaN in the first layer
-            and where a step is zero.
-        final_state: what the unembedding reads at the last token, behind the final norm.
-    """
+class Geometry(NamedTuple):
+    """How a path through the layers looks, one value a layer, and the state in which it ends."""
 
     cosine: Float[Tensor, "row layer"]
+    """Of the stream at the last token to the full model's; 0 where a stream is zero."""
+
     l2: Float[Tensor, "row layer"]
+    """Distance of the two."""
+
     cka: Float[Tensor, "row layer"]
+    """Linear CKA of the streams over the tokens: 0 where one does not vary, NaN for fewer than two
+    tokens and in the last layer, whose other tokens no trace holds."""
+
     velocity: Float[Tensor, "row layer"]
+    """Length of the step that the layer takes at the last token."""
+
     curvature: Float[Tensor, "row layer"]
+    """Angle between this step and the one before, in radians; NaN in the first layer and where a
+    step is zero."""
+
     final_state: Float[Tensor, "row d_model"]
+    """What the unembedding reads at the last token, behind the final norm."""
+
+
+def stream_of(graph: TokenGraph) -> Stream:
+    """The stream of the run that a token graph was read from."""
+    return graph.activations.nodes[:: graph.shape.sublayers]
 
 
 class ActivationRecorder:
@@ -78,16 +60,14 @@ class ActivationRecorder:
     """
 
     def __init__(
-        self,
-        architecture: Architecture,
-        cleans: Sequence[CleanRun],
-        of_row: Sequence[int],
+        self, architecture: Architecture, streams: Sequence[Stream], of_row: Sequence[int]
     ) -> None:
-        """Watch row i of the run if `of_row[i]`, the number of its full run, is not negative."""
-        self.points = _stream_points(architecture)
+        """Watch row i of the run if `of_row[i]`, the number of its full stream, is not negative."""
+        after_each = [f"blocks.{layer}.hook_resid_post" for layer in range(architecture.layers)]
+        self.points = ["blocks.0.hook_resid_pre", *after_each]
         self.final_point = architecture.unembed_input
-        self.cleans, self.of_row = cleans, torch.tensor(of_row)
-        self.grams = [_grams(clean.states[1:-1]) for clean in cleans]
+        self.streams, self.of_row = streams, torch.tensor(of_row)
+        self.grams = [_grams(stream[1:-1]) for stream in streams]
         watched = int((self.of_row >= 0).sum())
         layers, width = len(self.points), architecture.d_model
         self.last = torch.zeros(watched, layers, width)
@@ -119,7 +99,7 @@ class ActivationRecorder:
         def read(value: Tensor, hook: Any) -> None:
             for number in numbers.unique().tolist():
                 own = (numbers == number).nonzero()[:, 0]
-                tokens = self.cleans[number].states.shape[1]
+                tokens = self.streams[number].shape[1]
                 stream = value[rows[own].to(value.device), :tokens].float()
                 self.last[first + own, depth] = stream[:, -1].cpu()
                 if 0 < depth < len(self.points) - 1 and tokens > 1:
@@ -133,7 +113,7 @@ class ActivationRecorder:
     def _final_reader(
         self, rows: Tensor, numbers: Tensor, first: int
     ) -> Callable[[Tensor, Any], None]:
-        lengths = torch.tensor([clean.states.shape[1] for clean in self.cleans])[numbers]
+        lengths = torch.tensor([stream.shape[1] for stream in self.streams])[numbers]
 
         def read(value: Tensor, hook: Any) -> None:
             states = value[rows.to(value.device), (lengths - 1).to(value.device)]
@@ -144,7 +124,7 @@ class ActivationRecorder:
     def geometry(self) -> Geometry:
         """What was seen, a row for each row watched."""
         numbers = self.of_row[self.of_row >= 0]
-        ends = torch.stack([clean.states[:, -1].float().cpu() for clean in self.cleans])[numbers]
+        ends = torch.stack([stream[:, -1].float().cpu() for stream in self.streams])[numbers]
         cosine = torch.cosine_similarity(self.last, ends, dim=-1)[:, 1:]
         distance = (self.last - ends).norm(dim=-1)[:, 1:]
         return Geometry(cosine, distance, self.cka, *path(self.last), self.final)

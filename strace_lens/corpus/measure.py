@@ -8,23 +8,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.corpus.batches import Batch, Item
 from strace_lens.corpus.estimator_controls import measure_controls
-from strace_lens.corpus.hidden import ActivationRecorder, CleanRun, Geometry, clean_run, path
-from strace_lens.corpus.parts import CONTROLS, Row, merged
-from strace_lens.corpus.setting import Options, Setting
-from strace_lens.density.curve import TEXTS, DensityCurve, curve_of, curve_plans
+from strace_lens.corpus.hidden import ActivationRecorder, Geometry, path, stream_of
+from strace_lens.corpus.parts import CONTROLS, PATH, Row
+from strace_lens.corpus.setting import Setting
+from strace_lens.density.curve import TEXTS, curve_of, curve_plans
 from strace_lens.measures import distributions as measures
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
 from strace_lens.model.predictions import token_texts
-from strace_lens.traces.ablation import Replacement, replacement
+from strace_lens.traces.ablation import replacement
 from strace_lens.traces.curve_rows import CurveRows
 from strace_lens.traces.estimators import estimate
 from strace_lens.traces.graph import TokenGraph, token_graph
@@ -76,7 +75,9 @@ def _tried(model: Model, setting: Setting, items: Sequence[Item], halvings: int)
         return _measured(model, setting, items)
     except Exception as error:  # whatever it is, the other prompts of the run go on
         reason, out_of_memory = f"{type(error).__name__}: {error}", is_memory_error(error)
-    _free_memory()  # the error is gone by now, and with it the frames that hold tensors
+    gc.collect()  # the error is gone by now, and with it the frames that hold tensors
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     if len(items) > 1:
         size = len(items) // 2 if out_of_memory else 1
         parts = [items[i : i + size] for i in range(0, len(items), size)]
@@ -85,40 +86,27 @@ def _tried(model: Model, setting: Setting, items: Sequence[Item], halvings: int)
     if not out_of_memory:
         return [_failed(item, reason)]
     if halvings == 0:
-        tokens = 0 if item.prompt is None else len(item.prompt.ids)
         raise PromptMemoryError(
-            f"prompt {item.number} ({tokens} tokens) does not fit in memory ({reason}); "
+            f"prompt {item.number} ({item.length} tokens) does not fit in memory ({reason}); "
             "what is done is kept: run the sweep again where there is more, or leave it out"
         )
-    return _tried(model, _smaller(setting), items, halvings - 1)
-
-
-def _free_memory() -> None:
-    """Give back what an attempt that failed has left."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _smaller(setting: Setting) -> Setting:
-    """The same setting with half the memory for each pass: fewer rows, the same results."""
-    options = setting.options
+    # Half the memory for each pass: fewer rows, the same results.
     half = {
-        name: max(1, getattr(options, name) // 2) for name in ("memory_budget", "gradient_budget")
+        name: max(1, getattr(setting.options, name) // 2)
+        for name in ("memory_budget", "gradient_budget")
     }
-    return replace(setting, options=replace(options, **half))
+    smaller = replace(setting, options=replace(setting.options, **half))
+    return _tried(model, smaller, items, halvings - 1)
 
 
 def _failed(item: Item, reason: str) -> Row:
-    return merged(_given(item), {"error": " ".join(reason.split())})
+    return _given(item) | {"error": " ".join(reason.split())}
 
 
 def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row]:
     architecture, options = architecture_of(model), setting.options
-    prompts = [item.prompt for item in items if item.prompt is not None]
-    graphs = [token_graph(model, prompt) for prompt in prompts]
-    cleans = [clean_run(graph) for graph in graphs]
-    swaps = [replacement(model, prompt, options.ablation) for prompt in prompts]
+    graphs = [token_graph(model, item.prompt) for item in items if item.prompt is not None]
+    swaps = [replacement(model, graph.prompt, options.ablation) for graph in graphs]
     traces = [
         estimate(
             model,
@@ -141,13 +129,17 @@ def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row
         replacements=swaps,
         seed=options.seed,
     )
-    recorder = ActivationRecorder(architecture, cleans, _watched(plans)) if options.hidden else None
+    recorder = None
+    if options.hidden:
+        recorder = ActivationRecorder(
+            architecture, [stream_of(graph) for graph in graphs], _watched(plans)
+        )
     grown, logits = run_plans(
         model,
         architecture,
         traces,
         plans,
-        [clean.logits for clean in cleans],
+        [graph.activations.logits.cpu() for graph in graphs],
         head=options.head,
         refine=options.refine,
         watch=None if recorder is None else recorder.hooks,
@@ -155,44 +147,17 @@ def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row
     )
     seen = [None] * len(items) if recorder is None else _per_trace(recorder.geometry(), plans)
     found: list[Row] = []
-    for item, graph, swap, clean, trace, plan, outputs, geometry in zip(
-        items, graphs, swaps, cleans, traces, grown, logits, seen, strict=True
+    for item, graph, swap, trace, plan, outputs, geometry in zip(
+        items, graphs, swaps, traces, grown, logits, seen, strict=True
     ):
-        rows = _rows(model, setting, item, clean, trace, plan, outputs, geometry)
+        rows = _rows(model, setting, item, graph, trace, plan, outputs, geometry)
         if options.controls == "all":
-            rows = _with_controls(model, options, item, graph, swap, trace, rows)
+            on_grid = [row for row in rows if not row["refined"]]
+            controls = measure_controls(model, options, item, graph, trace, swap, on_grid)
+            for row, values in zip(on_grid, controls, strict=True):
+                row[CONTROLS] = values
         found += rows
     return found
-
-
-def _with_controls(
-    model: Model,
-    options: Options,
-    item: Item,
-    graph: TokenGraph,
-    swap: Replacement,
-    trace: Trace,
-    rows: Sequence[Row],
-) -> list[Row]:
-    """The rows of a prompt, those of the grid with what the controls of its estimator give."""
-    assert item.wrong is not None
-    own = pd.DataFrame(
-        [{"tv": row["tv"], "top1": row["top1"]} for row in rows if not row["refined"]]
-    )
-    controls = iter(
-        measure_controls(
-            model,
-            options,
-            graph,
-            trace,
-            swap,
-            own,
-            wrong=item.wrong,
-            sibling=item.sibling,
-            noise_seed=item.number,
-        )
-    )
-    return [row if row["refined"] else merged(row, {CONTROLS: next(controls)}) for row in rows]
 
 
 def _watched(plans: Sequence[CurveRows]) -> list[int]:
@@ -207,10 +172,10 @@ def _watched(plans: Sequence[CurveRows]) -> list[int]:
 def _per_trace(geometry: Geometry, plans: Sequence[CurveRows]) -> list[Geometry]:
     """The geometry of each trace at each size of the grid."""
     own = [len(plan.groups[0]) for plan in plans]
-    parts = [value.split(own) for value in vars(geometry).values()]
+    parts = zip(*(value.split(own) for value in geometry), strict=True)
     return [
         Geometry(*(part[plan.trace] for part in of_trace))
-        for of_trace, plan in zip(zip(*parts, strict=True), plans, strict=True)
+        for of_trace, plan in zip(parts, plans, strict=True)
     ]
 
 
@@ -218,80 +183,66 @@ def _rows(
     model: Model,
     setting: Setting,
     item: Item,
-    clean: CleanRun,
+    graph: TokenGraph,
     trace: Trace,
     plan: CurveRows,
     logits: Float[Tensor, "row vocab"],
     geometry: Geometry | None,
 ) -> list[Row]:
-    options = setting.options
+    """A row for each size, those of the grid with the geometry of the hidden states."""
+    options, clean = setting.options, graph.activations.logits.cpu()
     curve = curve_of(
         trace=trace,
-        clean=clean.logits,
+        clean=clean,
         logits=logits,
         rows=plan,
         token_text=token_texts(model),
         head=options.head,
         seed=options.seed,
     )
-    own = logits[plan.trace].cpu()
-    outputs = torch.cat([clean.logits[None], own]).double().log_softmax(-1)
+    outputs = torch.cat([clean[None], logits[plan.trace].cpu()]).double().log_softmax(-1)
     shallow = _shallow(setting, outputs)
-    table = curve.table.drop(columns=TEXTS).to_dict("records")
     counts = component_counts(trace, [*curve.table["edges"].tolist(), trace.edges]).tolist()
-    about = merged(
-        _given(item),
-        _of_prompt(curve, clean, outputs[0], item),
-        {f"full_{name}": values[0] for name, values in shallow.items()},
-        {"reachable": counts[-1]},
-    )
-    states = {} if geometry is None else vars(geometry)
-    on_grid = (~plan.refined).cumsum(0) - 1
-    if geometry is not None:
-        velocity, curvature = path(clean.states[None, :, -1].float().cpu())
-        walked = {"full_velocity": velocity[0].tolist(), "full_curvature": curvature[0].tolist()}
-        about = merged(about, walked)
-    return [
-        merged(
-            about,
-            {str(name): value for name, value in row.items()},
-            {"top": _pairs(top)},
-            {name: values[i + 1] for name, values in shallow.items()},
-            {"usage": counts[i]},
-            {}
-            if row["refined"]
-            else {name: values[on_grid[i]].tolist() for name, values in states.items()},
-        )
-        for i, (row, top) in enumerate(zip(table, curve.table["top"], strict=True))
-    ]
-
-
-def _given(item: Item) -> Row:
-    return merged(
-        {
-            "prompt": item.number,
-            "text": item.text,
-            "sha256": hashlib.sha256(item.text.encode()).hexdigest(),
-            "next": item.next,
-        },
-        {} if item.original is None or item.prompt is None else {"corrupted": item.prompt.text},
-        {f"label_{name}": str(value) for name, value in item.labels.items()},
-    )
-
-
-def _of_prompt(
-    curve: DensityCurve, clean: CleanRun, log_probs: Float[Tensor, " vocab"], item: Item
-) -> Row:
-    return {
-        "tokens": curve.trace.shape.tokens,
-        "graph_edges": curve.trace.edges,
+    about: Row = {
+        **_given(item),
+        "tokens": trace.shape.tokens,
+        "graph_edges": trace.edges,
         "entropy": curve.entropy,
         "head_mass": curve.head_mass,
         "density": curve.density,
         "logit_gap": curve.logit_gap,
-        "loss": math.nan if item.next_id is None else float(-log_probs[item.next_id]),
+        "loss": math.nan if item.next_id is None else float(-outputs[0, item.next_id]),
         "full_top": _pairs(curve.top),
+        "reachable": counts[-1],
+        **{f"full_{name}": values[0] for name, values in shallow.items()},
     }
+    if geometry is not None:
+        lines = path(stream_of(graph)[None, :, -1].float().cpu())
+        about |= {f"full_{name}": line[0].tolist() for name, line in zip(PATH, lines, strict=True)}
+    on_grid = (~plan.refined).cumsum(0) - 1
+    rows = []
+    for i, values in enumerate(curve.table.drop(columns=TEXTS).to_dict("records")):
+        row = about | {str(name): value for name, value in values.items()}
+        row |= {"top": _pairs(curve.table["top"].iloc[i]), "usage": counts[i]}
+        row |= {name: values[i + 1] for name, values in shallow.items()}
+        if geometry is not None and not row["refined"]:
+            here = int(on_grid[i])
+            row |= {name: value[here].tolist() for name, value in geometry._asdict().items()}
+        rows.append(row)
+    return rows
+
+
+def _given(item: Item) -> Row:
+    row: Row = {
+        "prompt": item.number,
+        "text": item.text,
+        "sha256": hashlib.sha256(item.text.encode()).hexdigest(),
+        "next": item.next,
+        **{f"label_{name}": str(value) for name, value in item.labels.items()},
+    }
+    if item.original is not None and item.prompt is not None:
+        row["corrupted"] = item.prompt.text
+    return row
 
 
 def _pairs(top: Sequence[tuple[str, float]]) -> list[dict[str, object]]:
@@ -312,8 +263,8 @@ def _shallow(setting: Setting, outputs: Float[Tensor, "row vocab"]) -> dict[str,
 def component_counts(trace: Trace, edges: Sequence[int]) -> Int[Tensor, "size component"]:
     """How many edges of each component the first k edges of a trace have.
 
-    Components are the heads, the joins of the residual stream and the MLP of each layer in turn
-    (`run_folder.components_frame`).
+    Components are those of `run_folder.components_frame`: the heads, the sublayers and the MLP of
+    each layer in turn.
     """
     ranks, parts = trace.ranks, []
     for layer in range(trace.shape.layers):

@@ -1,6 +1,8 @@
-"""A sweep's folder read back: one frame for prompts, one for sizes, arrays of what was used.
+"""The folder of a run: its manifest, one writer at a time, and what it holds read back.
 
-The folder holds `manifest.json` (how the run was made) and `parts/part-*.parquet`, one a batch.
+The folder holds `manifest.json` (how the run was made) and `parts/part-*.parquet`, one a batch. The
+manifest is written when a sweep starts and compared when it starts again. The lock of a folder ends
+with the process that holds it, however that ends.
 """
 
 # pandas' types are wider than what it returns here.
@@ -9,14 +11,22 @@ The folder holds `manifest.json` (how the run was made) and `parts/part-*.parque
 
 from __future__ import annotations
 
+import datetime
+import hashlib
+import json
 import math
-from collections.abc import Mapping
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from jaxtyping import Float, Int
 
 from strace_lens.corpus.parts import (
@@ -29,11 +39,41 @@ from strace_lens.corpus.parts import (
     part_paths,
     read_part,
 )
-from strace_lens.corpus.store import read_manifest
+from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.measures.sizes import auc_paper
 from strace_lens.traces.estimators import ESTIMATORS
-from strace_lens.utils.html_repr import facts
-from strace_lens.utils.manifest import NAME as MANIFEST
+from strace_lens.utils import manifest as manifests
+from strace_lens.utils.disk import JsonError, parse_object, write_whole
+from strace_lens.utils.html_repr import facts, short
+from strace_lens.utils.manifest import NAME, ManifestKind, OtherResultsError
+
+KIND = ManifestKind(
+    format="strace-lens-run/3",
+    noun="run",
+    values=(
+        # What results depend on.
+        *("model", "dtype", "weights", "prompts", "options", "tokens", "versions"),
+        # What follows from these, for those who read a run without its model and prompts.
+        *("sizes", "head", "labels", "given", "batches", "shape"),
+    ),
+    in_words={
+        "weights": "the model has the same name and other weights (their SHA-256 was {:.12} and is "
+        "{:.12})",
+        "prompts": "its prompts are others",
+        "tokens": "its prompts become other tokens; the tokenizer has changed",
+        **dict.fromkeys(("options", "versions", "shape"), "{key} was {0!r} and is {1!r}"),
+    },
+    way_out="name another folder",
+)
+
+LOCK = ".sweep.lock"
+HOLDER = ".sweep.json"
+"""Who holds the lock; a file of its own, because opening the lock empties it."""
+
+
+class LockedRunError(ValueError):
+    """A folder that another sweep is writing into, with the process that does."""
+
 
 PROMPT_COLUMNS = (
     *("prompt", "text", "sha256", "tokens", "graph_edges", "entropy", "head_mass", "density"),
@@ -43,16 +83,8 @@ PROMPT_COLUMNS = (
 
 SIZE_COLUMNS = (
     *("prompt", "size", "edges", "tv", "kl", "js", "head_error", "tail_error", "top1", "nucleus"),
-    *(
-        "random_tv",
-        "inverse_tv",
-        "random_inverse_tv",
-        "ablatable_size",
-        "residual",
-        "attention",
-        "mlp",
-        "mean_layer",
-    ),
+    *("random_tv", "inverse_tv", "random_inverse_tv", "ablatable_size"),
+    *("residual", "attention", "mlp", "mean_layer"),
     *("trace_head_mass", "unigram_tv", "no_context_tv", "top"),
 )
 
@@ -80,10 +112,10 @@ class Run:
             of each component.
         usage: edges of each component in the trace of each size of the grid.
         reachable: edges of each component in each prompt's graph.
-        components: `component` (its place in `usage`), `kind`, `layer`, `index` (head, or join of
-            the residual stream), `name`.
+        components: `component` (its place in `usage`), `kind`, `layer`, `index` (of the head,
+            or of the sublayer in its layer), `name`.
         geometry: one row a prompt, size and layer: `cosine`, `l2`, `cka`, `velocity`, `curvature`
-            (`geometry.py`); no row where the sweep left it out.
+            (`hidden.py`); no row where the sweep left it out.
         path: one row a prompt and layer: `velocity` and `curvature` of the full model.
         final_states: state at the last token behind the final norm, in the trace of each size of
             the grid; of width 0 where the sweep left it out.
@@ -128,6 +160,107 @@ class Run:
         return facts(repr(self), self.prompts[columns])
 
 
+def open_run(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the manifest of a new run, or check that a folder's manifest is of the same run.
+
+    Args:
+        folder: made if it is not there.
+        said: a value for each of `KIND.values`.
+
+    Raises:
+        OtherResultsError: the folder holds a run made with other values; the message names the
+            first difference.
+        ValueError: the folder's manifest cannot be read, or it has parts and no manifest.
+    """
+    manifest = manifests.manifest_of(KIND, said)
+    if not manifests.check_manifest(folder, KIND, manifest):
+        if any(folder.glob("parts/*.parquet")):
+            raise ValueError(f"{folder} has parts but no {NAME}; name another folder")
+        (folder / "parts").mkdir(parents=True, exist_ok=True)
+        manifests.write_manifest(folder, manifest)
+    return read_manifest(folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it cannot be read, is of another format or is not as it was written.
+    """
+    if not (folder / NAME).is_file():
+        raise FileNotFoundError(f"{folder} holds no run: there is no {NAME}; make one with sweep")
+    return manifests.read_manifest(folder, KIND)
+
+
+def prompt_key(prompt: CorpusPrompt) -> str:
+    """Hash of everything that was given of a prompt."""
+    said = prompt.text, prompt.next, sorted(prompt.labels.items())
+    return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+
+
+def as_begun(folder: Path, prompts: Sequence[CorpusPrompt]) -> Sequence[CorpusPrompt]:
+    """The prompts in the order of the run that a folder holds; as they are if it holds none.
+
+    Raises:
+        OtherResultsError: prompts of the run are missing or new ones are given; the message says
+            how many, and shows one.
+    """
+    if not (folder / NAME).exists():
+        return prompts
+    keys = read_manifest(folder)["prompts"]
+    given: dict[str, list[CorpusPrompt]] = defaultdict(list)
+    for prompt in reversed(prompts):
+        given[prompt_key(prompt)].append(prompt)
+    found = [given[key].pop() if given[key] else None for key in keys]
+    ordered = [prompt for prompt in found if prompt is not None]
+    new = [prompt for left in given.values() for prompt in left]
+    if new or len(ordered) < len(keys):
+        said = f"of its {len(keys)} prompts {len(keys) - len(ordered)} are not given"
+        if new:
+            said += f", and {len(new)} that are given are not in it, such as "
+            said += repr(short(" ".join(new[-1].text.split()), 40))
+        raise OtherResultsError(f"{folder} holds another run: {said}; name another folder")
+    return ordered
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder.
+
+    Raises:
+        LockedRunError: another sweep holds it; the message says which process, where, since when.
+        OSError: the file system of the folder has no locks.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise LockedRunError(
+            f"another sweep is writing into {folder}{_holder(folder)}; wait for it or stop it"
+        ) from error
+    except NotImplementedError as error:
+        raise OSError(f"the file system of {folder} has no locks; name a folder on another") from (
+            error
+        )
+    try:
+        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        said = {"pid": os.getpid(), "host": platform.node(), "since": since}
+        write_whole(folder / HOLDER, json.dumps(said).encode())
+        yield
+    finally:
+        (folder / HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(folder: Path) -> str:
+    try:
+        said = parse_object((folder / HOLDER).read_bytes(), folder / HOLDER)
+        return f" (process {said['pid']} on {said['host']}, since {said['since']})"
+    except (OSError, JsonError, KeyError):  # it has not come to saying so
+        return ""
+
+
 def run_folders(folder: str | Path) -> list[Path]:
     """The folder itself if it holds a run; otherwise those of its folders that do.
 
@@ -135,16 +268,15 @@ def run_folders(folder: str | Path) -> list[Path]:
     combination. They come in the order of `ESTIMATORS` and then by name. A folder without any run
     is returned as it is, for `read_run` to say so.
     """
-    folder, estimators = Path(folder), list(ESTIMATORS)
-    if (folder / MANIFEST).is_file():
+    folder = Path(folder)
+    if (folder / NAME).is_file():
         return [folder]
+    order = {name: place for place, name in enumerate(ESTIMATORS)}
 
-    def place(run: Path) -> tuple[int, str]:
-        estimator = run.name.partition("-keep-")[0]
-        known = estimator in estimators
-        return estimators.index(estimator) if known else len(estimators), run.name
+    def place_of(run: Path) -> tuple[int, str]:
+        return order.get(run.name.partition("-keep-")[0], len(order)), run.name
 
-    return sorted((path.parent for path in folder.glob(f"*/{MANIFEST}")), key=place) or [folder]
+    return sorted((path.parent for path in folder.glob(f"*/{NAME}")), key=place_of) or [folder]
 
 
 def read_run(folder: str | Path) -> Run:
@@ -170,11 +302,8 @@ def read_run(folder: str | Path) -> Run:
     grid = whole[~added]
     types = {"top1": bool, "edges": "int64"}
     labels = [column for column in whole if str(column).startswith("label_")]
-    names = {name: name.removeprefix("full_") for name in PROMPT_COLUMNS}
-    traced = ["corrupted"] * is_corrupted(manifest)
-    prompts = firsts[[*PROMPT_COLUMNS, *traced, *labels]].rename(
-        columns={**names, "graph_edges": "edges"}
-    )
+    corrupted = ["corrupted"] * is_corrupted(manifest)
+    prompts = firsts[[*PROMPT_COLUMNS, *corrupted, *labels]].rename(columns=_own_name)
     prompts.insert(list(prompts).index("density") + 1, "auc_paper", _areas(grid, len(firsts)))
     return Run(
         name=folder.resolve().name,
@@ -189,11 +318,19 @@ def read_run(folder: str | Path) -> Run:
         usage=np.stack(grid["usage"].tolist()).reshape(len(firsts), len(manifest["sizes"]), -1),
         reachable=np.stack(firsts["reachable"].tolist()),
         components=components_frame(**manifest["shape"]),
-        geometry=_long(grid, ["prompt", "size"], {name: name for name in GEOMETRY}),
-        path=_long(firsts, ["prompt"], {f"full_{name}": name for name in PATH}),
-        final_states=_states(grid[STATE], len(firsts), len(manifest["sizes"])),
+        geometry=_by_layer(grid[["prompt", "size", *GEOMETRY]], ["prompt", "size"]),
+        path=_by_layer(
+            firsts[["prompt", *(f"full_{name}" for name in PATH)]].rename(columns=_own_name),
+            ["prompt"],
+        ),
+        final_states=_states(grid[STATE], len(firsts)),
         controls=_controls(grid),
     )
+
+
+def _own_name(column: str) -> str:
+    """What a column of a part is called in the tables of prompts."""
+    return "edges" if column == "graph_edges" else column.removeprefix("full_")
 
 
 def components_frame(layers: int, heads: int, sublayers: int, mlp: bool) -> pd.DataFrame:
@@ -208,13 +345,11 @@ def components_frame(layers: int, heads: int, sublayers: int, mlp: bool) -> pd.D
     return frame
 
 
-def _states(
-    column: pd.Series, prompts: int, sizes: int
-) -> Float[np.ndarray, "prompt size d_model"]:
-    kept = [values for values in column if values is not None]
-    if not kept:
-        return np.zeros((prompts, sizes, 0), dtype=np.float32)
-    return np.stack(kept).reshape(prompts, sizes, -1)
+def _states(column: pd.Series, prompts: int) -> Float[np.ndarray, "prompt size d_model"]:
+    """States of all prompts and sizes; of width 0 where none were kept."""
+    kept = [[] if values is None else values for values in column]
+    width = max(map(len, kept))
+    return np.array(kept, dtype=np.float32).reshape(prompts, len(kept) // prompts, width)
 
 
 def _controls(grid: pd.DataFrame) -> pd.DataFrame:
@@ -235,13 +370,9 @@ def _areas(grid: pd.DataFrame, prompts: int) -> list[float]:
     return [auc_paper(*curve) for curve in zip(achieved, tv, strict=True)]
 
 
-def _long(rows: pd.DataFrame, keys: list[str], columns: Mapping[str, str]) -> pd.DataFrame:
+def _by_layer(lists: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Lists with a value a layer as rows with a layer each; none where nothing was kept."""
-    first = next(iter(columns))
-    kept = rows[rows[first].map(lambda values: values is not None and len(values) > 0)]
-    layers = [np.arange(len(values)) for values in kept[first]]
-    frame = kept[keys].loc[kept.index.repeat([len(x) for x in layers])].reset_index(drop=True)
-    frame["layer"] = np.concatenate(layers) if layers else np.zeros(0, dtype=np.int64)
-    for source, name in columns.items():
-        frame[name] = np.concatenate(kept[source].tolist()) if layers else np.zeros(0)
-    return frame
+    values = [str(name) for name in lists if name not in keys]
+    frame = lists.dropna(subset=values).explode(values, ignore_index=True)
+    frame.insert(len(keys), "layer", frame.groupby(keys).cumcount())
+    return frame.astype(dict.fromkeys(values, np.float32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.corpus.altered import CORRUPTIONS
 from strace_lens.density.curve import HEAD
 from strace_lens.measures.sizes import REFINE, SIZES, check_sizes
 from strace_lens.model.architecture import Architecture, Model
@@ -24,6 +23,7 @@ from strace_lens.traces.fit import GRADIENT_BUDGET
 
 ABLATIONS = ("zero", "mean")
 WHICH_CONTROLS = ("none", "size", "all")
+CORRUPTIONS = ("none", "shuffle", "random")
 
 
 @dataclass(frozen=True)
@@ -81,68 +81,64 @@ class Options:
 
     def __post_init__(self) -> None:
         estimator_of(self.estimator)
-        object.__setattr__(self, "keep", kinds_to_keep(self.keep))
+        kinds_to_keep(self.keep)
         check_sizes(np.asarray(self.sizes, dtype=np.float64))
-        if self.ablation not in ABLATIONS:
-            raise ValueError(f"sweeps ablate to {' or '.join(ABLATIONS)}; got {self.ablation!r}")
-        self._check_controls()
-        if not 0 < self.head < 1:
-            raise ValueError(f"head must lie in (0, 1); got {self.head}")
-        self._check_sampling()
-        self._check_corruption()
+        for noun, value, known in (
+            ("ablation", self.ablation, ABLATIONS),
+            ("controls", self.controls, WHICH_CONTROLS),
+            ("corruption", self.corrupt, CORRUPTIONS),
+        ):
+            if value not in known:
+                raise ValueError(f"a sweep has no {noun} {value!r}; choose from {', '.join(known)}")
         least = {"refine": 0, "generate": 0, "memory_budget": 1, "gradient_budget": 1, "threads": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} must be at least {value}; got {getattr(self, name)}")
+        for wrong, why in self._problems():
+            if wrong:
+                raise ValueError(why)
+
+    def _problems(self) -> Iterator[tuple[bool, str]]:
+        """Whether each thing is wrong that may be, and how it is said."""
+        yield not 0 < self.head < 1, f"head must lie in (0, 1); got {self.head}"
+        yield (
+            self.controls == "all" and (self.generate > 0 or self.corrupt != "none"),
+            "the controls of an estimator are of prompts as given; set controls to size "
+            "(--controls size), or neither generate nor corrupt",
+        )
+        yield (
+            not 0 <= self.temperature < math.inf,
+            f"temperature must be 0 or a positive number; got {self.temperature}",
+        )
+        yield not 0 < self.top_p <= 1, f"top_p must lie in (0, 1]; got {self.top_p}"
+        yield (
+            self.temperature > 0 and not self.generate,
+            f"temperature {self.temperature:g} is of generated tokens, and none are; set "
+            "generate (--generate) too",
+        )
+        yield (
+            self.top_p < 1 and self.temperature == 0,
+            f"top_p {self.top_p:g} has no effect at temperature 0; set temperature "
+            "(--temperature) too",
+        )
+        yield (
+            not 0 < self.corrupt_rate <= 1,
+            f"corrupt_rate must lie in (0, 1]; got {self.corrupt_rate}",
+        )
+        yield (
+            self.corrupt == "none" and self.corrupt_rate != 1,
+            f"corrupt_rate {self.corrupt_rate:g} has no effect where texts are not corrupted; "
+            "set corrupt (--corrupt) too",
+        )
+        yield (
+            self.corrupt != "none" and self.generate > 0,
+            "a sweep cannot both corrupt texts and add tokens to them; set corrupt or generate",
+        )
 
     @property
     def size_controls(self) -> bool:
         """Whether the controls of equal size are run."""
         return self.controls != "none"
-
-    def _check_controls(self) -> None:
-        if self.controls not in WHICH_CONTROLS:
-            raise ValueError(
-                f"unknown controls {self.controls!r}; choose from {', '.join(WHICH_CONTROLS)}"
-            )
-        if self.controls == "all" and (self.generate or self.corrupt != "none"):
-            raise ValueError(
-                "the controls of an estimator are of prompts as given; set controls to size "
-                "(--controls size), or neither generate nor corrupt"
-            )
-
-    def _check_corruption(self) -> None:
-        if self.corrupt not in CORRUPTIONS:
-            raise ValueError(
-                f"unknown corruption {self.corrupt!r}; choose from {', '.join(CORRUPTIONS)}"
-            )
-        if not 0 < self.corrupt_rate <= 1:
-            raise ValueError(f"corrupt_rate must lie in (0, 1]; got {self.corrupt_rate}")
-        if self.corrupt == "none" and self.corrupt_rate != 1:
-            raise ValueError(
-                f"corrupt_rate {self.corrupt_rate:g} has no effect where texts are not corrupted; "
-                "set corrupt (--corrupt) too"
-            )
-        if self.corrupt != "none" and self.generate:
-            raise ValueError(
-                "a sweep cannot both corrupt texts and add tokens to them; set corrupt or generate"
-            )
-
-    def _check_sampling(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be 0 or a positive number; got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1]; got {self.top_p}")
-        if self.temperature > 0 and not self.generate:
-            raise ValueError(
-                f"temperature {self.temperature:g} is of generated tokens, and none are; set "
-                "generate (--generate) too"
-            )
-        if self.top_p < 1 and self.temperature == 0:
-            raise ValueError(
-                f"top_p {self.top_p:g} has no effect at temperature 0; set temperature "
-                "(--temperature) too"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +149,7 @@ class Setting:
         options: of the sweep.
         unigram: share of each token among all tokens of the prompts.
         no_context: probabilities that the model gives after a BOS alone; None without a BOS.
-        weights: hash of the model's (`weights.weights_hash`).
+        weights: hash of the model's weights (`weights_hash`).
     """
 
     options: Options

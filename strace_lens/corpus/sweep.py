@@ -7,35 +7,30 @@ that another sweep is writing into.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from strace_lens.corpus.batches import Batch, batches_of, items_of
+from strace_lens.corpus.batches import Batch, Item, batches_of, items_of
 from strace_lens.corpus.engine import Engine, this_process
-from strace_lens.corpus.estimator_controls import with_wrong_texts
-from strace_lens.corpus.parts import (
-    is_corrupted,
-    part_path,
-    part_paths,
-    whole_part,
-    write_part,
-)
-from strace_lens.corpus.prompts import CorpusPrompt
-from strace_lens.corpus.run_folder import Run, read_run
-from strace_lens.corpus.setting import Options, setting_of
-from strace_lens.corpus.store import (
+from strace_lens.corpus.parts import DamagedPartError, part_path, part_paths, read_part, write_part
+from strace_lens.corpus.prompts import CorpusPrompt, with_wrong_texts
+from strace_lens.corpus.run_folder import (
+    Run,
     as_begun,
     only_writer,
     open_run,
     prompt_key,
-    tokens_hash,
+    read_run,
 )
+from strace_lens.corpus.setting import Options, setting_of
 from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
 from strace_lens.model.weights import weights_hash
+from strace_lens.traces.edges import kinds_to_keep
 from strace_lens.traces.graph import shape_of
 from strace_lens.utils.disk import remove_strays, results_folder
 from strace_lens.utils.progress import Progress, reporting
@@ -87,78 +82,69 @@ def sweep(
         prompts = with_wrong_texts(prompts)
     with results_folder(folder), only_writer(folder):
         remove_strays(folder / "parts")
-        _write_missing(
-            model, architecture, prompts, folder, options, engine, retry_failed, progress
+        prompts = as_begun(folder, prompts)
+        items = items_of(model, architecture, prompts, options)
+        batches = batches_of(architecture, items, options)
+        manifest = open_run(
+            folder,
+            {
+                **_facts(model, architecture, options),
+                "prompts": [prompt_key(prompt) for prompt in prompts],
+                "tokens": _tokens_hash(items),
+                "labels": sorted({name for item in items for name in item.labels}),
+                "given": len(items),
+                "batches": len(batches),
+            },
         )
+        if len(part_paths(folder)) > len(batches):
+            raise ValueError(
+                f"{folder} has more parts than the run has batches; name another folder"
+            )
+        missing = [b for b in batches if not _is_done(folder, manifest, b, retry_failed)]
+        with reporting(progress, "prompts", len(items)) as advance:
+            advance(len(items) - sum(len(batch.items) for batch in missing))
+            if missing:
+                traceable = [item.original or item.prompt for item in items if item.prompt]
+                setting = setting_of(model, architecture, traceable, options, manifest["weights"])
+                for batch, rows in (engine or this_process(model))(setting, missing):
+                    write_part(part_path(folder, batch.number), rows, manifest, batch.numbers)
+                    advance(len(batch.items))
     return read_run(folder)
 
 
-def _write_missing(
-    model: Model,
-    architecture: Architecture,
-    prompts: Sequence[CorpusPrompt],
-    folder: Path,
-    options: Options,
-    engine: Engine | None,
-    retry_failed: bool,
-    progress: Progress | None,
-) -> None:
-    """Measure every batch whose part is not there as it should be."""
-    prompts = as_begun(folder, prompts)
-    items = items_of(model, architecture, prompts, options)
-    batches = batches_of(architecture, items, options)
-    labels = sorted({name for item in items for name in item.labels})
+def _facts(model: Model, architecture: Architecture, options: Options) -> dict[str, Any]:
+    """What a manifest says of the model, the options and the versions."""
     shape = shape_of(architecture, 2)
-    manifest = open_run(
-        folder,
-        {
-            "model": architecture.name,
-            "dtype": str(next(cast(Any, model).parameters()).dtype),
-            "weights": weights_hash(model),
-            "prompts": [prompt_key(prompt) for prompt in prompts],
-            "tokens": tokens_hash(items),
-            "options": asdict(options),
-            "versions": versions(),
-            "sizes": list(options.sizes),
-            "head": options.head,
-            "labels": labels,
-            "given": len(items),
-            "batches": len(batches),
-            "shape": {
-                name: getattr(shape, name) for name in ("layers", "heads", "sublayers", "mlp")
-            },
-        },
-    )
-    if len(part_paths(folder)) > len(batches):
-        raise ValueError(f"{folder} has more parts than the run has batches; name another folder")
-    numbers = {batch.number: [item.number for item in batch.items] for batch in batches}
-    missing = [
-        batch
-        for batch in batches
-        if not _is_done(part_path(folder, batch.number), manifest, batch, retry_failed)
-    ]
-    with reporting(progress, "prompts", len(items)) as advance:
-        advance(len(items) - sum(len(batch.items) for batch in missing))
-        if missing:
-            traceable = [item.original or item.prompt for item in items if item.prompt]
-            setting = setting_of(model, architecture, traceable, options, manifest["weights"])
-            for batch, rows in (engine or this_process(model))(setting, missing):
-                path = part_path(folder, batch.number)
-                write_part(
-                    path,
-                    rows,
-                    labels,
-                    manifest["id"],
-                    numbers[batch.number],
-                    is_corrupted(manifest),
-                )
-                advance(len(batch.items))
+    return {
+        "model": architecture.name,
+        "dtype": str(next(cast(Any, model).parameters()).dtype),
+        "weights": weights_hash(model),
+        "options": {**asdict(options), "keep": kinds_to_keep(options.keep)},
+        "versions": versions(),
+        "sizes": list(options.sizes),
+        "head": options.head,
+        "shape": {name: getattr(shape, name) for name in ("layers", "heads", "sublayers", "mlp")},
+    }
 
 
-def _is_done(path: Path, manifest: Mapping[str, Any], batch: Batch, retry_failed: bool) -> bool:
-    """Whether the part of a batch is there as it should be, and holds nothing to try again."""
-    frame = whole_part(path, manifest, [item.number for item in batch.items])
-    if frame is None or not retry_failed:
-        return frame is not None
+def _tokens_hash(items: Sequence[Item]) -> str:
+    """Hash of the tokens of all prompts of a run, in their order."""
+    ids = [item.prompt.ids if item.prompt else () for item in items]
+    return hashlib.sha256(repr(ids).encode()).hexdigest()[:16]
+
+
+def _is_done(folder: Path, manifest: Mapping[str, Any], batch: Batch, retry_failed: bool) -> bool:
+    """Whether the part of a batch is there as it should be, and holds nothing to try again.
+
+    The whole part is read: damage in any column is found here, not when the run is analysed.
+    """
+    path = part_path(folder, batch.number)
+    if not path.is_file():
+        return False
+    try:
+        frame = read_part(path, manifest, batch.numbers)
+    except DamagedPartError:
+        return False
     traceable = {item.number for item in batch.items if item.prompt is not None}
-    return traceable.isdisjoint(frame.loc[frame["error"].notna(), "prompt"])
+    failed = frame.loc[frame["error"].notna(), "prompt"]
+    return not retry_failed or traceable.isdisjoint(failed)

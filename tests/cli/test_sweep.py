@@ -158,7 +158,7 @@ def test_texts_that_cannot_be_cut_are_counted_and_none_left_is_an_error(
         (["--estimator", "magic"], "unknown estimator 'magic'"),
         (["--estimator", "greedy,magic"], "unknown estimator 'magic'"),
         (["--keep", "none,heads"], "unknown kind of edge 'heads'; choose from residual"),
-        (["--ablation", "resample"], "sweeps ablate to zero or mean; got 'resample'"),
+        (["--ablation", "resample"], "a sweep has no ablation 'resample'; choose from zero, mean"),
         (["--words", "many"], "--words takes LOW:HIGH in tokens, as 20:60; got 'many'"),
     ],
 )

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 import strace_lens as sl
-from strace_lens.corpus.altered import generator_for, next_token, replaced, shuffled
+from strace_lens.corpus.altered import next_token, replaced, shuffled
 from strace_lens.corpus.analyses.between import on_shared_prompts
 from strace_lens.corpus.batches import items_of
-from strace_lens.corpus.prompts import CorpusPrompt
+from strace_lens.corpus.prompts import CorpusPrompt, generator_for
 from strace_lens.corpus.sweep import sweep
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
@@ -143,7 +143,7 @@ def test_a_corrupted_run_is_compared_with_a_clean_one_by_the_texts_given(
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"corrupt": "reverse"}, "unknown corruption 'reverse'; choose from none, shuffle, random"),
+        ({"corrupt": "reverse"}, "a sweep has no corruption 'reverse'; choose from none, shuffle"),
         ({"corrupt": "random", "corrupt_rate": 0.0}, "corrupt_rate must lie in (0, 1]; got 0.0"),
         ({"corrupt_rate": 0.5}, "corrupt_rate 0.5 has no effect where texts are not corrupted"),
         ({"corrupt": "random", "generate": 1}, "cannot both corrupt texts and add tokens to them"),

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import strace_lens as sl
 from strace_lens.corpus.analyses.estimators import estimator_traces
-from strace_lens.corpus.estimator_controls import control_rows, with_wrong_texts
-from strace_lens.corpus.prompts import CorpusError
+from strace_lens.corpus.estimator_controls import control_rows
+from strace_lens.corpus.prompts import CorpusError, with_wrong_texts
 from strace_lens.corpus.run_folder import Run
 from strace_lens.measures.sizes import ESTIMATOR_SIZES
 from strace_lens.model.checks import architecture_of
@@ -271,7 +271,7 @@ def test_a_wrong_target_that_will_not_do_is_named(labels, message) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"controls": "some"}, "unknown controls 'some'; choose from none, size, all"),
+        ({"controls": "some"}, "a sweep has no controls 'some'; choose from none, size, all"),
         ({"generate": 1}, "are of prompts as given; set controls to size"),
         ({"corrupt": "shuffle"}, "are of prompts as given; set controls to size"),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from strace_lens.corpus.hidden import ActivationRecorder, clean_run, path
+from strace_lens.corpus.hidden import ActivationRecorder, path, stream_of
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
 from strace_lens.traces.graph import token_graph
@@ -74,14 +74,14 @@ def test_watched_rows_against_single_runs(name: str, budget: int) -> None:
         tokens = torch.tensor(tiny.token_ids(length, number))
         groups.append(MaskedRows(tokens, shape, ranks, torch.zeros_like(stop), stop))
         prompts.append(tokens)
-    cleans = [clean_run(token_graph(model, prompt)) for prompt in prompts]
-    recorder = ActivationRecorder(architecture, cleans, [0, 0, 0, -1, -1, -1, 1, 1, 1])
+    streams = [stream_of(token_graph(model, prompt)) for prompt in prompts]
+    recorder = ActivationRecorder(architecture, streams, [0, 0, 0, -1, -1, -1, 1, 1, 1])
     order = [groups[0], groups[0], groups[1]]
     masked_logits(model, architecture, order, watch=recorder.hooks, memory_budget=budget)
     found = recorder.geometry()
     row = 0
-    for group, clean in ((groups[0], cleans[0]), (groups[1], cleans[1])):
-        truth = [s.double().numpy() for s in clean.states]
+    for group, stream in zip(groups, streams, strict=True):
+        truth = [s.double().numpy() for s in stream]
         for which in range(3):
             ours = states_of(name, group, which)
             for layer in range(architecture.layers):
@@ -118,13 +118,14 @@ def test_full_runs_are_the_untouched_model() -> None:
     architecture = architecture_of(model)
     prompts = [torch.tensor(tiny.token_ids(n)) for n in (4, 6)]
     for prompt in prompts:
-        clean = clean_run(token_graph(model, prompt))
+        graph = token_graph(model, prompt)
+        stream = stream_of(graph)
         alone = last_logits(model, architecture, prompt[None])[0]
-        torch.testing.assert_close(clean.logits, alone, atol=1e-5, rtol=1e-5)
-        assert clean.states.shape == (architecture.layers + 1, len(prompt), architecture.d_model)
+        torch.testing.assert_close(graph.activations.logits, alone, atol=1e-5, rtol=1e-5)
+        assert stream.shape == (architecture.layers + 1, len(prompt), architecture.d_model)
         _, cache = model.run_with_cache(prompt[None])
         torch.testing.assert_close(
-            clean.states[1], cache["blocks.0.hook_resid_post"][0], atol=1e-5, rtol=1e-5
+            stream[1], cache["blocks.0.hook_resid_post"][0], atol=1e-5, rtol=1e-5
         )
 
 

@@ -430,7 +430,7 @@ def test_other_estimators_and_ablations(tmp_path: Path) -> None:
 def test_an_empty_corpus_and_bad_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no prompts to sweep"):
         sweep(model(), [], tmp_path / "run", options())
-    with pytest.raises(ValueError, match="sweeps ablate to zero or mean; got 'resample'"):
+    with pytest.raises(ValueError, match="a sweep has no ablation 'resample'; choose from zero"):
         options(ablation="resample")
     with pytest.raises(ValueError, match="threads must be at least 1; got 0"):
         replace(options(), threads=0)

@@ -11,8 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from strace_lens.corpus.cut import cut_to_words, deduplicate, ends_of_tokens, sample
-from strace_lens.corpus.prompts import CorpusPrompt
+from strace_lens.corpus.prompts import (
+    CorpusPrompt,
+    cut_to_words,
+    deduplicate,
+    ends_of_tokens,
+    sample,
+)
 
 WORD = st.text(st.characters(categories=["Ll"]), min_size=1, max_size=6)
 TEXT = st.lists(WORD, min_size=1, max_size=40).map("  ".join)

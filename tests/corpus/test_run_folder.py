@@ -12,7 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from strace_lens.corpus.store import KIND, LockedRunError, only_writer, open_run, read_manifest
+from strace_lens.corpus.run_folder import (
+    KIND,
+    LockedRunError,
+    only_writer,
+    open_run,
+    read_manifest,
+)
 from strace_lens.corpus.sweep import sweep
 from strace_lens.utils.manifest import OtherResultsError
 from tests.corpus.made import model, options, prompts
