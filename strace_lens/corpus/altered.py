@@ -55,7 +55,7 @@ def shuffled(text: str, rate: float, generator: np.random.Generator) -> str:
     if len(set(words)) < 2:
         raise PromptError("the text has no two different words to shuffle; leave it out")
     count = max(2, round(rate * len(words)))
-    drawn: list[str] = []
+    drawn, places = [], np.zeros(0, dtype=np.int64)
     while len(set(drawn)) < 2:  # it may be one word, several times
         places = np.sort(generator.choice(len(words), count, replace=False))
         drawn = [words[place] for place in places]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -143,7 +142,7 @@ class SweepPlan:
     def to_dict(self) -> dict[str, Any]:
         """All of it as a JSON object."""
         totals = ("rows", "flops", "seconds", "disk_bytes")
-        return {**dataclasses.asdict(self), **{name: getattr(self, name) for name in totals}}
+        return {**asdict(self), **{name: getattr(self, name) for name in totals}}
 
 
 def plan_sweep(
@@ -160,10 +159,9 @@ def plan_sweep(
     """What `sweep` would cost, from the model's configuration alone; no weights are read.
 
     Counts are those of the most that can be run: rows whose masks are equal are run once, and a
-    curve that does not move asks for no further size. Seconds are rough. They add up what the
-    products of matrices take, what is done to activations one by one, the launching of
-    operations, the search for rankings and the measuring of outputs; the last two are done by the
-    CPU, on one thread.
+    curve that does not move asks for no further size. Seconds are rough: products of matrices,
+    what is done to activations one by one and the launching of operations, and on one thread of
+    the CPU the search for rankings and the measuring of outputs.
 
     Args:
         model: as for `load_model`, of which only the configuration and the tokenizer are read; a
@@ -179,9 +177,6 @@ def plan_sweep(
             achieve.
         workers: processes that share the work.
 
-    Returns:
-        The plan.
-
     Raises:
         ModelNotFoundError: there is no configuration under that name.
         UnsupportedModelError: a model of that configuration cannot be traced.
@@ -194,7 +189,7 @@ def plan_sweep(
     architecture, options = known.architecture, options or Options()
     items, assumptions = _items(known, prompts, options)
     batches = [
-        tuple(len(cast(Prompt, item.prompt).ids) for item in batch.items)
+        tuple(item.length for item in batch.items)
         for batch in batches_of(architecture, items, options)
         if batch.items[0].prompt is not None
     ]
@@ -204,14 +199,23 @@ def plan_sweep(
     lengths = [length for batch in batches for length in batch]
     device = _speed(speed, known, sorted(lengths)[len(lengths) // 2])
     named = [options.estimator] if estimators is None else list(estimators)
-    grown = _texts(prompts) * (1 + options.generate)
+    texts = sum(len(one.text.encode()) for one in prompts if isinstance(one, CorpusPrompt))
     runs = tuple(
-        _combination(known.architecture, batches, options, name, tuple(kinds), device, grown)
+        _combination(
+            architecture,
+            batches,
+            replace(options, estimator=name, keep=tuple(kinds)),
+            device,
+            texts * (1 + options.generate),
+        )
         for name in named
         for kinds in keep
     )
-    gradient = max(_gradient_bytes(architecture, max(lengths), options, name) for name in named)
-    peaks = [_peak(known, batch, options, gradient) for batch in set(batches)]
+    gradient = 0
+    if any(fitting_passes(name)[1] for name in named):
+        # A backward pass has as many rows as the budget allows, one at the least.
+        each = bytes_per_gradient_row(architecture, max(lengths))
+        gradient = max(1, options.gradient_budget // each) * each
     rows = _rows(options)
     return SweepPlan(
         model=known.name,
@@ -221,9 +225,13 @@ def plan_sweep(
         longest=max(lengths),
         combinations=runs,
         weights_bytes=known.weights_bytes,
-        pass_bytes=max(_pass_bytes(architecture, batch, rows, options) for batch in set(batches)),
+        pass_bytes=max(
+            min(rows * len(batch), rows_per_pass(architecture, max(batch), options.memory_budget))
+            * bytes_per_row(architecture, max(batch))
+            for batch in set(batches)
+        ),
         gradient_bytes=gradient,
-        peak_bytes=max(peaks),
+        peak_bytes=max(_peak(known, batch, options, gradient) for batch in set(batches)),
         workers=workers,
         speed=device.name,
         assumptions=(*known.assumptions, *assumptions),
@@ -238,9 +246,7 @@ def _items(
     assumptions: list[str] = []
     if texts and known.tokenizer is not None:
         # Nothing of a model is asked for but its tokenizer, which the skeleton has too.
-        alone = dataclasses.replace(
-            options, generate=0, temperature=0.0, top_p=1.0, controls="none"
-        )
+        alone = replace(options, generate=0, temperature=0.0, top_p=1.0, controls="none")
         items = items_of(cast(Model, known), known.architecture, texts, alone)
         lengths = [len(item.prompt.ids) for item in items if item.prompt is not None]
         refused = [item for item in items if item.prompt is None]
@@ -264,11 +270,6 @@ def _items(
     return [*made, *refused], assumptions
 
 
-def _texts(prompts: Sequence[CorpusPrompt] | Sequence[int]) -> int:
-    """Bytes of the texts."""
-    return sum(len(one.text.encode()) for one in prompts if isinstance(one, CorpusPrompt))
-
-
 def _rows(options: Options) -> int:
     return most_rows(options.sizes, options.size_controls, options.refine)
 
@@ -277,21 +278,16 @@ def _combination(
     architecture: Architecture,
     batches: Sequence[tuple[int, ...]],
     options: Options,
-    estimator: str,
-    keep: tuple[str, ...],
     speed: Speed,
     text_bytes: int,
 ) -> Combination:
-    rows = _rows(options)
-    fitted_forward, fitted_backward = fitting_passes(estimator)
-    searches = 1 + steps(estimator)
-    more = 0
+    rows, more, fits = _rows(options), 0, 0
     if options.controls == "all":
-        more, fits = control_rows(estimator, options.sizes)
-        fitted_forward, fitted_backward = (
-            (1 + fits) * of for of in (fitted_forward, fitted_backward)
-        )
-        searches += fits * steps(estimator)
+        more, fits = control_rows(options.estimator, options.sizes)
+    fitted_forward, fitted_backward = (
+        (1 + fits) * count for count in fitting_passes(options.estimator)
+    )
+    searches = 1 + (1 + fits) * steps(options.estimator)
 
     @functools.cache
     def of_batch(batch: tuple[int, ...]) -> tuple[int, float, float]:
@@ -332,8 +328,8 @@ def _combination(
     found = [of_batch(batch) for batch in batches]
     prompts = sum(map(len, batches))
     return Combination(
-        estimator=estimator,
-        keep=keep,
+        estimator=options.estimator,
+        keep=options.keep,
         rows=prompts * (rows + more),
         passes=sum(count for count, _, _ in found),
         forward=prompts * (1 + fitted_forward),
@@ -346,32 +342,14 @@ def _combination(
 
 def _disk_bytes(architecture: Architecture, parts: int, prompts: int, options: Options) -> int:
     sizes = len(options.sizes) + options.refine
-    joins = shape_of(architecture, 2).sublayers
-    components = architecture.layers * (architecture.heads + joins + architecture.mlp)
+    sublayers = shape_of(architecture, 2).sublayers
+    components = architecture.layers * (architecture.heads + sublayers + architecture.mlp)
     row = _ROW_BYTES + _COUNT_BYTES * components
     # Floats in single precision, which compression makes hardly smaller.
     geometry = _GEOMETRY_BYTES * architecture.layers + 4 * architecture.d_model
     hidden = len(options.sizes) * geometry * options.hidden
     controls = len(options.sizes) * _CONTROL_BYTES * (options.controls == "all")
     return parts * _PART_BYTES + prompts * (_PROMPT_BYTES + sizes * row + hidden + controls)
-
-
-def _pass_bytes(
-    architecture: Architecture, batch: tuple[int, ...], rows: int, options: Options
-) -> int:
-    longest = max(batch)
-    most = rows_per_pass(architecture, longest, options.memory_budget)
-    return min(rows * len(batch), most) * bytes_per_row(architecture, longest)
-
-
-def _gradient_bytes(
-    architecture: Architecture, tokens: int, options: Options, estimator: str
-) -> int:
-    """Bytes of the largest backward pass: as many rows as the budget allows, one at the least."""
-    if not fitting_passes(estimator)[1]:
-        return 0
-    each = bytes_per_gradient_row(architecture, tokens)
-    return max(1, options.gradient_budget // each) * each
 
 
 def _peak(known: Skeleton, batch: tuple[int, ...], options: Options, gradient: int) -> int:
@@ -397,23 +375,20 @@ def _speed(speed: str | float | Speed, known: Skeleton, tokens: int) -> Speed:
     itemsize = known.dtype.itemsize
     if isinstance(speed, Speed):
         return speed
-    if isinstance(speed, int | float):
-        if not speed > 0:
-            raise ValueError(f"FLOP a second must be positive; got {speed:g}")
-        name = f"{speed:.3g} FLOP/s and {speed / FLOPS_PER_BYTE:.3g} byte/s, as given"
-        return _stated(name, float(speed), speed / FLOPS_PER_BYTE, itemsize)
+    if speed == "here":
+        device = torch.device(torch.accelerator.current_accelerator() or "cpu")
+        return speed_here(device, known.dtype, known.architecture.heads, tokens, 1)
     if speed == "h100":
-        flops = H100[itemsize]
-        name = f"an H100 at {flops:.3g} FLOP/s and {H100_BYTES:.3g} byte/s, both assumed"
-        return _stated(name, flops, H100_BYTES, itemsize)
-    if speed != "here":
+        flops, bandwidth = H100[itemsize], H100_BYTES
+        name = f"an H100 at {flops:.3g} FLOP/s and {bandwidth:.3g} byte/s, both assumed"
+    elif isinstance(speed, str):
         raise ValueError(
             f"unknown speed {speed!r}; choose from {', '.join(SPEEDS)}, or give FLOP a second"
         )
-    device = torch.device(torch.accelerator.current_accelerator() or "cpu")
-    return speed_here(device, known.dtype, known.architecture.heads, tokens, 1)
-
-
-def _stated(name: str, flops: float, bandwidth: float, itemsize: int) -> Speed:
-    """A stated speed; an entry that is worked on is read once and written once."""
+    elif not speed > 0:
+        raise ValueError(f"FLOP a second must be positive; got {speed:g}")
+    else:
+        flops, bandwidth = float(speed), speed / FLOPS_PER_BYTE
+        name = f"{flops:.3g} FLOP/s and {bandwidth:.3g} byte/s, as given"
+    # An entry that is worked on is read once and written once.
     return Speed(name=name, multiply_adds=flops / 2, touch=2 * itemsize / bandwidth)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import functools
 import hashlib
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,13 +69,9 @@ def generator_for(text: str, seed: int) -> np.random.Generator:
 def prompt_of(
     values: Mapping[str, Any], where: str, text_column: str, next_column: str
 ) -> CorpusPrompt:
-    """A prompt of one row: text, next, and every other column a label.
+    """A prompt of one row of a source: text, next, and every other column a label.
 
-    Args:
-        values: of the row, by column.
-        where: the row lies, for the error.
-        text_column: column of the text.
-        next_column: column of what follows; it may be missing, null or empty.
+    What follows may be missing, null or empty. `where` names the row in an error.
 
     Raises:
         CorpusError: the text is missing, no string or blank, or a value is no scalar.
@@ -97,30 +92,22 @@ def prompt_of(
             raise CorpusError(
                 f"{where}: the name {name!r} has a space at its ends; write {name.strip()!r}"
             )
-    labels = {
-        name: _label(name, value, where)
-        for name, value in values.items()
-        if name not in (text_column, next_column) and not _missing(value)
-    }
+    labels = {}
+    for name, value in values.items():
+        if name in (text_column, next_column) or value is None or value != value:  # NaN
+            continue
+        if not isinstance(value, Label):
+            raise CorpusError(
+                f"{where}: label {name!r} must be text, a number or a truth value; got "
+                f"{_shown(value)}; drop the column or write it as text"
+            )
+        labels[name] = value
     return CorpusPrompt(text, following or None, labels)
 
 
 def listed(names: Mapping[str, Any] | list[str]) -> str:
     """Names in a row, for an error."""
     return ", ".join(map(repr, names)) or "none"
-
-
-def _label(name: str, value: Any, where: str) -> Label:
-    if not isinstance(value, Label):
-        raise CorpusError(
-            f"{where}: label {name!r} must be text, a number or a truth value; got "
-            f"{_shown(value)}; drop the column or write it as text"
-        )
-    return value
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _shown(value: Any) -> str:
@@ -131,9 +118,8 @@ def _shown(value: Any) -> str:
 def with_wrong_texts(prompts: Sequence[CorpusPrompt]) -> list[CorpusPrompt]:
     """Prompts whose label `wrong` is the text whose output is the wrong target.
 
-    Args:
-        prompts: a label `wrong` may hold the text, or the number of a prompt from 0; without one
-            the next prompt is taken, after the last the first.
+    The label may hold the text, or the number of a prompt from 0; without it the next prompt is
+    taken, after the last the first.
 
     Raises:
         CorpusError: a label that names no prompt, or the prompt itself; or a single prompt.

@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def _rows(source: str | Path, text_column: str, next_column: str, split: str | N
     if source == BUILTIN:
         held = importlib.resources.files("strace_lens") / "data" / "prompts.jsonl"
         with importlib.resources.as_file(held) as path:
-            yield from read_jsonl(path, "text", "next")
+            yield from read_json(path, "text", "next")
         return
     if path.is_dir() or not (path.is_file() or names_a_file(path)):
         yield from read_dataset(str(source), split, text_column, next_column)
@@ -125,8 +126,7 @@ def read_lines(path: Path, text_column: str, next_column: str) -> Rows:
     """A text file: every line that is not blank is a prompt, as it stands.
 
     A file whose lines all have the six columns of the paper's TSV is read as one, since its authors
-    name theirs so. Any other file whose lines all have cells separated by tabs is refused: it is a
-    table, and its lines are no prompts.
+    name theirs so. Any other table of cells separated by tabs is refused.
     """
     lines = list(_lines(path))
     widths = {_cells(line) for _, line in lines}
@@ -142,30 +142,27 @@ def read_lines(path: Path, text_column: str, next_column: str) -> Rows:
         yield _place(path, number), {text_column: line}
 
 
-def read_jsonl(path: Path, text_column: str, next_column: str) -> Rows:
-    """An object a line; where `text` is asked for and missing, `prompt` takes its place."""
-    for number, line in _lines(path):
-        where = _place(path, number)
-        yield where, _renamed(parse_object(line, where, nan=True), text_column)
-
-
 def read_json(path: Path, text_column: str, next_column: str) -> Rows:
-    """A list of objects, or an object a line as in JSONL."""
-    text = _text(path)
-    if not text.lstrip().startswith("["):
-        yield from read_jsonl(path, text_column, next_column)
-        return
-    for number, values in enumerate(parse_json(text, path, nan=True), start=1):
-        where = f"{path}, object {number}"
+    """A list of objects, or an object a line.
+
+    Where `text` is asked for and missing, `prompt` takes its place.
+    """
+    if (text := _text(path)).lstrip().startswith("["):
+        objects = [
+            (f"{path}, object {number}", values)
+            for number, values in enumerate(parse_json(text, path, nan=True), start=1)
+        ]
+    else:
+        objects = (
+            (_place(path, number), parse_object(line, _place(path, number), nan=True))
+            for number, line in _lines(path)
+        )
+    for where, values in objects:
         if not isinstance(values, dict):
             raise CorpusError(f"{where}: not a JSON object but a {type(values).__name__}")
-        yield where, _renamed(values, text_column)
-
-
-def _renamed(values: dict[str, Any], text_column: str) -> dict[str, Any]:
-    if text_column == "text" and "text" not in values and TEXT_SYNONYM in values:
-        values["text"] = values.pop(TEXT_SYNONYM)
-    return values
+        if text_column == "text" and "text" not in values and TEXT_SYNONYM in values:
+            values["text"] = values.pop(TEXT_SYNONYM)
+        yield where, values
 
 
 def read_csv(path: Path, text_column: str, next_column: str) -> Rows:
@@ -176,11 +173,12 @@ def read_csv(path: Path, text_column: str, next_column: str) -> Rows:
     (_, header), *rows = _csv_rows(path)
     header = [name.strip() for name in header]
     _check_header(path, header, text_column)
-    numbers = set()
-    for place, name in enumerate(header):
-        cells = [cells[place] for _, cells in rows if cells[place]]
-        if name not in (text_column, next_column) and all(_number(c) is not None for c in cells):
-            numbers.add(name)
+    numbers = {
+        name
+        for name, *column in zip(header, *(cells for _, cells in rows), strict=True)
+        if name not in (text_column, next_column)
+        and all(_number(cell) is not None for cell in column if cell)
+    }
     for line, cells in rows:
         values = {
             name: (_number(cell) if name in numbers else cell)
@@ -233,7 +231,7 @@ def read_parquet(path: Path, text_column: str, next_column: str) -> Rows:
 
 READERS: dict[str, Callable[[Path, str, str], Rows]] = {
     ".txt": read_lines,
-    ".jsonl": read_jsonl,
+    ".jsonl": read_json,
     ".json": read_json,
     ".csv": read_csv,
     ".parquet": read_parquet,
@@ -349,23 +347,18 @@ def read_dataset(source: str, split: str | None, text_column: str, next_column: 
 
     Columns that hold neither text nor numbers nor truth values are left out; a class is read as
     its name.
-
-    Args:
-        source: a folder, or a name on the hub, `owner/name` or `owner/name:configuration`.
-        split: of the data set; by default "train", or the only one of a saved data set.
-        text_column: column of the text.
-        next_column: column of what follows, if there is one.
-
-    Raises:
-        CorpusError: nothing is found, it cannot be loaded, or it lacks the split or the column.
     """
-    rows, split = _split(_load(source, split), source, split)
+    rows, split = _one_split(_load(source, split), source, split)
     place = f"{source} ({split})" if split else source
     if text_column not in rows.features:
         raise CorpusError(
             f"{source} has no column {text_column!r}; there are {listed(list(rows.features))}"
         )
-    scalar = [name for name, kind in rows.features.items() if _is_scalar(kind)]
+    scalar = [
+        name
+        for name, kind in rows.features.items()
+        if re.fullmatch(r"(bool|(large_)?string|u?int.*|float.*)", str(getattr(kind, "dtype", "")))
+    ]
     names = {name: kind.int2str for name, kind in rows.features.items() if hasattr(kind, "int2str")}
     kept = [text_column, *(name for name in scalar if name != text_column)]
     for number, values in enumerate(rows.select_columns(kept), start=1):
@@ -393,17 +386,19 @@ def _load(source: str, split: str | None) -> Any:
             return datasets.load_from_disk(source)
         return datasets.load_dataset(name, configuration or None, split=split or "train")
     except Exception as error:  # each loader of the library has errors of its own
-        if folder and isinstance(_root(error), UnicodeDecodeError):
+        root = _root(error)
+        if folder and isinstance(root, UnicodeDecodeError):
             _refuse_other_encodings(Path(source))
         what = "" if folder else "is no file or folder, and as a data set of the hub "
-        raise CorpusError(f"{source} {what}cannot be loaded: {_reason(error)}") from error
+        reason = next(iter(str(root).strip().splitlines()), type(root).__name__)
+        raise CorpusError(f"{source} {what}cannot be loaded: {reason}") from error
     finally:
         logging.disable(before)
         if bars:
             datasets.enable_progress_bars()
 
 
-def _split(loaded: Any, source: str, split: str | None) -> tuple[Any, str | None]:
+def _one_split(loaded: Any, source: str, split: str | None) -> tuple[Any, str | None]:
     """The rows of a split and its name; a saved data set is one split, or all of them."""
     if not isinstance(loaded, dict):
         own = None if loaded.split is None else str(loaded.split)
@@ -425,20 +420,6 @@ def _refuse_other_encodings(folder: Path) -> None:
                 read_text(path)
             except TextFileError as error:
                 raise CorpusError(str(error)) from error
-
-
-def _is_scalar(kind: Any) -> bool:
-    stored = str(getattr(kind, "dtype", ""))
-    return stored in ("bool", "string", "large_string") or stored.startswith(
-        ("int", "uint", "float")
-    )
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of the error at the root."""
-    error = _root(error)
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _root(error: BaseException) -> BaseException:

@@ -17,7 +17,7 @@ from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 import strace_lens as sl
 from strace_lens.corpus.altered import next_token, replaced, shuffled
-from strace_lens.corpus.analyses.between import on_shared_prompts
+from strace_lens.corpus.analyses.all import on_shared_prompts
 from strace_lens.corpus.batches import items_of
 from strace_lens.corpus.prompts import CorpusPrompt, generator_for
 from strace_lens.corpus.sweep import sweep

@@ -1,14 +1,19 @@
-"""Every analysis of one or more runs, as tables by name."""
+"""Every analysis of one or more runs, as tables by name, and runs on the same prompts compared."""
+
+# pandas' types are wider than what it returns here.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
+from itertools import combinations, product
 
 import pandas as pd
 
 from strace_lens.corpus.analyses import (
-    between,
     composition,
     curves,
     density,
@@ -17,8 +22,9 @@ from strace_lens.corpus.analyses import (
     sizes,
     states,
 )
-from strace_lens.corpus.analyses.arrays import named
+from strace_lens.corpus.analyses.arrays import named, refuse_same_names
 from strace_lens.corpus.analyses.claims import claims
+from strace_lens.corpus.analyses.density import agreement
 from strace_lens.corpus.run_folder import Run
 from strace_lens.utils.progress import Progress, reporting
 
@@ -86,12 +92,8 @@ def analyse(
     with reporting(progress, "analysing", len(runs) * len(ANALYSES) + 1) as advance:
         if len(runs) > 1:
             advance(0, "runs beside each other")
-            curves_shared, boundaries_shared = between.side_by_side(runs, seed=seed)
-            together = {
-                "between_runs": between.between_runs(runs, seed=seed),
-                "shared_curves": curves_shared,
-                "shared_boundaries": boundaries_shared,
-            }
+            together = {"between_runs": between_runs(runs, seed=seed)}
+            together["shared_curves"], together["shared_boundaries"] = side_by_side(runs, seed=seed)
         controlled = [run for run in runs if len(run.controls)]
         if controlled:
             advance(0, "estimators and their controls")
@@ -104,3 +106,92 @@ def analyse(
         advance(1, "the paper's claims")
         together[CLAIMS] = claims(runs, seed=seed)
     return {name: named(frames) for name, frames in tables.items()} | together
+
+
+def between_runs(runs: Sequence[Run], *, seed: int = 0, resamples: int = 2000) -> pd.DataFrame:
+    """How per-prompt density agrees between runs: rank correlation and mean difference.
+
+    Prompts are matched by the hash of their text, and those that only one of two runs has are left
+    out of that pair. A text that a run holds twice counts once, by the first.
+
+    Returns:
+        One row for each ordered pair of runs, each with itself included. Columns `a`, `b`,
+        `prompts` (shared), `rho` (Spearman's) with `low` and `high`, `mean_difference` (density in
+        `a` less that in `b`) with `difference_low` and `difference_high`: NaN for a single prompt.
+        `rho` is NaN for fewer than four prompts, and where a run's density is constant.
+
+    Raises:
+        ValueError: two runs of one name, or two that share no prompt.
+    """
+    _check(runs)
+    prompts = {run.name: run.prompts.drop_duplicates("sha256") for run in runs}
+    return pd.DataFrame(
+        [
+            {"a": a, "b": b, **agreement(prompts[a], prompts[b], seed, resamples)}
+            for a, b in product(prompts, repeat=2)
+        ]
+    )
+
+
+def side_by_side(runs: Sequence[Run], *, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`mean_curves` and `corpus_boundaries` of each run, over the prompts that all of them have.
+
+    Raises:
+        ValueError: two runs of one name, or no prompt that all runs have.
+    """
+    shared = {run.name: run for run in on_shared_prompts(runs)}
+    of_curves = {name: curves.mean_curves(run, seed=seed) for name, run in shared.items()}
+    ends = {name: sizes.corpus_boundaries(run, seed=seed) for name, run in shared.items()}
+    return named(of_curves), named(ends)
+
+
+def on_shared_prompts(runs: Sequence[Run]) -> list[Run]:
+    """The runs, each with only the prompts that all of them have, in the order of their texts.
+
+    Prompts keep their numbers. A draw of prompts is then the same prompts in every run.
+
+    Raises:
+        ValueError: two runs of one name, or no prompt that all runs have.
+    """
+    _check(runs)
+    texts = sorted(set.intersection(*(set(run.prompts["sha256"]) for run in runs)))
+    if not texts:
+        names = ", ".join(run.name for run in runs)
+        raise ValueError(f"no prompt is in all of {names}; compare fewer runs at a time")
+    return [_only(run, texts) for run in runs]
+
+
+def _only(run: Run, texts: list[str]) -> Run:
+    """A run with the prompts of these texts, in this order."""
+    firsts = run.prompts.reset_index().drop_duplicates("sha256").set_index("sha256").loc[texts]
+    places = firsts["index"].to_numpy()
+    order = {number: place for place, number in enumerate(firsts["prompt"])}
+
+    def rows(frame: pd.DataFrame) -> pd.DataFrame:
+        kept = frame[frame["prompt"].isin(order)]
+        return kept.sort_values("prompt", key=lambda p: p.map(order), kind="stable").reset_index(
+            drop=True
+        )
+
+    return dataclasses.replace(
+        run,
+        prompts=run.prompts.iloc[places].reset_index(drop=True),
+        sizes=rows(run.sizes),
+        refined=rows(run.refined),
+        usage=run.usage[places],
+        reachable=run.reachable[places],
+        geometry=rows(run.geometry),
+        path=rows(run.path),
+        final_states=run.final_states[places],
+    )
+
+
+def _check(runs: Sequence[Run]) -> None:
+    if not runs:
+        raise ValueError("no run to compare; pass at least one")
+    refuse_same_names(runs)
+    for a, b in combinations(runs, 2):
+        if not set(a.prompts["sha256"]) & set(b.prompts["sha256"]):
+            raise ValueError(
+                f"{a.name} and {b.name} share no prompt; sweep both over the same prompts"
+            )

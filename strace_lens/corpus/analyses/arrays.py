@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,13 @@ from strace_lens.corpus.run_folder import Run
 from strace_lens.traces.edges import KINDS
 
 
+def refuse_same_names(runs: Sequence[Run]) -> None:
+    """Refuse two runs of one name, which no table could tell apart."""
+    for name, count in Counter(run.name for run in runs).items():
+        if count > 1:
+            raise ValueError(f"two runs are named {name}; rename one's folder")
+
+
 def at_sizes(run: Run, column: str) -> Float[np.ndarray, "prompt size"]:
     """A column of `Run.sizes`, a row a prompt."""
     return run.sizes[column].to_numpy(dtype=np.float64).reshape(len(run.prompts), -1)
@@ -21,9 +29,8 @@ def at_sizes(run: Run, column: str) -> Float[np.ndarray, "prompt size"]:
 def every_size(run: Run) -> list[pd.DataFrame]:
     """All sizes at which each prompt was measured, rising: those of the grid and those added to it.
 
-    Returns:
-        One frame a prompt, in the order of `Run.prompts`, with the columns of `Run.refined` and
-        `refined`, whether a size was added.
+    One frame a prompt, in the order of `Run.prompts`, with the columns of `Run.refined` and
+    `refined`, whether a size was added.
     """
     components = run.usage.shape[-1]
     rows = run.sizes.assign(refined=False, usage=list(run.usage.reshape(-1, components)))
@@ -51,13 +58,7 @@ def layer_of(run: Run) -> Int64[np.ndarray, " component"]:
 def edges_by(
     run: Run, group: Int64[np.ndarray, " component"], groups: int
 ) -> tuple[Int64[np.ndarray, "prompt size group"], Int64[np.ndarray, "prompt group"]]:
-    """Edges of the traces and of the graphs, added up over groups of components.
-
-    Args:
-        run: of `read_run`.
-        group: the number of each component's group.
-        groups: how many there are.
-    """
+    """Edges of the traces and of the graphs, added up over numbered groups of components."""
     masks = [group == number for number in range(groups)]
     return (
         np.stack([run.usage[..., m].sum(-1, dtype=np.int64) for m in masks], -1),
@@ -90,10 +91,7 @@ def frame_of(
 ) -> pd.DataFrame:
     """Arrays as a frame with a row for each size and part, sizes outermost.
 
-    Args:
-        sizes: relative sizes.
-        parts: what is known of each part: a column with a value a part.
-        columns: a value a size and part.
+    `parts` are columns with a value a part, `columns` those with a value a size and part.
     """
     count = len(next(iter(parts.values())))
     return pd.DataFrame(

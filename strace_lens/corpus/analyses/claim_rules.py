@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 HOLDS, HOLDS_NOT, CANNOT_TELL = "holds", "does not hold", "cannot be told"
 VERDICTS = (HOLDS, HOLDS_NOT, CANNOT_TELL)
@@ -33,45 +33,40 @@ CLAIMS = {
 
 NOT_KNOWN = "not known here"
 _START, _STOP, _SMALL = 1e-4, 1e-2, 1e-3  # where the paper draws construction; its small trace
-
-
+_POSITIVE, _NEGATIVE = (0.0, math.inf), (-math.inf, 0.0)
 _DIFFERENCE, _RHO = "{:+.2g}", "{:.2f}"
 
 
-@dataclass(frozen=True)
-class Statistic:
-    """One number by which a claim is tested.
-
-    Attributes:
-        claim: its number in `CLAIMS`.
-        text: what it is, in words.
-        above: the claim holds above this value.
-        below: the claim holds below this value.
-        within: the claim holds from the first to the second value, both included.
-        decides: whether the verdict on the claim depends on it. The others are shown and decide
-            nothing.
-        paper: the paper's own value, as text.
-        shown: the format of the value.
-    """
+class Statistic(NamedTuple):
+    """One number by which a claim is tested."""
 
     claim: int
+    """Its number in `CLAIMS`."""
+
     text: str
-    above: float | None = None
-    below: float | None = None
-    within: tuple[float, float] = (-math.inf, math.inf)
+    """What it is, in words."""
+
+    within: tuple[float, float]
+    """The claim holds between these values: both included, or above or below the finite one."""
+
     decides: bool = False
+    """Whether the verdict on the claim depends on it. The others are shown and decide nothing."""
+
     paper: str = NOT_KNOWN
+    """The paper's own value, as text."""
+
     shown: str = "{:.3g}"
+    """The format of the value."""
 
     @property
     def rule(self) -> str:
         """The rule in words."""
-        if self.above is not None:
-            where, other = f"above {self.above:g}", "below"
-        elif self.below is not None:
-            where, other = f"below {self.below:g}", "above"
+        low, high = self.within
+        if high == math.inf:
+            where, other = f"above {low:g}", "below"
+        elif low == -math.inf:
+            where, other = f"below {high:g}", "above"
         else:
-            low, high = self.within
             where = f"from {low:g} to {high:g}" if low else f"at or below {high:g}"
             other = "outside" if low else "above"
         return f"holds if the interval lies {where}, does not hold if it lies {other}"
@@ -80,23 +75,21 @@ class Statistic:
         """What an interval over so many prompts says; `CANNOT_TELL` without an interval."""
         if math.isnan(low) or math.isnan(high) or prompts < LEAST_PROMPTS:
             return CANNOT_TELL
-        if self.above is not None:
-            inside, outside = low > self.above, high < self.above
-        elif self.below is not None:
-            inside, outside = high < self.below, low > self.below
+        least, most = self.within
+        if math.isinf(least) or math.isinf(most):
+            inside = least < low and high < most
         else:
-            least, most = self.within
-            inside, outside = least <= low and high <= most, high < least or low > most
+            inside = least <= low and high <= most
         if inside:
             return HOLDS
-        return HOLDS_NOT if outside else CANNOT_TELL
+        return HOLDS_NOT if high < least or low > most else CANNOT_TELL
 
 
 STATISTICS = {
     "two_phases": Statistic(
         1,
         "share of prompts whose curve has construction followed by refinement",
-        above=0.5,
+        within=(0.5, math.inf),
         decides=True,
     ),
     "construction_start": Statistic(
@@ -137,76 +130,75 @@ STATISTICS = {
     "head_depth": Statistic(
         2,
         "depth of the head subgraph less the whole graph's",
-        below=0.0,
+        within=_NEGATIVE,
         decides=True,
         shown=_DIFFERENCE,
     ),
     "head_ablatable_depth": Statistic(
         2,
         "depth of the head subgraph's ablatable edges less that of all ablatable edges",
-        below=0.0,
+        within=_NEGATIVE,
         shown=_DIFFERENCE,
     ),
     "added_depth": Statistic(
         3,
         "depth of the tail refinement less that of random draws from what the head subgraph "
         "leaves, as many of each kind",
-        above=0.0,
+        within=_POSITIVE,
         decides=True,
         shown=_DIFFERENCE,
     ),
     "added_ablatable_depth": Statistic(
         3,
         "depth of the tail refinement's ablatable edges less that of such draws",
-        above=0.0,
+        within=_POSITIVE,
         shown=_DIFFERENCE,
     ),
     "added_depth_from_head": Statistic(
-        3, "depth of the tail refinement less the head subgraph's", above=0.0, shown=_DIFFERENCE
+        3,
+        "depth of the tail refinement less the head subgraph's",
+        within=_POSITIVE,
+        shown=_DIFFERENCE,
     ),
     "added_attention": Statistic(
         3,
         "attention's share of the tail refinement less its share of what the head subgraph leaves",
-        above=0.0,
+        within=_POSITIVE,
         decides=True,
         shown=_DIFFERENCE,
     ),
     "added_attention_from_head": Statistic(
         3,
         "attention's share of the tail refinement less its share of the head subgraph",
-        above=0.0,
+        within=_POSITIVE,
         shown=_DIFFERENCE,
     ),
     "density_entropy": Statistic(
-        4,
-        "rank correlation of density and entropy",
-        above=0.0,
-        decides=True,
-        shown=_RHO,
+        4, "rank correlation of density and entropy", within=_POSITIVE, decides=True, shown=_RHO
     ),
     "half_size_entropy": Statistic(
         4,
         "rank correlation of entropy and the size at which TV falls to half of its plateau",
-        above=0.0,
+        within=_POSITIVE,
         shown=_RHO,
     ),
     "unigram": Statistic(
         5,
         "TV of sparse traces to the unigram distribution less the full model's",
-        below=0.0,
+        within=_NEGATIVE,
         decides=True,
         shown=_DIFFERENCE,
     ),
     "no_context": Statistic(
         5,
         "TV of sparse traces to the model's output without context less the full model's",
-        below=0.0,
+        within=_NEGATIVE,
         shown=_DIFFERENCE,
     ),
     "density_between": Statistic(
         6,
         "rank correlation of the prompts' densities with another run's",
-        above=0.0,
+        within=_POSITIVE,
         decides=True,
         shown=_RHO,
     ),

@@ -4,19 +4,27 @@ Source: s-Trace (arXiv 2605.27033); the statements and the rules are in `claim_r
 95 % percentile bootstrap intervals over prompts; those of shares are Wilson's.
 """
 
+# pandas' types are wider than what it returns here.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from strace_lens.corpus.analyses.arrays import at_sizes, every_size, kept_kinds
-from strace_lens.corpus.analyses.between import agreement
+from strace_lens.corpus.analyses.arrays import (
+    at_sizes,
+    divide,
+    every_size,
+    kept_kinds,
+    refuse_same_names,
+)
 from strace_lens.corpus.analyses.claim_rules import (
     CANNOT_TELL,
     CLAIMS,
@@ -24,7 +32,7 @@ from strace_lens.corpus.analyses.claim_rules import (
     claim_verdict,
 )
 from strace_lens.corpus.analyses.curves import TARGETS
-from strace_lens.corpus.analyses.density import correlation, density_parts
+from strace_lens.corpus.analyses.density import agreement, correlation, density_parts
 from strace_lens.corpus.analyses.layer_phases import head_and_tail
 from strace_lens.corpus.analyses.sizes import corpus_boundaries, prompt_boundaries
 from strace_lens.corpus.run_folder import Run
@@ -53,15 +61,8 @@ _OF_HEAD_AND_TAIL = {
 }
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its interval, and how many prompts it is of.
-
-    Attributes:
-        value: NaN where no prompt has one.
-        low, high: ends of the interval; NaN where there is none.
-        prompts: how many prompts have what the value is of.
-    """
+class Estimate(NamedTuple):
+    """A value with its interval, and how many prompts have it; NaN where there is none."""
 
     value: float
     low: float
@@ -100,12 +101,9 @@ def claims(runs: Run | Sequence[Run], *, seed: int = 0) -> pd.DataFrame:
         ValueError: no runs, or two of one name.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
-    names = [run.name for run in runs]
     if not runs:
         raise ValueError("no runs to test the claims on; pass at least one")
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"two runs are named {name}; rename one's folder")
+    refuse_same_names(runs)
     rows = []
     for run in runs:
         about = {"run": run.name, "model": run.model, "estimator": _estimator(run)}
@@ -125,10 +123,6 @@ def estimates(run: Run, *, seed: int = 0) -> dict[str, Estimate]:
 
     A size that a prompt does not reach at any measured size counts as 1: the whole graph has the
     model's top token and its head by definition. The ablatable share is then 1 as well.
-
-    Args:
-        run: of `read_run`.
-        seed: of every bootstrap.
     """
     parts = head_and_tail(run)
     differences = {name: parts[column] for name, column in _OF_HEAD_AND_TAIL.items()}
@@ -138,12 +132,10 @@ def estimates(run: Run, *, seed: int = 0) -> dict[str, Estimate]:
         **_two_phases(run, seed),
         **{name: lower_median_of(sizes, seed) for name, sizes in top1_sizes(run).items()},
         **{
-            name: geometric_mean_of(parts[name].fillna(1.0).to_numpy(np.float64), seed)
+            name: geometric_mean_of(parts[name].fillna(1.0), seed)
             for name in ("head_size", "head_ablatable_size")
         },
-        **{
-            name: mean_of(values.to_numpy(np.float64), seed) for name, values in differences.items()
-        },
+        **{name: mean_of(values, seed) for name, values in differences.items()},
         **_with_entropy(run, seed),
         **_shallow(run, seed),
     }
@@ -197,17 +189,16 @@ def no_test(run: Run, other: Run) -> str | None:
     return None
 
 
-def mean_of(values: Float[np.ndarray, " prompt"], seed: int = 0) -> Estimate:
+def mean_of(values: pd.Series | Float[np.ndarray, " prompt"], seed: int = 0) -> Estimate:
     """The mean of the prompts that have a value."""
-    found = means(values, seed)
+    found = means(np.asarray(values, dtype=np.float64), seed)
     return Estimate(float(found.mean), float(found.low), float(found.high), int(found.prompts))
 
 
-def geometric_mean_of(sizes: Float[np.ndarray, " prompt"], seed: int = 0) -> Estimate:
+def geometric_mean_of(sizes: pd.Series | Float[np.ndarray, " prompt"], seed: int = 0) -> Estimate:
     """The geometric mean of the prompts that have a size."""
-    found = mean_of(np.log(sizes), seed)
-    value, low, high = (math.exp(x) for x in (found.value, found.low, found.high))
-    return Estimate(value, low, high, found.prompts)
+    value, low, high, prompts = mean_of(np.log(sizes), seed)
+    return Estimate(math.exp(value), math.exp(low), math.exp(high), prompts)
 
 
 def lower_median_of(sizes: Float[np.ndarray, " prompt"], seed: int = 0) -> Estimate:
@@ -231,9 +222,9 @@ def _alone(run: Run, seed: int) -> Iterator[dict[str, Any]]:
         yield {
             "statistic": name,
             "other": "",
-            **vars(estimate),
+            **estimate._asdict(),
             "rule": asked.rule,
-            "verdict": asked.verdict(estimate.low, estimate.high, estimate.prompts),
+            "verdict": asked.verdict(*estimate[1:]),
             "paper": asked.paper,
             "note": sparse if asked.claim == _SHALLOW else "",
         }
@@ -253,11 +244,9 @@ def _against_others(run: Run, runs: Sequence[Run], seed: int) -> Iterator[dict[s
         yield {
             **row,
             "other": other.name,
-            **vars(found),
+            **found._asdict(),
             "note": "" if why is None else f"no test of the claim: {why}",
-            "verdict": CANNOT_TELL
-            if why is not None
-            else asked.verdict(found.low, found.high, found.prompts),
+            "verdict": CANNOT_TELL if why is not None else asked.verdict(*found[1:]),
         }
 
 
@@ -266,7 +255,7 @@ def _two_phases(run: Run, seed: int) -> dict[str, Estimate]:
     both = found["construction_stop"].notna().to_numpy(np.bool_)
     return {
         "two_phases": share_of(both),
-        **{name: geometric_mean_of(found[name].to_numpy(np.float64), seed) for name in _BOUNDARIES},
+        **{name: geometric_mean_of(found[name], seed) for name in _BOUNDARIES},
     }
 
 
@@ -274,10 +263,8 @@ def _with_entropy(run: Run, seed: int) -> dict[str, Estimate]:
     parts = density_parts(run)
     found = {}
     for name, part in (("density_entropy", "density"), ("half_size_entropy", "half_size")):
-        values = parts[[part, "entropy"]].to_numpy(np.float64)
-        values = values[~np.isnan(values).any(1)]
-        row = correlation(values, seed, _RESAMPLES)
-        found[name] = Estimate(row["rho"], row["low"], row["high"], len(values))
+        row = correlation(parts[[part, "entropy"]], seed, _RESAMPLES)
+        found[name] = Estimate(row["rho"], row["low"], row["high"], int(row["prompts"]))
     return found
 
 
@@ -289,9 +276,8 @@ def _shallow(run: Run, seed: int) -> dict[str, Estimate]:
     found = {}
     for name in ("unigram", "no_context"):
         tv = np.where(asked, at_sizes(run, TARGETS[name]), 0.0).sum(1)
-        mean = np.divide(tv, count, out=np.full(len(tv), np.nan), where=count > 0)
         own = run.prompts[TARGETS[name]].to_numpy(np.float64)
-        found[name] = mean_of(mean - own, seed)
+        found[name] = mean_of(divide(tv, count) - own, seed)
     return found
 
 

@@ -29,10 +29,6 @@ CORE = 0.9
 def kinds_by_size(run: Run, *, seed: int = 0) -> pd.DataFrame:
     """Share of residual, attention and MLP edges at each size.
 
-    Args:
-        run: of `read_run`.
-        seed: of the bootstrap.
-
     Returns:
         Columns `size`, `kind`; `share` of the trace's edges, of the `prompts` whose trace has any;
         `marginal`, the share of the edges that the size adds to the one before, of the
@@ -98,11 +94,6 @@ def gini(run: Run, *, seed: int = 0, resamples: int = 1000) -> pd.DataFrame:
     Its interval is the middle 95 % of bootstrap resamples of the prompts, moved so that their mean
     is the value itself: fewer distinct prompts use components less evenly, so resamples lie above
     it.
-
-    Args:
-        run: of `read_run`.
-        seed: of the bootstrap.
-        resamples: how many.
 
     Returns:
         Columns `size`, `kind`, `gini`, `low`, `high` (NaN for fewer than two prompts), and `graph`,

@@ -44,11 +44,6 @@ def mean_curves(run: Run, *, seed: int = 0, resamples: int = 1000) -> pd.DataFra
     Bands are pointwise 95 % percentile bootstrap intervals over prompts, the same draws for every
     curve; NaN for a single prompt.
 
-    Args:
-        run: of a sweep.
-        seed: of the bootstrap.
-        resamples: how often prompts are drawn.
-
     Returns:
         Columns `curve` (a key of `CURVES`), `size`, `mean`, `median`, each of
         these two with `_low` and `_high`, and `prompts`, those the curve is of: a prompt that
@@ -77,10 +72,6 @@ def mean_curves(run: Run, *, seed: int = 0, resamples: int = 1000) -> pd.DataFra
 
 def shallow(run: Run, *, seed: int = 0) -> pd.DataFrame:
     """TV of the traces' output to each target at each size.
-
-    Args:
-        run: of `read_run`.
-        seed: of the bootstrap.
 
     Returns:
         Columns `target`, `size`, `tv` (mean over prompts), `low`, `high` (NaN for fewer than two

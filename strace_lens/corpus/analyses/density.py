@@ -9,11 +9,14 @@ what an almost empty trace puts out, and two broad distributions differ less tha
 `density_parts` therefore gives the height of the plateau and the size of the fall on their own.
 """
 
+# pandas' types are wider than what it returns here.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportReturnType=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import combinations
+from itertools import chain, combinations, product
 
 import numpy as np
 import pandas as pd
@@ -23,7 +26,7 @@ from scipy.stats import t as student
 
 from strace_lens.corpus.analyses.arrays import every_size
 from strace_lens.corpus.run_folder import Run
-from strace_lens.measures.intervals import draws_of, interval, means, percentiles
+from strace_lens.measures.intervals import draws_of, interval, interval_of, means, percentiles
 
 CORRELATES = ("entropy", "tokens", "loss")
 """Columns of `Run.prompts` that density is correlated with."""
@@ -47,11 +50,6 @@ def density_correlations(run: Run, *, seed: int = 0, resamples: int = 2000) -> p
     A partial correlation is that of what linear fits on the ranks of the held variables leave of
     both ranks.
 
-    Args:
-        run: of a sweep.
-        seed: of the bootstrap.
-        resamples: how often prompts are drawn; they are ranked anew each time.
-
     Returns:
         Columns `what`, `given` (the variables held, joined by ", "; empty for none), `prompts`
         (those with a value of all that takes part), `rho`, `low` and `high` (95 % percentile
@@ -60,12 +58,12 @@ def density_correlations(run: Run, *, seed: int = 0, resamples: int = 2000) -> p
         function of those held.
     """
     rows = []
-    for what, given in _questions():
-        names = ["density", what, *given]
-        values = run.prompts[names].to_numpy(dtype=np.float64)
-        values = values[~np.isnan(values).any(1)]
-        row = {"what": what, "given": ", ".join(given), "prompts": len(values)}
-        rows.append({**row, **correlation(values, seed, resamples)})
+    for what in CORRELATES:
+        others = [name for name in CORRELATES if name != what]
+        for given in chain.from_iterable(combinations(others, n) for n in range(len(others) + 1)):
+            values = run.prompts[["density", what, *given]]
+            row = {"what": what, "given": ", ".join(given)}
+            rows.append({**row, **correlation(values, seed, resamples)})
     return pd.DataFrame(rows)
 
 
@@ -91,10 +89,6 @@ def density_by_label(run: Run, *, seed: int = 0) -> pd.DataFrame:
 
     Labels with two to twelve values; prompts without a label are left out of it. Those that a
     sweep with --generate gives (`growth`) are none.
-
-    Args:
-        run: of a sweep.
-        seed: of the bootstrap.
 
     Returns:
         Columns `label` (without "label_"), `value`, `prompts`, `mean`, `low` and `high` (95 %
@@ -150,14 +144,13 @@ def part_correlations(run: Run, *, seed: int = 0, resamples: int = 2000) -> pd.D
     Returns:
         Columns `part`, `what`, `prompts`, `rho`, `low`, `high`, `p`, as `density_correlations`.
     """
-    parts, rows = density_parts(run), []
-    for part in PARTS:
-        for what in CORRELATES:
-            values = parts[[part, what]].to_numpy(dtype=np.float64)
-            values = values[~np.isnan(values).any(1)]
-            about = {"part": part, "what": what, "prompts": len(values)}
-            rows.append({**about, **correlation(values, seed, resamples)})
-    return pd.DataFrame(rows)
+    parts = density_parts(run)
+    return pd.DataFrame(
+        [
+            {"part": part, "what": what, **correlation(parts[[part, what]], seed, resamples)}
+            for part, what in product(PARTS, CORRELATES)
+        ]
+    )
 
 
 def growth_lines(run: Run) -> pd.DataFrame:
@@ -169,23 +162,16 @@ def growth_lines(run: Run) -> pd.DataFrame:
         (the token that the model writes then). No row for a run that did not generate.
     """
     columns = ["of", "step", "prompt", "tokens", "density", "entropy", "next"]
-    if not {"label_of", "label_step"} <= set(run.prompts):
+    if not set(GROWTH) <= set(run.prompts):
         return pd.DataFrame(columns=columns)
-    numbers = {
-        name: pd.to_numeric(run.prompts[f"label_{name}"], errors="coerce")
-        for name in ("of", "step")
-    }
-    frame = run.prompts.assign(**numbers).dropna(subset=["of", "step"])
+    numbers = run.prompts[list(GROWTH)].apply(pd.to_numeric, errors="coerce")  # others' are text
+    frame = run.prompts.join(numbers.set_axis(["of", "step"], axis=1)).dropna(subset=["of", "step"])
     frame = frame.astype({"of": "int64", "step": "int64"})
-    return frame.sort_values(by=["of", "step"], ignore_index=True).reindex(columns=columns)
+    return frame.sort_values(["of", "step"], ignore_index=True)[columns]
 
 
 def growth(run: Run, *, seed: int = 0) -> pd.DataFrame:
     """Mean density after each number of generated tokens.
-
-    Args:
-        run: of `read_run`, whose sweep generated.
-        seed: of the bootstrap.
 
     Returns:
         Columns `step`; `density` with `low` and `high` (NaN for fewer than two texts); `tokens` and
@@ -208,42 +194,52 @@ def growth(run: Run, *, seed: int = 0) -> pd.DataFrame:
             "density": found.mean,
             "low": found.low,
             "high": found.high,
-            **{
-                name: np.asarray(by_step[name].mean(), dtype=np.float64)
-                for name in ("tokens", "entropy")
-            },
+            "tokens": by_step["tokens"].mean().to_numpy(),
+            "entropy": by_step["entropy"].mean().to_numpy(),
             **change.columns("change"),
             "prompts": found.prompts,
         }
     )
 
 
-def correlation(
-    values: Float[np.ndarray, "prompt variable"], seed: int, resamples: int
-) -> dict[str, float]:
-    """Rank correlation of the first two variables given the others, with interval and p."""
-    prompts, variables = values.shape
-    held = variables - 2
-    if prompts < LEAST_PROMPTS + held:
-        return dict.fromkeys(("rho", "low", "high", "p"), math.nan)
-    rho = float(rank_correlations(values[None])[0])
+def correlation(variables: pd.DataFrame, seed: int, resamples: int) -> dict[str, float | int]:
+    """Rank correlation of the first two variables given the others: `prompts`, `rho` and so on.
+
+    Of the prompts that have a value of all; `low`, `high` and `p` as `density_correlations`.
+    """
+    values = variables.dropna().to_numpy(dtype=np.float64)
+    prompts, held = len(values), values.shape[1] - 2
+    enough = prompts >= LEAST_PROMPTS + held
+    rho = float(rank_correlations(values[None])[0]) if enough else math.nan
     if math.isnan(rho):
-        return dict.fromkeys(("rho", "low", "high", "p"), math.nan)
-    drawn = rank_correlations(values[draws_of(prompts, resamples, seed)])
-    low, high = percentiles(drawn)
+        return {"prompts": prompts, **dict.fromkeys(("rho", "low", "high", "p"), math.nan)}
+    low, high = percentiles(rank_correlations(values[draws_of(prompts, resamples, seed)]))
     freedom = prompts - 2 - held
     t = rho * math.sqrt(freedom / (1 - rho**2)) if abs(rho) < 1 else math.inf
     p = float(2 * student.sf(abs(t), freedom))
-    return {"rho": rho, "low": float(low), "high": float(high), "p": p}
+    return {"prompts": prompts, "rho": rho, "low": float(low), "high": float(high), "p": p}
 
 
-def _questions() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each correlate alone, with every other held, and with all others held."""
-    for what in CORRELATES:
-        others = [name for name in CORRELATES if name != what]
-        for held in range(len(others) + 1):
-            for given in combinations(others, held):
-                yield what, given
+def agreement(
+    a: pd.DataFrame, b: pd.DataFrame, seed: int = 0, resamples: int = 2000
+) -> dict[str, float | int]:
+    """How the densities of two runs agree over the prompts that both have, one at the least.
+
+    Takes `Run.prompts` of each, a text once, and gives the columns of `all.between_runs` from
+    `prompts` on.
+    """
+    # Sorted, so that (a, b) and (b, a) draw the same prompts.
+    shared = a.merge(b, on="sha256").sort_values("sha256")[["density_x", "density_y"]]
+    difference = (shared["density_x"] - shared["density_y"]).to_numpy(dtype=np.float64)
+    draws = draws_of(len(shared), resamples, seed)
+    low, high = interval_of(difference[:, None], np.mean, draws)
+    rho = correlation(shared, seed, resamples)
+    return {
+        **{name: rho[name] for name in ("prompts", "rho", "low", "high")},
+        "mean_difference": float(difference.mean()),
+        "difference_low": float(low[0]),
+        "difference_high": float(high[0]),
+    }
 
 
 def _differ(groups: list[Float[np.ndarray, " _"]]) -> dict[str, float]:

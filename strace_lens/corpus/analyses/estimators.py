@@ -57,12 +57,7 @@ Wide = pd.DataFrame
 
 
 def estimator_tables(runs: Sequence[Run], *, seed: int = 0) -> dict[str, pd.DataFrame]:
-    """Every table of runs with the controls of their estimators, by name.
-
-    Args:
-        runs: of `read_run`, all with rows of `Run.controls`; of different names.
-        seed: of the bootstrap.
-    """
+    """Every table of runs with the controls of their estimators, by name."""
     return {
         "estimator_table": estimator_table(runs, seed=seed),
         "estimator_phases": estimator_phases(runs, seed=seed),
@@ -73,9 +68,6 @@ def estimator_tables(runs: Sequence[Run], *, seed: int = 0) -> dict[str, pd.Data
 
 def estimator_traces(run: Run) -> pd.DataFrame:
     """Every trace that a run fitted: how small it is, and what it cost.
-
-    Args:
-        run: with the controls of its estimator.
 
     Returns:
         One row a prompt, seed and `target` ("own", the prompt's output, or "wrong", another
@@ -108,10 +100,6 @@ def estimator_traces(run: Run) -> pd.DataFrame:
 
 def estimator_curves(run: Run, *, seed: int = 0) -> pd.DataFrame:
     """Means over prompts by size, with 95 % percentile bootstrap intervals.
-
-    Args:
-        run: with the controls of its estimator.
-        seed: of the bootstrap.
 
     Returns:
         Columns `quantity`, `size`, `mean`, `low`, `high`, `prompts`. Quantities: `tv`, total
@@ -156,10 +144,6 @@ def estimator_table(runs: Sequence[Run], *, seed: int = 0) -> pd.DataFrame:
     intervals over prompts, NaN for a single prompt. Names end in a relative size where they hold
     for that one; sizes that were not measured are left out.
 
-    Args:
-        runs: with the controls of their estimators.
-        seed: of the bootstrap.
-
     Returns:
         One row a run. Columns:
 
@@ -203,10 +187,6 @@ def estimator_phases(runs: Sequence[Run], *, seed: int = 0) -> pd.DataFrame:
     """The phases of the traces of each run: means over the prompts that have them.
 
     Intervals are 95 % percentile bootstrap intervals over prompts, NaN for fewer than two.
-
-    Args:
-        runs: of different names.
-        seed: of the bootstrap.
 
     Returns:
         One row a quantity and run. Columns:

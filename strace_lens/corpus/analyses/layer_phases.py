@@ -10,11 +10,11 @@ edges, and depths and counts are given over them alone as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Shaped
 
 from strace_lens.corpus.analyses.arrays import (
     ablatable_kinds,
@@ -35,10 +35,7 @@ from strace_lens.traces.edges import KINDS
 SIZES_OF = ("head_size", "tail_size", "head_ablatable_size", "tail_ablatable_size")
 """Quantities of `head_and_tail` whose means are geometric."""
 
-_ATTENTION = KINDS.index("attention")
-_BLOCK = [KINDS.index("attention"), KINDS.index("mlp")]
-
-Counts = Int64[np.ndarray, "kind layer"]
+Counts = Float[np.ndarray, "prompt kind layer"]
 
 
 def phase_diagram(run: Run) -> pd.DataFrame:
@@ -82,10 +79,6 @@ def head_and_tail(run: Run, threshold: float = THRESHOLD) -> pd.DataFrame:
     head's mass; the tail refinement is what later sizes add until the tail error stays under the
     same share of the tail's mass.
 
-    Args:
-        run: of `read_run`.
-        threshold: the share, in (0, 1).
-
     Returns:
         A row a prompt. Columns:
 
@@ -113,43 +106,46 @@ def head_and_tail(run: Run, threshold: float = THRESHOLD) -> pd.DataFrame:
     Raises:
         ValueError: a threshold outside (0, 1).
     """
-    by_kind_and_layer = _groups(run)
-    parts = {
-        "depth": list(range(len(KINDS))),
-        "block_depth": _BLOCK,
-        "ablatable_depth": [KINDS.index(kind) for kind in ablatable_kinds(run)],
+    tables, prompts = every_size(run), run.prompts
+    ends = np.array(
+        [restored_from(*of, threshold) for of in zip(tables, prompts["head_mass"], strict=True)]
+    )
+    # NaN if either is: the refinement of the tail starts where the head is restored.
+    sizes = {"head": ends[:, 0], "tail": ends.max(1)}
+    graph = _by_kind_and_layer(run, run.reachable)
+    until = {part: _by_kind_and_layer(run, _used(tables, at)) for part, at in sizes.items()}
+    parts = {"head": until["head"], "tail": until["tail"] - until["head"]}
+    ablatable = [KINDS.index(kind) for kind in ablatable_kinds(run)]
+    depths = {
+        "depth": slice(None),
+        "block_depth": [KINDS.index("attention"), KINDS.index("mlp")],
+        "ablatable_depth": ablatable,
     }
-    ablatable = parts["ablatable_depth"]
-    masses = run.prompts["head_mass"]
-    rows = []
-    for prompt, mass, table, reachable in zip(
-        run.prompts["prompt"], masses, every_size(run), run.reachable, strict=True
-    ):
-        head_size, tail_size = restored_from(table, float(mass), threshold)
-        # NaN if either is: the refinement of the tail starts where the head is restored.
-        tail_size = float(np.maximum(head_size, tail_size))
-        graph = by_kind_and_layer(reachable)
-        usage = dict(zip(table["size"], table["usage"], strict=True))
-        head = None if math.isnan(head_size) else by_kind_and_layer(usage[head_size])
-        end = None if math.isnan(tail_size) else by_kind_and_layer(usage[tail_size])
-        tail = None if head is None or end is None else end - head
-        found = {
-            "prompt": int(prompt),
-            "head_size": head_size,
-            "tail_size": tail_size,
-            "head_ablatable_size": _share(head, graph, ablatable),
-            "tail_ablatable_size": _share(end, graph, ablatable),
-            "head_not_yet_at": _before(table, head_size),
-            "tail_not_yet_at": _before(table, tail_size),
-            **_about("head", head, parts),
-            **_about("tail", tail, parts),
-            **{f"graph_{name}": relative_depth(graph[kinds]) for name, kinds in parts.items()},
-        }
-        for name in parts:
-            found[f"{name}_gap"] = found[f"head_{name}"] - found[f"tail_{name}"]
-            found[f"head_{name}_vs_graph"] = found[f"head_{name}"] - found[f"graph_{name}"]
-        rows.append({**found, **_against_left(graph, head, tail, ablatable)})
-    return pd.DataFrame(rows)
+    attention = KINDS.index("attention")
+    found = {"prompt": prompts["prompt"], **{f"{part}_size": at for part, at in sizes.items()}}
+    for part, counts in until.items():
+        held = np.maximum(1, counts[:, ablatable].sum((1, 2)))
+        found[f"{part}_ablatable_size"] = divide(held, graph[:, ablatable].sum((1, 2)))
+    for part, at in sizes.items():
+        found[f"{part}_not_yet_at"] = [_before(*of) for of in zip(tables, at, strict=True)]
+    for part, counts in parts.items():
+        found[f"{part}_edges"] = edges = counts.sum((1, 2))
+        found[f"{part}_ablatable_edges"] = counts[:, ablatable].sum((1, 2))
+        found |= {f"{part}_{name}": _depth(counts[:, kinds]) for name, kinds in depths.items()}
+        found[f"{part}_attention"] = divide(counts[:, attention].sum(1), edges)
+    for name, kinds in depths.items():
+        found[f"graph_{name}"] = _depth(graph[:, kinds])
+        found[f"{name}_gap"] = found[f"head_{name}"] - found[f"tail_{name}"]
+        found[f"head_{name}_vs_graph"] = found[f"head_{name}"] - found[f"graph_{name}"]
+    left = graph - parts["head"]
+    # As many of each kind as the tail has, spread over the layers as those that are left.
+    drawn = _no_nan(divide(left, left.sum(2, keepdims=True)))
+    drawn = drawn * parts["tail"].sum(2, keepdims=True)
+    for name in ("depth", "ablatable_depth"):
+        found[f"tail_{name}_vs_left"] = found[f"tail_{name}"] - _depth(drawn[:, depths[name]])
+    share_left = divide(left[:, attention].sum(1), left.sum((1, 2)))
+    found["tail_attention_vs_left"] = found["tail_attention"] - share_left
+    return pd.DataFrame(found)
 
 
 def head_and_tail_means(run: Run, threshold: float = THRESHOLD, *, seed: int = 0) -> pd.DataFrame:
@@ -173,82 +169,38 @@ def head_and_tail_means(run: Run, threshold: float = THRESHOLD, *, seed: int = 0
     return pd.DataFrame({"quantity": list(table), **columns, "prompts": found.prompts})
 
 
-def relative_depth(counts: Counts) -> float:
-    """Mean layer of edges over the last layer; NaN without edges or with a single layer."""
-    by_layer = counts.sum(0)
-    last = len(by_layer) - 1
-    if not by_layer.any() or last == 0:
-        return math.nan
-    return float(by_layer @ np.arange(last + 1) / by_layer.sum() / last)
-
-
-def _groups(
-    run: Run,
-) -> Callable[[Int[np.ndarray, " component"]], Counts]:
-    """Adds up edges of components by kind and layer."""
-    kind = run.components["kind"].map(KINDS.index).to_numpy(dtype=np.int64)
+def _by_kind_and_layer(run: Run, edges: Shaped[np.ndarray, "prompt component"]) -> Counts:
+    """Edges of components added up; NaN where those of a prompt are."""
+    kinds = run.components["kind"].map(KINDS.index).to_numpy(dtype=np.int64)
     layers = layer_of(run)
-    shape = len(KINDS), int(layers.max()) + 1
+    count = int(layers.max()) + 1
+    group = kinds * count + layers
+    one_of_each = group[:, None] == np.arange(len(KINDS) * count)
+    return (edges @ one_of_each.astype(np.float64)).reshape(-1, len(KINDS), count)
 
-    def grouped(edges: Int[np.ndarray, " component"]) -> Counts:
-        counts = np.zeros(shape, dtype=np.int64)
-        np.add.at(counts, (kind, layers), edges)
-        return counts
 
-    return grouped
+def _used(
+    tables: Sequence[pd.DataFrame], sizes: Float[np.ndarray, " prompt"]
+) -> Float[np.ndarray, "prompt component"]:
+    """Edges of each component in each prompt's trace of its size; NaN for NaN."""
+    rows = []
+    for table, size in zip(tables, sizes, strict=True):
+        usage = dict(zip(table["size"], table["usage"], strict=True))
+        rows.append(usage.get(size, np.full(len(table["usage"].iloc[0]), np.nan)))
+    return np.array(rows, dtype=np.float64)
 
 
 def _before(table: pd.DataFrame, size: float) -> float:
     """The size measured before one; 0 if none was, NaN for NaN."""
-    if math.isnan(size):
-        return math.nan
     sizes = table["size"].to_numpy(dtype=np.float64)
-    return float(sizes[sizes < size].max(initial=0.0))
+    return math.nan if math.isnan(size) else float(sizes[sizes < size].max(initial=0.0))
 
 
-def _share(counts: Counts | None, graph: Counts, kinds: list[int]) -> float:
-    """The share of the graph's edges of these kinds that are there; one edge at least."""
-    whole = int(graph[kinds].sum())
-    if counts is None or whole == 0:
-        return math.nan
-    return max(1, int(counts[kinds].sum())) / whole
-
-
-def _about(name: str, counts: Counts | None, parts: dict[str, list[int]]) -> dict[str, float]:
-    if counts is None:
-        names = ("edges", "ablatable_edges", *parts, "attention")
-        return {f"{name}_{column}": math.nan for column in names}
-    edges = int(counts.sum())
-    return {
-        f"{name}_edges": float(edges),
-        f"{name}_ablatable_edges": float(counts[parts["ablatable_depth"]].sum()),
-        **{f"{name}_{part}": relative_depth(counts[kinds]) for part, kinds in parts.items()},
-        f"{name}_attention": counts[_ATTENTION].sum() / edges if edges else math.nan,
-    }
-
-
-def _against_left(
-    graph: Counts, head: Counts | None, tail: Counts | None, ablatable: list[int]
-) -> dict[str, float]:
-    """The tail refinement compared with what the head subgraph leaves in the graph."""
-    names = ("tail_depth_vs_left", "tail_ablatable_depth_vs_left", "tail_attention_vs_left")
-    if head is None or tail is None or not tail.any():
-        return dict.fromkeys(names, math.nan)
-    left = graph - head
-    attention = tail[_ATTENTION].sum() / tail.sum() - left[_ATTENTION].sum() / left.sum()
-    depths = [_later_than_left(tail[k], left[k]) for k in (list(range(len(KINDS))), ablatable)]
-    return dict(zip(names, (*depths, float(attention)), strict=True))
-
-
-def _later_than_left(tail: Counts, left: Counts) -> float:
-    """Depth of some edges less that of as many of each kind drawn from what is left."""
-    drawn = divide(left, left.sum(1, keepdims=True)) * tail.sum(1, keepdims=True)
-    drawn = _no_nan(drawn).sum(0)
-    last = len(drawn) - 1
-    if last == 0 or not tail.any():
-        return math.nan
-    layers = np.arange(last + 1)
-    return float((tail.sum(0) - drawn) @ layers / tail.sum() / last)
+def _depth(counts: Counts) -> Float[np.ndarray, " prompt"]:
+    """Mean layer of edges over the last layer; NaN without edges or with a single layer."""
+    by_layer = counts.sum(1)
+    last = by_layer.shape[1] - 1
+    return divide(by_layer @ np.arange(last + 1), by_layer.sum(1) * last)
 
 
 def _fall(errors: Float[np.ndarray, "prompt size"]) -> Float[np.ndarray, "prompt size"]:

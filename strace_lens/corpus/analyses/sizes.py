@@ -68,11 +68,6 @@ def corpus_boundaries(run: Run, *, seed: int = 0, resamples: int = 200) -> pd.Da
     The mean of curves that break at different sizes is smoother than each of them:
     `prompt_boundaries` has the phases of single prompts.
 
-    Args:
-        run: of a sweep.
-        seed: of the bootstrap.
-        resamples: how often prompts are drawn.
-
     Returns:
         One row for each of `QUANTITIES`. Columns `quantity`, `value` (NaN without such a phase),
         `below` and `above` (the sizes of the grid around a boundary; NaN for what is none),
@@ -110,11 +105,6 @@ def prompt_boundaries(run: Run, *, seed: int = 0, resamples: int = 100) -> pd.Da
 
     The interval is of the fit, not over prompts: what the fitted lines miss at the measured sizes,
     less its mean, is drawn with replacement and added to the lines, and these are fitted again.
-
-    Args:
-        run: of a sweep.
-        seed: of the bootstrap.
-        resamples: how often misses are drawn; 0 for no intervals.
 
     Returns:
         One row a prompt. Columns `prompt`; `phases`, their number, 0 where TV never falls by a

@@ -50,10 +50,6 @@ Matrix = Float[np.ndarray, "size size"]
 def geometry_by_layer(run: Run, *, seed: int = 0) -> pd.DataFrame:
     """Means over prompts of the geometry at each size and layer.
 
-    Args:
-        run: of `read_run`.
-        seed: of the bootstrap.
-
     Returns:
         Columns `size`, `layer`; `cosine`, `l2`, `cka`, `velocity`, `curvature` (radians) and
         `velocity_ratio`, the mean of the trace's velocity over the full model's, each with `_low`,
@@ -82,10 +78,6 @@ def geometry_by_layer(run: Run, *, seed: int = 0) -> pd.DataFrame:
 
 def state_matrices(run: Run, *, seed: int = 0) -> pd.DataFrame:
     """How alike the final states of the traces of any two sizes are.
-
-    Args:
-        run: of `read_run`.
-        seed: of the draw of prompts, where there are more than `POINTS`.
 
     Returns:
         One row for each measure and ordered pair of sizes. Columns `measure`, `size_a`, `size_b`,
@@ -128,10 +120,6 @@ def state_matrices(run: Run, *, seed: int = 0) -> pd.DataFrame:
 
 def state_curvature(run: Run, *, seed: int = 0) -> pd.DataFrame:
     """The path of the final state from the smallest size of the grid to the largest.
-
-    Args:
-        run: of `read_run`.
-        seed: of the bootstrap.
 
     Returns:
         One row a size, the smallest apart. Columns `size`; `step`, the mean length of the step from

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from strace_lens.corpus.analyses.all import on_shared_prompts
 from strace_lens.corpus.analyses.arrays import (
     added,
     at_sizes,
@@ -15,7 +16,6 @@ from strace_lens.corpus.analyses.arrays import (
     frame_of,
     shares,
 )
-from strace_lens.corpus.analyses.between import on_shared_prompts
 from strace_lens.corpus.analyses.density import density_parts
 from strace_lens.corpus.analyses.layer_phases import head_and_tail
 from strace_lens.corpus.analyses.sizes import per_prompt, prompt_boundaries, size_needed

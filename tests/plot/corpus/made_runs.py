@@ -10,8 +10,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from strace_lens.corpus.analyses.all import ANALYSES
-from strace_lens.corpus.analyses.between import between_runs
+from strace_lens.corpus.analyses.all import ANALYSES, between_runs
 from strace_lens.corpus.run_folder import Run
 from tests.corpus.synthetic import synthetic_run
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from strace_lens.corpus.analyses.between import between_runs, on_shared_prompts, side_by_side
+from strace_lens.corpus.analyses.all import between_runs, on_shared_prompts, side_by_side
 from strace_lens.corpus.analyses.curves import mean_curves
 from strace_lens.corpus.analyses.sizes import corpus_boundaries
 from strace_lens.corpus.run_folder import Run
@@ -108,11 +108,11 @@ def test_runs_without_geometry_are_cut_too() -> None:
 
 
 def test_runs_side_by_side_are_each_on_the_shared_prompts(runs) -> None:
-    curves, boundaries = side_by_side(runs, seed=3, curve_resamples=20, boundary_resamples=10)
+    curves, boundaries = side_by_side(runs, seed=3)
     for run in on_shared_prompts(runs):
         for mine, expected in (
-            (curves, mean_curves(run, seed=3, resamples=20)),
-            (boundaries, corpus_boundaries(run, seed=3, resamples=10)),
+            (curves, mean_curves(run, seed=3)),
+            (boundaries, corpus_boundaries(run, seed=3)),
         ):
             one = mine[mine["run"] == run.name].drop(columns="run").reset_index(drop=True)
             pd.testing.assert_frame_equal(one, expected)
@@ -122,7 +122,7 @@ def test_runs_side_by_side_are_each_on_the_shared_prompts(runs) -> None:
 def test_a_run_beside_itself_has_the_same_curves() -> None:
     one = run_of("one", TEXTS[:4])
     again = dataclasses.replace(one, name="again")
-    curves, _ = side_by_side([one, again], curve_resamples=10, boundary_resamples=5)
+    curves, _ = side_by_side([one, again])
     first, second = (rows.drop(columns="run") for _, rows in curves.groupby("run"))
     pd.testing.assert_frame_equal(first.reset_index(drop=True), second.reset_index(drop=True))
 
