@@ -35,6 +35,36 @@ CONTROLS = "controls"
 PATH = ("velocity", "curvature")
 """Columns with a value a layer, of the full model; `full_` comes before their names."""
 
+_TEXT, _NUMBER = pa.string(), pa.float64()
+_TOP = pa.list_(pa.struct([("token", _TEXT), ("p", _NUMBER)]))
+_BY_LAYER, _COUNTS = pa.list_(pa.float32()), pa.list_(pa.int32())
+
+OF_PROMPT = {
+    **{"prompt": pa.int64(), "text": _TEXT, "sha256": _TEXT},
+    **{"tokens": pa.int32(), "graph_edges": pa.int64()},
+    **dict.fromkeys(("entropy", "head_mass", "density", "logit_gap"), _NUMBER),
+    **{"next": _TEXT, "loss": _NUMBER, "full_top": _TOP},
+    **dict.fromkeys(("full_unigram_tv", "full_no_context_tv"), _NUMBER),
+}
+"""Columns that say the same in every row of a prompt, besides its labels."""
+
+OF_SIZE = {
+    **{"size": _NUMBER, "edges": pa.int64()},
+    **dict.fromkeys(("tv", "kl", "js", "head_error", "tail_error"), _NUMBER),
+    "top1": pa.bool_(),
+    **dict.fromkeys(("nucleus", "random_tv", "inverse_tv", "random_inverse_tv"), _NUMBER),
+    **dict.fromkeys(("ablatable_size", "residual", "attention", "mlp", "mean_layer"), _NUMBER),
+    **dict.fromkeys(("trace_head_mass", "unigram_tv", "no_context_tv"), _NUMBER),
+    "top": _TOP,
+}
+"""Columns with a value of each size."""
+
+_OF_CONTROL = {
+    **{"role": _TEXT, "seed": pa.int32(), "tv": _NUMBER, "top1": pa.bool_()},
+    **{"path_share": _NUMBER, "connected": pa.bool_(), "compute": _NUMBER},
+    **{"forward": pa.int64(), "backward": pa.int64()},
+}
+
 _RUN, _PROMPTS = b"strace-lens-run", b"strace-lens-prompts"
 # Thrift's compact protocol puts two bytes between a key and its value: type, and length 64.
 _KEY, _BETWEEN, _BLANK = b"strace-lens-sha256", b"\x18\x40", b"0" * 64
@@ -65,33 +95,14 @@ def is_corrupted(manifest: Mapping[str, Any]) -> bool:
 
 def schema(manifest: Mapping[str, Any]) -> pa.Schema:
     """Columns of every part of a run: a row a prompt and size; one without a size for a failure."""
-    top = pa.list_(pa.struct([("token", pa.string()), ("p", pa.float64())]))
-    by_layer, counts = pa.list_(pa.float32()), pa.list_(pa.int32())
-    number, text = pa.float64(), pa.string()
-    controls = {
-        **{"role": text, "seed": pa.int32(), "tv": number, "top1": pa.bool_()},
-        **{"path_share": number, "connected": pa.bool_(), "compute": number},
-        **{"forward": pa.int64(), "backward": pa.int64()},
-    }
     columns: dict[str, pa.DataType] = {
-        **{"prompt": pa.int64(), "text": text, "sha256": text, "error": text, "next": text},
-        **({"corrupted": text} if is_corrupted(manifest) else {}),
-        **{f"label_{name}": text for name in manifest["labels"]},
-        **{"tokens": pa.int32(), "graph_edges": pa.int64()},
-        **dict.fromkeys(("entropy", "head_mass", "density", "logit_gap", "loss"), number),
-        **dict.fromkeys(("full_unigram_tv", "full_no_context_tv"), number),
-        **{"full_top": top, "reachable": counts},
-        **dict.fromkeys((f"full_{name}" for name in PATH), by_layer),
-        **{"size": number, "edges": pa.int64(), "refined": pa.bool_()},
-        **dict.fromkeys(("tv", "kl", "js", "head_error", "tail_error"), number),
-        "top1": pa.bool_(),
-        **dict.fromkeys(("nucleus", "random_tv", "inverse_tv", "random_inverse_tv"), number),
-        "ablatable_size": number,
-        **dict.fromkeys(("residual", "attention", "mlp", "mean_layer", "trace_head_mass"), number),
-        **dict.fromkeys(("unigram_tv", "no_context_tv"), number),
-        **{"top": top, "usage": counts},
-        **dict.fromkeys(GEOMETRY, by_layer),
-        **{STATE: by_layer, CONTROLS: pa.list_(pa.struct(list(controls.items())))},
+        **{"error": _TEXT, **OF_PROMPT, "reachable": _COUNTS},
+        **({"corrupted": _TEXT} if is_corrupted(manifest) else {}),
+        **{f"label_{name}": _TEXT for name in manifest["labels"]},
+        **dict.fromkeys((f"full_{name}" for name in PATH), _BY_LAYER),
+        **{"refined": pa.bool_(), **OF_SIZE, "usage": _COUNTS},
+        **dict.fromkeys((*GEOMETRY, STATE), _BY_LAYER),
+        CONTROLS: pa.list_(pa.struct(list(_OF_CONTROL.items()))),
     }
     return pa.schema(list(columns.items()))
 
@@ -140,9 +151,9 @@ def read_part(
         if prompts is not None and named != json.dumps(list(prompts)):
             raise DamagedPartError("it holds the prompts of another batch")
         there, here = ({f.name: f.type for f in of} for of in (table.schema, schema(manifest)))
-        if list(there.items()) != list(here.items()):
+        if there != here:
             odd = [name for name in {**here, **there} if here.get(name) != there.get(name)]
-            raise DamagedPartError(f"its columns are not those of a part: {odd or 'their order'}")
+            raise DamagedPartError(f"its columns are not those of a part: {odd}")
     except DamagedPartError as error:
         raise DamagedPartError(
             f"{path} is damaged ({error}); run the sweep again to mend it"

@@ -32,6 +32,8 @@ from jaxtyping import Float, Int
 from strace_lens.corpus.parts import (
     CONTROLS,
     GEOMETRY,
+    OF_PROMPT,
+    OF_SIZE,
     PATH,
     STATE,
     PartError,
@@ -73,20 +75,6 @@ HOLDER = ".sweep.json"
 
 class LockedRunError(ValueError):
     """A folder that another sweep is writing into, with the process that does."""
-
-
-PROMPT_COLUMNS = (
-    *("prompt", "text", "sha256", "tokens", "graph_edges", "entropy", "head_mass", "density"),
-    *("logit_gap", "next", "loss", "full_top", "full_unigram_tv", "full_no_context_tv"),
-)
-"""Columns of a part that say the same in every row of a prompt, besides its labels."""
-
-SIZE_COLUMNS = (
-    *("prompt", "size", "edges", "tv", "kl", "js", "head_error", "tail_error", "top1", "nucleus"),
-    *("random_tv", "inverse_tv", "random_inverse_tv", "ablatable_size"),
-    *("residual", "attention", "mlp", "mean_layer"),
-    *("trace_head_mass", "unigram_tv", "no_context_tv", "top"),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,7 +291,7 @@ def read_run(folder: str | Path) -> Run:
     types = {"top1": bool, "edges": "int64"}
     labels = [column for column in whole if str(column).startswith("label_")]
     corrupted = ["corrupted"] * is_corrupted(manifest)
-    prompts = firsts[[*PROMPT_COLUMNS, *corrupted, *labels]].rename(columns=_own_name)
+    prompts = firsts[[*OF_PROMPT, *corrupted, *labels]].rename(columns=_own_name)
     prompts.insert(list(prompts).index("density") + 1, "auc_paper", _areas(grid, len(firsts)))
     return Run(
         name=folder.resolve().name,
@@ -313,8 +301,10 @@ def read_run(folder: str | Path) -> Run:
         failures=rows.loc[failed, ["prompt", "text", "error"]]
         .sort_values("prompt")
         .reset_index(drop=True),
-        sizes=grid[list(SIZE_COLUMNS)].astype(types).reset_index(drop=True),
-        refined=whole.loc[added, [*SIZE_COLUMNS, "usage"]].astype(types).reset_index(drop=True),
+        sizes=grid[["prompt", *OF_SIZE]].astype(types).reset_index(drop=True),
+        refined=whole.loc[added, ["prompt", *OF_SIZE, "usage"]]
+        .astype(types)
+        .reset_index(drop=True),
         usage=np.stack(grid["usage"].tolist()).reshape(len(firsts), len(manifest["sizes"]), -1),
         reachable=np.stack(firsts["reachable"].tolist()),
         components=components_frame(**manifest["shape"]),

@@ -91,7 +91,6 @@ def changed(part: Path, change: Callable[[pa.Table], pa.Table]) -> None:
         (lambda t: t.drop_columns("label_kind"), r"\['label_kind'\]"),
         (lambda t: t.append_column("tv2", t["tv"]), r"\['tv2'\]"),
         (lambda t: t.set_column(0, "prompt", t["prompt"].cast("int32")), r"\['prompt'\]"),
-        (lambda t: t.select(t.column_names[::-1]), "their order"),
     ],
 )
 def test_a_part_of_other_columns_is_refused(

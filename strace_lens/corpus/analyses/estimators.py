@@ -29,6 +29,7 @@ from strace_lens.corpus.analyses.arrays import (
     shares,
 )
 from strace_lens.corpus.analyses.layer_phases import head_and_tail
+from strace_lens.corpus.analyses.sizes import pace_of
 from strace_lens.corpus.run_folder import Run
 from strace_lens.density.change_points import change_points
 from strace_lens.measures.intervals import interval, means
@@ -242,17 +243,15 @@ def _along_sizes(table: pd.DataFrame) -> dict[str, float]:
     """Construction and refinement of one prompt, from its table at every size."""
     added = int(np.count_nonzero(table["refined"].to_numpy()))
     phases = change_points(table["size"].to_numpy(), table["tv"].to_numpy(), added)
-    names = ("construction_start", "construction_stop", "construction_tv", "construction_pace")
-    found = dict.fromkeys((*names, "refinement_pace"), math.nan)
-    for phase in phases:
-        if phase.name != "plateau":
-            fall = phase.tv_start - phase.tv_stop
-            found[f"{phase.name}_pace"] = fall / math.log10(phase.stop / phase.start)
-        if phase.name == "construction":
-            found["construction_start"] = float(phase.start)
-            found["construction_stop"] = float(phase.stop)
-            found["construction_tv"] = phase.tv_stop
-    return found
+    by_name = {phase.name: phase for phase in phases}
+    construction = by_name.get("construction")
+    return {
+        "construction_start": construction.start if construction else math.nan,
+        "construction_stop": construction.stop if construction else math.nan,
+        "construction_tv": construction.tv_stop if construction else math.nan,
+        "construction_pace": pace_of(construction),
+        "refinement_pace": pace_of(by_name.get("refinement")),
+    }
 
 
 def _depths(run: Run) -> dict[str, Float[np.ndarray, "prompt size"]]:

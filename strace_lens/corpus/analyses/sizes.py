@@ -10,8 +10,7 @@ without a refinement after it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -36,30 +35,21 @@ _BOUNDARIES = ("construction_start", "construction_stop")
 ERRORS = (0.01, 0.05, 0.1)
 """Absolute errors of head and tail to stay under."""
 
-_QUARTILES = {"q1": 0.25, "median": 0.5, "q3": 0.75}
-
 _FACTS_OF_PROMPT = (
     *("prompt", "sha256", "tokens", "edges"),
     *("density", "auc_paper", "entropy", "head_mass", "loss"),
 )
 _SIZES_OF_PROMPT = {
-    "top1_size": "top1 nan stable",
-    "top1_first": "top1 nan first",
-    "nucleus_size": "nucleus 0.5 stable",
-    "nucleus_first": "nucleus 0.5 first",
-    "head_size": f"head_share {THRESHOLD:g} stable",
-    "tail_size": f"tail_share {THRESHOLD:g} stable",
+    "top1_size": ("top1", None, "stable"),
+    "top1_first": ("top1", None, "first"),
+    "nucleus_size": ("nucleus", 0.5, "stable"),
+    "nucleus_first": ("nucleus", 0.5, "first"),
+    "head_size": ("head_share", THRESHOLD, "stable"),
+    "tail_size": ("tail_share", THRESHOLD, "stable"),
 }
-"""Columns, by what is asked for, at which level and by which rule."""
 
-
-class Needed(NamedTuple):
-    """The size that each prompt needs for what is asked, at a level, by a rule; NaN for none."""
-
-    what: str
-    level: float
-    rule: str
-    sizes: Float[np.ndarray, " prompt"]
+Asked = tuple[str, float | None, str]
+"""What a prompt needs a size for, at which level, and by which rule."""
 
 
 def corpus_boundaries(run: Run, *, seed: int = 0, resamples: int = 200) -> pd.DataFrame:
@@ -77,9 +67,12 @@ def corpus_boundaries(run: Run, *, seed: int = 0, resamples: int = 200) -> pd.Da
     """
     curves = at_sizes(run, "tv")
     prompts = len(curves)
-    value = _row(run.grid, curves.mean(0))
     draws = draws_of(prompts, resamples if prompts > 1 else 0, seed)
-    found = _table([_row(run.grid, curves[draw].mean(0)) for draw in draws])
+    value, *drawn = (
+        _quantities(change_points(run.grid, curves[these].mean(0)), len(run.grid))
+        for these in (np.arange(prompts), *draws)
+    )
+    found = _table(drawn)
     low, high = _interval(value, found)
     around = [
         _around(run.grid, v if name in _BOUNDARIES else math.nan)
@@ -158,46 +151,39 @@ def size_needed(run: Run) -> pd.DataFrame:
           in that part;
         - "head_error" and "tail_error": the error stays under `level`.
     """
-    return pd.DataFrame(
-        [
-            {
-                "what": one.what,
-                "level": one.level,
-                "rule": one.rule,
-                **{name: _reached_by(one.sizes, share) for name, share in _QUARTILES.items()},
-                "never": int(np.isnan(one.sizes).sum()),
-                "prompts": len(one.sizes),
-            }
-            for one in needed_by_prompt(run)
-        ]
-    ).reindex(columns=["what", "level", "rule", "median", "q1", "q3", "never", "prompts"])
+    needed = needed_by_prompt(run)
+    frame = pd.DataFrame(list(needed), columns=["what", "level", "rule"]).astype({"level": float})
+    # The smallest of the values that a share of the prompts does not exceed; NaN sorts last.
+    rising = np.sort(np.stack(list(needed.values())), axis=1)
+    prompts = rising.shape[1]
+    for name, share in (("median", 0.5), ("q1", 0.25), ("q3", 0.75)):
+        frame[name] = rising[:, math.ceil(share * prompts) - 1]
+    return frame.assign(never=np.isnan(rising).sum(1), prompts=prompts)
 
 
-def needed_by_prompt(run: Run) -> Iterator[Needed]:
-    """The sizes that prompts need, by what is asked for, level and rule."""
-    tables = every_size(run)
-
-    def enough(
-        column: str, holds: Callable[[np.ndarray], np.ndarray], rule: str = "stable"
-    ) -> Float[np.ndarray, " prompt"]:
-        curves = ((t["size"].to_numpy(), holds(t[column].to_numpy())) for t in tables)
-        return np.array([RULES[rule](*curve) for curve in curves])
-
+def needed_by_prompt(run: Run) -> dict[Asked, Float[np.ndarray, " prompt"]]:
+    """The sizes that prompts need, NaN for none, by what is asked for, level and rule."""
+    tables = [(t, t["size"].to_numpy()) for t in every_size(run)]
+    found: dict[Asked, list[float]] = {}
     for p in NUCLEI:
         for rule in RULES:
-            curves = ((t["size"].to_numpy(), t["nucleus"].to_numpy()) for t in tables)
-            sizes = np.array([size_for_nucleus(*curve, p, rule) for curve in curves])
-            yield Needed("nucleus", p, rule, sizes)
-    for rule in RULES:
-        yield Needed("top1", math.nan, rule, enough("top1", lambda same: same.astype(bool), rule))
-    masses = run.prompts["head_mass"].to_numpy(dtype=np.float64)
-    shares = [restored_from(t, float(mass)) for t, mass in zip(tables, masses, strict=True)]
-    for part, sizes in zip(("head", "tail"), np.array(shares, dtype=np.float64).T, strict=True):
-        yield Needed(f"{part}_share", THRESHOLD, "stable", sizes)
+            found["nucleus", p, rule] = [
+                size_for_nucleus(sizes, t["nucleus"].to_numpy(), p, rule) for t, sizes in tables
+            ]
+    for rule, size_of in RULES.items():
+        found["top1", None, rule] = [
+            size_of(sizes, t["top1"].to_numpy(bool)) for t, sizes in tables
+        ]
+    masses = run.prompts["head_mass"]
+    shares = [restored_from(t, mass) for (t, _), mass in zip(tables, masses, strict=True)]
+    for part, of_part in zip(("head", "tail"), zip(*shares, strict=True), strict=True):
+        found[f"{part}_share", THRESHOLD, "stable"] = list(of_part)
     for part in ("head_error", "tail_error"):
         for error in ERRORS:
-            under = enough(part, lambda errors, most=error: errors < most)
-            yield Needed(part, error, "stable", under)
+            found[part, error, "stable"] = [
+                RULES["stable"](sizes, t[part].to_numpy() < error) for t, sizes in tables
+            ]
+    return {asked: np.array(sizes, dtype=np.float64) for asked, sizes in found.items()}
 
 
 def per_prompt(run: Run) -> pd.DataFrame:
@@ -212,7 +198,7 @@ def per_prompt(run: Run) -> pd.DataFrame:
         model's (`top1_first`) and the nucleus is shared (`nucleus_first`), which may be lost again.
         A size that is not reached is NaN.
     """
-    needed = {f"{x.what} {x.level:g} {x.rule}": x.sizes for x in needed_by_prompt(run)}
+    needed = needed_by_prompt(run)
     table = run.prompts[list(_FACTS_OF_PROMPT)].reset_index(drop=True)
     return table.assign(**{column: needed[asked] for column, asked in _SIZES_OF_PROMPT.items()})
 
@@ -230,7 +216,8 @@ def _refitted(
     line = np.interp(np.log10(sizes), np.log10(ends), heights)
     misses = tv - line
     misses -= misses.mean()
-    return _table([_row(sizes, line + misses[draw], added) for draw in draws])
+    curves = [line + misses[draw] for draw in draws]
+    return _table([_quantities(change_points(sizes, c, added), len(sizes)) for c in curves])
 
 
 def _interval(
@@ -251,12 +238,6 @@ def _around(sizes: Float[np.ndarray, " size"], boundary: float) -> tuple[float, 
     )
 
 
-def _row(
-    sizes: Float[np.ndarray, " size"], tv: Float[np.ndarray, " size"], added: int = 0
-) -> list[float]:
-    return _quantities(change_points(sizes, tv, added), len(sizes))
-
-
 def _quantities(phases: tuple[Phase, ...], sizes: int) -> list[float]:
     """`QUANTITIES` of the phases found in a curve of so many sizes."""
     by_name = {p.name: p for p in phases}
@@ -267,12 +248,13 @@ def _quantities(phases: tuple[Phase, ...], sizes: int) -> list[float]:
         float(refinement.start) if refinement else math.nan,
         plateau.tv_stop if plateau else math.nan,
         refinement.tv_start if refinement else math.nan,
-        _pace(by_name.get("construction")),
-        _pace(refinement),
+        pace_of(by_name.get("construction")),
+        pace_of(refinement),
     ]
 
 
-def _pace(phase: Phase | None) -> float:
+def pace_of(phase: Phase | None) -> float:
+    """By how much TV falls in a phase while the size grows tenfold; NaN for no phase."""
     if phase is None:
         return math.nan
     return (phase.tv_start - phase.tv_stop) / math.log10(phase.stop / phase.start)
@@ -280,8 +262,3 @@ def _pace(phase: Phase | None) -> float:
 
 def _table(rows: Sequence[Sequence[float]]) -> Float[np.ndarray, "resample quantity"]:
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(QUANTITIES))
-
-
-def _reached_by(sizes: Float[np.ndarray, " prompt"], share: float) -> float:
-    """The smallest of the values that a share of the prompts does not exceed; NaN sorts last."""
-    return float(np.sort(sizes)[math.ceil(share * len(sizes)) - 1])

@@ -21,7 +21,7 @@ function joinPlanes(bytes, count) {
 async function unpackEdges(result) {
   const count = result.packed;
   const { layers, heads, tokens, parallel, mlp } = result.shape;
-  const joins = mlp && !parallel ? 2 : 1;
+  const sublayers = mlp && !parallel ? 2 : 1;
   const ids = joinPlanes(await inflate(result.order), count);
   const edges = {
     count,
@@ -34,7 +34,7 @@ async function unpackEdges(result) {
     importance: null,
   };
   const attention = layers * heads * tokens * tokens;
-  const residual = layers * joins * tokens;
+  const residual = layers * sublayers * tokens;
   for (let i = 0; i < count; i++) {
     let id = ids[i];
     if (id < attention) {
@@ -43,17 +43,17 @@ async function unpackEdges(result) {
       edges.target[i] = Math.floor(id / tokens) % tokens;
       edges.head[i] = Math.floor(id / (tokens * tokens)) % heads;
       edges.layer[i] = Math.floor(id / (tokens * tokens * heads));
-      edges.level[i] = joins * edges.layer[i];
+      edges.level[i] = sublayers * edges.layer[i];
     } else if ((id -= attention) < residual) {
       edges.source[i] = edges.target[i] = id % tokens;
       edges.level[i] = Math.floor(id / tokens);
-      edges.layer[i] = Math.floor(edges.level[i] / joins);
+      edges.layer[i] = Math.floor(edges.level[i] / sublayers);
     } else {
       id -= residual;
       edges.kind[i] = 2;
       edges.source[i] = edges.target[i] = id % tokens;
       edges.layer[i] = Math.floor(id / tokens);
-      edges.level[i] = joins * edges.layer[i] + joins - 1;
+      edges.level[i] = sublayers * edges.layer[i] + sublayers - 1;
     }
   }
   if (result.importance !== null) {
