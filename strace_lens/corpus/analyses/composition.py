@@ -75,17 +75,11 @@ def lorenz(run: Run) -> pd.DataFrame:
     for kind, of in _kinds(run):
         rising = np.sort(edges[:, of], axis=1)
         curves = np.pad(np.cumsum(rising, axis=1), ((0, 0), (1, 0)))
-        for size, curve in zip(run.grid, curves, strict=True):
-            if curve[-1] > 0:
-                along = np.linspace(0, 1, len(curve))
-                frames.append(
-                    pd.DataFrame(
-                        {"size": size, "kind": kind, "components": along, "use": curve / curve[-1]}
-                    )
-                )
-    columns = ["size", "kind", "components", "use"]
-    found = pd.concat(frames) if frames else pd.DataFrame(columns=columns)
-    return found.sort_values("size", kind="stable", ignore_index=True)
+        use = divide(curves, curves[:, -1:])
+        along = {"components": np.linspace(0, 1, use.shape[1])}
+        frames.append(frame_of(run.grid, along, {"use": use}).assign(kind=kind))
+    found = pd.concat(frames).dropna().sort_values("size", kind="stable", ignore_index=True)
+    return found[["size", "kind", "components", "use"]]
 
 
 def gini(run: Run, *, seed: int = 0, resamples: int = 1000) -> pd.DataFrame:
@@ -129,10 +123,8 @@ def gini_of(
 def core(run: Run, share: float = CORE) -> pd.DataFrame:
     """How many components nearly all prompts use.
 
-    Args:
-        run: of `read_run`.
-        share: the least share of prompts whose traces hold an edge of the component, in (0, 1]; a
-            trace without edges holds none.
+    `share` is the least share of prompts whose traces hold an edge of the component, in (0, 1]; a
+    trace without edges holds none.
 
     Returns:
         Columns `size`, `kind`; `core`, how many of the kind's `components`; `share` of them.

@@ -111,14 +111,9 @@ def estimator_curves(run: Run, *, seed: int = 0) -> pd.DataFrame:
         prompt counts by its mean over seeds; depth is that of the first.
     """
     values = {
-        **{
-            name: _prompts_by_sizes(run, role, column)
-            for name, role, column in (
-                ("tv", "own", "tv"),
-                ("wrong_tv", "wrong", "tv"),
-                ("compute", "own", "compute"),
-            )
-        },
+        "tv": _prompts_by_sizes(run, "own", "tv"),
+        "wrong_tv": _prompts_by_sizes(run, "wrong", "tv"),
+        "compute": _prompts_by_sizes(run, "own", "compute"),
         **_depths(run),
     }
     parts = []
@@ -204,22 +199,19 @@ def estimator_phases(runs: Sequence[Run], *, seed: int = 0) -> pd.DataFrame:
     """
     prompts = named({run.name: _keyed(run, _phases_of(run)) for run in runs})
     greedy, names, keys = _greedy_of(runs), [run.name for run in runs], prompts["key"].unique()
-    rows = []
+    tables = []
     for quantity in prompts.columns.drop(["run", "key", "prompt"]):
         wide = _wide(prompts, quantity).reindex(index=names, columns=keys)
         logarithmic = quantity in LOGARITHMIC
         wide = pd.DataFrame(np.log(wide)) if logarithmic else wide
-        back = np.exp if logarithmic else np.asarray
-        compared = _less_greedy(wide, greedy)
-        for name in names:
-            there = wide.loc[name].dropna()
-            mean = _mean_and_interval(there, seed)
-            versus = _mean_and_interval(compared.loc[name].dropna(), seed)
-            found = {"run": name, "quantity": quantity, "prompts": len(there)}
-            found |= dict(zip(("mean", "low", "high"), map(float, map(back, mean)), strict=True))
-            ends = ("vs_greedy", "vs_greedy_low", "vs_greedy_high")
-            rows.append(found | dict(zip(ends, map(float, map(back, versus)), strict=True)))
-    return pd.DataFrame(rows)
+        found = means(wide.to_numpy(np.float64).T, seed)
+        compared = means(_less_greedy(wide, greedy).to_numpy(np.float64).T, seed)
+        columns = {**found.columns(), **compared.columns("vs_greedy")}
+        if logarithmic:
+            columns = {name: np.exp(values) for name, values in columns.items()}
+        about = {"run": names, "quantity": quantity, "prompts": found.prompts}
+        tables.append(pd.DataFrame({**about, **columns}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _phases_of(run: Run) -> pd.DataFrame:
@@ -354,9 +346,3 @@ def _with_interval(name: str, values: Wide, seed: int) -> dict[str, pd.Series]:
         f"{name}_low": pd.Series(low, index=values.index),
         f"{name}_high": pd.Series(high, index=values.index),
     }
-
-
-def _mean_and_interval(values: pd.Series, seed: int) -> tuple[float, float, float]:
-    numbers = values.to_numpy(dtype=np.float64)
-    low, high = interval(numbers, seed)
-    return (float(numbers.mean()) if len(numbers) else math.nan), float(low), float(high)
