@@ -52,7 +52,6 @@ def ray_engine(
     load: Callable[[], Model],
     workers: int,
     *,
-    gpus: float | None = None,
     address: str | None = None,
 ) -> Engine:
     """Measure batches on a Ray cluster.
@@ -62,8 +61,7 @@ def ray_engine(
 
     Args:
         load: loads the model in a worker; must be picklable.
-        workers: actors, each with a model.
-        gpus: of each worker; by default one where the cluster has as many, else none.
+        workers: actors, each with a model, and with a GPU where the cluster has as many.
         address: of a running cluster; by default one is started on this machine.
 
     Raises:
@@ -86,7 +84,7 @@ def ray_engine(
             own = {} if address else {"num_cpus": workers * threads, "include_dashboard": False}
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         try:
-            yield from _measured(ray, load, workers, _gpus(ray, workers, gpus), setting, batches)
+            yield from _measured(load, workers, setting, batches)
         finally:
             if started:
                 ray.shutdown()
@@ -94,20 +92,12 @@ def ray_engine(
     return run
 
 
-def _gpus(ray: Any, workers: int, asked: float | None) -> float:
-    if asked is not None:
-        return asked
-    return 1.0 if ray.cluster_resources().get("GPU", 0) >= workers else 0.0
-
-
 def _measured(
-    ray: Any,
-    load: Callable[[], Model],
-    workers: int,
-    gpus: float,
-    setting: Setting,
-    batches: Sequence[Batch],
+    load: Callable[[], Model], workers: int, setting: Setting, batches: Sequence[Batch]
 ) -> Iterator[tuple[Batch, list[Row]]]:
+    import ray
+
+    gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= workers else 0.0
     make = ray.remote(num_cpus=setting.options.threads, num_gpus=gpus)(Worker).remote
     shared = ray.put(setting)
     waiting = [(batch, 0) for batch in reversed(batches)]
@@ -127,7 +117,12 @@ def _measured(
             rows = ray.get(done)
         except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             if lost == RETRIES:
-                raise LostWorkersError(_lost(batch, error)) from error
+                numbers, reason = ", ".join(map(str, batch.numbers)), str(error).strip()
+                raise LostWorkersError(
+                    f"{RETRIES + 1} workers died over prompts {numbers} "
+                    f"({reason.splitlines()[0]}); what is done is kept: run the sweep again, with "
+                    "fewer workers or a smaller memory budget"
+                ) from error
             waiting.append((batch, lost + 1))
             start(make(load, shared))
             continue
@@ -135,15 +130,6 @@ def _measured(
             raise (error.cause or error) from None  # without the worker's own traceback
         start(worker)
         yield batch, rows
-
-
-def _lost(batch: Batch, error: Exception) -> str:
-    numbers = ", ".join(str(item.number) for item in batch.items)
-    reason = str(error).strip().splitlines()[0]
-    return (
-        f"{RETRIES + 1} workers died over prompts {numbers} ({reason}); what is done is kept: run "
-        "the sweep again, with fewer workers or a smaller memory budget"
-    )
 
 
 class Worker:

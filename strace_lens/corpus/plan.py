@@ -182,6 +182,10 @@ def plan_sweep(
         UnsupportedModelError: a model of that configuration cannot be traced.
         ValueError: no prompt that can be traced, no worker, or a dtype, an estimator or a speed
             that is not known.
+
+    Example:
+        >>> plan = sl.plan_sweep("smollm2", sl.read_corpus("builtin"), keep=[(), ("attention",)])
+        >>> print(f"{plan.seconds / 60:.0f} minutes, {plan.disk_bytes / 2**20:.0f} MiB")
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")

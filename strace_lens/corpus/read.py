@@ -81,6 +81,9 @@ def read_corpus(
         FileNotFoundError: a file that is not there.
         CorpusError: a source that holds no prompt or cannot be read, with the line and the reason.
         ValueError: a limit below 1, no source, or a split of a source that has none.
+
+    Example:
+        >>> prompts = sl.read_corpus("builtin", limit=8)
     """
     if not str(source).strip():
         raise ValueError(f"the source is empty; name a file, a folder, a data set or {BUILTIN!r}")
@@ -143,11 +146,12 @@ def read_lines(path: Path, text_column: str, next_column: str) -> Rows:
 
 
 def read_json(path: Path, text_column: str, next_column: str) -> Rows:
-    """A list of objects, or an object a line.
+    """An object a line, or in a `.json` file a list of objects.
 
     Where `text` is asked for and missing, `prompt` takes its place.
     """
-    if (text := _text(path)).lstrip().startswith("["):
+    text = _text(path)
+    if ".jsonl" not in path.name.lower() and text.lstrip().startswith("["):
         objects = [
             (f"{path}, object {number}", values)
             for number, values in enumerate(parse_json(text, path, nan=True), start=1)

@@ -275,6 +275,9 @@ def read_run(folder: str | Path) -> Run:
         ValueError: the manifest is not as it was written.
         PartError: a part is damaged or of another run (running the sweep again mends a damaged
             one), or no prompt has been measured.
+
+    Example:
+        >>> sl.read_run("runs/first").prompts["density"].mean()
     """
     folder = Path(folder)
     manifest = read_manifest(folder)

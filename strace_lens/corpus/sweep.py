@@ -73,6 +73,11 @@ def sweep(
         LockedRunError: another sweep is writing into the folder.
         PromptMemoryError: a prompt does not fit in memory on its own; what is done is kept.
         PartError: no prompt could be measured; the reasons are in the parts.
+
+    Example:
+        >>> prompts = sl.read_corpus("builtin", limit=8)
+        >>> run = sl.sweep(sl.load_model(), prompts, "runs/first", sl.Options(keep=("attention",)))
+        >>> run.prompts[["text", "density"]]
     """
     if not prompts:
         raise ValueError("no prompts to sweep; give at least one")

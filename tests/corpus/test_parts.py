@@ -90,7 +90,7 @@ def changed(part: Path, change: Callable[[pa.Table], pa.Table]) -> None:
         ),
         (lambda t: t.drop_columns("label_kind"), r"\['label_kind'\]"),
         (lambda t: t.append_column("tv2", t["tv"]), r"\['tv2'\]"),
-        (lambda t: t.set_column(0, "prompt", t["prompt"].cast("int32")), r"\['prompt'\]"),
+        (lambda t: t.set_column(1, "prompt", t["prompt"].cast("int32")), r"\['prompt'\]"),
     ],
 )
 def test_a_part_of_other_columns_is_refused(

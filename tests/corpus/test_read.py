@@ -196,7 +196,7 @@ def test_a_name_of_the_hub_without_a_network_is_one_line() -> None:
         ("x.txt", b"a\x00b", "is a binary file"),
         ("x.txt", b"a\n\xff\xfe", "line 2: not UTF-8"),
         ("x.jsonl", b'{"text": "a b"}\noops', "line 2: not JSON"),
-        ("x.jsonl", b"[1]", "not a JSON object but a int"),
+        ("x.jsonl", b"[1]", "not a JSON object but a list"),
         ("x.jsonl", b'{"body": "a b"}', "no 'text'; there are 'body'"),
         ("x.jsonl", b'{"text": 3}', "'text' must be text; got 3"),
         ("x.jsonl", b'{"text": " "}', "'text' is empty"),

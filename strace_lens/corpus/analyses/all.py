@@ -84,6 +84,10 @@ def analyse(
 
     Raises:
         ValueError: no runs, runs of one name, or several runs without a shared prompt.
+
+    Example:
+        >>> tables = sl.analyse([sl.read_run("runs/first")])
+        >>> tables["head_and_tail_means"].set_index("quantity").loc["head_size", "mean"]
     """
     if not runs:
         raise ValueError("no runs to analyse; name at least one folder of a sweep")

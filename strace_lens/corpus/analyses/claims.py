@@ -99,6 +99,9 @@ def claims(runs: Run | Sequence[Run], *, seed: int = 0) -> pd.DataFrame:
 
     Raises:
         ValueError: no runs, or two of one name.
+
+    Example:
+        >>> sl.claims(sl.read_run("runs/first"))[["statistic", "value", "verdict"]]
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:

@@ -32,11 +32,6 @@ CURVES = {
 TARGETS = {"full": "tv", "unigram": "unigram_tv", "no_context": "no_context_tv"}
 """Targets, and the columns of `Run.sizes` that hold the TV to them."""
 
-COLUMNS = (
-    *("curve", "size", "mean", "mean_low", "mean_high", "median", "median_low", "median_high"),
-    "prompts",
-)
-
 
 def mean_curves(run: Run, *, seed: int = 0, resamples: int = 1000) -> pd.DataFrame:
     """Mean and median over prompts at 150 sizes, of the trace's TV, its controls and its parts.
@@ -60,14 +55,12 @@ def mean_curves(run: Run, *, seed: int = 0, resamples: int = 1000) -> pd.DataFra
         if not len(values):
             continue
         draws = draws_of(len(values), resamples, seed)
-        found = {"size": grid}
+        found = {"curve": curve, "size": grid}
         for name, statistic in (("mean", np.mean), ("median", np.median)):
             found[name] = statistic(values, axis=0)
-            low, high = interval_of(values, statistic, draws)
-            found[f"{name}_low"], found[f"{name}_high"] = low, high
-        parts.append(pd.DataFrame(found).assign(curve=curve, prompts=len(values)))
-    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    return frame.reindex(columns=list(COLUMNS))
+            found[f"{name}_low"], found[f"{name}_high"] = interval_of(values, statistic, draws)
+        parts.append(pd.DataFrame({**found, "prompts": len(values)}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def shallow(run: Run, *, seed: int = 0) -> pd.DataFrame:
@@ -78,12 +71,10 @@ def shallow(run: Run, *, seed: int = 0) -> pd.DataFrame:
         prompts), `prompts`.
     """
     frames = []
-    for target, column in TARGETS.items():
-        found = means(at_sizes(run, column), seed)
-        about = {"target": target, "size": run.grid, "tv": found.mean}
-        ends = {"low": found.low, "high": found.high, "prompts": found.prompts}
-        if found.prompts.any():
-            frames.append(pd.DataFrame({**about, **ends}))
+    for target in _known(run):
+        found = means(at_sizes(run, TARGETS[target]), seed)
+        about = {"target": target, "size": run.grid, **found.columns(), "prompts": found.prompts}
+        frames.append(pd.DataFrame(about).rename(columns={"mean": "tv"}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -93,12 +84,11 @@ def shallow_full_model(run: Run, *, seed: int = 0) -> pd.DataFrame:
     Returns:
         Columns `target`, `tv` (mean over prompts), `low`, `high`, `prompts`.
     """
-    rows = []
-    for target in _known(run)[1:]:
-        found = means(_of_full(run, target), seed)
-        rows.append((target, float(found.mean), float(found.low), float(found.high), found.prompts))
-    frame = pd.DataFrame(rows, columns=["target", "tv", "low", "high", "prompts"])
-    return frame.astype({"prompts": "int64"})
+    shallow_targets = _known(run)[1:]
+    own = run.prompts[[TARGETS[target] for target in shallow_targets]]
+    found = means(own.to_numpy(dtype=np.float64), seed)
+    about = {"target": shallow_targets, **found.columns(), "prompts": found.prompts}
+    return pd.DataFrame(about).rename(columns={"mean": "tv"})
 
 
 def nearest(run: Run) -> pd.DataFrame:
