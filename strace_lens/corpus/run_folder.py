@@ -102,9 +102,9 @@ class Run:
         reachable: edges of each component in each prompt's graph.
         components: `component` (its place in `usage`), `kind`, `layer`, `index` (of the head,
             or of the sublayer in its layer), `name`.
-        geometry: one row a prompt, size and layer: `cosine`, `l2`, `cka`, `velocity`, `curvature`
-            (`hidden.py`); no row where the sweep left it out.
-        path: one row a prompt and layer: `velocity` and `curvature` of the full model.
+        geometry: `cosine`, `l2`, `cka`, `velocity` and `curvature` (`hidden.Geometry`) at each size
+            of the grid; of no layer where the sweep left it out.
+        path: `velocity` and `curvature` of the full model.
         final_states: state at the last token behind the final norm, in the trace of each size of
             the grid; of width 0 where the sweep left it out.
         controls: what the controls of the estimator gave, one row a prompt, size of the grid,
@@ -123,8 +123,8 @@ class Run:
     usage: Int[np.ndarray, "prompt size component"]
     reachable: Int[np.ndarray, "prompt component"]
     components: pd.DataFrame
-    geometry: pd.DataFrame
-    path: pd.DataFrame
+    geometry: Mapping[str, Float[np.ndarray, "prompt size layer"]]
+    path: Mapping[str, Float[np.ndarray, "prompt layer"]]
     final_states: Float[np.ndarray, "prompt size d_model"]
     controls: pd.DataFrame = field(default_factory=pd.DataFrame)
 
@@ -291,7 +291,7 @@ def read_run(folder: str | Path) -> Run:
     firsts = whole.drop_duplicates("prompt")
     added = whole["refined"].astype(bool)
     grid = whole[~added]
-    types = {"top1": bool, "edges": "int64"}
+    shape, types = (len(firsts), len(manifest["sizes"])), {"top1": bool, "edges": "int64"}
     labels = [column for column in whole if str(column).startswith("label_")]
     corrupted = ["corrupted"] * is_corrupted(manifest)
     prompts = firsts[[*OF_PROMPT, *corrupted, *labels]].rename(columns=_own_name)
@@ -308,15 +308,12 @@ def read_run(folder: str | Path) -> Run:
         refined=whole.loc[added, ["prompt", *OF_SIZE, "usage"]]
         .astype(types)
         .reset_index(drop=True),
-        usage=np.stack(grid["usage"].tolist()).reshape(len(firsts), len(manifest["sizes"]), -1),
+        usage=np.stack(grid["usage"].tolist()).reshape(*shape, -1),
         reachable=np.stack(firsts["reachable"].tolist()),
         components=components_frame(**manifest["shape"]),
-        geometry=_by_layer(grid[["prompt", "size", *GEOMETRY]], ["prompt", "size"]),
-        path=_by_layer(
-            firsts[["prompt", *(f"full_{name}" for name in PATH)]].rename(columns=_own_name),
-            ["prompt"],
-        ),
-        final_states=_states(grid[STATE], len(firsts)),
+        geometry={name: _stacked(grid[name], *shape) for name in GEOMETRY},
+        path={name: _stacked(firsts[f"full_{name}"], len(firsts)) for name in PATH},
+        final_states=_stacked(grid[STATE], *shape),
         controls=_controls(grid),
     )
 
@@ -338,11 +335,10 @@ def components_frame(layers: int, heads: int, sublayers: int, mlp: bool) -> pd.D
     return frame
 
 
-def _states(column: pd.Series, prompts: int) -> Float[np.ndarray, "prompt size d_model"]:
-    """States of all prompts and sizes; of width 0 where none were kept."""
-    kept = [[] if values is None else values for values in column]
-    width = max(map(len, kept))
-    return np.array(kept, dtype=np.float32).reshape(prompts, len(kept) // prompts, width)
+def _stacked(lists: pd.Series, *shape: int) -> Float[np.ndarray, "*rows width"]:
+    """A list for each row as an array of this shape; of width 0 where none were kept."""
+    kept = [[] if values is None else values for values in lists]
+    return np.array(kept, dtype=np.float32).reshape(*shape, max(map(len, kept)))
 
 
 def _controls(grid: pd.DataFrame) -> pd.DataFrame:
@@ -361,11 +357,3 @@ def _areas(grid: pd.DataFrame, prompts: int) -> list[float]:
     if tv.shape[1] < 2:
         return [math.nan] * prompts
     return [auc_paper(*curve) for curve in zip(achieved, tv, strict=True)]
-
-
-def _by_layer(lists: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Lists with a value a layer as rows with a layer each; none where nothing was kept."""
-    values = [str(name) for name in lists if name not in keys]
-    frame = lists.dropna(subset=values).explode(values, ignore_index=True)
-    frame.insert(len(keys), "layer", frame.groupby(keys).cumcount())
-    return frame.astype(dict.fromkeys(values, np.float32))

@@ -36,7 +36,7 @@ def synthetic_run(
     components = components_frame(layers, heads, 2, True)
     kinds = components["kind"].to_numpy()
     order = draw.random((prompts, len(components)))
-    about, rows, usage, reachable, hidden, path = [], [], [], [], [], []
+    about, rows, usage, reachable = [], [], [], []
     for p in range(prompts):
         tokens = int(draw.integers(6, 20))
         whole = np.where(kinds == "attention", tokens * (tokens + 1) // 2, tokens)
@@ -105,40 +105,13 @@ def synthetic_run(
         )
         usage.append(used)
         reachable.append(whole)
-        if geometry:
-            for size, far in zip(grid[~refined], tv[~refined], strict=True):
-                layer = np.arange(layers)
-                hidden.append(
-                    pd.DataFrame(
-                        {
-                            "prompt": p,
-                            "size": size,
-                            "layer": layer,
-                            "cosine": 1 - far * (layer + 1) / layers,
-                            "l2": 10 * far * (layer + 1),
-                            "cka": 1 - far * (layer + 1) / (2 * layers),
-                            "velocity": 1.0 + layer + far,
-                            "curvature": np.where(layer == 0, np.nan, 1.2 + 0.1 * far),
-                        }
-                    )
-                )
-            path.append(
-                pd.DataFrame(
-                    {
-                        "prompt": p,
-                        "layer": np.arange(layers),
-                        "velocity": 1.0 + np.arange(layers),
-                        "curvature": [np.nan, *[1.2] * (layers - 1)],
-                    }
-                )
-            )
     width = 6 if geometry else 0
-    near = 1 - every_tv(rows)[:, ~refined, None]
-    final = draw.normal(size=(prompts, 1, width)) * near + draw.normal(size=(1, 1, width))
+    far = every_tv(rows)[:, ~refined, None]
+    final = draw.normal(size=(prompts, 1, width)) * (1 - far) + draw.normal(size=(1, 1, width))
     every, counts = pd.concat(rows, ignore_index=True), np.stack(usage)
     of_grid = np.tile(~refined, prompts)
     rest = every[~of_grid].assign(usage=list(counts[:, refined].reshape(-1, len(components))))
-    empty = {"prompt": [], "size": [], "layer": []}
+    layer = np.arange(layers if geometry else 0)
     return Run(
         name=name,
         model="made-up model",
@@ -150,14 +123,17 @@ def synthetic_run(
         usage=counts[:, ~refined],
         reachable=np.stack(reachable),
         components=components,
-        geometry=pd.concat(hidden, ignore_index=True)
-        if geometry
-        else pd.DataFrame(
-            {**empty, **{n: [] for n in ("cosine", "l2", "cka", "velocity", "curvature")}}
-        ),
-        path=pd.concat(path, ignore_index=True)
-        if geometry
-        else pd.DataFrame({"prompt": [], "layer": [], "velocity": [], "curvature": []}),
+        geometry={
+            "cosine": 1 - far * (layer + 1) / layers,
+            "l2": 10 * far * (layer + 1),
+            "cka": 1 - far * (layer + 1) / (2 * layers),
+            "velocity": 1.0 + layer + far,
+            "curvature": np.where(layer == 0, np.nan, 1.2 + 0.1 * far),
+        },
+        path={
+            "velocity": np.tile(1.0 + layer, (prompts, 1)),
+            "curvature": np.tile(np.where(layer == 0, np.nan, 1.2), (prompts, 1)),
+        },
         final_states=final.astype(np.float32),
     )
 

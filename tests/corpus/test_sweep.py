@@ -176,7 +176,7 @@ def test_final_states_are_what_the_unembedding_turns_into_the_output(
 def test_without_hidden_states_none_are_kept(tmp_path: Path) -> None:
     run = sweep(model(), prompts(1), tmp_path / "run", options(hidden=False))
     assert run.final_states.shape == (1, len(SIZES), 0)
-    assert run.geometry.empty
+    assert run.geometry["cosine"].shape == (1, len(SIZES), 0)
 
 
 def test_shallow_statistics_are_those_of_the_prompts(whole: tuple[Path, Run]) -> None:
@@ -424,7 +424,7 @@ def test_other_estimators_and_ablations(tmp_path: Path) -> None:
     np.testing.assert_allclose(every["tv"], curve.table["tv"], atol=1e-5)
     assert every["refined"].tolist() == curve.table["refined"].tolist()
     assert every["random_tv"].isna().all()
-    assert len(run.geometry) == len(run.path) == 0
+    assert run.geometry["cosine"].size == run.path["velocity"].size == 0
 
 
 def test_an_empty_corpus_and_bad_options_are_refused(tmp_path: Path) -> None:

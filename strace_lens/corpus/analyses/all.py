@@ -184,8 +184,8 @@ def _only(run: Run, texts: list[str]) -> Run:
         refined=rows(run.refined),
         usage=run.usage[places],
         reachable=run.reachable[places],
-        geometry=rows(run.geometry),
-        path=rows(run.path),
+        geometry={name: values[places] for name, values in run.geometry.items()},
+        path={name: values[places] for name, values in run.path.items()},
         final_states=run.final_states[places],
     )
 

@@ -29,10 +29,8 @@ from scipy.stats import rankdata
 
 from strace_lens.corpus.analyses.arrays import divide, frame_of
 from strace_lens.corpus.hidden import path
-from strace_lens.corpus.run_folder import GEOMETRY, PATH, Run
+from strace_lens.corpus.run_folder import PATH, Run
 from strace_lens.measures.intervals import means
-
-_OF_LAYER = (*GEOMETRY, "velocity_ratio")
 
 POINTS = 1000
 """Prompts that CKA and imbalance take at the most; their work and memory grow with its square."""
@@ -58,22 +56,18 @@ def geometry_by_layer(run: Run, *, seed: int = 0) -> pd.DataFrame:
         with few edges; `full_velocity` and `full_curvature`, means of the full model; `prompts`.
         No row where the sweep left geometry out.
     """
-    ends = [f"{m}{end}" for m in _OF_LAYER for end in ("", "_low", "_high", "_prompts")]
-    full = [f"full_{name}" for name in PATH]
-    if run.geometry.empty:
-        return pd.DataFrame(columns=["size", "layer", *ends, *full, "prompts"])
-    values = {name: _by_layer(run, name) for name in GEOMETRY}
-    paths = {name: _full_path(run, name) for name in PATH}
-    values["velocity_ratio"] = divide(values["velocity"], paths["velocity"][:, None])
+    values = {name: array.astype(np.float64) for name, array in run.geometry.items()}
+    values["velocity_ratio"] = divide(values["velocity"], run.path["velocity"][:, None])
     columns: dict[str, np.ndarray] = {}
-    for name in _OF_LAYER:
-        found = means(values[name], seed)
+    for name, of_layer in values.items():
+        found = means(of_layer, seed)
         columns |= {**found.columns(name), f"{name}_prompts": found.prompts}
-    sizes = len(run.grid)
     for name in PATH:
-        columns[f"full_{name}"] = np.tile(means(paths[name], seed).mean, (sizes, 1))
-    columns["prompts"] = np.full(columns["cosine"].shape, len(values["cosine"]))
-    return frame_of(run.grid, {"layer": range(values["cosine"].shape[2])}, columns)
+        full = means(run.path[name].astype(np.float64), seed).mean
+        columns[f"full_{name}"] = np.tile(full, (len(run.grid), 1))
+    prompts, _, layers = values["cosine"].shape
+    columns["prompts"] = np.full(columns["cosine"].shape, prompts)
+    return frame_of(run.grid, {"layer": range(layers)}, columns)
 
 
 def state_matrices(run: Run, *, seed: int = 0) -> pd.DataFrame:
@@ -142,19 +136,6 @@ def state_curvature(run: Run, *, seed: int = 0) -> pd.DataFrame:
         found = means(values, seed)
         columns |= {**found.columns(name), f"{name}_prompts": found.prompts}
     return pd.DataFrame({"size": run.grid[1:], **columns, "prompts": len(states)})
-
-
-def _by_layer(run: Run, column: str) -> Float[np.ndarray, "prompt size layer"]:
-    wide = run.geometry.pivot(index="prompt", columns=["size", "layer"], values=column)
-    wide = wide.sort_index(axis=1)
-    return wide.to_numpy(dtype=np.float64).reshape(len(wide), len(run.grid), -1)
-
-
-def _full_path(run: Run, column: str) -> Float[np.ndarray, "prompt layer"]:
-    """Of the full model, for the prompts and layers of `_values`."""
-    wide = run.path.pivot(index="prompt", columns="layer", values=column)
-    prompts, layers = (np.sort(run.geometry[name].unique()) for name in ("prompt", "layer"))
-    return wide.reindex(index=prompts, columns=layers).to_numpy(dtype=np.float64)
 
 
 def _drawn(states: States, seed: int) -> Float[np.ndarray, "point size d_model"]:
