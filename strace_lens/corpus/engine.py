@@ -5,6 +5,7 @@ With the Ray engine actors hold a model each and measure batches; a lost worker'
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -74,7 +75,7 @@ def ray_engine(
         raise ValueError(f"workers must be at least 1; got {workers}")
 
     def run(setting: Setting, batches: Sequence[Batch]) -> Iterator[tuple[Batch, list[Row]]]:
-        import ray
+        ray: Any = importlib.import_module("ray")
 
         threads = setting.options.threads
         started = not ray.is_initialized()
@@ -95,7 +96,7 @@ def ray_engine(
 def _measured(
     load: Callable[[], Model], workers: int, setting: Setting, batches: Sequence[Batch]
 ) -> Iterator[tuple[Batch, list[Row]]]:
-    import ray
+    ray: Any = importlib.import_module("ray")
 
     gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= workers else 0.0
     make = ray.remote(num_cpus=setting.options.threads, num_gpus=gpus)(Worker).remote
@@ -114,7 +115,7 @@ def _measured(
         (done, *_), _ = ray.wait(list(running))
         worker, batch, lost = running.pop(done)
         try:
-            rows = ray.get(done)
+            rows: list[Row] = ray.get(done)
         except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
             if lost == RETRIES:
                 numbers, reason = ", ".join(map(str, batch.numbers)), str(error).strip()

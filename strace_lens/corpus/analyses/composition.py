@@ -76,10 +76,10 @@ def lorenz(run: Run) -> pd.DataFrame:
         rising = np.sort(edges[:, of], axis=1)
         curves = np.pad(np.cumsum(rising, axis=1), ((0, 0), (1, 0)))
         use = divide(curves, curves[:, -1:])
-        along = {"components": np.linspace(0, 1, use.shape[1])}
+        along = {"components": np.linspace(0, 1, use.shape[1]).tolist()}
         frames.append(frame_of(run.grid, along, {"use": use}).assign(kind=kind))
     found = pd.concat(frames).dropna().sort_values("size", kind="stable", ignore_index=True)
-    return found[["size", "kind", "components", "use"]]
+    return found.reindex(columns=["size", "kind", "components", "use"])
 
 
 def gini(run: Run, *, seed: int = 0, resamples: int = 1000) -> pd.DataFrame:
