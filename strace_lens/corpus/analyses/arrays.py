@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 
 from strace_lens.corpus.run_folder import Run
 from strace_lens.traces.edges import KINDS
@@ -59,11 +59,17 @@ def edges_by(
     run: Run, group: Int64[np.ndarray, " component"], groups: int
 ) -> tuple[Int64[np.ndarray, "prompt size group"], Int64[np.ndarray, "prompt group"]]:
     """Edges of the traces and of the graphs, added up over numbered groups of components."""
-    masks = [group == number for number in range(groups)]
-    return (
-        np.stack([run.usage[..., m].sum(-1, dtype=np.int64) for m in masks], -1),
-        np.stack([run.reachable[:, m].sum(-1, dtype=np.int64) for m in masks], -1),
-    )
+    return grouped(run.usage, group, groups), grouped(run.reachable, group, groups)
+
+
+def grouped(
+    edges: Shaped[np.ndarray, "*rest component"],
+    group: Int64[np.ndarray, " component"],
+    groups: int,
+) -> Shaped[np.ndarray, "*rest group"]:
+    """Edges of components added up over numbered groups; one of number -1 is left out."""
+    one_of_each = group[:, None] == np.arange(groups)
+    return edges @ one_of_each.astype(np.result_type(edges, np.int64))
 
 
 def added(

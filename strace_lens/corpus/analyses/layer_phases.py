@@ -24,6 +24,7 @@ from strace_lens.corpus.analyses.arrays import (
     edges_by,
     every_size,
     frame_of,
+    grouped,
     layer_of,
     shares,
 )
@@ -174,9 +175,8 @@ def _by_kind_and_layer(run: Run, edges: Shaped[np.ndarray, "prompt component"]) 
     kinds = run.components["kind"].map(KINDS.index).to_numpy(dtype=np.int64)
     layers = layer_of(run)
     count = int(layers.max()) + 1
-    group = kinds * count + layers
-    one_of_each = group[:, None] == np.arange(len(KINDS) * count)
-    return (edges @ one_of_each.astype(np.float64)).reshape(-1, len(KINDS), count)
+    of_both = grouped(edges.astype(np.float64), kinds * count + layers, len(KINDS) * count)
+    return of_both.reshape(-1, len(KINDS), count)
 
 
 def _used(
