@@ -124,15 +124,15 @@ def circuit_metric(
     experiment.expect_unchanged()
     score = METRICS[metric or experiment.metric]
     found = []
-    for logits, pairs in _rows(experiment, keep, direction):
+    for logits, pairs in circuit_logits(experiment, keep, direction):
         found.append(score(logits, experiment.reference_rows(pairs)))
     return torch.cat(found).float().view(len(keep), len(experiment.task))
 
 
-def _rows(
+def circuit_logits(
     experiment: Experiment,
     keep: Shaped[Tensor, "circuit destination source *pos"],
-    direction: Direction,
+    direction: Direction = "noise",
 ) -> Iterator[tuple[Float[Tensor, "row read vocab"], Int[Tensor, " row"]]]:
     """Logits of every (circuit, pair), a pass at a time, and the pair of each row."""
     task, device = experiment.task, device_of(experiment.model)

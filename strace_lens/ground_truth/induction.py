@@ -140,8 +140,6 @@ def _start(generator: torch.Generator) -> Weights:
         W_V=normal(*inward, scale=D_MODEL**-0.5),
         W_O=normal(LAYERS, HEADS, D_HEAD, D_MODEL, scale=0.5 * D_HEAD**-0.5),
         W_U=normal(D_MODEL, VOCABULARY, scale=D_MODEL**-0.5),
-        mlps=None,
-        causal=True,
     )
 
 

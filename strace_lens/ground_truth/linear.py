@@ -46,8 +46,6 @@ def linear_weights(seed: int = 0) -> Weights:
         W_V=2 * normal(*shape) * reads / (_READ * D_HEAD) ** 0.5,
         W_O=normal(LAYERS, HEADS, D_HEAD, d_model) * writes / D_HEAD**0.5,
         W_U=normal(d_model, VOCABULARY) * blocks(_BLOCKS // 2)[:, None] / d_model**0.5,
-        mlps=None,
-        causal=True,
     )
 
 

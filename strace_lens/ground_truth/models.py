@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from strace_lens.circuits.circuit import Circuit, full_circuit
+from strace_lens.circuits.outputs import ABLATIONS
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.wiring import component_graph
 from strace_lens.ground_truth.induction import induction_task, induction_weights
@@ -84,7 +85,7 @@ def tracr_ground_truth(program: str, seed: int = 0, pairs: int = 32) -> GroundTr
     compiled = compile_program(program)
     task = tracr_task(compiled, pairs, seed)
     model = model_of(compiled.weights, task.name)
-    written = written_and_read(model)
+    written = written_and_read(compiled.weights, component_graph(model))
     each = all_inputs_task(compiled)
     alone = each.take(range(len(each) // _PARTNERS))
     truths = {
@@ -114,22 +115,17 @@ def induction_ground_truth(seed: int = 0, pairs: int = 32) -> GroundTruth:
     model = model_of(induction_weights(seed), task.name)
     many = induction_task(128, seed=1000 + seed)
     everything = full_circuit(component_graph(model))
-    ablations = ("resample", "mean", "zero")
-    truths = {a: costly(model, many, everything, a, share=_COST) for a in ablations}
-    return GroundTruth(model, task, truths, {a: a for a in ablations})
+    truths = {a: costly(model, many, everything, a, share=_COST) for a in ABLATIONS}
+    return GroundTruth(model, task, truths, {a: a for a in ABLATIONS})
 
 
 def linear_ground_truth(seed: int = 0, pairs: int = 32) -> GroundTruth:
     """The linear model; its one truth is what is written and read, the same by any ablation."""
     task = linear_task(pairs, seed)
-    model = model_of(linear_weights(seed), task.name)
-    ablations = ("resample", "mean", "zero")
-    return GroundTruth(
-        model,
-        task,
-        truths={"written and read": written_and_read(model)},
-        ablation_truth=dict.fromkeys(ablations, "written and read"),
-    )
+    weights = linear_weights(seed)
+    model = model_of(weights, task.name)
+    truths = {"written and read": written_and_read(weights, component_graph(model))}
+    return GroundTruth(model, task, truths, dict.fromkeys(ABLATIONS, "written and read"))
 
 
 GROUND_TRUTHS: dict[str, Callable[[int, int], GroundTruth]] = {

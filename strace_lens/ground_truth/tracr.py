@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.circuits.task import Task
-from strace_lens.ground_truth.weights import Mlps, Weights
+from strace_lens.ground_truth.weights import Weights
 
 Token = str | int
 Value = str | int | float | bool | None
@@ -243,12 +243,10 @@ def _weights(model: Any) -> Weights:
         W_V=v,
         W_O=stacked("attn/linear").view(layers, heads, d_head, d_model),
         W_U=_unembedding(model, d_model),
-        mlps=Mlps(
-            W_in=stacked("mlp/linear_1"),
-            b_in=stacked("mlp/linear_1", "b"),
-            W_out=stacked("mlp/linear_2"),
-            b_out=stacked("mlp/linear_2", "b"),
-        ),
+        W_in=stacked("mlp/linear_1"),
+        b_in=stacked("mlp/linear_1", "b"),
+        W_out=stacked("mlp/linear_2"),
+        b_out=stacked("mlp/linear_2", "b"),
         causal=bool(config.causal),
     )
 

@@ -10,16 +10,15 @@ together, so the tests ablate all others at once.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from strace_lens.circuits.circuit import Circuit, full_circuit
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.experiment import make_experiment
-from strace_lens.circuits.patching import patched_logits
-from strace_lens.circuits.run_circuits import run_circuits
+from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.run_circuits import circuit_logits, circuit_metric
 from strace_lens.circuits.task import Task
-from strace_lens.circuits.wiring import component_graph
-from strace_lens.ground_truth.weights import Weights, weights_of
+from strace_lens.ground_truth.weights import Weights
 from strace_lens.model.architecture import Model
 
 IS_ZERO = 1e-9
@@ -33,33 +32,31 @@ ones by 0.1 and more.
 """
 
 
-def written_and_read(model: Model) -> Circuit:
+def written_and_read(weights: Weights, graph: ComponentGraph) -> Circuit:
     """W: the edges whose writer's and reader's matrices have a product other than zero.
 
     A writer is W_E and W_pos together, W_V W_O, or W_out with b_out; a reader W_Q W_K^T, W_K W_Q^T,
     W_V W_O, W_in or W_U. After the rule of Tracr's compiler, which gives every variable directions
     of its own (Lindner et al., 2023, section 3).
-
-    Raises:
-        ValueError: the model has norms, other positions or grouped heads.
     """
-    graph = component_graph(model)
-    weights = weights_of(model)
-    writers = _writers(weights)
+    writers, readers = [torch.cat([weights.W_E, weights.W_pos])], []
+    for layer in range(graph.layers):
+        own = weights.of_layer(layer)
+        scores, moved = own["W_Q"] @ own["W_K"].transpose(1, 2), own["W_V"] @ own["W_O"]
+        writers += moved
+        readers += [*scores, *scores.transpose(1, 2), *moved]
+        if graph.mlp:
+            writers.append(torch.cat([own["W_out"], own["b_out"][None]]))
+            readers.append(own["W_in"])
     keep = torch.zeros_like(graph.exists)
-    for destination, reader in enumerate(_readers(weights)):
+    for destination, reader in enumerate([*readers, weights.W_U]):
         for source in range(graph.written_before(destination)):
             keep[destination, source] = (writers[source] @ reader).abs().amax() > IS_ZERO
     return Circuit(graph, keep, {"truth": "written and read"}).connected()
 
 
 def changing(
-    model: Model,
-    task: Task,
-    candidates: Circuit,
-    ablation: str,
-    *,
-    first: int = 0,
+    model: Model, task: Task, candidates: Circuit, ablation: str, *, first: int = 0
 ) -> Circuit:
     """Those of the candidate edges whose ablation, one at a time, changes an output of the task.
 
@@ -70,40 +67,15 @@ def changing(
         ablation: "zero", "resample" or "mean".
         first: first position whose output counts (1 leaves out a BOS).
     """
-    keep = largest_changes(model, task, candidates, ablation, first=first) > UNCHANGED
-    return Circuit(candidates.graph, keep, {"truth": ablation, "unchanged": UNCHANGED})
-
-
-def largest_changes(
-    model: Model, task: Task, candidates: Circuit, ablation: str, *, first: int = 0
-) -> Float[Tensor, "destination source"]:
-    """Largest change of any output when one edge is ablated, over the largest clean output.
-
-    Zero for what is no candidate. The arguments are those of `changing`.
-    """
     experiment = make_experiment(model, task, ablation=ablation)
-    edges = candidates.kept.cpu().nonzero()
-    clean = experiment.reference.clean
-    change = clean.new_zeros(len(edges))
-    for rows in experiment.chunks(len(edges) * len(task)):
-        index = torch.arange(rows.start, rows.stop)
-        edge, pair = index // len(task), index % len(task)
-        cut = clean.new_zeros(len(index), *experiment.graph.exists.shape)
-        cut[torch.arange(len(index)), edges[edge, 0], edges[edge, 1]] = 1
-        logits = patched_logits(
-            model,
-            experiment.wiring,
-            task.clean[pair],
-            task.lengths[pair],
-            cut,
-            experiment.replaced.rows(pair.to(clean.device)),
-            every_position=task.every_position,
-        )
-        gap = (logits - clean[pair])[:, first:].abs().amax((1, 2))
-        change.scatter_reduce_(0, edge.to(clean.device), gap, "amax")
-    changes = torch.zeros(experiment.graph.exists.shape)
-    changes[edges[:, 0], edges[:, 1]] = (change / clean[:, first:].abs().amax()).float().cpu()
-    return changes
+    clean = experiment.reference.clean[:, first:]
+    edges = candidates.kept.nonzero()
+    changes = [
+        (logits[:, first:] - clean[pairs]).abs().amax((1, 2))
+        for logits, pairs in circuit_logits(experiment, _each_ablated(candidates.graph, edges))
+    ]
+    largest = torch.cat(changes).view(len(edges), len(task)).amax(1)
+    return _true(candidates, edges, largest > UNCHANGED * clean.abs().amax(), ablation)
 
 
 def costly(
@@ -114,43 +86,32 @@ def costly(
     For a trained model, of which no edge does exactly nothing.
 
     Args:
-        model: the model.
-        task: its clean prompts are run; its own metric is measured, as a mean over pairs.
-        candidates: edges to ablate; the others are kept.
-        ablation: "zero", "resample" or "mean".
+        model, task, candidates, ablation: as for `changing`; the task's own metric is measured, as
+            a mean over pairs.
         share: of the full model's metric, above which a fall makes an edge a true one.
     """
-    graph = candidates.graph
-    full = full_circuit(graph)
-    edges = candidates.kept.cpu().nonzero().tolist()
-    circuits = [full]
-    for destination, source in edges:
-        keep = full.keep.clone()
-        keep[destination, source] = False
-        circuits.append(Circuit(graph, keep))
-    found = run_circuits(model, task, circuits, ablation=ablation).mean(1)
-    keep = torch.zeros_like(graph.exists)
-    for (destination, source), metric in zip(edges, found[1:].tolist(), strict=True):
-        keep[destination, source] = found[0] - metric > share * found[0]
-    return Circuit(graph, keep, {"truth": ablation, "share": share})
+    experiment = make_experiment(model, task, ablation=ablation)
+    full = experiment.score(experiment.reference.clean, experiment.reference).mean()
+    edges = candidates.kept.nonzero()
+    found = circuit_metric(experiment, _each_ablated(candidates.graph, edges)).mean(1)
+    return _true(candidates, edges, full - found > share * full, ablation)
 
 
-def _writers(weights: Weights) -> list[Float[Tensor, "_ d_model"]]:
-    """The matrix whose rows span what each source can write, in the graph's order."""
-    writers = [torch.cat([weights.W_E, weights.W_pos])]
-    for layer in range(len(weights.W_Q)):
-        writers += list(weights.W_V[layer] @ weights.W_O[layer])
-        if weights.mlps is not None:
-            writers.append(torch.cat([weights.mlps.W_out[layer], weights.mlps.b_out[layer, None]]))
-    return writers
+def _each_ablated(
+    graph: ComponentGraph, edges: Int[Tensor, "circuit 2"]
+) -> Bool[Tensor, "circuit destination source"]:
+    """The full circuit without each of the edges, one after another."""
+    keep = graph.exists.repeat(len(edges), 1, 1)
+    keep[torch.arange(len(edges)), *edges.T] = False
+    return keep
 
 
-def _readers(weights: Weights) -> list[Float[Tensor, "d_model _"]]:
-    """The matrix through which each destination reads the stream, in the graph's order."""
-    readers: list[Tensor] = []
-    for layer in range(len(weights.W_Q)):
-        scores = weights.W_Q[layer] @ weights.W_K[layer].transpose(1, 2)
-        readers += [*scores, *scores.transpose(1, 2), *(weights.W_V[layer] @ weights.W_O[layer])]
-        if weights.mlps is not None:
-            readers.append(weights.mlps.W_in[layer])
-    return [*readers, weights.W_U]
+def _true(
+    candidates: Circuit,
+    edges: Int[Tensor, "circuit 2"],
+    true: Bool[Tensor, " circuit"],
+    ablation: str,
+) -> Circuit:
+    keep = torch.zeros_like(candidates.graph.exists)
+    keep[*edges.T] = true.cpu()
+    return Circuit(candidates.graph, keep, {"truth": ablation})

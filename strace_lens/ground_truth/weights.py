@@ -1,4 +1,4 @@
-"""Transformers without norms as plain matrices, into a TransformerLens model and out of it again.
+"""Transformers without norms as plain matrices, and the TransformerLens models made of them.
 
 A model built here is a `HookedTransformer` where TransformerLens has the class (3.9), else a native
 `TransformerBridge`. It has no tokenizer, and its output may have another size than its vocabulary.
@@ -8,23 +8,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.model.architecture import Model, block_of
-
-
-@dataclass(frozen=True, eq=False)
-class Mlps:
-    """The MLPs of all blocks: relu(x @ W_in + b_in) @ W_out + b_out."""
-
-    W_in: Float[Tensor, "layer d_model d_mlp"]
-    b_in: Float[Tensor, "layer d_mlp"]
-    W_out: Float[Tensor, "layer d_mlp d_model"]
-    b_out: Float[Tensor, "layer d_model"]
+from strace_lens.model.architecture import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +25,8 @@ class Weights:
         W_E, W_pos: token and position embeddings, added.
         W_Q, W_K, W_V, W_O: of every head; scores are divided by the root of d_head.
         W_U: unembedding.
-        mlps: None where the model is attention-only.
+        W_in, b_in, W_out, b_out: of the MLPs, relu(x @ W_in + b_in) @ W_out + b_out; None where the
+            model is attention-only.
         causal: a position reads no later one.
     """
 
@@ -46,8 +37,17 @@ class Weights:
     W_V: Float[Tensor, "layer head d_model d_head"]
     W_O: Float[Tensor, "layer head d_head d_model"]
     W_U: Float[Tensor, "d_model out"]
-    mlps: Mlps | None
-    causal: bool
+    W_in: Float[Tensor, "layer d_model d_mlp"] | None = None
+    b_in: Float[Tensor, "layer d_mlp"] | None = None
+    W_out: Float[Tensor, "layer d_mlp d_model"] | None = None
+    b_out: Float[Tensor, "layer d_model"] | None = None
+    causal: bool = True
+
+    def of_layer(self, layer: int) -> dict[str, Tensor]:
+        """The matrices of one block, by name."""
+        names = ("W_Q", "W_K", "W_V", "W_O", "W_in", "b_in", "W_out", "b_out")
+        stacks = {name: getattr(self, name) for name in names}
+        return {name: stack[layer] for name, stack in stacks.items() if stack is not None}
 
 
 def model_of(weights: Weights, name: str) -> Model:
@@ -66,49 +66,10 @@ def model_of(weights: Weights, name: str) -> Model:
     return model.eval().requires_grad_(False)
 
 
-def weights_of(model: Model) -> Weights:
-    """The weights of a model that has no norm, absolute positions and no grouped heads.
-
-    Raises:
-        ValueError: the model has a norm, other positions, grouped heads or a gated MLP.
-    """
-    cfg: Any = model.cfg
-    kv_heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
-    positions = getattr(cfg, "positional_embedding_type", "standard")
-    for wrong, what in (
-        (cfg.normalization_type is not None, f"norms ({cfg.normalization_type})"),
-        (positions != "standard", f"{positions} positions"),
-        (kv_heads != cfg.n_heads, "grouped-query attention"),
-        (bool(getattr(cfg, "gated_mlp", False)), "gated MLPs"),
-    ):
-        if wrong:
-            raise ValueError(f"{cfg.model_name} has {what}; its edges cannot be read off matrices")
-    blocks = [block_of(model, layer) for layer in range(cfg.n_layers)]
-
-    def stacked(part: str, name: str) -> Tensor:
-        return torch.stack([getattr(getattr(b, part), name).detach() for b in blocks])
-
-    mlps = None
-    if not cfg.attn_only:
-        mlps = Mlps(*(stacked("mlp", name) for name in ("W_in", "b_in", "W_out", "b_out")))
-    whole = cast(Any, model)
-    return Weights(
-        W_E=whole.W_E.detach(),
-        W_pos=whole.W_pos.detach(),
-        W_Q=stacked("attn", "W_Q"),
-        W_K=stacked("attn", "W_K"),
-        W_V=stacked("attn", "W_V"),
-        W_O=stacked("attn", "W_O"),
-        W_U=whole.W_U.detach(),
-        mlps=mlps,
-        causal=cfg.attention_dir == "causal",
-    )
-
-
 def _options(weights: Weights, name: str) -> dict[str, Any]:
     """Options that the two configurations name alike."""
     layers, heads, d_model, d_head = weights.W_Q.shape
-    mlp = {} if weights.mlps is None else {"d_mlp": weights.mlps.W_in.shape[2]}
+    mlp = {} if weights.W_in is None else {"d_mlp": weights.W_in.shape[2]}
     return {
         "n_layers": layers,
         "n_heads": heads,
@@ -118,7 +79,7 @@ def _options(weights: Weights, name: str) -> dict[str, Any]:
         "d_vocab": len(weights.W_E),
         "d_vocab_out": weights.W_U.shape[1],
         "act_fn": "relu",
-        "attn_only": weights.mlps is None,
+        "attn_only": weights.W_in is None,
         "normalization_type": None,
         "attention_dir": "causal" if weights.causal else "bidirectional",
         "model_name": name,
@@ -152,12 +113,9 @@ def _hooked_state(weights: Weights) -> dict[str, Tensor]:
     state = {"embed.W_E": weights.W_E, "pos_embed.W_pos": weights.W_pos}
     state["unembed.W_U"] = weights.W_U
     for layer in range(len(weights.W_Q)):
-        block = f"blocks.{layer}."
-        for name in ("W_Q", "W_K", "W_V", "W_O"):
-            state[f"{block}attn.{name}"] = getattr(weights, name)[layer]
-        if weights.mlps is not None:
-            for name in ("W_in", "b_in", "W_out", "b_out"):
-                state[f"{block}mlp.{name}"] = getattr(weights.mlps, name)[layer]
+        for name, value in weights.of_layer(layer).items():
+            part = "mlp" if name.endswith(("in", "out")) else "attn"
+            state[f"blocks.{layer}.{part}.{name}"] = value
     return state
 
 
@@ -166,13 +124,14 @@ def _native_state(weights: Weights) -> dict[str, Tensor]:
     state = {"embed.weight": weights.W_E, "pos_embed.weight": weights.W_pos}
     state["unembed.weight"] = weights.W_U.T
     for layer in range(len(weights.W_Q)):
+        own = weights.of_layer(layer)
         block = f"blocks.{layer}."
-        for name in ("q", "k", "v"):
-            per_head = getattr(weights, f"W_{name.upper()}")[layer]
+        for name in "qkv":
+            per_head = own[f"W_{name.upper()}"]
             state[f"{block}attn.{name}.weight"] = per_head.transpose(1, 2).flatten(0, 1)
-        state[f"{block}attn.o.weight"] = weights.W_O[layer].flatten(0, 1).T
-        if weights.mlps is not None:
-            for name in ("in", "out"):
-                state[f"{block}mlp.{name}.weight"] = getattr(weights.mlps, f"W_{name}")[layer].T
-                state[f"{block}mlp.{name}.bias"] = getattr(weights.mlps, f"b_{name}")[layer]
+        state[f"{block}attn.o.weight"] = own["W_O"].flatten(0, 1).T
+        for name in ("in", "out"):
+            if f"W_{name}" in own:
+                state[f"{block}mlp.{name}.weight"] = own[f"W_{name}"].T
+                state[f"{block}mlp.{name}.bias"] = own[f"b_{name}"]
     return state

@@ -320,7 +320,7 @@ def effects(ablation: str = "resample") -> torch.Tensor:
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
 def test_the_true_circuit_of_a_linear_model_is_faithful_and_complete(ablation):
     experiment = linear_problem(ablation)
-    truth = written_and_read(experiment.model)
+    truth = written_and_read(linear_weights(), experiment.graph)
     assert 0 < len(truth) < experiment.graph.edges
     assert completeness(experiment, truth) == pytest.approx(0, abs=1e-5)
     assert completeness(experiment, ~truth) == pytest.approx(1, abs=1e-5)
@@ -329,7 +329,7 @@ def test_the_true_circuit_of_a_linear_model_is_faithful_and_complete(ablation):
 @pytest.mark.parametrize("ablation", ["resample", "zero", "mean"])
 def test_costs_in_a_linear_model_are_the_exact_effects(ablation):
     experiment = linear_problem(ablation)
-    truth = written_and_read(experiment.model)
+    truth = written_and_read(linear_weights(), experiment.graph)
     between = metric_range(experiment)
     exact = effects(ablation) / (between.full - between.empty)
     for circuit in (truth, full_circuit(experiment.graph)):
@@ -355,7 +355,7 @@ def test_ranking_a_linear_model_by_exact_effects_beats_the_reverse():
 
 def test_a_wrong_circuit_is_neither_complete_nor_minimal():
     experiment = linear_problem()
-    truth = written_and_read(experiment.model)
+    truth = written_and_read(linear_weights(), experiment.graph)
     direct = ("embed->logits",)
     missing = circuit_of_edges(experiment.graph, set(truth.edge_names()).difference(direct))
     between = metric_range(experiment)

@@ -59,9 +59,11 @@ def run(
                 scores = scores.masked_fill(later, -torch.inf)
             written.append(scores.softmax(-1) @ v[head] @ w.W_O[layer, head].double())
         sources += written
-        if w.mlps is not None:
-            hidden = (read() @ w.mlps.W_in[layer].double() + w.mlps.b_in[layer].double()).relu()
-            sources.append(hidden @ w.mlps.W_out[layer].double() + w.mlps.b_out[layer].double())
+        if w.W_in is not None:
+            W_in, b_in, W_out, b_out = (
+                w.of_layer(layer)[name].double() for name in ("W_in", "b_in", "W_out", "b_out")
+            )
+            sources.append((read() @ W_in + b_in).relu() @ W_out + b_out)
     return Run(read() @ w.W_U.double(), torch.stack(sources, 1))
 
 
@@ -70,8 +72,8 @@ def writers(w: Weights) -> list[Float[Tensor, "_ d_model"]]:
     found = [w.W_E.double(), w.W_pos.double()]
     for layer in range(len(w.W_O)):
         found += list(w.W_V[layer].double() @ w.W_O[layer].double())
-        if w.mlps is not None:
-            found.append(w.mlps.W_out[layer].double())
+        if w.W_out is not None:
+            found.append(w.W_out[layer].double())
     return found
 
 
@@ -88,7 +90,7 @@ def merged(keep: Bool[Tensor, "destination source"]) -> Bool[Tensor, "destinatio
 def exists(w: Weights) -> Bool[Tensor, "destination source"]:
     """Which pairs of destination and source, tokens and positions apart, are edges."""
     layers, heads = w.W_Q.shape[:2]
-    mlp = w.mlps is not None
+    mlp = w.W_in is not None
     rows = []
     total = 2 + layers * (heads + mlp)
     for layer in range(layers):

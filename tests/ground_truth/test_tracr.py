@@ -174,8 +174,8 @@ def is_read(compiled: Compiled, destination: int, rows: Tensor) -> bool:
     if layer == layers:
         return bool((rows @ w.W_U).abs().max() > 1e-9)
     if place == 3 * heads:
-        assert w.mlps is not None
-        return bool((rows @ w.mlps.W_in[layer]).abs().max() > 1e-9)
+        assert w.W_in is not None
+        return bool((rows @ w.W_in[layer]).abs().max() > 1e-9)
     kind, head = divmod(place, heads)
     left, right = (
         (w.W_Q, w.W_K.transpose(2, 3)),
