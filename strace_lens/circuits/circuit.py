@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -49,8 +50,7 @@ class Circuit:
     @property
     def exists(self) -> Bool[Tensor, "destination source *pos"]:
         """Which cells of `keep` are edges."""
-        exists = self.graph.exists.to(self.keep.device)
-        return exists if self.keep.ndim == 2 else exists[..., None].expand(self.keep.shape)
+        return self.graph.exists_like(self.keep)
 
     @property
     def kept(self) -> Bool[Tensor, "destination source *pos"]:
@@ -77,10 +77,8 @@ class Circuit:
 
     def edge_names(self) -> list[str]:
         """Names of the edges kept, from the output back; `@3` names a token position."""
-        names = []
-        for d, s, *pos in self._kept_cells().tolist():
-            names.append(self.graph.edge_name(d, s) + "".join(f"@{p}" for p in pos))
-        return names
+        cells = self._kept_cells().tolist()
+        return [self.graph.edge_name(d, s) + "".join(f"@{p}" for p in pos) for d, s, *pos in cells]
 
     def nodes(self) -> list[str]:
         """Names of the nodes that an edge leaves or enters, in the model's order."""
@@ -95,19 +93,13 @@ class Circuit:
         A head is reached if any of its inputs is, as in EAP-IG's pruning of dead nodes.
         """
         feeds, kept = self.graph.feeds, self._over_positions()
-        # Sources are in the model's order, so paths are followed in as many steps as layers.
         reached = torch.zeros(self.graph.sources, dtype=torch.bool)
         reached[self.graph.source_index(EMBED)] = True
         useful = torch.zeros(self.graph.destinations, dtype=torch.bool)
         useful[-1] = True
-        while True:
-            inputs = (kept & reached).any(1)
-            further = reached | (inputs[:, None] & feeds).any(0)
-            outputs = (kept & useful[:, None]).any(0)
-            earlier = useful | (outputs & feeds).any(1)
-            if torch.equal(further, reached) and torch.equal(earlier, useful):
-                break
-            reached, useful = further, earlier
+        for _ in range(2 * self.graph.layers):  # a path enters a block's heads, then its MLP
+            reached |= ((kept & reached).any(1)[:, None] & feeds).any(0)
+            useful |= ((kept & useful[:, None]).any(0) & feeds).any(1)
         on_path = useful[:, None] & reached
         if self.keep.ndim == 3:
             on_path = on_path[..., None]
@@ -153,10 +145,7 @@ class Circuit:
     def to_pandas(self) -> pd.DataFrame:
         """The edges kept, one row each, from the output back.
 
-        Columns: `source`, `destination`, `input` (q, k or v of a head; missing where a node has
-        but one input), `source_layer` (-1 for the embedding), `destination_layer` (the number of
-        layers for the logits), `position` if there are token positions, and `weight`.
-        `circuit_from_pandas` reads the frame back.
+        Columns: those of `edge_table`, and `weight`. `circuit_from_pandas` reads the frame back.
         """
         cells = self._kept_cells()
         weights = self.keep.cpu()[tuple(cells.T)]
@@ -259,12 +248,15 @@ class Scores:
         Args:
             absolute: by magnitude, where the scores are effects.
         """
-        values = self.values.abs() if absolute and self.signed else self.values
-        exists = self.graph.exists.to(values.device)
-        if values.ndim == 3:
-            exists = exists[..., None].expand(values.shape)
-        cells = exists.flatten().nonzero()[:, 0]
-        return cells[values.flatten()[cells].argsort(descending=True, stable=True)]
+        return self._by_magnitude if absolute and self.signed else self._by_value
+
+    @functools.cached_property
+    def _by_magnitude(self) -> Int[Tensor, " edge"]:
+        return _descending(self.graph, self.values.abs())
+
+    @functools.cached_property
+    def _by_value(self) -> Int[Tensor, " edge"]:
+        return _descending(self.graph, self.values)
 
     def top(self, size: int | float, *, absolute: bool = True) -> Circuit:
         """The circuit of the highest scores.
@@ -279,9 +271,14 @@ class Scores:
         Raises:
             ValueError: a size out of range.
         """
-        count = edge_count(size, self.edges)
+        if isinstance(size, float):
+            if not 0 < size <= 1:
+                raise ValueError(f"a fraction of edges must lie in (0, 1]; got {size}")
+            size = max(1, round(size * self.edges))
+        if not 0 <= size <= self.edges:
+            raise ValueError(f"a number of edges must lie in 0..{self.edges}; got {size}")
         keep = torch.zeros(self.values.numel(), dtype=torch.bool, device=self.values.device)
-        keep[self.order(absolute=absolute)[:count]] = True
+        keep[self.order(absolute=absolute)[:size]] = True
         made = {"method": self.method, "task": self.task, "absolute": absolute, **self.metadata}
         return Circuit(self.graph, keep.view(self.values.shape), made)
 
@@ -295,10 +292,7 @@ class Scores:
     def to_pandas(self) -> pd.DataFrame:
         """Every edge, one row each, in the order in which `top` takes them.
 
-        Columns: `source`, `destination`, `input` (q, k or v of a head; missing where a node has
-        but one input), `source_layer` (-1 for the embedding), `destination_layer` (the number of
-        layers for the logits), `position` if there are token positions, and `score`.
-        `scores_from_pandas` reads the frame back.
+        Columns: those of `edge_table`, and `score`. `scores_from_pandas` reads the frame back.
         """
         values, order = self.values.detach().cpu(), self.order().cpu()
         cells = torch.stack(torch.unravel_index(order, values.shape), dim=1)
@@ -306,19 +300,11 @@ class Scores:
         return edge_table(self.graph, cells).assign(score=wide.flatten()[order].numpy())
 
 
-def edge_count(size: int | float, edges: int) -> int:
-    """Number of edges that a size means: an int is a number, a float a fraction of all.
-
-    Raises:
-        ValueError: a number below 0 or above all edges, a fraction outside (0, 1].
-    """
-    if isinstance(size, float):
-        if not 0 < size <= 1:
-            raise ValueError(f"a fraction of edges must lie in (0, 1]; got {size}")
-        return max(1, round(size * edges))
-    if not 0 <= size <= edges:
-        raise ValueError(f"a number of edges must lie in 0..{edges}; got {size}")
-    return size
+def _descending(
+    graph: ComponentGraph, values: Float[Tensor, "destination source *pos"]
+) -> Int[Tensor, " edge"]:
+    cells = graph.exists_like(values).flatten().nonzero()[:, 0]
+    return cells[values.flatten()[cells].argsort(descending=True, stable=True)]
 
 
 def edge_table(graph: ComponentGraph, cells: Int64[Tensor, "edge axis"]) -> pd.DataFrame:

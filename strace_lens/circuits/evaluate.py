@@ -6,8 +6,10 @@ empty circuit (every edge ablated) is 0 and the full one is 1. Means are taken b
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,27 +36,23 @@ FAITHFUL = 0.85
 """Faithfulness from which a circuit counts as faithful, for `edges_at_85`."""
 
 COSTLY = 0.01
-"""Loss of faithfulness from which an edge counts as needed, for `Minimality.share`."""
+"""Loss of faithfulness from which an edge counts as needed."""
+
+RESOLUTION = 0.01
+"""Of `edges_at_85`, relative."""
+
+_MASKS_AT_ONCE = 64
 
 RANKED_BY = ("mib", "signed", "absolute")
 """By what edges are ranked: sign for CPR and magnitude for the rest, or one of them for all."""
 
-_MASKS_AT_ONCE = 64
 
+class MetricRange(NamedTuple):
+    """Between what metrics faithfulness is normalised: means over the pairs of a task."""
 
-@dataclass(frozen=True)
-class MetricRange:
-    """Between what metrics faithfulness is normalised: means over the pairs of a task.
-
-    Attributes:
-        full, empty: of the full and the empty circuit; resample makes that the corrupted run.
-        full_gap: largest difference, over pairs, between the full circuit and the untouched model:
-            what is lost to rounding.
-    """
-
-    full: float
-    empty: float
-    full_gap: float
+    full: float  # of the full circuit
+    empty: float  # of the empty one; under resample that of the corrupted run
+    full_gap: float  # largest difference, over pairs, of the full circuit from the untouched model
 
     def faithfulness(self, values: Float[Tensor, "circuit pair"]) -> list[float]:
         """(mean - empty) / (full - empty) of each circuit, in float64."""
@@ -113,33 +111,6 @@ class Faithfulness:
         return facts(line, self.to_pandas())
 
 
-@dataclass(frozen=True)
-class Minimality:
-    """What the loss of single edges costs a circuit.
-
-    Attributes:
-        edges, costs: of each edge dropped, its name and what the circuit loses in faithfulness.
-        faithfulness: of the circuit.
-        size: edges of the circuit; more than were dropped where they were sampled.
-    """
-
-    edges: tuple[str, ...]
-    costs: tuple[float, ...]
-    faithfulness: float
-    size: int
-
-    @property
-    def share(self) -> float:
-        """Share of the dropped edges that cost at least 0.01 of faithfulness; 1 is minimal."""
-        return sum(cost >= COSTLY for cost in self.costs) / len(self.costs)
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """`edge` and `cost`, the costliest first."""
-        table = pd.DataFrame({"edge": self.edges, "cost": self.costs})
-        return table.sort_values("cost", ascending=False, kind="stable", ignore_index=True)
-
-
 @verb
 def faithfulness(
     model: Model,
@@ -164,14 +135,10 @@ def faithfulness(
         task: pairs to measure on; they need not be those that the scores were made on.
         scores: a score an edge, with token positions or without.
         fractions: of all edges, in (0, 1], strictly rising, at least two.
-        ablation: what an edge outside the circuit carries: "resample", "mean" or "zero".
-        metric: key of `METRICS`; the task's own by default.
         ranking: "mib" ranks effects by sign for CPR and by magnitude for all else; "signed" and
             "absolute" rank them in one way for both. By sign a large model's circuits are left
             with what helps alone: see `Scores.top`.
-        memory_budget: bytes that one pass may take.
-        allow_other_model: take scores that were made with other weights, as on another checkpoint,
-            or on a model of another name; the graphs must still have one shape.
+        ablation, metric, memory_budget, allow_other_model: as for `run_circuits`.
 
     Raises:
         ValueError: scores of another model or of other weights, bad fractions, an unknown ranking,
@@ -199,8 +166,6 @@ def faithfulness_curve(
     *,
     fractions: Sequence[float] = FRACTIONS,
     ranking: str = "mib",
-    resolution: float = 0.01,
-    between: MetricRange | None = None,
 ) -> Faithfulness:
     """Faithfulness by size, CPR and CMD as the MIB benchmark defines them.
 
@@ -216,52 +181,48 @@ def faithfulness_curve(
     resample, its default ablation, they carry what they would if ablated, so they are left.
 
     `edges_at_85` bisects the number of edges between the largest size measured below 0.85 and the
-    next one, until both lie within `resolution` of the number.
+    next one, until both lie within `RESOLUTION` of the number.
 
     Args:
         experiment: from `make_experiment`, on the scored model.
         scores, fractions, ranking: as for `faithfulness`.
-        resolution: of `edges_at_85`, relative; 0 for the exact edge, 1 to run no further circuits.
-        between: of the same experiment, where it is known already.
 
     Raises:
-        ValueError: as `faithfulness`, or a resolution outside [0, 1].
+        ValueError: as `faithfulness`.
     """
     experiment.expect_own(scores)
     given = check_sizes(np.asarray(fractions, dtype=np.float64)).tolist()
     if len(given) < 2:
         raise ValueError(f"an area needs at least two fractions; got {given}")
-    if not 0 <= resolution <= 1:
-        raise ValueError(f"resolution must lie in [0, 1]; got {resolution}")
     absolute = ranks_by_magnitude(ranking)
-    between = between or metric_range(experiment)
+    between = metric_range(experiment)
     edges = [int(fraction * scores.edges) for fraction in given]
 
-    def measure(sizes: Sequence[int], absolute: bool) -> list[float]:
+    def measure(sizes: Sequence[int], absolute: bool) -> dict[int, float]:
         circuits = [scores.top(size, absolute=absolute) for size in sizes]
-        return between.faithfulness(circuit_metric(experiment, stack(experiment, circuits)))
+        values = _faithfulness_of(experiment, circuits) if sizes else []
+        return dict(zip(sizes, values, strict=True))
 
-    def curve(absolute: bool, known: Mapping[int, float]) -> dict[int, float]:
-        new = sorted(set(edges) - known.keys())
-        return {**known, **dict(zip(new, measure(new, absolute) if new else (), strict=True))}
-
-    measured = curve(absolute, {0: 0.0, scores.edges: 1.0})
+    measured = {0: 0.0, scores.edges: 1.0}
+    measured |= measure(sorted(set(edges) - measured.keys()), absolute)
     by_sign = measured
-    if ranking == "mib":
-        by_sign = curve(False, {n: v for n, v in measured.items() if _same_circuit(scores, n)})
-    values, cpr_values = ([of[size] for size in edges] for of in (measured, by_sign))
+    if ranking == "mib" and scores.signed:
+        order, signed = (scores.order(absolute=a).tolist() for a in (True, False))
+        others = [n for n in measured if set(order[:n]) != set(signed[:n])]
+        by_sign = measured | measure(others, absolute=False)
+    values, cpr_values = (tuple(of[size] for size in edges) for of in (measured, by_sign))
     return Faithfulness(
         ranking=ranking,
         fractions=tuple(given),
         edges=tuple(edges),
-        values=tuple(values),
-        cpr_values=tuple(cpr_values),
+        values=values,
+        cpr_values=cpr_values,
         cpr=areas(given, cpr_values)[0],
         cmd=areas(given, values)[1],
         full=between.full,
         empty=between.empty,
         full_gap=between.full_gap,
-        edges_at_85=_smallest_faithful(measured, lambda n: measure([n], absolute)[0], resolution),
+        edges_at_85=_smallest_faithful(measured, lambda n: measure([n], absolute)[n], RESOLUTION),
     )
 
 
@@ -276,24 +237,42 @@ def ranks_by_magnitude(ranking: str) -> bool:
     return ranking != "signed"
 
 
-def _same_circuit(scores: Scores, size: int) -> bool:
-    """Whether the best edges by sign are the best by magnitude."""
-    return torch.equal(scores.top(size).keep, scores.top(size, absolute=False).keep)
+@verb
+def cmds_of(experiment: Experiment, rankings: Sequence[Scores]) -> list[float]:
+    """CMD of many rankings whose scores are no effects, the circuits of all run as one batch."""
+    edges = rankings[0].edges
+    sizes = [int(fraction * edges) for fraction in FRACTIONS]
+    inner = [size for size in dict.fromkeys(sizes) if 0 < size < edges]
+    found = iter(_faithfulness_of(experiment, [r.top(n) for r in rankings for n in inner]))
+    cmds = []
+    for _ in rankings:
+        measured = {0: 0.0, edges: 1.0} | {size: next(found) for size in inner}
+        cmds.append(areas(FRACTIONS, [measured[size] for size in sizes])[1])
+    return cmds
+
+
+_ranges: weakref.WeakKeyDictionary[Experiment, MetricRange] = weakref.WeakKeyDictionary()
 
 
 @verb
 def metric_range(experiment: Experiment) -> MetricRange:
-    """Metrics of the full and the empty circuit; needed once per experiment, whatever is measured.
+    """Metrics of the full and the empty circuit, measured once for each experiment.
 
     Raises:
         ValueError: they do not differ by more than rounding, so nothing can be normalised.
     """
+    if experiment in _ranges:
+        return _ranges[experiment]
     ends = stack(experiment, [full_circuit(experiment.graph), empty_circuit(experiment.graph)])
     values = circuit_metric(experiment, ends).cpu().double()
     full, empty = values.mean(-1).tolist()
-    gap = rounding = _largest_gap(experiment, values[0], experiment.clean[1])
+    clean, corrupted = (
+        experiment.score(logits, experiment.reference).cpu().double()
+        for logits in (experiment.clean[1], experiment.corrupted[1])
+    )
+    gap = rounding = float((values[0] - clean).abs().max())
     if experiment.ablation == "resample":
-        rounding = max(gap, _largest_gap(experiment, values[1], experiment.corrupted[1]))
+        rounding = max(gap, float((values[1] - corrupted).abs().max()))
     if not abs(full - empty) > max(10 * rounding, 1e-5 * max(abs(full), abs(empty))):  # NaN too
         raise ValueError(
             f"task {experiment.task.name!r} has a mean {experiment.metric} of {full:.6g} with "
@@ -301,23 +280,16 @@ def metric_range(experiment: Experiment) -> MetricRange:
             "faithfulness needs the two to differ: choose another metric, ablation or corrupted "
             "prompts"
         )
-    return MetricRange(full, empty, gap)
+    return _ranges.setdefault(experiment, MetricRange(full, empty, gap))
 
 
-def _largest_gap(
-    experiment: Experiment,
-    values: Float[Tensor, " pair"],
-    logits: Float[Tensor, "pair read vocab"],
-) -> float:
-    """Largest difference of a circuit's metrics from those of an untouched run."""
-    untouched = experiment.score(logits, experiment.reference).cpu().double()
-    return float((values - untouched).abs().max())
+def _faithfulness_of(experiment: Experiment, circuits: Sequence[Circuit]) -> list[float]:
+    masks = stack(experiment, circuits)
+    return metric_range(experiment).faithfulness(circuit_metric(experiment, masks))
 
 
 @verb
-def completeness(
-    experiment: Experiment, circuit: Circuit, *, between: MetricRange | None = None
-) -> float:
+def completeness(experiment: Experiment, circuit: Circuit) -> float:
     """Faithfulness of a circuit's complement; 0 when the circuit holds all that does the task.
 
     After the completeness criterion of Wang et al. (2023), "Interpretability in the Wild", section
@@ -326,20 +298,13 @@ def completeness(
     Raises:
         ValueError: a circuit of another model, or as `metric_range`.
     """
-    masks = stack(experiment, [~circuit])
-    between = between or metric_range(experiment)
-    return between.faithfulness(circuit_metric(experiment, masks))[0]
+    return _faithfulness_of(experiment, [~circuit])[0]
 
 
 @verb
 def minimality(
-    experiment: Experiment,
-    circuit: Circuit,
-    *,
-    sample: int | None = 64,
-    seed: int = 0,
-    between: MetricRange | None = None,
-) -> Minimality:
+    experiment: Experiment, circuit: Circuit, *, sample: int | None = 64, seed: int = 0
+) -> dict[str, float]:
     """What each edge of a circuit is worth to it: faithfulness lost when that edge alone goes too.
 
     After the minimality criterion of Wang et al. (2023), section 4, with single edges, no sets.
@@ -348,7 +313,9 @@ def minimality(
         experiment: from `make_experiment`.
         circuit: at least one edge.
         sample, seed: drop only so many edges, drawn from the seed; None for all.
-        between: of the same experiment, where it is known already.
+
+    Returns:
+        The cost of each edge dropped, by its name; at least `COSTLY` where the edge is needed.
 
     Raises:
         ValueError: an empty circuit, one of another model, a sample below 1, or as `metric_range`.
@@ -357,25 +324,17 @@ def minimality(
         raise ValueError(f"sample must be at least 1, or None for all edges; got {sample}")
     if not len(circuit):
         raise ValueError("a circuit without edges has none to drop; give at least one")
-    whole = stack(experiment, [circuit])
-    between = between or metric_range(experiment)
-    chosen = torch.arange(len(circuit))
-    if sample is not None:
-        order = torch.randperm(len(circuit), generator=torch.Generator().manual_seed(seed))
-        chosen = order[:sample].sort().values
-    cells, names = circuit.kept.cpu().nonzero().flip(0), circuit.edge_names()
-    own = between.faithfulness(circuit_metric(experiment, whole))[0]
+    order = torch.randperm(len(circuit), generator=torch.Generator().manual_seed(seed))
+    chosen = order[:sample].sort().values
+    cells, names = circuit.kept.cpu().nonzero().flip(0)[chosen], circuit.edge_names()
+    whole, between = stack(experiment, [circuit]), metric_range(experiment)
+    (own,) = between.faithfulness(circuit_metric(experiment, whole))
     without: list[float] = []
-    for dropped in cells[chosen].split(_MASKS_AT_ONCE):
+    for dropped in cells.split(_MASKS_AT_ONCE):
         masks = whole.repeat(len(dropped), *[1] * (whole.ndim - 1))
         masks[(torch.arange(len(dropped)), *dropped.T)] = 0
         without += between.faithfulness(circuit_metric(experiment, masks))
-    return Minimality(
-        edges=tuple(names[i] for i in chosen.tolist()),
-        costs=tuple(own - value for value in without),
-        faithfulness=own,
-        size=len(circuit),
-    )
+    return {names[i]: own - value for i, value in zip(chosen.tolist(), without, strict=True)}
 
 
 def areas(fractions: Sequence[float], values: Sequence[float]) -> tuple[float, float]:

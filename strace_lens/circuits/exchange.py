@@ -62,9 +62,7 @@ def scores_from_pandas(
     Args:
         table: columns as `Scores.to_pandas` writes them.
         graph: of the model that was scored.
-        method: a name, for tables and files.
-        task: likewise.
-        signed: scores estimate what an edge is worth to the metric (see `Scores`).
+        method, task, signed: as in `Scores`.
 
     Raises:
         ValueError: a column is missing, a row names no edge or a score that is no number, two rows
@@ -72,8 +70,7 @@ def scores_from_pandas(
     """
     require_columns(table, ["score"])
     values = _placed(table, graph, None, _values(table, "score"), empty=torch.nan)
-    exists = graph.exists if values.ndim == 2 else graph.exists[..., None]
-    lacking = (exists & values.isnan()).nonzero()
+    lacking = (graph.exists_like(values) & values.isnan()).nonzero()
     if len(lacking):
         to, source, *at = lacking[0].tolist()
         name = graph.edge_name(to, source) + "".join(f" at position {p}" for p in at)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,10 +54,10 @@ class Experiment:
     wiring: Wiring
     task: Task
     metric: str
-    ablation: str = "resample"
-    memory_budget: int = MEMORY_BUDGET
-    passes: Passes = field(default_factory=Passes)
-    allow_other_model: bool = False
+    ablation: str
+    memory_budget: int
+    passes: Passes
+    allow_other_model: bool
 
     @property
     def graph(self) -> ComponentGraph:
@@ -107,19 +107,13 @@ class Experiment:
 
     def reference_rows(self, pairs: Int[Tensor, " row"]) -> Reference:
         """The reference of some pairs, in the order given."""
-        whole = self.reference
-        return Reference(
-            whole.clean[pairs], whole.corrupted[pairs], whole.answers[pairs], whole.incorrect[pairs]
-        )
+        return Reference(*(part[pairs] for part in self.reference))
 
     def expect_own(self, made: Circuit | Scores) -> None:
         """Refuse a circuit or scores of another model, unless `allow_other_model`.
 
-        A model is known by its name, the shape of its graph and the hash of its weights. What
-        names no weights, made by hand or read from a file of version 0.1, is held to the others.
-
         Raises:
-            ValueError: the graphs differ, or the weights.
+            ValueError: the graphs differ, or the weights, where the circuit or scores name them.
         """
         if self.allow_other_model:
             self.graph.check_same(replace(made.graph, model=self.graph.model))
@@ -128,10 +122,10 @@ class Experiment:
             expect_same_weights(f"{made!r}", made.metadata, self.model)
 
     def expect_unchanged(self) -> None:
-        """Refuse to go on after the model's weights have changed.
+        """Refuse to go on after the model's weights have changed, since the runs are kept.
 
         Raises:
-            ValueError: they have; the runs that are kept are not the model's any more.
+            ValueError: they have.
         """
         if wiring_of(self.model) is not self.wiring:
             raise ValueError(
@@ -149,9 +143,7 @@ class Experiment:
     def gradient_chunks(self, rows: int, *, patched: bool = False) -> Iterator[slice]:
         """Cut rows into passes forward and backward that fit `GRADIENT_FACTOR` budgets.
 
-        Args:
-            rows: how many there are.
-            patched: what each destination reads is held too.
+        Where they are `patched`, what each destination reads is held too.
         """
         graph = self.graph
         vectors = 2 * graph.sources + 3 * graph.destinations * patched
@@ -199,11 +191,7 @@ def make_experiment(
     Args:
         model: a HookedTransformer or a TransformerBridge.
         task: pairs of clean and corrupted prompts, tokenized for this model.
-        metric: key of `METRICS`; the task's own by default.
-        ablation: what an ablated edge carries: its value on the corrupted prompt ("resample"), the
-            position-wise mean over all prompts of the task ("mean"), or zero.
-        memory_budget: bytes that one pass may take.
-        allow_other_model: take circuits and scores of other weights, as of another checkpoint.
+        metric, ablation, memory_budget, allow_other_model: as for `run_circuits`.
 
     Raises:
         ValueError: an unknown metric or ablation, a memory budget that is not positive, a token
@@ -211,11 +199,10 @@ def make_experiment(
             under mean ablation or bidirectional attention, or where padding changes the model.
         UnsupportedModelError: the model cannot be patched.
     """
-    if ablation not in ABLATIONS:
-        raise ValueError(f"unknown ablation {ablation!r}; choose from {', '.join(ABLATIONS)}")
     metric = task.metric if metric is None else metric
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}; choose from {', '.join(METRICS)}")
+    for what, name, known in (("ablation", ablation, ABLATIONS), ("metric", metric, METRICS)):
+        if name not in known:
+            raise ValueError(f"unknown {what} {name!r}; choose from {', '.join(known)}")
     if ablation == "mean" and not task.equal_lengths:
         raise ValueError(
             "mean ablation averages position by position, so it needs prompts of one length; "
@@ -243,14 +230,9 @@ def make_experiment(
             f"reads at most {arch.context}"
         )
     expect_one_class(arch, task.lengths, f"task {task.name!r}")
+    passes = Passes()
     return Experiment(
-        model,
-        wiring,
-        task,
-        metric,
-        ablation,
-        memory_budget,
-        allow_other_model=allow_other_model,
+        model, wiring, task, metric, ablation, memory_budget, passes, allow_other_model
     )
 
 

@@ -9,16 +9,20 @@ masks and scores are dense `[destination, source]` tensors, and names are made w
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from strace_lens.utils import checks
 
 EMBED, LOGITS = "embed", "logits"
+
+EdgeValues = Float[Tensor, "destination source *pos"]
+"""A number for each edge, zero where there is none, at each token position or for all alike."""
 
 _MOST = 2**31
 """Layers or heads that a file may claim; what it holds of each edge says how many there are."""
@@ -78,6 +82,11 @@ class ComponentGraph:
         written = torch.tensor([self.written_before(d) for d in range(self.destinations)])
         return torch.arange(self.sources) < written[:, None]
 
+    def exists_like(self, values: Shaped[Tensor, "destination source *pos"]) -> Bool[Tensor, "..."]:
+        """Which cells of values over the edges are edges: `exists` of their shape and device."""
+        exists = self.exists.to(values.device)
+        return exists if values.ndim == 2 else exists[..., None].expand(values.shape)
+
     def written_before(self, destination: int) -> int:
         """How many sources a destination can read: always the first so many."""
         layer, place = divmod(destination, self.destinations_per_layer)
@@ -85,21 +94,30 @@ class ComponentGraph:
         heads_too = is_mlp and not self.parallel and layer < self.layers
         return 1 + layer * self.sources_per_layer + self.heads * heads_too
 
+    def heads_of(self, layer: int) -> slice:
+        """Numbers of a block's heads as sources; its MLP, if it has one, comes right after them."""
+        first = 1 + layer * self.sources_per_layer
+        return slice(first, first + self.heads)
+
+    def inputs_of(self, layer: int) -> dict[str, slice]:
+        """Numbers of a block's destinations by kind: "q", "k", "v" and, if it has one, "mlp"."""
+        sizes = {"q": self.heads, "k": self.kv_heads, "v": self.kv_heads, "mlp": int(self.mlp)}
+        first = layer * self.destinations_per_layer
+        ends = itertools.pairwise(itertools.accumulate(sizes.values(), initial=first))
+        return {kind: slice(*end) for kind, end in zip(sizes, ends, strict=True)}
+
     @functools.cached_property
     def feeds(self) -> Bool[Tensor, "destination source"]:
         """Which sources are worked out from what a destination reads (none from the logits)."""
         feeds = torch.zeros(self.destinations, self.sources, dtype=torch.bool)
-        group = self.heads // self.kv_heads
+        heads = torch.arange(self.heads)
         for layer in range(self.layers):
-            first = 1 + layer * self.sources_per_layer
-            reader = layer * self.destinations_per_layer
-            heads = torch.arange(self.heads)
-            feeds[reader + heads, first + heads] = True
-            for kind in range(2):
-                kv = reader + self.heads + kind * self.kv_heads + heads // group
-                feeds[kv, first + heads] = True
-            if self.mlp:
-                feeds[reader + self.destinations_per_layer - 1, first + self.heads] = True
+            sources, inputs = self.heads_of(layer), self.inputs_of(layer)
+            feeds[inputs["q"].start + heads, sources.start + heads] = True
+            for kind in "kv":
+                own = heads // (self.heads // self.kv_heads)
+                feeds[inputs[kind].start + own, sources.start + heads] = True
+            feeds[inputs["mlp"], sources.stop : sources.stop + self.mlp] = True
         return feeds
 
     @functools.cached_property

@@ -8,37 +8,31 @@ Rows whose metric is not defined (no answer, equal clean and corrupted outputs) 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+Logits = Float[Tensor, "row read vocab"]
+"""At the last position of a prompt (read = 1) or at every one."""
 
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """What rows of logits are measured against.
+PerRow = Float[Tensor, " row"]
 
-    Attributes:
-        clean: logits of the full model on each row's clean prompt, at the last position (read = 1)
-            or at every one.
-        corrupted: the same on its corrupted prompt.
-        answers: ids of the right tokens, -1 where a row has fewer.
-        incorrect: ids of the wrong ones, -1 where a row has fewer.
-    """
 
-    clean: Float[Tensor, "row read vocab"]
-    corrupted: Float[Tensor, "row read vocab"]
-    answers: Int[Tensor, "row answer"]
+class Reference(NamedTuple):
+    """What rows of logits are measured against; of ids, -1 stands where a row has fewer."""
+
+    clean: Logits  # of the full model
+    corrupted: Logits  # the same on the corrupted prompt
+    answers: Int[Tensor, "row answer"]  # ids of the right tokens
     incorrect: Int[Tensor, "row wrong"]
 
 
-Metric = Callable[[Float[Tensor, "row read vocab"], Reference], Float[Tensor, " row"]]
+Metric = Callable[[Logits, Reference], PerRow]
 
 
-def logit_difference(
-    logits: Float[Tensor, "row read vocab"], reference: Reference
-) -> Float[Tensor, " row"]:
+def logit_difference(logits: Logits, reference: Reference) -> PerRow:
     """Mean logit of the answers less that of the wrong ones, at the last position read.
 
     Wang et al. (2023), "Interpretability in the Wild", have one answer and one wrong one.
@@ -49,9 +43,7 @@ def logit_difference(
     return right.sum(-1) / right_count - wrong.sum(-1) / wrong_count
 
 
-def probability_difference(
-    logits: Float[Tensor, "row read vocab"], reference: Reference
-) -> Float[Tensor, " row"]:
+def probability_difference(logits: Logits, reference: Reference) -> PerRow:
     """Summed probability of the answers less that of the wrong ones, at the last position read.
 
     Hanna et al. (2023), "How does GPT-2 compute greater-than?".
@@ -62,9 +54,7 @@ def probability_difference(
     return right.sum(-1) - wrong.sum(-1)
 
 
-def kl_divergence(
-    logits: Float[Tensor, "row read vocab"], reference: Reference
-) -> Float[Tensor, " row"]:
+def kl_divergence(logits: Logits, reference: Reference) -> PerRow:
     """Minus KL(clean || row) in nats, the mean over the positions read; 0 at the clean output.
 
     Conmy et al. (2023), "Towards Automated Circuit Discovery".
@@ -74,9 +64,7 @@ def kl_divergence(
     return (clean.exp() * gap).sum(-1).mean(-1)
 
 
-def answer_rank(
-    logits: Float[Tensor, "row read vocab"], reference: Reference
-) -> Float[Tensor, " row"]:
+def answer_rank(logits: Logits, reference: Reference) -> PerRow:
     """Minus the rank of the best answer among all tokens, at the last position read; 0 is first.
 
     Equal logits are ranked by token id, the lowest first. Not differentiable.
@@ -91,9 +79,7 @@ def answer_rank(
     return -((last > best) | ((last == best) & earlier)).sum(-1).to(last.dtype)
 
 
-def fraction_recovered(
-    logits: Float[Tensor, "row read vocab"], reference: Reference
-) -> Float[Tensor, " row"]:
+def fraction_recovered(logits: Logits, reference: Reference) -> PerRow:
     """How far the output is from the corrupted one (0) towards the clean one (1); linear.
 
     (row - corrupted) . (clean - corrupted) / |clean - corrupted|^2, over all positions read and
@@ -125,9 +111,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
 """Which token ids of a task each metric reads."""
 
 
-def answers_win(
-    logits: Float[Tensor, "row read vocab"], reference: Reference
-) -> Bool[Tensor, " row"]:
+def answers_win(logits: Logits, reference: Reference) -> Bool[Tensor, " row"]:
     """Whether the best answer beats the best wrong one at the last position read.
 
     Where a row names no wrong ones, all other tokens are.

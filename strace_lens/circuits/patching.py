@@ -16,20 +16,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from strace_lens.circuits.graph import ComponentGraph
-from strace_lens.circuits.outputs import Outputs
+from strace_lens.circuits.outputs import Outputs, read_logits
 from strace_lens.circuits.wiring import (
     INPUTS,
     Input,
     Wiring,
     head_writer,
     input_projection,
+    keep_hooks,
     mlp_input_hooks,
     stream_point,
 )
 from strace_lens.model.architecture import Model
-from strace_lens.model.forward import Hook, all_logits, last_logits
-from strace_lens.model.norms import Norm
+from strace_lens.model.forward import Hook
 
 # ------------------------------------------------------------------ the buffer of changes
 
@@ -149,49 +148,22 @@ class _Read(torch.autograd.Function):
 
 
 @dataclass(frozen=True, eq=False)
-class _Cuts:
-    """Which destinations and sources any row cuts, by index and by layer."""
-
-    graph: ComponentGraph
-    destinations: Bool[Tensor, " destination"]
-    sources: Bool[Tensor, " source"]
-
-    def readers(self, layer: int, kind: Input) -> Int[Tensor, " cut"]:
-        """Heads of a block whose input of a kind is cut."""
-        first = self.place(layer, kind)
-        count = self.graph.heads if kind == "q" else self.graph.kv_heads
-        return self.destinations[first : first + count].nonzero()[:, 0]
-
-    def place(self, layer: int, kind: Input) -> int:
-        """Number of the first destination of a kind in a block."""
-        offset = {"q": 0, "k": self.graph.heads, "v": self.graph.heads + self.graph.kv_heads}[kind]
-        return layer * self.graph.destinations_per_layer + offset
-
-    def writers(self, layer: int) -> Int[Tensor, " cut"]:
-        """Heads of a block whose output is cut somewhere."""
-        first = 1 + layer * self.graph.sources_per_layer
-        return self.sources[first : first + self.graph.heads].nonzero()[:, 0]
-
-    def mlp_reads(self, layer: int) -> int | None:
-        """Number of a block's MLP as a destination, if it is cut."""
-        place = (layer + 1) * self.graph.destinations_per_layer - 1
-        return place if self.graph.mlp and bool(self.destinations[place]) else None
-
-    def mlp_writes(self, layer: int) -> bool:
-        """Whether a block's MLP is cut as a source."""
-        return self.graph.mlp and bool(self.sources[(layer + 1) * self.graph.sources_per_layer])
-
-
-@dataclass(frozen=True, eq=False)
 class _Pass:
-    """What the hooks of one patched pass share."""
+    """What the hooks of one patched pass share.
+
+    Attributes:
+        model, wiring, replaced, tokens: as for `patch_hooks`.
+        buffer: of all sources that are cut.
+        reads, writes: which destinations and sources any row cuts.
+    """
 
     model: Model
     wiring: Wiring
-    cuts: _Cuts
-    buffer: PatchBuffer
     replaced: Outputs
     tokens: int
+    buffer: PatchBuffer
+    reads: Bool[Tensor, " destination"]
+    writes: Bool[Tensor, " source"]
 
 
 def patch_hooks(
@@ -214,20 +186,19 @@ def patch_hooks(
     used = (by_position.detach() != 0).flatten(0, 1).any(0)
     if cut.requires_grad:  # an edge that is kept whole has a gradient all the same
         used = used | wiring.graph.exists.to(cut.device)
-    cuts = _Cuts(wiring.graph, used.any(1), used.any(0))
-    active = cuts.sources.nonzero()[:, 0]
+    reads, writes = used.any(1), used.any(0)
+    active = writes.nonzero()[:, 0]
     if not len(active):
         return []
     by_position = by_position[..., active].to(replaced.embed.dtype)
-    like = replaced.embed[:, :tokens]
-    differences = PatchBuffer(by_position, active.tolist(), like)
-    this = _Pass(model, wiring, cuts, differences, replaced, tokens)
+    buffer = PatchBuffer(by_position, active.tolist(), replaced.embed[:, :tokens])
+    this = _Pass(model, wiring, replaced, tokens, buffer, reads, writes)
     hooks = [hook for layer in range(wiring.graph.layers) for hook in _block_hooks(this, layer)]
-    if bool(cuts.destinations[-1]):
+    if bool(reads[-1]):
         logits = torch.tensor([wiring.graph.destinations - 1], device=active.device)
 
         def patch_stream(value: Tensor, hook: Any) -> Tensor:
-            return differences.read(logits, value)[:, :, 0].clone()
+            return buffer.read(logits, value)[:, :, 0].clone()
 
         hooks.append((f"blocks.{wiring.graph.layers - 1}.hook_resid_post", patch_stream))
     return hooks
@@ -235,12 +206,8 @@ def patch_hooks(
 
 def _block_hooks(this: _Pass, layer: int) -> list[Hook]:
     """Hooks of one block, in the order in which the block runs."""
-    block, cuts, wiring = f"blocks.{layer}.", this.cuts, this.wiring
-    first = layer * wiring.graph.sources_per_layer
-    stream: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        return lambda value, hook: stream.__setitem__(name, value)
+    block, wiring, graph = f"blocks.{layer}.", this.wiring, this.wiring.graph
+    streams: dict[str, Tensor] = {}
 
     def add(source: int, replacement: Tensor) -> Callable[..., None]:
         def hook(value: Tensor, hook: Any) -> None:
@@ -251,50 +218,48 @@ def _block_hooks(this: _Pass, layer: int) -> list[Hook]:
 
         return hook
 
-    hooks: list[Hook] = [(block + "hook_resid_pre", keep("attention"))]
-    if layer == 0 and bool(cuts.sources[0]):
+    hooks = keep_hooks([block + "hook_resid_pre"], streams, detach=False)
+    if layer == 0 and bool(this.writes[0]):
         hooks.append((block + "hook_resid_pre", add(0, this.replaced.embed)))
-    hooks += _patch_heads(this, layer, stream)
-    heads = cuts.writers(layer)
-    if len(heads):
-        hooks += _collect_heads(this, layer, heads)
-    hooks.append((stream_point(wiring, layer), keep("mlp")))
-    place = cuts.mlp_reads(layer)
-    if place is not None:
-        patch = _patch_mlp(this, wiring.mlp_norms[layer], place, stream)
-        hooks.append((block + wiring.mlp_point, patch))
-    if cuts.mlp_writes(layer):
-        mlp = first + wiring.graph.sources_per_layer
+    hooks += _patch_heads(this, layer, streams)
+    hooks += _collect_heads(this, layer)
+    if not graph.mlp:
+        return hooks
+    hooks += keep_hooks([stream_point(wiring, layer)], streams, detach=False)
+    if bool(this.reads[graph.inputs_of(layer)["mlp"]]):
+        hooks.append((block + wiring.mlp_point, _patch_mlp(this, layer, streams)))
+    mlp = graph.heads_of(layer).stop
+    if bool(this.writes[mlp]):
         hooks.append((block + "hook_mlp_out", add(mlp, this.replaced.mlp[layer])))
     return hooks
 
 
-def _patch_heads(this: _Pass, layer: int, stream: dict[str, Tensor]) -> list[Hook]:
+def _patch_heads(this: _Pass, layer: int, streams: dict[str, Tensor]) -> list[Hook]:
     """Hooks that work q, k and v of the cut heads out of what each of them reads."""
     wiring, norm = this.wiring, this.wiring.attention_norms[layer]
-    cut = {kind: this.cuts.readers(layer, kind) for kind in INPUTS}
-    places = torch.cat([this.cuts.place(layer, kind) + cut[kind] for kind in INPUTS])
+    inputs_of = wiring.graph.inputs_of(layer)
+    cut = {kind: this.reads[inputs_of[kind]].nonzero()[:, 0] for kind in INPUTS}
+    places = torch.cat([inputs_of[kind].start + cut[kind] for kind in INPUTS])
     own: dict[Input, Tensor] = {}
 
     def work_out() -> None:
         """All at once, in the first of the hooks: one product reads the buffer once."""
-        read = stream["attention"]
+        read = streams[f"blocks.{layer}.hook_resid_pre"]
         if norm is not None and wiring.centred:  # the differences are centred already
             read = norm.centre(read)
         read = this.buffer.read(places, read)
         if norm is not None and not wiring.centred:
             read = norm.centre(read)
-        scale = None if norm is None else norm.scale(read)
-        parts = read.split([len(cut[kind]) for kind in INPUTS], dim=2)
-        scales = [scale] * 3 if scale is None else scale.split([len(cut[k]) for k in INPUTS], dim=2)
-        for kind, part, divisor in zip(INPUTS, parts, scales, strict=True):
-            reader = input_projection(this.model, wiring, layer, kind, this.tokens)
-            heads, whole = cut[kind], len(cut[kind]) == reader.weight.shape[0]
-            weight = reader.weight if whole else reader.weight[heads]
+        sizes = [len(cut[kind]) for kind in INPUTS]
+        scales = [None] * 3 if norm is None else norm.scale(read).split(sizes, dim=2)
+        for kind, part, scale in zip(INPUTS, read.split(sizes, dim=2), scales, strict=True):
+            weight, offset = input_projection(this.model, wiring, layer, kind, this.tokens)
+            if len(cut[kind]) < len(weight):
+                weight, offset = weight[cut[kind]], offset[:, cut[kind]]
             # The weight takes no scale, so the quotient is taken where it is narrow.
             inputs = torch.einsum("rphm,hme->rphe", part, weight)
-            inputs = inputs if divisor is None else inputs / divisor
-            own[kind] = inputs + (reader.offset if whole else reader.offset[:, heads])
+            inputs = inputs if scale is None else inputs / scale
+            own[kind] = inputs + offset
 
     def patch(kind: Input) -> Callable[..., Tensor]:
         def hook(value: Tensor, hook: Any) -> Tensor:
@@ -312,10 +277,12 @@ def _patch_heads(this: _Pass, layer: int, stream: dict[str, Tensor]) -> list[Hoo
     return [(f"blocks.{layer}.attn.hook_{kind}", patch(kind)) for kind in kinds]
 
 
-def _collect_heads(this: _Pass, layer: int, heads: Int[Tensor, " cut"]) -> list[Hook]:
+def _collect_heads(this: _Pass, layer: int) -> list[Hook]:
     """Hooks that add what the cut heads of a block have written."""
     block, graph = f"blocks.{layer}.", this.wiring.graph
-    places = (1 + layer * graph.sources_per_layer + heads).tolist()
+    numbers = graph.heads_of(layer)
+    heads = this.writes[numbers].nonzero()[:, 0]
+    places = (numbers.start + heads).tolist()
     kept: list[Tensor] = []
 
     def add(z: Tensor) -> None:
@@ -328,27 +295,27 @@ def _collect_heads(this: _Pass, layer: int, heads: Int[Tensor, " cut"]) -> list[
             weight = weight - weight.mean(-1, keepdim=True)
         this.buffer.add(places, torch.einsum("rphe,hem->rphm", change, weight))
 
-    if not this.wiring.architecture.post_norm:
-        return [(block + "attn.hook_z", lambda value, hook: add(value))]
-
     def over_scale(value: Tensor, hook: Any) -> None:
         z = kept.pop()
         add((z.reshape(*z.shape[:2], -1) / value).to(z.dtype))
 
+    if not places:
+        return []
+    if not this.wiring.architecture.post_norm:
+        return [(block + "attn.hook_z", lambda value, hook: add(value))]
     return [
         (block + "attn.hook_z", lambda value, hook: kept.append(value)),
         (block + "ln1_post.hook_scale", over_scale),
     ]
 
 
-def _patch_mlp(
-    this: _Pass, norm: Norm | None, place: int, stream: dict[str, Tensor]
-) -> Callable[..., Tensor]:
+def _patch_mlp(this: _Pass, layer: int, streams: dict[str, Tensor]) -> Callable[..., Tensor]:
     """A hook that hands an MLP what it reads, normed where the hook point is behind the norm."""
+    norm, place = this.wiring.mlp_norms[layer], this.wiring.graph.inputs_of(layer)["mlp"].start
 
     def patch(value: Tensor, hook: Any) -> Tensor:
         mlp = torch.tensor([place], device=value.device)
-        read = this.buffer.read(mlp, stream["mlp"])[:, :, 0]
+        read = this.buffer.read(mlp, streams[stream_point(this.wiring, layer)])[:, :, 0]
         read = read.clone() if norm is None else norm(read)
         return read.reshape(value.shape).to(value.dtype)
 
@@ -373,10 +340,7 @@ def patched_logits(
     Raises:
         FloatingPointError: a logit is NaN or infinite.
     """
-    gradient = cut.requires_grad
-    arch = wiring.architecture
     hooks = patch_hooks(model, wiring, cut, replaced, tokens.shape[1])
+    read: dict[str, bool] = {"every_position": every_position, "gradient": cut.requires_grad}
     with mlp_input_hooks(model, wiring):
-        if every_position:
-            return all_logits(model, arch, tokens, hooks, gradient=gradient)
-        return last_logits(model, arch, tokens, lengths, hooks, gradient=gradient)[:, None]
+        return read_logits(model, wiring.architecture, tokens, lengths, hooks, **read)

@@ -39,7 +39,9 @@ def run_circuits(
         model: the model.
         task: pairs of prompts.
         circuits: of this model; masks may be boolean or weights, with token positions or without.
-        ablation: what an edge outside a circuit carries: "resample", "mean" or "zero".
+        ablation: what an edge outside a circuit carries: its value on the corrupted prompt
+            ("resample"), the mean over all prompts of the task at that position ("mean"), or zero
+            ("zero").
         direction: "noise" runs the clean prompt and corrupts what is outside the circuit;
             "denoise" runs the corrupted prompt and gives the circuit's edges their clean values
             (patching clean into corrupted), which only "resample" defines.
@@ -123,9 +125,10 @@ def circuit_metric(
     """
     experiment.expect_unchanged()
     score = METRICS[metric or experiment.metric]
-    found = []
-    for logits, pairs in circuit_logits(experiment, keep, direction):
-        found.append(score(logits, experiment.reference_rows(pairs)))
+    found = [
+        score(logits, experiment.reference_rows(pairs))
+        for logits, pairs in circuit_logits(experiment, keep, direction)
+    ]
     return torch.cat(found).float().view(len(keep), len(experiment.task))
 
 

@@ -8,15 +8,14 @@ behind their norm, or on a HookedTransformer at `hook_mlp_in`, before it. So one
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.circuits.graph import ComponentGraph
@@ -31,6 +30,7 @@ from strace_lens.model.architecture import (
     refuse_other_classes,
 )
 from strace_lens.model.checks import (
+    PROBE_TOKENS,
     at_least_single,
     check_sums,
     expect_equal_rows,
@@ -44,7 +44,6 @@ from strace_lens.model.weights import Cache, remembered
 
 Input = Literal["q", "k", "v"]
 INPUTS: tuple[Input, ...] = ("q", "k", "v")
-PROBE_TOKENS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,23 +69,14 @@ class Wiring:
     positions: Float[Tensor, "context d_model"] | None
 
 
-@dataclass(frozen=True, eq=False)
-class InputProjection:
-    """How one kind of input of one block's heads is worked out from the stream.
-
-    Attributes:
-        weight: norm's gain folded in: `centre(x) / scale(x) @ weight + offset`.
-        offset: biases, and what positions add, by token position (one where all are alike).
-    """
-
-    weight: Float[Tensor, "head d_model d_head"]
-    offset: Float[Tensor, "pos head d_head"]
-
-
 def input_projection(
     model: Model, wiring: Wiring, layer: int, kind: Input, tokens: int
-) -> InputProjection:
-    """The reader of q, k or v of one block, for prompts of so many tokens."""
+) -> tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "pos head d_head"]]:
+    """Weight and offset of q, k or v of one block: `centre(x) / scale(x) @ weight + offset`.
+
+    The gain of the norm is folded into the weight. The offset, of biases and of what positions add,
+    has one row a token position, or one row where all are alike.
+    """
     attn = block_of(model, layer).attn
     weight = getattr(attn, f"W_{kind.upper()}").detach()
     arch = wiring.architecture
@@ -104,7 +94,7 @@ def input_projection(
     if norm is not None:
         offset = offset + torch.einsum("m,hme->he", norm.bias, weight)
         weight = norm.gain[:, None] * weight
-    return InputProjection(weight, offset)
+    return weight, offset
 
 
 def head_writer(model: Model, wiring: Wiring, layer: int) -> Float[Tensor, "head d_head d_model"]:
@@ -134,16 +124,21 @@ def wiring_of(model: Model) -> Wiring:
 
 def _proven(model: Model) -> Wiring:
     wiring = _describe(model)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(wiring.architecture.d_vocab, (1, PROBE_TOKENS), generator=generator)
+    tokens = tokens.to(device_of(model))
     with torch.no_grad(), warnings.catch_warnings(), mlp_input_hooks(model, wiring):
         warnings.simplefilter("ignore")  # TransformerLens warns of a write that it discards
-        wiring = replace(wiring, architecture=_check_runs(model, wiring.architecture))
-        _check_readers(model, wiring)
-        _check_writes(model, wiring)
-        arch = wiring.architecture
-        padding = padding_is_exact(model, arch, _probe(model, arch)[0])
-    return dataclasses.replace(
-        wiring, architecture=dataclasses.replace(arch, padding_is_exact=padding)
-    )
+        arch = check_sums(model, wiring.architecture, tokens[0])
+        twice = model.run_with_hooks(
+            tokens.expand(2, -1), return_type="logits", padding_side="right"
+        )
+        expect_equal_rows(arch, twice)
+        arch = replace(arch, padding_is_exact=padding_is_exact(model, arch, tokens[0]))
+        wiring = replace(wiring, architecture=arch)
+        _check_readers(model, wiring, tokens)
+        _check_writes(model, wiring, tokens)
+    return wiring
 
 
 def component_graph(model: Model) -> ComponentGraph:
@@ -172,6 +167,8 @@ def _describe(model: Model) -> Wiring:
     def norm(layer: int, name: str) -> Norm | None:
         return read_norm(getattr(block_of(model, layer), name, None), like, cfg)
 
+    all_norms = [norm(n, name) for n in layers for name in ("ln1", mlp_norm)[: 1 + arch.mlp]]
+    all_norms.append(read_norm(getattr(model, "ln_final", None), like, cfg))
     shortformer = getattr(cfg, "positional_embedding_type", "") == "shortformer"
     return Wiring(
         architecture=arch,
@@ -181,16 +178,9 @@ def _describe(model: Model) -> Wiring:
         attention_norms=tuple(norm(n, "ln1") for n in layers),
         mlp_norms=tuple(norm(n, mlp_norm) if behind_norm and arch.mlp else None for n in layers),
         mlp_point="mlp.hook_in" if behind_norm else "hook_mlp_in",
-        centred=_all_centred(
-            [norm(n, name) for n in layers for name in ("ln1", mlp_norm)[: 1 + arch.mlp]]
-            + [read_norm(getattr(model, "ln_final", None), like, cfg)]
-        ),
+        centred=all(norm is not None and norm.centred for norm in all_norms),
         positions=cast(Any, model).W_pos.detach() if shortformer else None,
     )
-
-
-def _all_centred(norms: Sequence[Norm | None]) -> bool:
-    return all(norm is not None and norm.centred for norm in norms)
 
 
 @contextlib.contextmanager
@@ -214,53 +204,48 @@ def stream_point(wiring: Wiring, layer: int) -> str:
     return f"blocks.{layer}.hook_resid_{'mid' if sequential else 'pre'}"
 
 
+def stream_points(wiring: Wiring) -> list[str]:
+    """Hook points of the streams that the blocks' heads and MLPs read, each once."""
+    layers = range(wiring.graph.layers)
+    streams = [f"blocks.{layer}.hook_resid_pre" for layer in layers]
+    return list(dict.fromkeys([*streams, *(stream_point(wiring, layer) for layer in layers)]))
+
+
+def read_points(wiring: Wiring) -> list[str]:
+    """Hook points at which heads and MLPs read."""
+    points = [f"attn.hook_{kind}" for kind in INPUTS] + [wiring.mlp_point] * wiring.graph.mlp
+    return [f"blocks.{layer}.{point}" for layer in range(wiring.graph.layers) for point in points]
+
+
+def keep_hooks(names: Iterable[str], kept: dict[str, Tensor], *, detach: bool = True) -> list[Hook]:
+    """Hooks that keep values by the names asked for, since a hook's own name can be an alias."""
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(value: Tensor, hook: Any) -> None:
+            kept[name] = value.detach() if detach else value
+
+        return hook
+
+    return [(name, keep(name)) for name in names]
+
+
 # ------------------------------------------------------------------ proof
 
 
-def _probe(model: Model, arch: Architecture) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(arch.d_vocab, (1, PROBE_TOKENS), generator=generator)
-    return tokens.to(device_of(model))
-
-
-def _check_runs(model: Model, arch: Architecture) -> Architecture:
-    """The stream must be the sum of what sources write, and two runs of a prompt must be alike.
-
-    Returns:
-        The architecture with what `check_sums` has found.
-    """
-    tokens = _probe(model, arch)
-    arch = check_sums(model, arch, tokens[0])
-    rows = tokens.expand(2, -1)
-    expect_equal_rows(arch, model.run_with_hooks(rows, return_type="logits", padding_side="right"))
-    return arch
-
-
-def _check_readers(model: Model, wiring: Wiring) -> None:
+def _check_readers(model: Model, wiring: Wiring, tokens: Int[Tensor, "1 pos"]) -> None:
     """What we work out from the stream must be what the model's hook points carry."""
     arch = wiring.architecture
     found: dict[str, Tensor] = {}
-
-    names: list[str] = []
-    for layer in range(arch.layers):
-        names += [f"blocks.{layer}.hook_resid_pre", stream_point(wiring, layer)]
-        names += [f"blocks.{layer}.attn.hook_{kind}" for kind in INPUTS]
-        names += [f"blocks.{layer}.{wiring.mlp_point}"] * arch.mlp
-
-    # A hook's own name can be an alias, so each is told the name it was asked for.
-    def keep(name: str) -> Any:
-        return lambda value, hook: found.__setitem__(name, value)
-
-    hooks = [(name, keep(name)) for name in dict.fromkeys(names)]
-    model.run_with_hooks(_probe(model, arch), fwd_hooks=hooks, padding_side="right")
+    hooks = keep_hooks([*stream_points(wiring), *read_points(wiring)], found)
+    model.run_with_hooks(tokens, fwd_hooks=hooks, padding_side="right")
     for layer in range(arch.layers):
         stream = found[f"blocks.{layer}.hook_resid_pre"]
         norm = wiring.attention_norms[layer]
         centred = stream if norm is None else norm.centre(stream)
         normed = centred if norm is None else centred / norm.scale(centred)
         for kind in INPUTS:
-            reader = input_projection(model, wiring, layer, kind, PROBE_TOKENS)
-            ours = torch.einsum("rpm,hme->rphe", normed, reader.weight) + reader.offset
+            weight, offset = input_projection(model, wiring, layer, kind, PROBE_TOKENS)
+            ours = torch.einsum("rpm,hme->rphe", normed, weight) + offset
             _expect_equal(arch, f"blocks.{layer}.attn.hook_{kind}", ours, found)
         if arch.mlp:
             stream = found[stream_point(wiring, layer)]
@@ -284,7 +269,7 @@ def _expect_equal(arch: Architecture, name: str, ours: Tensor, found: dict[str, 
 _Write = tuple[str, str | None, tuple[str, ...]]  # a point, one behind it, points beside it
 
 
-def _check_writes(model: Model, wiring: Wiring) -> None:
+def _check_writes(model: Model, wiring: Wiring, tokens: Int[Tensor, "1 pos"]) -> None:
     """A write at each hook point that patching uses must change what is worked out from it.
 
     That is looked for right behind it, because compiled models hold heads and MLPs whose weights
@@ -301,7 +286,9 @@ def _check_writes(model: Model, wiring: Wiring) -> None:
         if arch.mlp:
             writes.append((block + wiring.mlp_point, f"{block}hook_mlp_out", ()))
     writes.append((f"blocks.{arch.layers - 1}.hook_resid_post", None, ()))
-    before, after = (_run_writes(model, arch, writes, write=write) for write in (False, True))
+    before, after = (
+        _run_writes(model, arch, tokens, writes, write=write) for write in (False, True)
+    )
     for (point, behind, _), still, moved in zip(writes, before, after, strict=True):
         # An MLP of zeros answers every token alike, and no write can change that.
         if point.endswith(wiring.mlp_point) and bool((still == still[:1]).all()):
@@ -314,7 +301,12 @@ def _check_writes(model: Model, wiring: Wiring) -> None:
 
 
 def _run_writes(
-    model: Model, arch: Architecture, writes: Sequence[_Write], *, write: bool
+    model: Model,
+    arch: Architecture,
+    tokens: Int[Tensor, "1 pos"],
+    writes: Sequence[_Write],
+    *,
+    write: bool,
 ) -> list[Tensor]:
     """What lies behind each write, all in one pass, each in a row of its own.
 
@@ -340,7 +332,7 @@ def _run_writes(
         hooks += [(name, noise(row, 1, small=True)) for name in beside]
         hooks += [(point, noise(row, 2, small=bool(beside)))] * write
         hooks += [(behind, read(row))] if behind else []
-    logits = last_logits(model, arch, _probe(model, arch).expand(len(writes), -1), hooks=hooks)
+    logits = last_logits(model, arch, tokens.expand(len(writes), -1), hooks=hooks)
     for row, (point, behind, _) in enumerate(writes):
         if behind and row not in seen:
             raise UnsupportedModelError(

@@ -10,13 +10,18 @@ from typing import Any
 
 import pandas as pd
 
-from strace_lens.circuits.agreement import auroc, missed_edges, precision_at_true_size
+from strace_lens.circuits.agreement import auroc, missed_edges
 from strace_lens.circuits.circuit import Circuit, Scores
 from strace_lens.circuits.discover.activation import TooManyRowsError
-from strace_lens.circuits.discover.methods import METHODS, discover_in, unchanged_pairs
+from strace_lens.circuits.discover.methods import (
+    METHODS,
+    discover_in,
+    random_scores,
+    unchanged_pairs,
+)
 from strace_lens.circuits.evaluate import (
-    Faithfulness,
-    MetricRange,
+    COSTLY,
+    cmds_of,
     completeness,
     faithfulness_curve,
     metric_range,
@@ -25,7 +30,7 @@ from strace_lens.circuits.evaluate import (
 )
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.task import Task
-from strace_lens.circuits.tasks.accuracy import accuracy
+from strace_lens.circuits.tasks.accuracy import standing_of
 from strace_lens.comparison.comparison import RANDOM, Comparison, MethodResult, warnings_of
 from strace_lens.comparison.files import (
     ComparisonFolder,
@@ -38,7 +43,7 @@ from strace_lens.ground_truth.models import GroundTruth
 from strace_lens.model.architecture import Model, UnsupportedModelError, device_of
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
-from strace_lens.utils.peak_memory import Peak, peak_memory
+from strace_lens.utils.peak_memory import peak_memory
 from strace_lens.utils.progress import Advance, Progress, reporting
 from strace_lens.utils.versions import versions
 
@@ -54,16 +59,11 @@ class _Setting:
 
     task: Task
     experiment: Experiment
-    between: MetricRange
     truth: Circuit | None
     seed: int
     ranking: str
     sample: int
-
-    @property
-    def absolute(self) -> bool:
-        """Whether circuits are taken by magnitude of score."""
-        return ranks_by_magnitude(self.ranking)
+    options: Mapping[str, Mapping[str, Any]]
 
 
 @verb
@@ -97,8 +97,7 @@ def compare(
         evaluation: pairs that circuits are evaluated on; those of `task` unless given.
         ground_truth: of the same model, where its circuit is known; methods are held to its truth
             under this ablation.
-        ablation: what an edge outside a circuit carries: "resample", "mean" or "zero".
-        metric: key of `METRICS`; the task's own by default.
+        ablation, metric, memory_budget: as for `run_circuits`.
         seed: of every method that draws.
         ranking: how edges are ranked, as for `faithfulness`: "mib" takes CPR by sign, and
             circuits, CMD and all else by magnitude, which keeps the edges that hurt the metric.
@@ -109,7 +108,6 @@ def compare(
             there already (`comparison_files`); nothing is written if not given.
         overwrite: discard what another comparison left in the folder, once the first method is
             done; results of this same comparison are still read back.
-        memory_budget: bytes that one pass may take.
         progress: told of two steps a method, the random control and the projection; a bar if
             not given.
 
@@ -128,37 +126,23 @@ def compare(
         ablation=ablation,
         memory_budget=memory_budget,
     )
-    setting = _Setting(
-        task=task,
-        experiment=experiment,
-        between=metric_range(experiment),
-        truth=None if ground_truth is None else ground_truth.truth(ablation),
-        seed=seed,
-        ranking=ranking,
-        sample=sample,
-    )
+    metric_range(experiment)  # a task that cannot be measured is refused before anything runs
+    truth = None if ground_truth is None else ground_truth.truth(ablation)
     chosen = _options(experiment, options or {})
+    setting = _Setting(task, experiment, truth, seed, ranking, sample, chosen)
+    given = {"seed": seed, "ranking": ranking, "sample": sample, "versions": versions()}
     place = None
     if folder is not None:
-        place = open_comparison(
-            folder,
-            experiment,
-            task,
-            truth=setting.truth,
-            ranking=ranking,
-            seed=seed,
-            sample=sample,
-            options=chosen,
-            overwrite=overwrite,
-        )
+        said = {**given, "options": chosen}
+        place = open_comparison(folder, experiment, task, truth, said, overwrite=overwrite)
     with reporting(progress, "comparing", 2 * len(names) + 2) as advance:
-        results, skipped, memory = _run(setting, names, chosen, place, advance)
+        results, skipped = _run(setting, names, place, advance)
         advance(0, "random control")
         cmds, aurocs = _random_control(setting, results)
         advance(1, "projecting an s-Trace")
-        standing = accuracy(model, dataclasses.replace(experiment.task, metric=experiment.metric))
         projection = _projection(setting, results)
         advance()
+    standing = standing_of(experiment)
     unchanged = [unchanged_pairs(some, ablation) for some in dict.fromkeys((task, experiment.task))]
     comparison = Comparison(
         task=task.name,
@@ -177,18 +161,15 @@ def compare(
         skipped=skipped,
         random_cmd=cmds,
         random_auroc=aurocs,
-        memory=memory,
+        memory=results[-1].memory,
         warnings=tuple(said for said in unchanged if said is not None),
-        truth=setting.truth,
+        truth=truth,
         truth_name=None if ground_truth is None else ground_truth.ablation_truth[ablation],
         projection=projection,
-        metadata={
-            **{"seed": seed, "ranking": ranking, "sample": sample, "versions": versions()},
-            "options": {name: chosen[name] for name in names if name in chosen},
-        },
+        metadata={**given, "options": {name: chosen[name] for name in names if name in chosen}},
     )
-    said = (*comparison.warnings, *warnings_of(comparison))
-    return dataclasses.replace(comparison, warnings=said)
+    warnings = (*comparison.warnings, *warnings_of(comparison))
+    return dataclasses.replace(comparison, warnings=warnings)
 
 
 def check_methods(methods: Iterable[str]) -> list[str]:
@@ -230,48 +211,40 @@ def _options(
 
 
 def _run(
-    setting: _Setting,
-    names: Sequence[str],
-    options: Mapping[str, Mapping[str, Any]],
-    place: ComparisonFolder | None,
-    advance: Advance,
-) -> tuple[tuple[MethodResult, ...], dict[str, str], str]:
-    """Discover with every method and evaluate what it finds.
-
-    Returns:
-        The results, why methods were skipped by name, and how memory was measured.
-    """
+    setting: _Setting, names: Sequence[str], place: ComparisonFolder | None, advance: Advance
+) -> tuple[tuple[MethodResult, ...], dict[str, str]]:
+    """The result of every method, read back or measured, and why others were skipped, by name."""
     results: list[MethodResult] = []
     skipped: dict[str, str] = {}
-    how = ""
     for name in names:
         done = None if place is None else load_method(place, name)
         if done is not None:
-            results.append(done[0])
-            how = done[1]
+            results.append(done)
             advance(2, f"{name}: read back")
             continue
         advance(0, f"{name}: discovering")
         try:
-            scores, peak = _discover(setting, name, options.get(name, {}))
+            scores, peak, how = _discover(setting, name)
         except (TooManyRowsError, UnsupportedModelError) as error:
             skipped[name] = str(error)
             advance(2, f"{name}: skipped")
             continue
         advance(1, f"{name}: evaluating")
-        results.append(_measure(setting, scores, peak))
-        how = peak.how
+        results.append(_measure(setting, scores, peak, how))
         if place is not None:
-            save_method(place, results[-1], how)
+            save_method(place, results[-1])
         advance(1, f"{name}: evaluated")
     if len(results) == 1 and skipped:
         name, reason = next(iter(skipped.items()))
         raise ValueError(f"no method ran beside random; {name}: {reason}")
-    return tuple(results), skipped, how
+    return tuple(results), skipped
 
 
-def _discover(setting: _Setting, name: str, options: Mapping[str, Any]) -> tuple[Scores, Peak]:
-    """Scores on the pairs that methods see; what they prepare counts, so it is not shared."""
+def _discover(setting: _Setting, name: str) -> tuple[Scores, float, str]:
+    """Scores on the pairs that methods see, the peak of memory in 10^6 bytes, and how it was found.
+
+    The runs that a method needs are its own, since they count among its passes.
+    """
     experiment = setting.experiment
     with peak_memory(device_of(experiment.model)) as peak:
         own = make_experiment(
@@ -281,41 +254,34 @@ def _discover(setting: _Setting, name: str, options: Mapping[str, Any]) -> tuple
             ablation=experiment.ablation,
             memory_budget=experiment.memory_budget,
         )
-        scores = discover_in(own, name, seed=setting.seed, **options)
-    return scores, peak
+        scores = discover_in(own, name, seed=setting.seed, **setting.options.get(name, {}))
+    return scores, peak.bytes / 1e6, peak.how
 
 
-def _measure(setting: _Setting, scores: Scores, peak: Peak) -> MethodResult:
-    experiment, truth, absolute = setting.experiment, setting.truth, setting.absolute
-    curve = _curve(setting, scores)
+def _measure(setting: _Setting, scores: Scores, peak_mb: float, memory: str) -> MethodResult:
+    experiment, truth = setting.experiment, setting.truth
+    absolute = ranks_by_magnitude(setting.ranking)
+    curve = faithfulness_curve(experiment, scores, ranking=setting.ranking)
     circuit = scores.top(curve.edges_at_85, absolute=absolute)
-    between = setting.between
-    minimal = minimality(
-        experiment, circuit, sample=setting.sample, seed=setting.seed, between=between
-    )
-    return MethodResult(
+    costs = minimality(experiment, circuit, sample=setting.sample, seed=setting.seed)
+    measured = MethodResult(
         method=scores.method,
         scores=scores,
         faithfulness=curve,
         circuit=circuit,
-        completeness=completeness(experiment, circuit, between=between),
-        minimality=minimal.share,
-        auroc=None if truth is None else auroc(scores, truth, absolute=absolute),
-        precision=(
-            None if truth is None else precision_at_true_size(scores, truth, absolute=absolute)
-        ),
-        missed=() if truth is None else missed_edges(scores, truth, absolute=absolute),
-        peak_mb=peak.bytes / 1e6,
+        completeness=completeness(experiment, circuit),
+        minimality=sum(cost >= COSTLY for cost in costs.values()) / len(costs),
+        peak_mb=peak_mb,
+        memory=memory,
     )
-
-
-def _curve(setting: _Setting, scores: Scores, resolution: float = 0.01) -> Faithfulness:
-    return faithfulness_curve(
-        setting.experiment,
-        scores,
-        ranking=setting.ranking,
-        resolution=resolution,
-        between=setting.between,
+    if truth is None:
+        return measured
+    missed = missed_edges(scores, truth, absolute=absolute)
+    return dataclasses.replace(
+        measured,
+        auroc=auroc(scores, truth, absolute=absolute),
+        precision=1 - len(missed) / len(truth),
+        missed=missed,
     )
 
 
@@ -323,15 +289,18 @@ def _random_control(
     setting: _Setting, results: Sequence[MethodResult]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """CMD and AUROC of the random ranking measured, and of more of them on a small graph."""
+    experiment, truth = setting.experiment, setting.truth
     drawn = next(result for result in results if result.method == RANDOM)
     cmds = [drawn.faithfulness.cmd]
     aurocs = [] if drawn.auroc is None else [drawn.auroc]
-    draws = _DRAWS if setting.experiment.graph.edges <= SMALL_GRAPH else 1
-    for seed in range(setting.seed + 1, setting.seed + draws):
-        scores = discover_in(setting.experiment, RANDOM, seed=seed)
-        cmds.append(_curve(setting, scores, resolution=1.0).cmd)
-        if setting.truth is not None:
-            aurocs.append(auroc(scores, setting.truth, absolute=setting.absolute))
+    if experiment.graph.edges <= SMALL_GRAPH:
+        rankings = [
+            Scores(experiment.graph, random_scores(experiment, seed=seed), RANDOM, signed=False)
+            for seed in range(setting.seed + 1, setting.seed + _DRAWS)
+        ]
+        cmds += cmds_of(experiment, rankings)
+        if truth is not None:
+            aurocs += [auroc(ranking, truth) for ranking in rankings]
     return tuple(cmds), tuple(aurocs)
 
 

@@ -49,10 +49,11 @@ class MethodResult:
             comparison ranks by sign.
         completeness: faithfulness of the circuit's complement; low is complete.
         minimality: share of the circuit's edges whose loss costs at least 1 % of faithfulness.
+        peak_mb: most memory held while it ran, above what was held before, in 10^6 bytes.
+        memory: how that was measured, as a phrase after the word memory.
         auroc: of the scores against the true circuit; None where none is known.
         precision: share of true edges among as many of its highest as there are true ones.
         missed: true edges that are not among those.
-        peak_mb: most memory held while it ran, above what was held before, in 10^6 bytes.
     """
 
     method: str
@@ -61,10 +62,11 @@ class MethodResult:
     circuit: Circuit
     completeness: float
     minimality: float
-    auroc: float | None
-    precision: float | None
-    missed: tuple[str, ...]
     peak_mb: float
+    memory: str
+    auroc: float | None = None
+    precision: float | None = None
+    missed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,6 @@ from strace_lens.utils.manifest import (
     manifest_of,
     write_manifest,
 )
-from strace_lens.utils.versions import versions
 
 CIRCUITS, SCORES, MEASURES, TIMINGS = FOLDERS = ("circuits", "scores", "measures", "timings")
 """Folders within, with a file a method."""
@@ -79,12 +78,9 @@ def open_comparison(
     folder: str | Path,
     experiment: Experiment,
     seen: Task,
-    *,
     truth: Circuit | None,
-    ranking: str,
-    seed: int,
-    sample: int,
-    options: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    *,
     overwrite: bool = False,
 ) -> ComparisonFolder:
     """Check that a folder holds this comparison, or nothing yet, or may be overwritten.
@@ -94,7 +90,7 @@ def open_comparison(
         experiment: of the evaluation pairs.
         seen: pairs that methods see.
         truth: the true circuit, where it is known.
-        ranking, seed, sample, options: as for `compare`.
+        settings: `ranking`, `seed`, `sample`, `options` and `versions` of the comparison.
         overwrite: another comparison may be there; `save_method` discards it, so that a comparison
             that fails before its first result costs nothing.
 
@@ -115,11 +111,7 @@ def open_comparison(
         "metric": experiment.metric,
         "ablation": experiment.ablation,
         "truth": None if truth is None else _hash(truth.edge_names()),
-        "versions": versions(),
-        "ranking": ranking,
-        "seed": seed,
-        "sample": sample,
-        "options": options,
+        **settings,
     }
     place = ComparisonFolder(Path(folder), manifest_of(KIND, said), overwrite)
     _has_manifest(place)
@@ -166,15 +158,10 @@ def _results(folder: Path) -> Iterator[Path]:
     return (path for path in paths if path.is_file())
 
 
-def save_method(place: ComparisonFolder, result: MethodResult, memory: str) -> None:
+def save_method(place: ComparisonFolder, result: MethodResult) -> None:
     """Write all files of a method, and before those of the first one the manifest.
 
     What another comparison left is discarded first, where that was asked for.
-
-    Args:
-        place: of the comparison.
-        result: of the method.
-        memory: how its peak was measured.
     """
     for name in FOLDERS:
         (place.folder / name).mkdir(parents=True, exist_ok=True)
@@ -186,10 +173,8 @@ def save_method(place: ComparisonFolder, result: MethodResult, memory: str) -> N
     measures.unlink(missing_ok=True)
     save_scores(result.scores, scores)
     save_circuit(result.circuit, circuit)
-    _write_sealed(
-        timings,
-        {"seconds": result.scores.seconds, "peak_mb": result.peak_mb, "memory": memory},
-    )
+    costs = {"peak_mb": result.peak_mb, "memory": result.memory}
+    _write_sealed(timings, {"seconds": result.scores.seconds, **costs})
     own = {name: getattr(result, name) for name in _MEASURES}
     files = {path.parent.name: _file_hash(path) for path in (scores, circuit)}
     curve = dataclasses.asdict(result.faithfulness)
@@ -198,27 +183,25 @@ def save_method(place: ComparisonFolder, result: MethodResult, memory: str) -> N
     )
 
 
-def load_method(place: ComparisonFolder, method: str) -> tuple[MethodResult, str] | None:
-    """The result of a method and how its memory was measured; None where it is not whole."""
+def load_method(place: ComparisonFolder, method: str) -> MethodResult | None:
+    """The result of a method; None where it is not whole."""
     scores, circuit, measures, timings = _paths(place.folder, method)
     try:
-        said = _read_sealed(measures)
+        said, cost = _read_sealed(measures), _read_sealed(timings)
         files = {path.parent.name: _file_hash(path) for path in (scores, circuit)}
         if said["id"] != place.manifest["id"] or said["files"] != files:
             return None
-        cost = _read_sealed(timings)
-        seconds = float(cost["seconds"])
         lists = {n: tuple(v) for n, v in said["faithfulness"].items() if isinstance(v, list)}
-        result = MethodResult(
+        return MethodResult(
             method=method,
-            scores=dataclasses.replace(load_scores(scores), seconds=seconds),
+            scores=dataclasses.replace(load_scores(scores), seconds=float(cost["seconds"])),
             faithfulness=Faithfulness(**{**said["faithfulness"], **lists}),
             circuit=load_circuit(circuit),
             peak_mb=float(cost["peak_mb"]),
+            memory=str(cost["memory"]),
             **{name: said[name] for name in _MEASURES if name != "missed"},
             missed=tuple(said["missed"]),
         )
-        return result, str(cost["memory"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -69,12 +69,7 @@ def induction_task(pairs: int = 32, seed: int = 0) -> Task:
 
     The answer is the token that comes next in the clean prompt, the wrong one that of the corrupted
     prompt; measured by logit difference.
-
-    Raises:
-        ValueError: fewer than one pair.
     """
-    if pairs < 1:
-        raise ValueError(f"a task needs at least one pair; got pairs={pairs}")
     # Not the generator of the training: its rows come from the same seeds.
     generator = torch.Generator().manual_seed(2**20 + seed)
     clean, period = repeated_blocks(pairs, generator)

@@ -77,6 +77,8 @@ def ground_truth(name: str, seed: int = 0, pairs: int = 32) -> GroundTruth:
     """
     if name not in GROUND_TRUTHS:
         raise ValueError(f"no known circuit {name!r}; choose from {', '.join(GROUND_TRUTHS)}")
+    if pairs < 1:
+        raise ValueError(f"a task needs at least one pair; got pairs={pairs}")
     return GROUND_TRUTHS[name](seed, pairs)
 
 

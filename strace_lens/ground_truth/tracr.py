@@ -101,10 +101,6 @@ class Compiled:
     values: tuple[Value, ...] | None
     interpret: Callable[[list[Any]], list[Value]]
 
-    def prompt(self, tokens: Sequence[Token]) -> list[int]:
-        """Token ids of an input, its BOS first."""
-        return [self.bos, *(self.ids[token] for token in tokens)]
-
     def decode(self, logits: Float[Tensor, "pos out"]) -> list[Value]:
         """Values that the model puts out after the BOS."""
         if self.values is None:
@@ -164,12 +160,7 @@ def tracr_task(compiled: Compiled, pairs: int = 32, seed: int = 0) -> Task:
     """Random inputs of a program, each beside another with another output.
 
     The output is read at every position, by the share of the way from corrupted to clean.
-
-    Raises:
-        ValueError: fewer than one pair.
     """
-    if pairs < 1:
-        raise ValueError(f"a task needs at least one pair; got pairs={pairs}")
     generator = torch.Generator().manual_seed(seed)
     inputs = every_input(compiled.program)
     outputs = [compiled.interpret(list(tokens)) for tokens in inputs]
@@ -212,7 +203,8 @@ def paired_task(
 
 def prompts(compiled: Compiled, inputs: Sequence[Sequence[Token]]) -> Int[Tensor, "input pos"]:
     """Token ids of inputs of one length, the BOS first."""
-    return torch.tensor([compiled.prompt(tokens) for tokens in inputs])
+    rows = [[compiled.bos, *(compiled.ids[token] for token in tokens)] for tokens in inputs]
+    return torch.tensor(rows)
 
 
 def _weights(model: Any) -> Weights:

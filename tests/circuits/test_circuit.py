@@ -16,7 +16,6 @@ from strace_lens.circuits.circuit import (
     Scores,
     circuit_of_edges,
     circuit_of_nodes,
-    edge_count,
     empty_circuit,
     full_circuit,
 )
@@ -283,7 +282,7 @@ def test_a_fraction_is_of_all_edges_and_at_least_one() -> None:
 )
 def test_a_size_out_of_range_is_an_error(size: int | float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        edge_count(size, GROUPED.edges)
+        Scores(GROUPED, torch.zeros(GROUPED.exists.shape), "none").top(size)
 
 
 def test_scores_that_are_none_are_an_error() -> None:

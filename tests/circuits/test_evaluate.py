@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from strace_lens.circuits import evaluate
 from strace_lens.circuits.circuit import (
     Circuit,
     Scores,
@@ -20,10 +21,12 @@ from strace_lens.circuits.circuit import (
     full_circuit,
 )
 from strace_lens.circuits.evaluate import (
+    COSTLY,
     FRACTIONS,
     Faithfulness,
     _smallest_faithful,
     areas,
+    cmds_of,
     completeness,
     faithfulness,
     faithfulness_curve,
@@ -190,7 +193,7 @@ def test_both_rankings_of_the_benchmark_are_the_single_ones_put_together():
 @pytest.mark.parametrize("negative", [0, 1])
 def test_circuits_that_are_the_same_by_sign_and_by_magnitude_run_once(negative):
     experiment = problem_of("gpt2")
-    between = metric_range(experiment)
+    metric_range(experiment)
     made = random_scores(experiment, 3)
     values = made.values.abs()
     if negative:  # the weakest of all: only the circuits of half the edges and more hold it
@@ -200,7 +203,7 @@ def test_circuits_that_are_the_same_by_sign_and_by_magnitude_run_once(negative):
     rows = []
     for ranking in ("absolute", "mib"):
         before = experiment.passes.forward_rows
-        faithfulness_curve(experiment, scores, ranking=ranking, resolution=1.0, between=between)
+        faithfulness_curve(experiment, scores, ranking=ranking)
         rows.append(experiment.passes.forward_rows - before)
     assert rows[0] == rows[1]
 
@@ -233,15 +236,23 @@ def test_edges_on_no_path_change_nothing_under_resample():
     torch.testing.assert_close(runs[:4], runs[4:], atol=1e-4, rtol=1e-4)
 
 
-def test_the_range_given_is_the_range_found_and_saves_its_runs():
-    experiment = problem_of("llama")
+def test_the_range_is_measured_once_for_an_experiment():
+    experiment = make_experiment(cases.model_of("llama"), words_task())
     scores = random_scores(experiment, 5)
-    between = metric_range(experiment)
+    first = faithfulness_curve(experiment, scores)
     before = experiment.passes.forward_rows
-    given = faithfulness_curve(experiment, scores, between=between)
-    shared = experiment.passes.forward_rows - before
-    assert faithfulness_curve(experiment, scores) == given
-    assert experiment.passes.forward_rows - before - shared == shared + 2 * len(experiment.task)
+    assert faithfulness_curve(experiment, scores) == first
+    assert before - (experiment.passes.forward_rows - before) == 4 * len(experiment.task)
+
+
+def test_cmds_of_many_rankings_are_those_of_each_alone():
+    experiment = problem_of("gpt2")
+    rankings = [
+        dataclasses.replace(random_scores(experiment, seed), signed=False) for seed in range(3)
+    ]
+    alone = [faithfulness_curve(experiment, scores).cmd for scores in rankings]
+    assert cmds_of(experiment, rankings) == pytest.approx(alone, abs=1e-6)
+    assert len(set(alone)) == 3
 
 
 def test_the_range_is_the_clean_and_the_corrupted_run():
@@ -294,10 +305,11 @@ def test_a_coarse_resolution_runs_nothing_further():
     assert _smallest_faithful({0: 0.0, 50: 0.2, 100: 0.9, 1000: 1.0}, never, 1.0) == 100
 
 
-def test_edges_at_85_is_faithful_and_one_edge_less_is_not():
+def test_edges_at_85_is_faithful_and_one_edge_less_is_not(monkeypatch):
+    monkeypatch.setattr(evaluate, "RESOLUTION", 0.0)
     experiment = problem_of("gpt2")
     scores = random_scores(experiment, 7)
-    curve = faithfulness_curve(experiment, scores, resolution=0.0)
+    curve = faithfulness_curve(experiment, scores)
     assert slow_value(experiment, scores, curve.edges_at_85) >= 0.85 - 1e-5
     assert slow_value(experiment, scores, curve.edges_at_85 - 1) < 0.85 + 1e-5
     larger = [v for n, v in zip(curve.edges, curve.values, strict=True) if n >= curve.edges_at_85]
@@ -333,15 +345,10 @@ def test_costs_in_a_linear_model_are_the_exact_effects(ablation):
     between = metric_range(experiment)
     exact = effects(ablation) / (between.full - between.empty)
     for circuit in (truth, full_circuit(experiment.graph)):
-        found = minimality(experiment, circuit, sample=None, between=between)
-        assert found.faithfulness == pytest.approx(1, abs=1e-5)
-        assert found.size == len(found.edges) == len(circuit)
-        wanted = [float(exact[experiment.graph.parse_edge(name)]) for name in found.edges]
-        assert found.costs == pytest.approx(wanted, abs=1e-4)
-        assert found.share == sum(cost >= 0.01 for cost in found.costs) / len(circuit)
-    ranked = found.table["cost"].tolist()
-    assert ranked == sorted(found.costs, reverse=True)
-    assert found.table["edge"][0] == found.edges[found.costs.index(max(found.costs))]
+        found = minimality(experiment, circuit, sample=None)
+        assert list(found) == circuit.edge_names()
+        wanted = {name: float(exact[experiment.graph.parse_edge(name)]) for name in found}
+        assert found == pytest.approx(wanted, abs=1e-4)
 
 
 def test_ranking_a_linear_model_by_exact_effects_beats_the_reverse():
@@ -364,8 +371,7 @@ def test_a_wrong_circuit_is_neither_complete_nor_minimal():
     assert completeness(experiment, missing) == pytest.approx(share, abs=1e-5)
     idle = (~truth).edge_names()[:5]
     padded = circuit_of_edges(experiment.graph, [*truth.edge_names(), *idle])
-    found = minimality(experiment, padded, sample=None)
-    costs = dict(zip(found.edges, found.costs, strict=True))
+    costs = minimality(experiment, padded, sample=None)
     assert [costs[name] for name in idle] == pytest.approx([0] * 5, abs=1e-5)
 
 
@@ -375,12 +381,11 @@ def test_the_true_circuits_of_a_compiled_program_are_faithful_complete_and_minim
     known = tracr_ground_truth("fraction-of-previous", pairs=8)
     for ablation in ("resample", "zero", "mean"):
         experiment = make_experiment(known.model, known.task, ablation=ablation)
-        truth, between = known.truth(ablation), metric_range(experiment)
-        assert completeness(experiment, truth, between=between) == pytest.approx(0, abs=1e-4)
-        found = minimality(experiment, truth, between=between)
-        assert found.faithfulness == pytest.approx(1, abs=1e-4)
-        assert found.share == 1
-        assert minimality(experiment, full_circuit(experiment.graph), between=between).share < 1
+        truth = known.truth(ablation)
+        assert completeness(experiment, truth) == pytest.approx(0, abs=1e-4)
+        found = minimality(experiment, truth)
+        assert min(found.values()) >= COSTLY
+        assert min(minimality(experiment, full_circuit(experiment.graph)).values()) < COSTLY
 
 
 def test_one_edge_at_a_time_is_one_run_each():
@@ -388,39 +393,38 @@ def test_one_edge_at_a_time_is_one_run_each():
     circuit = random_scores(experiment, 2).top(6)
     found = minimality(experiment, circuit)
     between = metric_range(experiment)
-    for name, cost in zip(found.edges, found.costs, strict=True):
+    for name, cost in found.items():
         rest = circuit_of_edges(experiment.graph, set(circuit.edge_names()) - {name})
         less = slow_mean(experiment, circuit) - slow_mean(experiment, rest)
         assert cost == pytest.approx(less / (between.full - between.empty), abs=1e-4)
-    assert set(found.edges) == set(circuit.edge_names())
+    assert set(found) == set(circuit.edge_names())
 
 
 def test_a_sample_is_drawn_from_the_seed():
     experiment = problem_of("gpt2")
     circuit = random_scores(experiment, 2).top(80)
-    whole = minimality(experiment, circuit, sample=None)  # more than one batch of masks
-    costs = dict(zip(whole.edges, whole.costs, strict=True))
+    costs = minimality(experiment, circuit, sample=None)  # more than one batch of masks
     first, again, other = (minimality(experiment, circuit, sample=7, seed=s) for s in (0, 0, 1))
     assert first == again
-    assert first.edges != other.edges
-    assert len(set(first.edges)) == 7
-    assert first.size == 80
-    assert first.costs == pytest.approx([costs[e] for e in first.edges], abs=1e-4)
+    assert list(first) != list(other)
+    assert len(first) == 7
+    assert len(costs) == 80
+    assert first == pytest.approx({name: costs[name] for name in first}, abs=1e-4)
 
 
 def test_minimality_of_edges_by_position_and_of_weights():
     experiment = problem_of("gpt2")
     circuit = random_scores(experiment, 4, 6).top(5)
     found = minimality(experiment, circuit)
-    assert list(found.edges) == circuit.edge_names()
-    assert all("@" in name for name in found.edges)
+    assert list(found) == circuit.edge_names()
+    assert all("@" in name for name in found)
     soft = Circuit(experiment.graph, experiment.graph.exists * 0.5)
-    dropped = minimality(experiment, soft, sample=1)
+    ((edge, cost),) = minimality(experiment, soft, sample=1).items()
     keep = soft.keep.clone()
-    keep[experiment.graph.parse_edge(dropped.edges[0])] = 0
+    keep[experiment.graph.parse_edge(edge)] = 0
     runs = run_circuits(experiment.model, experiment.task, [soft, Circuit(experiment.graph, keep)])
     whole, less = metric_range(experiment).faithfulness(runs)
-    assert dropped.costs[0] == pytest.approx(whole - less, abs=1e-4)
+    assert cost == pytest.approx(whole - less, abs=1e-4)
 
 
 # ------------------------------------------------------------------ bad input
@@ -448,7 +452,6 @@ def _curve(**options) -> Callable[[], Faithfulness]:
         (_curve(fractions=(0.1, 3.0)), r"in \(0, 1\]; got 3.0"),
         (_curve(fractions=(0.5, 0.1)), "rise strictly; got 0.1 after 0.5"),
         (_curve(fractions=(0.5,)), "at least two fractions"),
-        (_curve(resolution=-1.0), "resolution must lie"),
         (_curve(ranking="sign"), "unknown ranking 'sign'; choose from mib, signed, absolute"),
         (
             lambda: faithfulness_curve(problem_of("gpt2"), random_scores(problem_of("llama"), 0)),

@@ -16,8 +16,7 @@ from strace_lens.circuits.circuit import (
     full_circuit,
 )
 from strace_lens.circuits.experiment import make_experiment
-from strace_lens.circuits.metrics import METRICS
-from strace_lens.circuits.run_circuits import circuit_metric, run_circuits, stack
+from strace_lens.circuits.run_circuits import circuit_logits, circuit_metric, run_circuits, stack
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.wiring import component_graph
 from strace_lens.model.architecture import UnsupportedModelError
@@ -110,7 +109,8 @@ def test_a_batch_gives_what_each_circuit_gives_alone_in_any_budget(name: str) ->
     for other in (alone, by_pair, one_row):
         assert relative_error(other, batch) < 1e-5
     experiment = make_experiment(model, TASK, memory_budget=1)
-    circuit_metric(experiment, stack(experiment, circuits))
+    runs = circuit_logits(experiment, stack(experiment, circuits))
+    assert [len(pairs) for _, pairs in runs] == [1] * (len(circuits) * len(TASK))
     assert experiment.passes.forward_rows == len(circuits) * len(TASK) + 2 * len(TASK)
 
 
@@ -222,18 +222,14 @@ def test_no_hook_and_no_flag_is_left_behind_also_after_an_error(name: str) -> No
     assert hooks_on(model) == before
 
 
-def test_a_users_error_inside_a_run_leaves_nothing_behind(monkeypatch) -> None:
+def test_a_run_that_is_left_half_way_leaves_nothing_behind() -> None:
     model = model_of("llama")
-    experiment = make_experiment(model, TASK)
-    masks = stack(experiment, some_circuits("llama"))
+    experiment = make_experiment(model, TASK, memory_budget=1)
     before = hooks_on(model)
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setitem(METRICS, "of a user", stop)
-    with pytest.raises(KeyboardInterrupt):
-        circuit_metric(experiment, masks, metric="of a user")
+    runs = circuit_logits(experiment, stack(experiment, some_circuits("llama")))
+    logits, _ = next(runs)
+    assert len(logits) == 1
+    runs.close()
     assert hooks_on(model) == before
 
 

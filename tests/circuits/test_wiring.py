@@ -52,8 +52,8 @@ def test_readers_are_the_norm_and_then_the_weights(name: str) -> None:
         centred = stream if norm is None else norm.centre(stream)
         scale = 1.0 if norm is None else norm.scale(centred)
         for kind in INPUTS:
-            reader = input_projection(model, wiring, index, kind, TOKENS)
-            ours = torch.einsum("pm,hme->phe", centred / scale, reader.weight) + reader.offset
+            weight, offset = input_projection(model, wiring, index, kind, TOKENS)
+            ours = torch.einsum("pm,hme->phe", centred / scale, weight) + offset
             assert relative_error(ours, truth[kind]) < 1e-5
 
 

@@ -14,7 +14,7 @@ import torch
 import strace_lens as sl
 from strace_lens.circuits.agreement import auroc, missed_edges
 from strace_lens.circuits.discover.methods import METHODS, discover
-from strace_lens.circuits.evaluate import faithfulness, minimality
+from strace_lens.circuits.evaluate import COSTLY, faithfulness, minimality
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.circuits.run_circuits import run_circuits
 from strace_lens.circuits.task import Task
@@ -97,7 +97,8 @@ def test_each_method_is_what_its_verbs_give_one_by_one(found):
 def test_minimality_is_of_a_sample_drawn_by_the_seed(found):
     experiment = make_experiment(cases.model_of("gpt2"), others())
     for result in found.results:
-        assert result.minimality == minimality(experiment, result.circuit, sample=4, seed=0).share
+        costs = minimality(experiment, result.circuit, sample=4, seed=0).values()
+        assert result.minimality == sum(cost >= COSTLY for cost in costs) / len(costs)
 
 
 @pytest.mark.extended

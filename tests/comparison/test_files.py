@@ -88,7 +88,7 @@ def test_a_method_more_is_all_that_runs(tmp_path: Path, monkeypatch) -> None:
     made(tmp_path)
     module = sys.modules["strace_lens.comparison.compare"]
     ran, discover = [], module._discover
-    monkeypatch.setattr(module, "_discover", lambda s, n, o: ran.append(n) or discover(s, n, o))
+    monkeypatch.setattr(module, "_discover", lambda s, n: ran.append(n) or discover(s, n))
     assert_same(run(tmp_path), run(None))
     assert ran[:2] == ["clean-corrupted", "ifr"]
 
@@ -144,7 +144,7 @@ def test_other_weights_and_versions_are_other_comparisons(tmp_path: Path, monkey
     with pytest.raises(OtherResultsError, match="the same name and other weights"):
         run(tmp_path, ("eap",), model=model)
     older = {**versions(), "torch": "1.0"}
-    monkeypatch.setattr(sys.modules["strace_lens.comparison.files"], "versions", lambda: older)
+    monkeypatch.setattr(sys.modules["strace_lens.comparison.compare"], "versions", lambda: older)
     with pytest.raises(OtherResultsError, match=r"versions: torch was '.*' and is '1\.0'"):
         run(tmp_path, ("eap",))
 

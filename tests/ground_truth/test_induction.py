@@ -130,8 +130,3 @@ def test_corrupted_prompts_repeat_other_tokens_at_the_same_distance() -> None:
         assert int(task.incorrect[pair, 0]) == corrupted[-period]
     assert torch.equal(induction_task(100, seed=4).clean, task.clean)
     assert not torch.equal(induction_task(100, seed=5).clean, task.clean)
-
-
-def test_a_task_needs_a_pair() -> None:
-    with pytest.raises(ValueError, match="pairs=0"):
-        induction_task(0)

@@ -20,6 +20,11 @@ def test_an_unknown_name_is_refused() -> None:
         ground_truth("tracr-rot13")
 
 
+def test_a_task_needs_a_pair() -> None:
+    with pytest.raises(ValueError, match="at least one pair; got pairs=0"):
+        ground_truth("linear", pairs=0)
+
+
 def test_the_truth_of_an_unknown_ablation_is_refused() -> None:
     with pytest.raises(ValueError, match="'noise'; choose from resample, mean, zero"):
         ground_truth("linear", pairs=2).truth("noise")

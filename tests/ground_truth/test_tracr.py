@@ -280,8 +280,3 @@ def test_a_missing_tracr_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delitem(sys.modules, "tracr.compiler.compiling", raising=False)
     with pytest.raises(MissingTracrError, match=r"pip install strace-lens\[tracr\]"):
         compile_program("count")
-
-
-def test_a_task_needs_a_pair() -> None:
-    with pytest.raises(ValueError, match="pairs=0"):
-        tracr_task(compile_program("count"), pairs=0)

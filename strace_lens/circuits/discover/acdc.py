@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from strace_lens.circuits.discover.attribution import eap
 from strace_lens.circuits.experiment import Experiment, objective_of
+from strace_lens.circuits.graph import ComponentGraph, EdgeValues
 from strace_lens.circuits.run_circuits import circuit_metric
 from strace_lens.model.architecture import device_of
 
@@ -38,7 +38,7 @@ def acdc(
     tau: float = TAU,
     objective: str | None = None,
     screen: int | None = None,
-) -> Float[Tensor, "destination source"]:
+) -> EdgeValues:
     """What the removal of each edge cost when it was tested; those that cost tau or more are kept.
 
     From the logits back, each destination's edges are tested from the last source to the first: an
@@ -51,8 +51,6 @@ def acdc(
     edge tested, and in a batch those after an edge that is kept are run again.
 
     Args:
-        experiment: from `make_experiment`.
-        seed: not used; every method takes one.
         tau: threshold, in units of the objective.
         objective: see `objective_of`.
         screen: test only so many edges, those of largest EAP score (one backward pass more), all
@@ -66,108 +64,61 @@ def acdc(
     """
     if not (tau > 0 and math.isfinite(tau)):
         raise ValueError(f"tau must be a positive number; got {tau}")
+    if screen is not None and screen < 1:
+        raise ValueError(f"screen must be at least 1 edge; got {screen}")
     objective = objective_of(experiment, objective)
-    graph = experiment.graph
-    candidates, estimate = _screened(experiment, screen)
-    keep = graph.exists.to(device_of(experiment.model), copy=True)
-    search = _Search(experiment, objective, tau, keep)
+    graph, pairs, device = experiment.graph, len(experiment.task), device_of(experiment.model)
+    tested, estimate = _tested(graph, screen), torch.zeros(graph.exists.shape)
+    candidates = graph.exists
+    if tested < graph.edges:
+        estimate = eap(experiment).cpu()
+        size = estimate.abs().masked_fill(~graph.exists, -1.0).flatten()
+        best = size.argsort(descending=True, stable=True)[:tested]
+        candidates = torch.zeros_like(size, dtype=torch.bool).index_fill(0, best, True)
+        candidates = candidates.view(graph.exists.shape)
+
+    def values_of(keep: Bool[Tensor, "circuit destination source"]) -> Float[Tensor, " circuit"]:
+        return circuit_metric(experiment, keep, metric=objective).double().mean(1)
+
+    keep = graph.exists.to(device, copy=True)
+    losses = torch.zeros(keep.shape, dtype=torch.float64, device=device)
+    value = values_of(keep[None])
+    one_pass = next(experiment.chunks(graph.sources * pairs))
+    largest = at_once = max(1, one_pass.stop // pairs)
     for destination in reversed(range(graph.destinations)):
-        used = destination == graph.destinations - 1 or bool(
-            search.keep[:, graph.feeds[destination]].any()
-        )
-        sources = candidates[destination].nonzero()[:, 0].flip(0)
-        if used:
-            search.test(destination, sources)
-        else:
-            search.keep[destination] = False
-    losses = search.losses.float().cpu()
-    return losses if bool(candidates[graph.exists].all()) else _screened_out(losses, estimate, tau)
+        used = keep[:, graph.feeds[destination]].any() or destination == graph.destinations - 1
+        if not used:
+            keep[destination] = False
+            continue
+        sources = candidates[destination].nonzero()[:, 0].flip(0).to(device)
+        while len(sources):
+            batch = sources[:at_once]
+            trial = keep.repeat(len(batch), 1, 1)
+            trial[:, destination, batch] = trial.new_ones(len(batch), len(batch)).triu(1)
+            values = torch.cat([value, values_of(trial)])
+            falls = values[:-1] - values[1:]
+            costly = (falls >= tau).nonzero()[:, 0].tolist()
+            taken = costly[0] if costly else len(batch)
+            # Behind the first edge that stays, every row lacks it: only up to there is it true.
+            losses[destination, batch[: taken + 1]] = falls[: taken + 1]
+            keep[destination, batch[:taken]] = False
+            value = values[taken : taken + 1]
+            sources = sources[taken + bool(costly) :]
+            at_once = max(1, at_once // 2) if costly else min(largest, 2 * at_once)
+    found = losses.float().cpu()
+    if tested == graph.edges:
+        return found
+    scale = tau / (2 * float(estimate.abs().max().clamp_min(1e-30)))
+    return torch.where(found >= tau, found, estimate.abs() * scale)
 
 
 def tested_edges(experiment: Experiment, options: Mapping[str, Any]) -> dict[str, Any]:
     """What `Scores.metadata` says of a search: the edges that it tests, and how the others rank."""
-    edges = experiment.graph.edges
-    tested = min(edges, _screen(experiment, options.get("screen")))
-    return {TESTED: tested, **({} if tested == edges else {REST: "eap"})}
+    tested = _tested(experiment.graph, options.get("screen"))
+    return {TESTED: tested, **({} if tested == experiment.graph.edges else {REST: "eap"})}
 
 
-def _screen(experiment: Experiment, screen: int | None) -> int:
+def _tested(graph: ComponentGraph, screen: int | None) -> int:
     if screen is None:
-        return ALL if experiment.graph.edges <= ALL else SCREEN
-    return screen
-
-
-def _screened(
-    experiment: Experiment, screen: int | None
-) -> tuple[Bool[Tensor, "destination source"], Float[Tensor, "destination source"]]:
-    """Edges to test, and the estimate of each edge by which they were chosen (zero if all are)."""
-    exists = experiment.graph.exists
-    if screen is not None and screen < 1:
-        raise ValueError(f"screen must be at least 1 edge; got {screen}")
-    screen = _screen(experiment, screen)
-    if experiment.graph.edges <= screen:
-        return exists.clone(), torch.zeros(exists.shape)
-    estimate = eap(experiment).cpu()
-    size = estimate.abs().masked_fill(~exists, -1.0)
-    best = size.flatten().argsort(descending=True, stable=True)[:screen]
-    candidates = torch.zeros_like(exists)
-    candidates.view(-1)[best] = True
-    return candidates, estimate
-
-
-def _screened_out(
-    losses: Float[Tensor, "destination source"],
-    estimate: Float[Tensor, "destination source"],
-    tau: float,
-) -> Float[Tensor, "destination source"]:
-    """The losses of the edges kept, and for all others the estimate's size, scaled below tau."""
-    largest = float(estimate.abs().max())
-    below = estimate.abs() * (tau / (2 * largest) if largest > 0 else 0.0)
-    return torch.where(losses >= tau, losses, below)
-
-
-@dataclass(eq=False)
-class _Search:
-    """A circuit that shrinks, and what each edge tested so far has cost.
-
-    Attributes:
-        experiment, objective, tau: as for `acdc`.
-        keep: edges not removed yet.
-    """
-
-    experiment: Experiment
-    objective: str
-    tau: float
-    keep: Bool[Tensor, "destination source"]
-
-    def __post_init__(self) -> None:
-        pairs = len(self.experiment.task)
-        one_pass = next(self.experiment.chunks(self.experiment.graph.sources * pairs))
-        self.largest = max(1, one_pass.stop // pairs)
-        self.size = self.largest
-        self.losses = torch.zeros(self.keep.shape, dtype=torch.float64, device=self.keep.device)
-        self.value = self._values(self.keep[None])
-
-    def test(self, destination: int, sources: Tensor) -> None:
-        """Test the edges from these sources to a destination in order, removing what it can."""
-        while len(sources):
-            batch = sources[: self.size].to(self.keep.device)
-            removed = torch.ones(len(batch), len(batch), dtype=torch.bool).tril()
-            trial = self.keep.repeat(len(batch), 1, 1)
-            trial[:, destination, batch] = ~removed.to(self.keep.device)
-            values = torch.cat([self.value, self._values(trial)])
-            losses = values[:-1] - values[1:]
-            costly = (losses >= self.tau).nonzero()[:, 0].tolist()
-            taken = costly[0] if costly else len(batch)
-            # Behind the first edge that stays, every row lacks it: only up to there is it true.
-            self.losses[destination, batch[: taken + 1]] = losses[: taken + 1]
-            self.keep[destination, batch[:taken]] = False
-            self.value = values[taken : taken + 1]
-            sources = sources[taken + bool(costly) :]
-            self.size = max(1, self.size // 2) if costly else min(self.largest, 2 * self.size)
-
-    def _values(
-        self, keep: Bool[Tensor, "circuit destination source"]
-    ) -> Float64[Tensor, " circuit"]:
-        """Mean objective of each circuit."""
-        return circuit_metric(self.experiment, keep, metric=self.objective).double().mean(1)
+        screen = ALL if graph.edges <= ALL else SCREEN
+    return min(graph.edges, screen)

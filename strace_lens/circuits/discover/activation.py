@@ -7,20 +7,17 @@ single edges do not add up to that of a set: a set has to be run itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from strace_lens.circuits.experiment import Experiment
+from strace_lens.circuits.graph import EdgeValues
 from strace_lens.circuits.run_circuits import Direction, check_positions, circuit_metric
 from strace_lens.model.architecture import device_of
 
 MAX_ROWS = 2**16
 """Rows that a method runs unless told otherwise: edges (or nodes) times pairs."""
-
-Mark = Callable[[Tensor, Int[Tensor, "circuit index"], bool], None]
 
 
 class TooManyRowsError(ValueError):
@@ -34,7 +31,7 @@ def edge_patching(
     positions: bool = False,
     direction: Direction = "noise",
     max_rows: int = MAX_ROWS,
-) -> Float[Tensor, "destination source *pos"]:
+) -> EdgeValues:
     """Effect of each edge alone on the metric, the mean over pairs; positive helps.
 
     "noise" gives metric(full) - metric(this edge ablated); "denoise" gives metric(this edge clean
@@ -42,8 +39,6 @@ def edge_patching(
     corrupted ones.
 
     Args:
-        experiment: from `make_experiment`.
-        seed: not used; every method takes one.
         positions: ablate an edge at one token position at a time.
         direction: which run is patched; see above.
         max_rows: refuse to run more rows than these.
@@ -52,17 +47,7 @@ def edge_patching(
         TooManyRowsError: there are more edges times pairs than `max_rows`.
         ValueError: positions over prompts of unequal lengths.
     """
-    exists = _with_positions(experiment, positions, experiment.graph.exists)
-
-    def mark(keep: Tensor, index: Int[Tensor, "circuit index"], value: bool) -> None:
-        keep[torch.arange(len(keep)), *index.T] = value
-
-    cells = exists.nonzero()
-    values = torch.zeros(exists.shape)
-    values[exists] = _effects(
-        experiment, "edge", exists, cells, mark, direction=direction, max_rows=max_rows
-    )
-    return values
+    return _patched(experiment, "edge", positions, direction, max_rows)
 
 
 def node_patching(
@@ -72,47 +57,29 @@ def node_patching(
     positions: bool = False,
     direction: Direction = "noise",
     max_rows: int = MAX_ROWS,
-) -> Float[Tensor, "destination source *pos"]:
+) -> EdgeValues:
     """Effect of each node alone on the metric, written on all of its out-edges; positive helps.
 
     A node is ablated by all its out-edges at once. Sign, passes (one a node), arguments and errors
     are those of `edge_patching`.
     """
-    exists = _with_positions(experiment, positions, experiment.graph.exists)
-
-    def mark(keep: Tensor, index: Int[Tensor, "circuit index"], value: bool) -> None:
-        source, *position = index.T
-        keep[torch.arange(len(keep)), :, source, *position] = value
-
-    nodes = exists.any(0)
-    effects = torch.zeros(nodes.shape)
-    effects[nodes] = _effects(
-        experiment, "node", exists, nodes.nonzero(), mark, direction=direction, max_rows=max_rows
-    )
-    return effects * exists
+    return _patched(experiment, "node", positions, direction, max_rows)
 
 
-def _with_positions(
-    experiment: Experiment, positions: bool, exists: Bool[Tensor, "destination source"]
-) -> Bool[Tensor, "destination source *pos"]:
-    if not positions:
-        return exists
-    check_positions(experiment.task)
-    return exists[..., None].repeat(1, 1, experiment.task.clean.shape[1])
-
-
-def _effects(
+def _patched(
     experiment: Experiment,
-    what: str,
-    exists: Bool[Tensor, "destination source *pos"],
-    cells: Int[Tensor, "circuit index"],
-    mark: Mark,
-    *,
+    what: Literal["edge", "node"],
+    positions: bool,
     direction: Direction,
     max_rows: int,
-) -> Float[Tensor, " circuit"]:
-    """Mean effect over pairs of each circuit, in which only what is marked differs."""
-    pairs = len(experiment.task)
+) -> EdgeValues:
+    """Mean effect over pairs of each edge, or of each node on all of its out-edges."""
+    exists, pairs = experiment.graph.exists, len(experiment.task)
+    if positions:
+        check_positions(experiment.task)
+        exists = exists[..., None].repeat(1, 1, experiment.task.clean.shape[1])
+    alone = exists if what == "edge" else exists.any(0)
+    cells = alone.nonzero()
     if len(cells) * pairs > max_rows:
         raise TooManyRowsError(
             f"{what}-patching would run {len(cells) * pairs:,} rows ({len(cells):,} {what}s x "
@@ -122,15 +89,14 @@ def _effects(
     noise = direction == "noise"
     run = experiment.clean if noise else experiment.corrupted
     base = experiment.score(run[1], experiment.reference).double().mean()
+    every_destination = [slice(None)] * (what == "node")
     found = []
     # Masks of all edges at once would outgrow the runs themselves.
-    masks = max(1, experiment.memory_budget // exists.numel())
-    for part in cells.split(masks):
+    for part in cells.split(max(1, experiment.memory_budget // exists.numel())):
         keep = torch.full((len(part), *exists.shape), noise)
-        mark(keep, part, not noise)
-        value = circuit_metric(
-            experiment, keep.to(device_of(experiment.model)), direction=direction
-        )
-        found.append(value.double().mean(1))
-    effects = base - torch.cat(found)
-    return (effects if noise else -effects).float().cpu()
+        keep[torch.arange(len(part)), *every_destination, *part.T] = not noise
+        keep = keep.to(device_of(experiment.model))
+        found.append(circuit_metric(experiment, keep, direction=direction).double().mean(1))
+    values = torch.zeros(alone.shape)
+    values[alone] = ((base - torch.cat(found)) * (1 if noise else -1)).float().cpu()
+    return values * exists

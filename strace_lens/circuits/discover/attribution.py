@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,21 +23,31 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.circuits.experiment import Experiment, objective_of
+from strace_lens.circuits.graph import EdgeValues
 from strace_lens.circuits.metrics import METRICS, Metric, Reference
-from strace_lens.circuits.outputs import Outputs, output_hooks, outputs_of, source_rows
+from strace_lens.circuits.outputs import (
+    Outputs,
+    output_hooks,
+    outputs_of,
+    read_logits,
+    source_rows,
+)
 from strace_lens.circuits.run_circuits import check_positions
 from strace_lens.circuits.wiring import (
     INPUTS,
     Wiring,
     input_projection,
+    keep_hooks,
     mlp_input_hooks,
+    read_points,
     stream_point,
+    stream_points,
 )
 from strace_lens.model.architecture import Model, device_of
-from strace_lens.model.forward import Hook, all_logits, last_logits
+from strace_lens.model.forward import Hook
 from strace_lens.model.hold import fixed_weights
+from strace_lens.model.norms import Norm
 
-EdgeValues = Float[Tensor, "destination source *pos"]
 Differences = Float[Tensor, "source row pos d_model"]
 
 
@@ -46,19 +55,8 @@ AT_ONCE = 64
 """Destinations in one product with all differences, which fewer would read more often."""
 
 
-@dataclass(frozen=True, eq=False)
-class ReadGradients:
-    """One forward and backward pass.
-
-    Attributes:
-        streams: what the blocks' heads and MLPs read, detached, by hook point.
-        gradients: of the summed metric, by hook point.
-        logits: at the positions read, detached.
-    """
-
-    streams: dict[str, Float[Tensor, "row pos d_model"]]
-    gradients: dict[str, Tensor]
-    logits: Float[Tensor, "row read vocab"]
+Values = dict[str, Tensor]
+"""What hook points carry, or its gradients, by name."""
 
 
 def eap(experiment: Experiment, *, seed: int = 0, positions: bool = False) -> EdgeValues:
@@ -67,13 +65,11 @@ def eap(experiment: Experiment, *, seed: int = 0, positions: bool = False) -> Ed
     Passes: one forward over what replaces edges (none for zero), one forward and backward.
 
     Args:
-        experiment: from `make_experiment`.
-        seed: not used; every method takes one.
         positions: score an edge at each token position apart.
     """
     total = _empty(experiment, positions)
     for rows in experiment.gradient_chunks(len(experiment.task)):
-        kept: dict[str, list[Tensor]] = {}
+        kept: Values = {}
         hooks = output_hooks(experiment.wiring, kept)
         read = _backward(experiment, rows, hooks=hooks, untouched=True)
         clean = outputs_of(experiment.wiring, kept)
@@ -109,7 +105,7 @@ def _integrated(experiment: Experiment, metric: Metric, steps: int, positions: b
     total = _empty(experiment, positions)
     for rows in experiment.gradient_chunks(len(experiment.task)):
         clean, corrupted = (run[0].embed[rows] for run in (experiment.clean, experiment.corrupted))
-        differences = _differences(experiment, _rows(experiment.clean[0], rows), rows)
+        differences = _differences(experiment, experiment.clean[0].rows(rows), rows)
         for k in range(1, steps + 1):
             point = corrupted + (clean - corrupted) * (k / steps)
             hook = ("blocks.0.hook_resid_pre", _write(point))
@@ -138,7 +134,7 @@ def clean_corrupted(
     """
     total = _empty(experiment, positions)
     for rows in experiment.gradient_chunks(len(experiment.task)):
-        differences = _differences(experiment, _rows(experiment.clean[0], rows), rows)
+        differences = _differences(experiment, experiment.clean[0].rows(rows), rows)
         for tokens in (experiment.task.clean, experiment.task.corrupted):
             _add(experiment, total, _backward(experiment, rows, tokens=tokens), differences)
     return total / (2 * len(experiment.task))
@@ -160,7 +156,7 @@ def eap_ig_activations(
     _check_steps(steps)
     total = _empty(experiment, positions)
     for rows in experiment.gradient_chunks(len(experiment.task)):
-        differences = _differences(experiment, _rows(experiment.clean[0], rows), rows)
+        differences = _differences(experiment, experiment.clean[0].rows(rows), rows)
         for name, sources in _groups(experiment):
             change = differences[sources].sum(0)
             for k in range(1, steps + 1):
@@ -175,8 +171,7 @@ def _groups(experiment: Experiment) -> list[tuple[str, slice]]:
     graph = experiment.graph
     groups = [("blocks.0.hook_resid_pre", slice(0, 1))]
     for layer in range(graph.layers):
-        first = 1 + layer * graph.sources_per_layer
-        heads = slice(first, first + graph.heads)
+        heads = graph.heads_of(layer)
         groups.append((f"blocks.{layer}.hook_attn_out", heads))
         if graph.mlp:
             groups.append((f"blocks.{layer}.hook_mlp_out", slice(heads.stop, heads.stop + 1)))
@@ -196,13 +191,9 @@ def _empty(experiment: Experiment, positions: bool) -> EdgeValues:
     return torch.zeros(shape, device=device_of(experiment.model))
 
 
-def _rows(outputs: Outputs, rows: slice) -> Outputs:
-    return outputs.map(lambda x: x[rows])
-
-
 def _differences(experiment: Experiment, clean: Outputs, rows: slice) -> Differences:
     """Clean outputs less what replaces them, sources first."""
-    change = clean.minus(_rows(experiment.replaced, rows))
+    change = clean.map(torch.sub, experiment.replaced.rows(rows))
     return source_rows(experiment.model, experiment.wiring, change)
 
 
@@ -222,11 +213,10 @@ def _backward(
     tokens: Int[Tensor, "pair pos"] | None = None,
     hooks: Sequence[Hook] = (),
     untouched: bool = False,
-) -> ReadGradients:
+) -> tuple[Values, Values]:
     """One forward and backward pass over some pairs, on the clean prompts by default.
 
     Args:
-        experiment: from `make_experiment`.
         rows: of the task's pairs.
         metric: what is differentiated; the experiment's own by default.
         tokens: other prompts to run.
@@ -258,13 +248,13 @@ def _backward(
 def _add(
     experiment: Experiment,
     total: EdgeValues,
-    read: ReadGradients,
+    read: tuple[Values, Values],
     differences: Differences,
     sources: slice | None = None,
 ) -> None:
     """Add (differences . gradients) of every edge, or of the edges out of some sources."""
     exists = experiment.graph.exists.to(total)
-    for destinations, gradient in destination_gradients(experiment.model, experiment.wiring, read):
+    for destinations, gradient in destination_gradients(experiment.model, experiment.wiring, *read):
         written = experiment.graph.written_before(destinations.stop - 1)
         which = slice(0, written)
         if sources is not None:
@@ -293,8 +283,8 @@ def read_gradients(
     *,
     hooks: Sequence[Hook] = (),
     every_position: bool = False,
-) -> ReadGradients:
-    """Run rows forward and backward, keeping the gradient at every destination.
+) -> tuple[Values, Values]:
+    """Run rows forward and backward.
 
     Args:
         model: its weights are asked for no gradient.
@@ -304,16 +294,15 @@ def read_gradients(
         hooks: run before ours, as one that interpolates the embedding.
         every_position: unembed every position.
 
+    Returns:
+        The streams that heads and MLPs read, and the gradients at every point where one reads.
+
     Raises:
         UnsupportedModelError: the weights are quantised.
         FloatingPointError: a logit or a gradient is NaN or infinite.
     """
-    arch = wiring.architecture
-    streams: dict[str, Tensor] = {}
-    leaves: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        return lambda value, hook: streams.__setitem__(name, value.detach())
+    streams: Values = {}
+    leaves: Values = {}
 
     def leaf(name: str) -> Callable[..., Tensor]:
         def hook(value: Tensor, hook: Any) -> Tensor:
@@ -327,72 +316,75 @@ def read_gradients(
         return value.detach().requires_grad_()
 
     own: list[Hook] = [*hooks, ("blocks.0.hook_resid_pre", root)]
-    own += [(name, keep(name)) for name in _streams(wiring)]
-    own += [(name, leaf(name)) for name in _reads(wiring)]
+    own += keep_hooks(stream_points(wiring), streams)
+    own += [(name, leaf(name)) for name in [*read_points(wiring), _output_point(wiring)]]
     with fixed_weights(model), mlp_input_hooks(model, wiring), torch.enable_grad():
-        if every_position:
-            logits = all_logits(model, arch, tokens, own, gradient=True)
-        else:
-            logits = last_logits(model, arch, tokens, lengths, own, gradient=True)[:, None]
+        logits = read_logits(
+            model,
+            wiring.architecture,
+            tokens,
+            lengths,
+            own,
+            every_position=every_position,
+            gradient=True,
+        )
         found = torch.autograd.grad(
             score(logits).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
         )
     gradients = dict(zip(leaves, found, strict=True))
     for name, gradient in gradients.items():
         if not bool(torch.isfinite(gradient).all()):
-            raise FloatingPointError(f"{arch.name} gave a NaN or infinite gradient at {name}")
-    return ReadGradients(streams, gradients, logits.detach())
+            raise FloatingPointError(
+                f"{wiring.graph.model} gave a NaN or infinite gradient at {name}"
+            )
+    return streams, gradients
 
 
-def _streams(wiring: Wiring) -> list[str]:
-    """Hook points of the streams that destinations read, each once."""
-    layers = range(wiring.graph.layers)
-    names = [f"blocks.{n}.hook_resid_pre" for n in layers]
-    if wiring.graph.mlp:
-        names += [stream_point(wiring, n) for n in layers]
-    return list(dict.fromkeys(names))
-
-
-def _reads(wiring: Wiring) -> list[str]:
-    """Hook points at which destinations read."""
-    names = []
-    for layer in range(wiring.graph.layers):
-        names += [f"blocks.{layer}.attn.hook_{kind}" for kind in INPUTS]
-        names += [f"blocks.{layer}.{wiring.mlp_point}"] * wiring.graph.mlp
-    return [*names, f"blocks.{wiring.graph.layers - 1}.hook_resid_post"]
+def _output_point(wiring: Wiring) -> str:
+    return f"blocks.{wiring.graph.layers - 1}.hook_resid_post"
 
 
 def destination_gradients(
-    model: Model, wiring: Wiring, read: ReadGradients
+    model: Model, wiring: Wiring, streams: Values, gradients: Values
 ) -> Iterator[tuple[slice, Float[Tensor, "destination row pos d_model"]]]:
     """Gradients in the stream that each destination reads, those of some blocks at a time.
 
-    What is yielded holds only until the next.
+    Args:
+        model, wiring: as for `read_gradients`.
+        streams, gradients: as it returns them.
+
+    Yields:
+        Destinations, and their gradients, which hold only until the next are asked for.
     """
     graph = wiring.graph
     per_layer, layers = graph.destinations_per_layer, range(graph.layers)
     at_once = math.ceil(AT_ONCE / per_layer)
-    like = read.streams["blocks.0.hook_resid_pre"]
+    like = streams["blocks.0.hook_resid_pre"]
     buffer = like.new_empty(min(at_once, graph.layers) * per_layer + 1, *like.shape)
     for blocks in (layers[n : n + at_once] for n in range(0, graph.layers, at_once)):
         for place, layer in enumerate(blocks):
             own = buffer[place * per_layer : (place + 1) * per_layer]
-            _head_gradients(model, wiring, layer, read, own[: per_layer - graph.mlp])
+            stream = streams[f"blocks.{layer}.hook_resid_pre"]
+            heads = own[: per_layer - graph.mlp]
+            _head_gradients(model, wiring, layer, stream, gradients, heads)
             if graph.mlp:
-                own[-1] = _mlp_gradient(wiring, layer, read)
+                point, stream = wiring.mlp_point, streams[stream_point(wiring, layer)]
+                gradient = gradients[f"blocks.{layer}.{point}"].reshape(stream.shape)
+                own[-1] = _before_norm(wiring.mlp_norms[layer], gradient, stream)
         count = len(blocks) * per_layer
         if blocks[-1] == layers[-1]:
-            buffer[count] = read.gradients[f"blocks.{layers[-1]}.hook_resid_post"]
+            buffer[count] = gradients[_output_point(wiring)]
             count += 1
         first = blocks[0] * per_layer
         yield slice(first, first + count), buffer[:count]
 
 
-def _mlp_gradient(
-    wiring: Wiring, layer: int, read: ReadGradients
+def _before_norm(
+    norm: Norm | None,
+    gradient: Float[Tensor, "row pos d_model"],
+    stream: Float[Tensor, "row pos d_model"],
 ) -> Float[Tensor, "row pos d_model"]:
-    norm, stream = wiring.mlp_norms[layer], read.streams[stream_point(wiring, layer)]
-    gradient = read.gradients[f"blocks.{layer}.{wiring.mlp_point}"].reshape(stream.shape)
+    """The gradient in the stream, from that behind a norm."""
     if norm is None:
         return gradient
     centred = norm.centre(stream)
@@ -405,18 +397,19 @@ def _head_gradients(
     model: Model,
     wiring: Wiring,
     layer: int,
-    read: ReadGradients,
+    stream: Float[Tensor, "row pos d_model"],
+    gradients: Values,
     out: Float[Tensor, "destination row pos d_model"],
 ) -> None:
-    stream, norm = read.streams[f"blocks.{layer}.hook_resid_pre"], wiring.attention_norms[layer]
+    """Fill in the gradients in the stream that the inputs of a block's heads read."""
+    norm, first = wiring.attention_norms[layer], 0
     centred = stream if norm is None else norm.centre(stream)
     scale = None if norm is None else norm.scale(centred)
-    first = 0
     for kind in INPUTS:
-        weight = input_projection(model, wiring, layer, kind, stream.shape[1]).weight
+        weight, _ = input_projection(model, wiring, layer, kind, stream.shape[1])
         if norm is not None and norm.centred:
             weight = weight - weight.mean(1, keepdim=True)
-        gradient = read.gradients[f"blocks.{layer}.attn.hook_{kind}"]
+        gradient = gradients[f"blocks.{layer}.attn.hook_{kind}"]
         gradient = gradient.reshape(*stream.shape[:2], weight.shape[0], weight.shape[2])
         if scale is not None:  # taken where it is narrow
             gradient = gradient / scale[..., None]

@@ -11,15 +11,14 @@ sparsity reached can miss the target by 0.35, because edges that carry nothing f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from strace_lens.circuits.experiment import Experiment, objective_of
-from strace_lens.circuits.metrics import METRICS
+from strace_lens.circuits.graph import EdgeValues
+from strace_lens.circuits.metrics import METRICS, Metric
 from strace_lens.circuits.patching import patched_logits
 from strace_lens.model.architecture import device_of
 from strace_lens.model.hold import fixed_weights
@@ -46,14 +45,13 @@ def edge_pruning(
     batch: int = BATCH,
     rate: float = RATE,
     objective: str | None = None,
-) -> Float[Tensor, "destination source"]:
+) -> EdgeValues:
     """`log_alpha` of each edge's learned mask: the logit of keeping it, higher the more it is kept.
 
     It orders edges and is no effect on the metric; above about -1.6 an edge is kept more often than
     not. Passes: one forward and backward over `batch` pairs a step, two forward.
 
     Args:
-        experiment: from `make_experiment`.
         seed: of minibatches and of the masks drawn.
         sparsity: target of the expected share of edges pruned, in (0, 1).
         steps: of Adam.
@@ -65,8 +63,9 @@ def edge_pruning(
         ValueError: an option out of range, or an objective without gradients.
         UnsupportedModelError: the model's weights are quantised.
     """
-    fit = _Fit(experiment, objective_of(experiment, objective), sparsity, steps, batch, rate)
-    return _learned(fit, experiment.graph.exists, seed) * experiment.graph.exists
+    exists = experiment.graph.exists
+    name = objective_of(experiment, objective)
+    return _learned(experiment, exists, seed, sparsity, steps, batch, rate, name) * exists
 
 
 def node_pruning(
@@ -78,59 +77,60 @@ def node_pruning(
     batch: int = BATCH,
     rate: float = RATE,
     objective: str | None = None,
-) -> Float[Tensor, "destination source"]:
+) -> EdgeValues:
     """`log_alpha` of each node's learned mask, written on all of its out-edges.
 
     As `edge_pruning`, with one mask for all out-edges of a node, after Cao et al. (2021), "Low-
     Complexity Probing via Finding Subnetworks"; `sparsity` is the share of nodes.
     """
-    fit = _Fit(experiment, objective_of(experiment, objective), sparsity, steps, batch, rate)
     exists = experiment.graph.exists
-    return _learned(fit, exists.any(0), seed) * exists
+    name = objective_of(experiment, objective)
+    return _learned(experiment, exists.any(0), seed, sparsity, steps, batch, rate, name) * exists
 
 
-@dataclass(frozen=True, eq=False)
-class _Fit:
-    """Options of a fit; see `edge_pruning`."""
-
-    experiment: Experiment
-    objective: str
-    sparsity: float
-    steps: int
-    batch: int
-    rate: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sparsity < 1:
-            raise ValueError(f"sparsity must lie in (0, 1); got {self.sparsity}")
-        if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"steps and batch must be at least 1; got {self.steps}, {self.batch}")
-        if not (self.rate > 0 and math.isfinite(self.rate)):
-            raise ValueError(f"rate must be positive; got {self.rate}")
-        if self.objective == "answer_rank":
-            raise ValueError("answer_rank has no gradients; prune for another objective")
-
-
-def _learned(fit: _Fit, masked: Bool[Tensor, "*mask"], seed: int) -> Float[Tensor, "*mask"]:
+def _learned(
+    experiment: Experiment,
+    masked: Bool[Tensor, "*mask"],
+    seed: int,
+    sparsity: float,
+    steps: int,
+    batch: int,
+    rate: float,
+    objective: str,
+) -> Float[Tensor, "*mask"]:
     """`log_alpha` after the fit, of everything that has a mask.
 
     Bhaskar et al. (2024), section 3: with s the expected sparsity and t the step's target,
     minimise loss + a (t - s) + b (t - s)^2 in log_alpha and maximise it in a and b.
     """
-    device = device_of(fit.experiment.model)
+    if not 0 < sparsity < 1:
+        raise ValueError(f"sparsity must lie in (0, 1); got {sparsity}")
+    if steps < 1 or batch < 1:
+        raise ValueError(f"steps and batch must be at least 1; got {steps}, {batch}")
+    if not (rate > 0 and math.isfinite(rate)):
+        raise ValueError(f"rate must be positive; got {rate}")
+    if objective == "answer_rank":
+        raise ValueError("answer_rank has no gradients; prune for another objective")
+    device = device_of(experiment.model)
     generator = torch.Generator().manual_seed(seed)
     masked = masked.to(device)
     log_alpha = torch.full(masked.shape, START, device=device, requires_grad=True)
     multipliers = torch.zeros(2, device=device, requires_grad=True)
     optimizers = (
-        torch.optim.Adam([log_alpha], lr=fit.rate),
-        torch.optim.Adam([multipliers], lr=fit.rate, maximize=True),
+        torch.optim.Adam([log_alpha], lr=rate),
+        torch.optim.Adam([multipliers], lr=rate, maximize=True),
     )
-    with fixed_weights(fit.experiment.model):
-        for step, pairs in enumerate(_minibatches(fit, generator), start=1):
-            noise = torch.rand(len(pairs), *masked.shape, generator=generator)
-            _backward(fit, log_alpha, pairs, noise.to(device))
-            target = fit.sparsity * min(1.0, step / (RISE * fit.steps))
+    left = torch.empty(0, dtype=torch.int64)  # of the pairs, all before any comes again
+    size = min(batch, len(experiment.task))
+    with fixed_weights(experiment.model):
+        for step in range(1, steps + 1):
+            if len(left) < size:
+                again = torch.randperm(len(experiment.task), generator=generator)
+                left = torch.cat([left, again])
+            pairs, left = left[:size], left[size:]
+            noise = torch.rand(size, *masked.shape, generator=generator)
+            _backward(experiment, METRICS[objective], log_alpha, pairs, noise.to(device))
+            target = sparsity * min(1.0, step / (RISE * steps))
             gap = target - (1 - kept_share(log_alpha)[masked].mean())
             (multipliers[0] * gap + multipliers[1] * gap**2).backward()
             for optimizer in optimizers:
@@ -140,14 +140,14 @@ def _learned(fit: _Fit, masked: Bool[Tensor, "*mask"], seed: int) -> Float[Tenso
 
 
 def _backward(
-    fit: _Fit,
+    experiment: Experiment,
+    metric: Metric,
     log_alpha: Float[Tensor, "*mask"],
     pairs: Int[Tensor, " row"],
     noise: Float[Tensor, "row *mask"],
 ) -> None:
     """Add the gradient of the loss, the mean over some pairs, to that of `log_alpha`."""
-    experiment, task = fit.experiment, fit.experiment.task
-    exists = experiment.graph.exists.to(log_alpha.device)
+    task, exists = experiment.task, experiment.graph.exists.to(log_alpha.device)
     for rows in experiment.gradient_chunks(len(pairs), patched=True):
         some, own = pairs[rows], pairs[rows].to(log_alpha.device)
         keep = hard_concrete(log_alpha, noise[rows])
@@ -162,7 +162,7 @@ def _backward(
             experiment.replaced.rows(own),
             every_position=task.every_position,
         )
-        loss = -METRICS[fit.objective](logits, experiment.reference_rows(own)).sum() / len(pairs)
+        loss = -metric(logits, experiment.reference_rows(own)).sum() / len(pairs)
         experiment.passes.forward_rows += len(some)
         experiment.passes.backward_rows += len(some)
         if loss.requires_grad:  # masks that happen to be all open cut nothing
@@ -181,15 +181,3 @@ def hard_concrete(
 def kept_share(log_alpha: Float[Tensor, "*mask"]) -> Float[Tensor, "*mask"]:
     """Probability that a mask is above 0 (Louizos et al. 2018, equation 12)."""
     return (log_alpha - TEMPERATURE * math.log(-LOW / HIGH)).sigmoid()
-
-
-def _minibatches(fit: _Fit, generator: torch.Generator) -> Iterator[Int[Tensor, " row"]]:
-    """Pairs of each step, all of them before any comes again."""
-    count = len(fit.experiment.task)
-    size = min(fit.batch, count)
-    left = torch.empty(0, dtype=torch.int64)
-    for _ in range(fit.steps):
-        if len(left) < size:
-            left = torch.cat([left, torch.randperm(count, generator=generator)])
-        yield left[:size]
-        left = left[size:]

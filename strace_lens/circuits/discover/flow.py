@@ -12,30 +12,24 @@ import heapq
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from strace_lens.circuits.experiment import Experiment
-from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.graph import ComponentGraph, EdgeValues
 from strace_lens.circuits.outputs import source_rows
 from strace_lens.model.architecture import device_of
 
 Sizes = Callable[[int], Float[Tensor, "source row pos"]]
 """How much each of the first so many sources adds to their sum."""
 
-Measure = Callable[[Float[Tensor, "source row pos d_model"]], Sizes]
 
-
-def strace(experiment: Experiment, *, seed: int = 0) -> Float[Tensor, "destination source"]:
+def strace(experiment: Experiment, *, seed: int = 0) -> EdgeValues:
     """The s-Trace's own ranking carried to components: best-first by L1 norm.
 
     The importance of an edge is the L1 norm of what its source adds to the stream, over the sum of
     the norms of all that the destination reads, the mean over pairs and token positions. Source:
     s-Trace (arXiv 2605.27033), sections "edge importance" and "extraction".
-
-    Args:
-        experiment: from `make_experiment`; only its clean prompts are run.
-        seed: not used; every method takes one.
     """
     return best_first(experiment.graph, importance(experiment, norms))
 
@@ -46,17 +40,13 @@ def norms(added: Float[Tensor, "source row pos d_model"]) -> Sizes:
     return lambda count: sizes[:count]
 
 
-def ifr(experiment: Experiment, *, seed: int = 0) -> Float[Tensor, "destination source"]:
+def ifr(experiment: Experiment, *, seed: int = 0) -> EdgeValues:
     """Information flow routes: best-first by proximity.
 
     The importance of an edge is how much nearer its source brings the sum that the destination
     reads, max(0, ||sum||_1 - ||sum - source||_1), over the same of all that it reads, the mean over
     pairs and token positions. Source: Ferrando and Voita (2024), "Information Flow Routes",
     equations 4 to 6, with components in the place of their edges by token.
-
-    Args:
-        experiment: from `make_experiment`; only its clean prompts are run.
-        seed: not used; every method takes one.
     """
     return best_first(experiment.graph, importance(experiment, proximities))
 
@@ -73,46 +63,33 @@ def proximities(added: Float[Tensor, "source row pos d_model"]) -> Sizes:
     return sizes
 
 
-def importance(experiment: Experiment, measure: Measure) -> Float[Tensor, "destination source"]:
+def importance(
+    experiment: Experiment, measure: Callable[[Float[Tensor, "source row pos d_model"]], Sizes]
+) -> EdgeValues:
     """The share of every source in what a destination reads, the mean over pairs and positions.
 
     What a destination reads is the sum of its sources: attention's output bias is no part of one.
-
-    Args:
-        experiment: from `make_experiment`.
-        measure: `norms` or `proximities`.
+    The measure is `norms` or `proximities`.
     """
     graph, task, device = experiment.graph, experiment.task, device_of(experiment.model)
     total = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64, device=device)
+    written = [graph.written_before(d) for d in range(graph.destinations)]
+    lengths = task.lengths.to(device)
     for rows in experiment.chunks(len(task)):
-        index = torch.arange(rows.start, rows.stop, device=device)
-        added = source_rows(experiment.model, experiment.wiring, experiment.clean[0].rows(index))
-        width = torch.arange(added.shape[2], device=device)
-        real = width < task.lengths.to(device)[index, None]
-        total += _shares(graph, measure(added), real)
+        outputs = experiment.clean[0].rows(rows)
+        added = source_rows(experiment.model, experiment.wiring, outputs)
+        real = torch.arange(added.shape[2], device=device) < lengths[rows, None]
+        sizes_of = measure(added)
+        for count in sorted(set(written)):  # destinations that read the same sum, all at once
+            sizes = sizes_of(count).double()
+            whole = sizes.sum(0)
+            share = torch.where(whole > 0, sizes / whole, 0.0) * real
+            here = [d for d, n in enumerate(written) if n == count]
+            total[here, :count] += share.sum((1, 2))
     return (total / int(task.lengths.sum())).float().cpu()
 
 
-def _shares(
-    graph: ComponentGraph,
-    sizes_of: Sizes,
-    real: Bool[Tensor, "row pos"],
-) -> Float[Tensor, "destination source"]:
-    """Sum of the shares over rows and their real positions."""
-    shares = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64, device=real.device)
-    written = [graph.written_before(d) for d in range(graph.destinations)]
-    for count in sorted(set(written)):  # destinations that read the same sum have the same shares
-        sizes = sizes_of(count).double()
-        whole = sizes.sum(0)
-        share = torch.where(whole > 0, sizes / whole, 0.0) * real
-        here = [d for d, n in enumerate(written) if n == count]
-        shares[here, :count] = share.sum((1, 2))
-    return shares
-
-
-def best_first(
-    graph: ComponentGraph, importance: Float[Tensor, "destination source"]
-) -> Float[Tensor, "destination source"]:
+def best_first(graph: ComponentGraph, importance: EdgeValues) -> EdgeValues:
     """Scores 1 to 1 / E of the E edges in the order in which the search takes them.
 
     Among equals the edge pushed first is taken first. A destination's edges are pushed in the order

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from strace_lens.circuits.circuit import Scores
 from strace_lens.circuits.discover import (
@@ -21,6 +19,7 @@ from strace_lens.circuits.discover import (
     flow,
 )
 from strace_lens.circuits.experiment import Experiment, make_experiment
+from strace_lens.circuits.graph import EdgeValues
 from strace_lens.circuits.run_circuits import check_positions
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.accuracy import task_logits
@@ -31,18 +30,10 @@ from strace_lens.model.weights import remembered_hash
 from strace_lens.utils.progress import warn
 
 
-def random_scores(
-    experiment: Experiment, *, seed: int = 0, positions: bool = False
-) -> Float[Tensor, "destination source *pos"]:
-    """Scores drawn uniformly from (0, 1); no pass is run and the sign means nothing.
+def random_scores(experiment: Experiment, *, seed: int = 0, positions: bool = False) -> EdgeValues:
+    """Scores drawn uniformly from (0, 1) by the seed, with `positions` one for each token position.
 
-    Args:
-        experiment: from `make_experiment`.
-        seed: the same seed gives the same scores.
-        positions: draw one for each token position.
-
-    Raises:
-        ValueError: positions over prompts of unequal lengths.
+    No pass is run, and the sign means nothing.
     """
     exists = experiment.graph.exists
     if positions:
@@ -77,7 +68,7 @@ class Method:
         look: in figures.
     """
 
-    find: Callable[..., Float[Tensor, "destination source *pos"]]
+    find: Callable[..., EdgeValues]
     signed: bool = True
     first_order: bool = False
     large_options: Mapping[str, Any] = field(default_factory=dict)
@@ -161,10 +152,8 @@ def discover(
         model: the model.
         task: pairs of clean and corrupted prompts.
         method: a key of `METHODS`, whose docstrings hold their sources.
-        metric: what is to be explained; the task's own by default.
-        ablation: what an ablated edge carries: "resample", "mean" or "zero".
+        metric, ablation, memory_budget: as for `run_circuits`.
         seed: of methods that draw.
-        memory_budget: bytes that one pass may take.
         options: of the method, as `steps` of "eap-ig".
 
     Raises:
@@ -197,26 +186,21 @@ def discover_in(experiment: Experiment, method: str, *, seed: int = 0, **options
             + (f"it has {', '.join(known)}" if known else "it has none")
         )
     experiment.expect_unchanged()
-    _check_tokens(experiment)
-    if not METHODS[method].first_order:
-        _check_outputs(experiment)
-    before = experiment.passes.forward_rows, experiment.passes.backward_rows
+    _expect_difference(experiment, in_outputs=not METHODS[method].first_order)
+    passes, pairs, facts = experiment.passes, len(experiment.task), METHODS[method].facts
+    forward, backward = passes.forward_rows, passes.backward_rows
     began = time.perf_counter()
     values = METHODS[method].find(experiment, seed=seed, **options)
     seconds = time.perf_counter() - began
-    passes = (
-        experiment.passes.forward_rows - before[0],
-        experiment.passes.backward_rows - before[1],
-    )
+    forward, backward = passes.forward_rows - forward, passes.backward_rows - backward
     _check_ranks(experiment, method, values)
-    pairs, facts = len(experiment.task), METHODS[method].facts
     return Scores(
         graph=experiment.graph,
         values=values.float(),
         method=method,
         task=experiment.task.name,
-        forwards=passes[0] / pairs,
-        backwards=passes[1] / pairs,
+        forwards=forward / pairs,
+        backwards=backward / pairs,
         seconds=seconds,
         signed=METHODS[method].signed,
         metadata={
@@ -244,13 +228,11 @@ def unchanged_pairs(task: Task, ablation: str) -> str | None:
     )
 
 
-def _check_ranks(
-    experiment: Experiment, method: str, values: Float[Tensor, "destination source *pos"]
-) -> None:
+def _check_ranks(experiment: Experiment, method: str, values: EdgeValues) -> None:
     """Refuse scores that are zero, or zero but for rounding where they are effects."""
     largest, least = float(values.abs().max()), 0.0
     if METHODS[method].first_order and largest < _SUSPICIOUS:
-        _check_outputs(experiment)
+        _expect_difference(experiment, in_outputs=True)
     if METHODS[method].signed and largest < _SUSPICIOUS:  # the runs of the reference are not free
         ends = (experiment.clean[1], experiment.corrupted[1])
         metrics = [experiment.score(logits, experiment.reference).abs().max() for logits in ends]
@@ -264,34 +246,26 @@ def _check_ranks(
         )
 
 
-def _check_tokens(experiment: Experiment) -> None:
-    """Refuse a task whose clean and corrupted prompts are the same tokens, pair by pair."""
-    task = experiment.task
-    if experiment.ablation == "resample" and len(task.unchanged) == len(task):
-        raise ValueError(_same(task, "tokens"))
-
-
-def _check_outputs(experiment: Experiment) -> None:
+def _expect_difference(experiment: Experiment, *, in_outputs: bool) -> None:
     """Refuse a task on which a resampled edge carries what it carries anyway.
 
-    Pairs are run until one puts out something else, which is the first one of any sound task; the
-    passes are not counted as those of a method.
+    The tokens of some pair must differ, and `in_outputs` its logits too: pairs are run until one
+    does, which is the first one of any sound task. The passes are not counted as a method's.
     """
     task = experiment.task
     if experiment.ablation != "resample":
         return
-    for pair in set(range(len(task))).difference(task.unchanged):
-        one = task.take([pair])
+    changed = sorted(set(range(len(task))).difference(task.unchanged))
+    if changed and not in_outputs:
+        return
+    for one in (task.take([pair]) for pair in changed):
         clean, corrupted = (
             task_logits(experiment.model, one, tokens) for tokens in (one.clean, one.corrupted)
         )
         if float((clean - corrupted).abs().max()) > _ROUNDING * float(clean.abs().max()):
             return
-    raise ValueError(_same(task, "tokens or output"))
-
-
-def _same(task: Task, what: str) -> str:
-    return (
+    what = "tokens or output" if changed else "tokens"
+    raise ValueError(
         f"clean and corrupted do not differ in the {what} of any pair of task {task.name!r}; a "
         "resampled edge would carry what it carries anyway: give corrupted prompts of their own, "
         "or another ablation"

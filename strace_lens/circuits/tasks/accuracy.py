@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -12,10 +10,11 @@ from torch import Tensor
 
 from strace_lens.circuits.experiment import Experiment
 from strace_lens.circuits.metrics import METRICS, Reference, answers_win
+from strace_lens.circuits.outputs import read_logits
 from strace_lens.circuits.task import Task
-from strace_lens.model.architecture import Model, device_of
+from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.forward import MEMORY_BUDGET, even_chunks, last_logits, rows_per_pass
+from strace_lens.model.forward import MEMORY_BUDGET, even_chunks, rows_per_pass
 from strace_lens.model.hold import verb
 
 
@@ -52,18 +51,14 @@ def accuracy(model: Model, task: Task, memory_budget: int = MEMORY_BUDGET) -> Ta
         FloatingPointError: a logit is NaN or infinite.
         ValueError: the task's metric is not defined for one of its pairs.
     """
-    runs = []
-    for rows in _chunks(model, task, memory_budget):
-        some = task.take(rows)
-        runs.append(
-            Reference(
-                clean=task_logits(model, some, some.clean),
-                corrupted=task_logits(model, some, some.corrupted),
-                answers=some.answers,
-                incorrect=some.incorrect,
-            )
-        )
-    return _standing(task, task.metric, runs)
+    largest = len(task)
+    if not task.every_position:  # all at once where every position is read, as on tiny models
+        largest = rows_per_pass(architecture_of(model), task.clean.shape[1], memory_budget)
+    chunks = [task.take(rows) for rows in even_chunks(len(task), largest)]
+    clean = torch.cat([task_logits(model, some, some.clean) for some in chunks])
+    corrupted = torch.cat([task_logits(model, some, some.corrupted) for some in chunks])
+    reference = Reference(clean, corrupted, task.answers, task.incorrect)
+    return _standing(task, task.metric, reference)
 
 
 def standing_of(experiment: Experiment) -> TaskAccuracy:
@@ -72,7 +67,7 @@ def standing_of(experiment: Experiment) -> TaskAccuracy:
     Raises:
         ValueError: the metric is not defined for one of its pairs.
     """
-    return _standing(experiment.task, experiment.metric, [experiment.reference])
+    return _standing(experiment.task, experiment.metric, experiment.reference)
 
 
 def failure(standing: TaskAccuracy) -> str | None:
@@ -97,58 +92,31 @@ def failure(standing: TaskAccuracy) -> str | None:
     return None
 
 
-def _standing(task: Task, name: str, runs: Sequence[Reference]) -> TaskAccuracy:
+def _standing(task: Task, metric: str, run: Reference) -> TaskAccuracy:
     """What the runs of all pairs of a task make of a metric."""
-    metric = METRICS[name]
-    clean, corrupted, right, chance = [], [], [], []
-    for run in runs:
-        clean.append(metric(run.clean, run))
-        corrupted.append(metric(run.corrupted, run))
-        if name == "probability_difference":
-            right.append(clean[-1] > 0)
-            chance.append(torch.full(clean[-1].shape, 0.5))
-        elif bool((run.answers >= 0).any(-1).all()):
-            right.append(answers_win(run.clean, run))
-            chance.append(_chance(run))
-    known = len(right) == len(clean)
+    clean, corrupted = (METRICS[metric](logits, run) for logits in (run.clean, run.corrupted))
+    right = chance = None
+    if metric == "probability_difference":
+        right, chance = float((clean > 0).float().mean()), 0.5
+    elif bool((run.answers >= 0).any(-1).all()):
+        right = float(answers_win(run.clean, run).float().mean())
+        answers, wrong = ((ids >= 0).sum(-1) for ids in (run.answers, run.incorrect))
+        compared = torch.where(wrong > 0, answers + wrong, run.clean.shape[-1])
+        chance = float((answers / compared).mean())
     return TaskAccuracy(
         task=task.name,
         pairs=len(task),
-        accuracy=float(torch.cat(right).float().mean()) if known else None,
-        metric=name,
-        clean=float(torch.cat(clean).mean()),
-        corrupted=float(torch.cat(corrupted).mean()),
-        chance=float(torch.cat(chance).mean()) if known else None,
+        accuracy=right,
+        metric=metric,
+        clean=float(clean.mean()),
+        corrupted=float(corrupted.mean()),
+        chance=chance,
     )
-
-
-def _chance(run: Reference) -> Float[Tensor, " row"]:
-    """How often a guess would win each row: among the tokens named, or among all of them."""
-    right = (run.answers >= 0).sum(-1).cpu()
-    wrong = (run.incorrect >= 0).sum(-1).cpu()
-    others = torch.where(wrong > 0, right + wrong, run.clean.shape[-1])
-    return right / others
 
 
 def task_logits(
     model: Model, task: Task, tokens: Int[Tensor, "pair pos"]
 ) -> Float[Tensor, "pair read vocab"]:
-    """The model's logits where a task reads them: after the last token, or at every position."""
-    if not task.every_position:
-        architecture = architecture_of(model)
-        return last_logits(model, architecture, tokens, task.lengths)[:, None]
-    with torch.no_grad():
-        logits = cast(Any, model)(
-            tokens.to(device_of(model)), return_type="logits", padding_side="right"
-        )
-    if not bool(torch.isfinite(logits).all()):
-        raise FloatingPointError(f"task {task.name!r}: the model gave NaN or infinite logits")
-    return logits
-
-
-def _chunks(model: Model, task: Task, memory_budget: int) -> Iterator[slice]:
-    """Rows that fit the budget; all at once where every position is read (tiny models)."""
-    if task.every_position:
-        return even_chunks(len(task), len(task))
-    largest = rows_per_pass(architecture_of(model), task.clean.shape[1], memory_budget)
-    return even_chunks(len(task), largest)
+    """The model's logits on prompts of a task's shape, where the task reads them."""
+    architecture, every_position = architecture_of(model), task.every_position
+    return read_logits(model, architecture, tokens, task.lengths, every_position=every_position)

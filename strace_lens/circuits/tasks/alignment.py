@@ -6,7 +6,7 @@ import functools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -29,24 +29,16 @@ Text = str | tuple[int, ...]
 """A prompt as text or as token ids."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """One pair of prompts, not yet tokenized.
-
-    Attributes:
-        clean, corrupted: prompts, as text or as token ids.
-        answers: right continuations of the clean prompt, a leading space included, or token ids.
-        incorrect: wrong ones.
-    """
+class Example(NamedTuple):
+    """One pair of prompts, not yet tokenized; as text, answers begin with their space."""
 
     clean: Text
     corrupted: Text
-    answers: tuple[str | int, ...]
+    answers: tuple[str | int, ...]  # right continuations of the clean prompt
     incorrect: tuple[str | int, ...]
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """An `Example` whose prompts have the same number of tokens and whose answers are tokens."""
 
     clean: tuple[int, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import random
 from collections.abc import Callable, Mapping
@@ -133,32 +134,19 @@ def _adds(vocabulary: Vocabulary, start: str, digits: str, tokens: int) -> bool:
 _VERBS = tuple(tuple(f" {verb}" for verb in verbs) for verbs in (SINGULAR_VERBS, PLURAL_VERBS))
 
 
-def agreement(generator: random.Random, vocabulary: Vocabulary) -> Example:
+def agreement(
+    generator: random.Random, vocabulary: Vocabulary, *, attractor: bool = False
+) -> Example:
     """The verb agrees with its subject; the corrupted subject has the other number.
 
+    With an attractor, a noun of the other number stands between subject and verb in both prompts.
     Linzen et al. (2016), "Assessing the ability of LSTMs to learn syntax-sensitive dependencies".
     """
     number = generator.randrange(2)
     person = generator.choice(PEOPLE)
+    noun = generator.choice(THINGS)[1 - number] if attractor else ""
     start = f"Everyone knows that the {generator.choice(ADJECTIVES)} "
-    return Example(
-        clean=start + person[number],
-        corrupted=start + person[1 - number],
-        answers=_VERBS[number],
-        incorrect=_VERBS[1 - number],
-    )
-
-
-def agreement_attractor(generator: random.Random, vocabulary: Vocabulary) -> Example:
-    """The same with a noun of the other number between subject and verb.
-
-    The corrupted prompt changes the number of the subject alone. Linzen et al. (2016).
-    """
-    number = generator.randrange(2)
-    person = generator.choice(PEOPLE)
-    attractor = generator.choice(THINGS)[1 - number]
-    start = f"Everyone knows that the {generator.choice(ADJECTIVES)} "
-    between = f" {generator.choice(PREPOSITIONS)} the {attractor}"
+    between = f" {generator.choice(PREPOSITIONS)} the {noun}" if attractor else ""
     return Example(
         clean=start + person[number] + between,
         corrupted=start + person[1 - number] + between,
@@ -229,7 +217,7 @@ TASKS: dict[str, Callable[[random.Random, Vocabulary], Example]] = {
     "ioi": indirect_object,
     "greater-than": greater_than,
     "agreement": agreement,
-    "agreement-attractor": agreement_attractor,
+    "agreement-attractor": functools.partial(agreement, attractor=True),
     "gendered-pronoun": gendered_pronoun,
     "docstring": docstring,
     "country-capital": country_capital,

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from strace_lens.circuits.metrics import METRICS
 from strace_lens.circuits.task import Task, TaskError
 from strace_lens.circuits.tasks.alignment import Pair, Vocabulary, task_of
 from strace_lens.model.architecture import Model
@@ -38,8 +37,6 @@ def read_task(model: Model, path: str | Path, metric: str = "logit_difference") 
         TaskError: an unknown metric, a file without text or pairs, or a line that will not do; the
             message names the line, counted from 1.
     """
-    if metric not in METRICS:
-        raise TaskError(f"unknown metric {metric!r}; choose from {', '.join(METRICS)}")
     vocabulary = Vocabulary(model, architecture_of(model))
     pairs: list[Pair] = []
     dropped: list[int] = []

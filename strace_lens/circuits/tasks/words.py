@@ -46,36 +46,14 @@ EVENTS = tuple(
     """.split()
 )
 
-CAPITALS = {
-    "France": "Paris",
-    "Italy": "Rome",
-    "Spain": "Madrid",
-    "Germany": "Berlin",
-    "Japan": "Tokyo",
-    "China": "Beijing",
-    "Russia": "Moscow",
-    "Greece": "Athens",
-    "Egypt": "Cairo",
-    "England": "London",
-    "Ireland": "Dublin",
-    "Austria": "Vienna",
-    "Hungary": "Budapest",
-    "Poland": "Warsaw",
-    "Portugal": "Lisbon",
-    "Norway": "Oslo",
-    "Sweden": "Stockholm",
-    "Denmark": "Copenhagen",
-    "Finland": "Helsinki",
-    "Iran": "Tehran",
-    "Iraq": "Baghdad",
-    "Cuba": "Havana",
-    "Canada": "Ottawa",
-    "Kenya": "Nairobi",
-    "Belgium": "Brussels",
-    "Syria": "Damascus",
-    "Scotland": "Edinburgh",
-    "Afghanistan": "Kabul",
-}
+_CAPITALS = """
+    France Paris, Italy Rome, Spain Madrid, Germany Berlin, Japan Tokyo, China Beijing,
+    Russia Moscow, Greece Athens, Egypt Cairo, England London, Ireland Dublin, Austria Vienna,
+    Hungary Budapest, Poland Warsaw, Portugal Lisbon, Norway Oslo, Sweden Stockholm,
+    Denmark Copenhagen, Finland Helsinki, Iran Tehran, Iraq Baghdad, Cuba Havana, Canada Ottawa,
+    Kenya Nairobi, Belgium Brussels, Syria Damascus, Scotland Edinburgh, Afghanistan Kabul
+"""
+CAPITALS = {pair.split()[0]: pair.split()[1] for pair in _CAPITALS.split(",")}
 
 FUNCTIONS = tuple("port run load make build get find move send read write open".split())
 ARGUMENTS = tuple(

@@ -18,7 +18,7 @@ from benchmarks.circuits_peers import (
 )
 from strace_lens.circuits.discover import attribution
 from strace_lens.circuits.discover.attribution import (
-    ReadGradients,
+    Values,
     destination_gradients,
     read_gradients,
 )
@@ -336,8 +336,20 @@ def some_token(logits: Tensor) -> Tensor:
     return logits[:, 0, 7]
 
 
-def read(model: Any, score: Any = some_token, **options: Any) -> ReadGradients:
+def read(model: Any, score: Any = some_token, **options: Any) -> tuple[Values, Values]:
     return read_gradients(model, wiring_of(model), TASK.clean, TASK.lengths, score, **options)
+
+
+def logits_of(model: Any, **options: Any) -> Tensor:
+    """The logits of the pass that gradients are taken of."""
+    seen: list[Tensor] = []
+
+    def score(logits: Tensor) -> Tensor:
+        seen.append(logits.detach())
+        return logits.sum((1, 2))
+
+    read(model, score, **options)
+    return seen[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -345,7 +357,7 @@ def test_every_destination_has_one_gradient_in_the_graphs_order(name: str) -> No
     model = cases.model_of(name)
     wiring = wiring_of(model)
     numbers: list[int] = []
-    for destinations, gradient in destination_gradients(model, wiring, read(model)):
+    for destinations, gradient in destination_gradients(model, wiring, *read(model)):
         assert gradient.shape == (destinations.stop - destinations.start, *TASK.clean.shape, 32)
         numbers += range(destinations.start, destinations.stop)
         assert bool(gradient.abs().amax((1, 2, 3)).gt(0).all())
@@ -359,7 +371,7 @@ def test_gradients_against_finite_differences_of_the_stream(name: str) -> None:
     wiring = wiring_of(model)
     graph, size = wiring.graph, 5e-4  # models norm in float32 whatever they are in
     gradients = torch.cat(
-        [gradient.clone() for _, gradient in destination_gradients(model, wiring, read(model))]
+        [gradient.clone() for _, gradient in destination_gradients(model, wiring, *read(model))]
     )
     step = torch.randn(gradients.shape[1:], generator=torch.Generator().manual_seed(0)).double()
     for layer in range(graph.layers):
@@ -367,7 +379,7 @@ def test_gradients_against_finite_differences_of_the_stream(name: str) -> None:
         def value(sign: int, layer: int = layer) -> Tensor:
             point = f"blocks.{layer}.hook_resid_pre"
             hooks = [(point, lambda x, hook: x + sign * size * step)]
-            return read(model, hooks=hooks).logits[:, 0, 7]
+            return some_token(logits_of(model, hooks=hooks))
 
         moved = (value(1) - value(-1)) / (2 * size)
         # The step reaches this layer's destinations and all that come later.
@@ -380,8 +392,8 @@ def test_the_logits_of_the_pass_are_the_models_own() -> None:
     model = cases.model_of("llama")
     with torch.no_grad():
         whole = model(TASK.clean)
-    torch.testing.assert_close(read(model).logits[:, 0], whole[:, -1], rtol=0, atol=1e-5)
-    everywhere = read(model, lambda logits: logits.sum((1, 2)), every_position=True).logits
+    torch.testing.assert_close(logits_of(model)[:, 0], whole[:, -1], rtol=0, atol=1e-5)
+    everywhere = logits_of(model, every_position=True)
     torch.testing.assert_close(everywhere, whole, rtol=0, atol=1e-5)
 
 

@@ -118,7 +118,7 @@ def test_only_pairs_that_align_are_kept() -> None:
         {"answers": (" Paris , London",)},
         {"incorrect": (" Rome", " Madrid")},
     ):
-        assert align(some, dataclasses.replace(good, **change)) is None
+        assert align(some, good._replace(**change)) is None
 
 
 def test_pairs_become_tensors_padded_on_the_right() -> None:
