@@ -7,7 +7,7 @@ space of its embeddings, z and MLP outputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -20,8 +20,7 @@ from strace_lens.model.forward import Hook, all_logits, last_logits
 ABLATIONS = ("resample", "mean", "zero")
 
 
-@dataclass(frozen=True, eq=False)
-class Outputs:
+class Outputs(NamedTuple):
     """Outputs of every source, by row (one row a prompt).
 
     Attributes:

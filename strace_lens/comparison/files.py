@@ -12,9 +12,8 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.discover.methods import METHODS
@@ -59,19 +58,12 @@ KIND = ManifestKind(
 )
 
 
-@dataclass(frozen=True)
-class ComparisonFolder:
-    """Where the results of a comparison are kept.
+class ComparisonFolder(NamedTuple):
+    """Where the results of a comparison are kept."""
 
-    Attributes:
-        folder: made when the first result is written.
-        manifest: what the results depend on, and its id.
-        overwrite: discard another comparison's results when the first result is written.
-    """
-
-    folder: Path
-    manifest: Mapping[str, Any]
-    overwrite: bool
+    folder: Path  # made when the first result is written
+    manifest: Mapping[str, Any]  # what the results depend on, and its id
+    overwrite: bool  # discard another comparison's results when the first result is written
 
 
 def open_comparison(

@@ -13,7 +13,7 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,21 +32,13 @@ class MissingTracrError(ImportError):
     """Tracr is not installed; the message says how to bring it."""
 
 
-@dataclass(frozen=True)
-class Program:
-    """A RASP program and the inputs it is compiled for.
+class Program(NamedTuple):
+    """A RASP program and the inputs it is compiled for."""
 
-    Attributes:
-        build: the program, from Tracr's own modules `lib` and `rasp`.
-        vocabulary: the tokens it reads, sorted.
-        length: tokens of an input, BOS not counted; the model's context is one more.
-        distinct: its inputs have no token twice.
-    """
-
-    build: Callable[[Any, Any], Any]
-    vocabulary: tuple[Token, ...]
-    length: int = 5
-    distinct: bool = False
+    build: Callable[[Any, Any], Any]  # from Tracr's own modules `lib` and `rasp`
+    vocabulary: tuple[Token, ...]  # the tokens it reads, sorted
+    length: int = 5  # tokens of an input, BOS not counted; the model's context is one more
+    distinct: bool = False  # its inputs have no token twice
 
 
 _ABC = ("a", "b", "c")

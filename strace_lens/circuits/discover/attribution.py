@@ -101,14 +101,12 @@ def eap_ig(
 
 
 def _integrated(experiment: Experiment, metric: Metric, steps: int, positions: bool) -> EdgeValues:
-    _check_steps(steps)
-    total = _empty(experiment, positions)
+    points, total = _points(steps), _empty(experiment, positions)
     for rows in experiment.gradient_chunks(len(experiment.task)):
         clean, corrupted = (run[0].embed[rows] for run in (experiment.clean, experiment.corrupted))
         differences = _differences(experiment, experiment.clean[0].rows(rows), rows)
-        for k in range(1, steps + 1):
-            point = corrupted + (clean - corrupted) * (k / steps)
-            hook = ("blocks.0.hook_resid_pre", _write(point))
+        for point in points:
+            hook = ("blocks.0.hook_resid_pre", _write(corrupted + (clean - corrupted) * point))
             read = _backward(experiment, rows, metric, hooks=[hook])
             _add(experiment, total, read, differences)
     return total / (len(experiment.task) * steps)
@@ -153,14 +151,13 @@ def eap_ig_activations(
     Raises:
         ValueError: fewer than one step.
     """
-    _check_steps(steps)
-    total = _empty(experiment, positions)
+    points, total = _points(steps), _empty(experiment, positions)
     for rows in experiment.gradient_chunks(len(experiment.task)):
         differences = _differences(experiment, experiment.clean[0].rows(rows), rows)
         for name, sources in _groups(experiment):
             change = differences[sources].sum(0)
-            for k in range(1, steps + 1):
-                hook = (name, _add_to(change * (k / steps - 1)))
+            for point in points:
+                hook = (name, _add_to(change * (point - 1)))
                 read = _backward(experiment, rows, hooks=[hook])
                 _add(experiment, total, read, differences, sources)
     return total / (len(experiment.task) * steps)
@@ -178,9 +175,11 @@ def _groups(experiment: Experiment) -> list[tuple[str, slice]]:
     return groups
 
 
-def _check_steps(steps: int) -> None:
+def _points(steps: int) -> list[float]:
+    """So many shares of the way from corrupted to clean, the last one 1."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1; got {steps}")
+    return [k / steps for k in range(1, steps + 1)]
 
 
 def _empty(experiment: Experiment, positions: bool) -> EdgeValues:
@@ -214,14 +213,9 @@ def _backward(
     hooks: Sequence[Hook] = (),
     untouched: bool = False,
 ) -> tuple[Values, Values]:
-    """One forward and backward pass over some pairs, on the clean prompts by default.
+    """One forward and backward pass over some pairs, on the clean prompts and the task's metric.
 
-    Args:
-        rows: of the task's pairs.
-        metric: what is differentiated; the experiment's own by default.
-        tokens: other prompts to run.
-        hooks: run before those that read the gradients.
-        untouched: the hooks change nothing, so this run is itself the clean one.
+    Where it is `untouched`, the hooks change nothing, and this run is itself the clean one.
     """
     metric = experiment.score if metric is None else metric
     task, device = experiment.task, device_of(experiment.model)
