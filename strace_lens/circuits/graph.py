@@ -100,7 +100,7 @@ class ComponentGraph:
         return slice(first, first + self.heads)
 
     def inputs_of(self, layer: int) -> dict[str, slice]:
-        """Numbers of a block's destinations by kind: "q", "k", "v" and, if it has one, "mlp"."""
+        """Numbers of a block's destinations by kind: "q", "k", "v" and "mlp", which may be none."""
         sizes = {"q": self.heads, "k": self.kv_heads, "v": self.kv_heads, "mlp": int(self.mlp)}
         first = layer * self.destinations_per_layer
         ends = itertools.pairwise(itertools.accumulate(sizes.values(), initial=first))

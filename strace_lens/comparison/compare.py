@@ -105,7 +105,7 @@ def compare(
         options: of single methods, by name; on graphs of more than 2,000 edges
             those of `Method.large_options` unless given.
         folder: where each method's result is written as soon as it is made, and read back if it is
-            there already (`comparison_files`); nothing is written if not given.
+            there already; nothing is written if not given.
         overwrite: discard what another comparison left in the folder, once the first method is
             done; results of this same comparison are still read back.
         progress: told of two steps a method, the random control and the projection; a bar if

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from strace_lens.circuits.agreement import share_above
@@ -63,20 +62,28 @@ def project(
         ValueError: a circuit of a model of another shape, or a size outside (0, 1].
     """
     kept, total = _kept(trace, sizes)
-    share = kept.double() / total
+    share, there = kept.double() / total, kept > 0
     frames = []
     for name, circuit in circuits.items():
         inside = _inside(trace, circuit)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "circuit": name,
-                    "size": [float(s) for s in sizes],
-                    "edges": [trace.edge_count(s) for s in sizes],
-                    **_against(kept > 0, share, inside),
-                }
-            )
-        )
+        both, own, others = (there & inside).sum(1).double(), share[:, inside], share[:, ~inside]
+        both_sides = 0 < int(inside.sum()) < len(inside)
+        columns = {
+            "circuit": name,
+            "size": [float(size) for size in sizes],
+            "edges": [trace.edge_count(size) for size in sizes],
+            "components": there.sum(1),
+            "circuit_components": int(inside.sum()),
+            "recall": both / inside.sum(),
+            "precision": both / there.sum(1),  # 0 / 0 is NaN
+            "auroc": [
+                share_above(a, b) if both_sides else math.nan
+                for a, b in zip(own.numpy(), others.numpy(), strict=True)
+            ],
+            "share_inside": own.mean(1),
+            "share_outside": others.mean(1),
+        }
+        frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -84,31 +91,6 @@ def containing_size(projection: pd.DataFrame, circuit: str) -> float:
     """Smallest size measured at which the trace contains every component of a circuit; or NaN."""
     whole = (projection["circuit"] == circuit) & (projection["recall"] == 1)
     return min(projection.loc[whole, "size"].tolist(), default=math.nan)
-
-
-def _against(
-    there: Bool[Tensor, "size component"],
-    share: Float[Tensor, "size component"],
-    inside: Bool[Tensor, " component"],
-) -> dict[str, Any]:
-    """Columns of one circuit."""
-    both = (there & inside).sum(1)
-    return {
-        "components": there.sum(1).tolist(),
-        "circuit_components": int(inside.sum()),
-        "recall": (both.double() / inside.sum()).tolist(),
-        "precision": (both.double() / there.sum(1)).tolist(),  # 0 / 0 is NaN
-        "auroc": [_auroc(row, inside) for row in share],
-        "share_inside": share[:, inside].mean(1).tolist(),
-        "share_outside": share[:, ~inside].mean(1).tolist(),
-    }
-
-
-def _auroc(values: Float[Tensor, " component"], inside: Bool[Tensor, " component"]) -> float:
-    """Chance that a component of the circuit has more than another one, ties counted half."""
-    if bool(inside.all()) or not bool(inside.any()):
-        return math.nan
-    return share_above(values[inside].numpy(), values[~inside].numpy())
 
 
 def _inside(trace: Trace, circuit: Circuit) -> Bool[Tensor, " component"]:
@@ -121,16 +103,7 @@ def _inside(trace: Trace, circuit: Circuit) -> Bool[Tensor, " component"]:
             f"trace of {model} ({shape.layers} layers, {shape.heads} heads)"
         )
     nodes = set(circuit.nodes())
-    return torch.tensor([name in nodes for name in _components(trace)])
-
-
-def _components(trace: Trace) -> list[str]:
-    """Names of heads and MLPs, as the component graph has them after the embedding."""
-    shape = trace.shape
-    names = []
-    for layer in range(shape.layers):
-        names += [f"a{layer}.h{head}" for head in range(shape.heads)] + [f"m{layer}"] * shape.mlp
-    return names
+    return torch.tensor([name in nodes for name in graph.source_names[1:]])  # without `embed`
 
 
 def _kept(
