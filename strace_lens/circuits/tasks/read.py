@@ -29,8 +29,8 @@ def read_task(model: Model, path: str | Path, metric: str = "logit_difference") 
 
     Keys: `clean` and `corrupted`, prompts; `answers` and `wrong_answers`, each one text or a list
     of them: what follows the clean prompt, as one token and with its leading space where it has
-    one. Lines whose prompts differ in their number of tokens are dropped and counted; `made` has
-    their numbers.
+    one. Lines whose prompts differ in their number of tokens are dropped and counted; their numbers
+    stand in `Task.metadata`.
 
     Raises:
         OSError: the file cannot be read.
