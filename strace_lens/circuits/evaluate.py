@@ -143,6 +143,9 @@ def faithfulness(
     Raises:
         ValueError: scores of another model or of other weights, bad fractions, an unknown ranking,
             or a task on which the full and the empty circuit do not differ.
+
+    Example:
+        >>> sl.faithfulness(model, task, sl.discover(model, task, "eap")).edges_at_85
     """
     experiment = make_experiment(
         model,

@@ -54,6 +54,10 @@ def run_circuits(
         ValueError: no circuit, a circuit of another model or of other weights, token positions that
             do not fit the task, an unknown option.
         FloatingPointError: a logit is NaN or infinite.
+
+    Example:
+        >>> circuit = sl.discover(model, task, "eap").top(0.2)
+        >>> sl.run_circuits(model, task, [circuit, ~circuit]).mean(1)
     """
     experiment = make_experiment(
         model,

@@ -146,6 +146,10 @@ def component_graph(model: Model) -> ComponentGraph:
 
     Raises:
         UnsupportedModelError: the model cannot be patched; the message says why.
+
+    Example:
+        >>> sl.component_graph(sl.load_model()).edges
+        70651
     """
     return wiring_of(model).graph
 

@@ -116,6 +116,12 @@ def compare(
             `make_experiment` refuses, a task whose full and empty circuits have the same metric, no
             method small enough for this graph, or a folder that holds another comparison.
         FloatingPointError: a logit is NaN or infinite.
+
+    Example:
+        >>> from strace_lens.ground_truth.models import ground_truth
+        >>> known = ground_truth("linear")
+        >>> found = sl.compare(known.model, known.task, ["eap", "ifr"], ground_truth=known)
+        >>> found.table[["method", "cpr", "auroc"]]
     """
     names = check_methods(methods)
     ranks_by_magnitude(ranking)  # an unknown one is refused before anything runs

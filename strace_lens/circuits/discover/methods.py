@@ -163,6 +163,12 @@ def discover(
             UserWarning names them.
         UnsupportedModelError: the model cannot be patched, or gives no gradients.
         FloatingPointError: NaN or infinite logits, or gradients.
+
+    Example:
+        >>> from strace_lens.ground_truth.models import ground_truth
+        >>> known = ground_truth("linear")  # a small model whose circuit is known, and its task
+        >>> sl.discover(known.model, known.task, "eap").top(2).edge_names()
+        ['embed->logits', 'embed->a0.h2<v>']
     """
     experiment = make_experiment(
         model, task, metric=metric, ablation=ablation, memory_budget=memory_budget

@@ -50,6 +50,11 @@ def accuracy(model: Model, task: Task, memory_budget: int = MEMORY_BUDGET) -> Ta
     Raises:
         FloatingPointError: a logit is NaN or infinite.
         ValueError: the task's metric is not defined for one of its pairs.
+
+    Example:
+        >>> model = sl.load_model()
+        >>> sl.accuracy(model, sl.make_task(model, "ioi", pairs=4)).accuracy
+        1.0
     """
     largest = len(task)
     if not task.every_position:  # all at once where every position is read, as on tiny models

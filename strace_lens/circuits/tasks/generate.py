@@ -250,6 +250,10 @@ def make_task(
     Raises:
         TaskError: an unknown task or metric, no pairs asked for, or fewer than 2 that align.
         PromptError: no tokenizer, or a prompt longer than the model's context.
+
+    Example:
+        >>> sl.make_task(sl.load_model(), "ioi", pairs=4)
+        Task(ioi: 4 pairs of up to 14 tokens)
     """
     if name not in TASKS:
         raise TaskError(f"unknown task {name!r}; choose from {', '.join(TASKS)}")

@@ -36,6 +36,9 @@ def read_task(model: Model, path: str | Path, metric: str = "logit_difference") 
         OSError: the file cannot be read.
         TaskError: an unknown metric, a file without text or pairs, or a line that will not do; the
             message names the line, counted from 1.
+
+    Example:
+        >>> task = sl.read_task(sl.load_model(), "pairs.jsonl")
     """
     vocabulary = Vocabulary(model, architecture_of(model))
     pairs: list[Pair] = []
