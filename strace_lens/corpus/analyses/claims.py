@@ -11,7 +11,7 @@ Source: s-Trace (arXiv 2605.27033); the statements and the rules are in `claim_r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,6 @@ from jaxtyping import Bool, Float
 from strace_lens.corpus.analyses.arrays import (
     at_sizes,
     divide,
-    every_size,
     kept_kinds,
     refuse_same_names,
 )
@@ -34,7 +33,11 @@ from strace_lens.corpus.analyses.claim_rules import (
 from strace_lens.corpus.analyses.curves import TARGETS
 from strace_lens.corpus.analyses.density import agreement, correlation, density_parts
 from strace_lens.corpus.analyses.layer_phases import head_and_tail
-from strace_lens.corpus.analyses.sizes import corpus_boundaries, prompt_boundaries
+from strace_lens.corpus.analyses.sizes import (
+    corpus_boundaries,
+    needed_by_prompt,
+    prompt_boundaries,
+)
 from strace_lens.corpus.run_folder import Run
 from strace_lens.measures.intervals import draws_of, interval_of, means, wilson
 from strace_lens.measures.sizes import RULES
@@ -131,17 +134,22 @@ def estimates(run: Run, *, seed: int = 0) -> dict[str, Estimate]:
     differences = {name: parts[column] for name, column in _OF_HEAD_AND_TAIL.items()}
     differences["added_depth_from_head"] = -parts["depth_gap"]
     differences["added_attention_from_head"] = parts["tail_attention"] - parts["head_attention"]
+    boundaries = prompt_boundaries(run, resamples=0)
     found = {
-        **_two_phases(run, seed),
+        "two_phases": share_of(boundaries["construction_stop"].notna().to_numpy(np.bool_)),
+        **{name: geometric_mean_of(boundaries[name], seed) for name in _BOUNDARIES},
         **{name: lower_median_of(sizes, seed) for name, sizes in top1_sizes(run).items()},
         **{
             name: geometric_mean_of(parts[name].fillna(1.0), seed)
             for name in ("head_size", "head_ablatable_size")
         },
         **{name: mean_of(values, seed) for name, values in differences.items()},
-        **_with_entropy(run, seed),
         **_shallow(run, seed),
     }
+    densities = density_parts(run)
+    for part in ("density", "half_size"):
+        row = correlation(densities[[part, "entropy"]], seed, _RESAMPLES)
+        found[f"{part}_entropy"] = _of_correlation(row)
     return {name: found[name] for name in STATISTICS if name in found}
 
 
@@ -153,18 +161,13 @@ def density_between(run: Run, other: Run, *, seed: int = 0) -> Estimate:
     a, b = (r.prompts.drop_duplicates("sha256") for r in (run, other))
     if not set(a["sha256"]) & set(b["sha256"]):
         return Estimate(math.nan, math.nan, math.nan, 0)
-    found = agreement(a, b, seed)
-    return Estimate(found["rho"], found["low"], found["high"], int(found["prompts"]))
+    return _of_correlation(agreement(a, b, seed))
 
 
 def top1_sizes(run: Run) -> dict[str, Float[np.ndarray, " prompt"]]:
     """The first size at which each prompt's top token is right, and that from which on it is."""
-    tables = every_size(run)
-    found = {}
-    for rule, size_of in RULES.items():
-        sizes = [size_of(t["size"].to_numpy(), t["top1"].to_numpy(np.bool_)) for t in tables]
-        found[f"top1_{rule}"] = np.nan_to_num(np.array(sizes, dtype=np.float64), nan=1.0)
-    return found
+    needed = needed_by_prompt(run)
+    return {f"top1_{rule}": np.nan_to_num(needed["top1", None, rule], nan=1.0) for rule in RULES}
 
 
 def sparse_sizes(run: Run) -> Bool[np.ndarray, " size"]:
@@ -218,6 +221,10 @@ def share_of(have: Bool[np.ndarray, " prompt"]) -> Estimate:
     return Estimate(float(have.mean()), low, high, len(have))
 
 
+def _of_correlation(found: Mapping[str, float | int]) -> Estimate:
+    return Estimate(found["rho"], found["low"], found["high"], int(found["prompts"]))
+
+
 def _alone(run: Run, seed: int) -> Iterator[dict[str, Any]]:
     sparse = f"sparse: s up to {run.grid[sparse_sizes(run)].max():g}"
     for name, estimate in estimates(run, seed=seed).items():
@@ -251,24 +258,6 @@ def _against_others(run: Run, runs: Sequence[Run], seed: int) -> Iterator[dict[s
             "note": "" if why is None else f"no test of the claim: {why}",
             "verdict": CANNOT_TELL if why is not None else asked.verdict(*found[1:]),
         }
-
-
-def _two_phases(run: Run, seed: int) -> dict[str, Estimate]:
-    found = prompt_boundaries(run, resamples=0)
-    both = found["construction_stop"].notna().to_numpy(np.bool_)
-    return {
-        "two_phases": share_of(both),
-        **{name: geometric_mean_of(found[name], seed) for name in _BOUNDARIES},
-    }
-
-
-def _with_entropy(run: Run, seed: int) -> dict[str, Estimate]:
-    parts = density_parts(run)
-    found = {}
-    for name, part in (("density_entropy", "density"), ("half_size_entropy", "half_size")):
-        row = correlation(parts[[part, "entropy"]], seed, _RESAMPLES)
-        found[name] = Estimate(row["rho"], row["low"], row["high"], int(row["prompts"]))
-    return found
 
 
 def _shallow(run: Run, seed: int) -> dict[str, Estimate]:
