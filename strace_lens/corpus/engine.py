@@ -138,15 +138,13 @@ class Worker:
 
     def __init__(self, load: Callable[[], Model], setting: Setting) -> None:
         torch.set_num_threads(setting.options.threads)
-        self.setting = setting
-        self.model = load()
+        self.setting, self.model = setting, load()
         self.same = weights_hash(self.model) == setting.weights
 
     def measure(self, batch: Batch) -> list[Row]:
-        """The rows of a batch.
+        """The rows of a batch; refused if the model loaded here has other weights than the run's.
 
-        Raises:
-            ValueError: the model that was loaded here has other weights than the run's.
+        An actor whose constructor fails is taken for one that died, so it is not refused there.
         """
         if not self.same:
             raise ValueError(

@@ -181,10 +181,9 @@ def cut_to_words(
 
     Words end where spaces are. In scripts that write no spaces between words (Chinese, Japanese,
     Thai, Lao, Khmer, Burmese) a text may be cut behind a token as well, if `token_ends` is given.
-
     The end is drawn evenly from all ends of words whose prefix lies in the range, by seed and text
-    alone: neither the order nor the other prompts matter. The text keeps its spacing. `next`
-    becomes the word that followed, with the space before it; a text that stays whole keeps its own.
+    alone. `next` becomes the word that followed, with the space before it; a text that stays whole
+    keeps its own.
 
     Args:
         count: tokens of a text.
@@ -206,8 +205,8 @@ def cut_to_words(
         tokens = functools.cache(lambda end, text=prompt.text: count(text[:end]))
         inside = _inside(tokens, ends, low, high)
         if inside:
-            place = inside[_draw(prompt.text, seed, len(inside))]
-            kept.append(_cut(prompt, ends, place))
+            drawn = generator_for(prompt.text, seed).integers(len(inside))
+            kept.append(_cut(prompt, ends, inside[drawn]))
         elif not ends or tokens(ends[-1]) < low:
             too_short += 1
         else:
@@ -261,10 +260,6 @@ def _inside(tokens: Callable[[int], int], ends: Sequence[int], low: int, high: i
     stop = bisect.bisect_left(ends, True, hi=min(width, len(ends)), key=beyond)
     start = bisect.bisect_left(ends, True, hi=stop, key=lambda end: tokens(end) >= low - SLACK)
     return [place for place in range(start, stop) if low <= tokens(ends[place]) <= high]
-
-
-def _draw(text: str, seed: int, choices: int) -> int:
-    return int(generator_for(text, seed).integers(choices))
 
 
 def _cut(prompt: CorpusPrompt, ends: Sequence[int], place: int) -> CorpusPrompt:
