@@ -98,28 +98,16 @@ def density_by_label(run: Run, *, seed: int = 0) -> pd.DataFrame:
         than four prompts, and where density is constant.
     """
     rows = []
-    labels = [str(c) for c in run.prompts if str(c).startswith("label_")]
-    for column in (label for label in labels if label not in GROWTH):
-        groups = {
-            value: rows["density"].to_numpy(dtype=np.float64)
-            for value, rows in run.prompts.groupby(column, sort=True)
-        }
-        if len(groups) not in LABEL_VALUES:
+    for column in run.prompts.columns[run.prompts.columns.str.startswith("label_")]:
+        groups = {value: d.to_numpy() for value, d in run.prompts.groupby(column)["density"]}
+        if column in GROWTH or len(groups) not in LABEL_VALUES:
             continue
         test = _differ(list(groups.values()))
         for value, densities in groups.items():
             low, high = interval(densities, seed)
-            rows.append(
-                {
-                    "label": column.removeprefix("label_"),
-                    "value": value,
-                    "prompts": len(densities),
-                    "mean": densities.mean(),
-                    "low": float(low),
-                    "high": float(high),
-                    **test,
-                }
-            )
+            about = {"label": column.removeprefix("label_"), "value": value}
+            found = {"mean": densities.mean(), "low": float(low), "high": float(high)}
+            rows.append({**about, "prompts": len(densities), **found, **test})
     names = ["label", "value", "prompts", "mean", "low", "high", "h", "p", "eta_squared"]
     return pd.DataFrame(rows, columns=names)
 
