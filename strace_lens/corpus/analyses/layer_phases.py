@@ -134,8 +134,8 @@ def head_and_tail(run: Run, threshold: float = THRESHOLD) -> pd.DataFrame:
         found[f"{part}_ablatable_edges"] = counts[:, ablatable].sum((1, 2))
         found |= {f"{part}_{name}": _depth(counts[:, kinds]) for name, kinds in depths.items()}
         found[f"{part}_attention"] = divide(counts[:, attention].sum(1), edges)
-    for name, kinds in depths.items():
-        found[f"graph_{name}"] = _depth(graph[:, kinds])
+    found |= {f"graph_{name}": _depth(graph[:, kinds]) for name, kinds in depths.items()}
+    for name in depths:
         found[f"{name}_gap"] = found[f"head_{name}"] - found[f"tail_{name}"]
         found[f"head_{name}_vs_graph"] = found[f"head_{name}"] - found[f"graph_{name}"]
     left = graph - parts["head"]
