@@ -43,7 +43,7 @@ def pruning_passes(fit: Fit, ranks: sl.Trace) -> None:
     vectors = torch.randn(PROBES, len(fit.target), generator=generator)
     for step in range(prune_steps()):
         rows = fit.rows(ranks.ranks, [int(ranks.edges * FACTOR**step)])
-        log_probs = weighted_log_probs(fit.model, fit.architecture, rows)[0]
+        log_probs = weighted_log_probs(fit.model, fit.graph.architecture, rows)[0]
         gradients(log_probs, rows, grad_outputs=vectors, is_grads_batched=True)
 
 
@@ -52,7 +52,7 @@ def learning_passes(fit: Fit, ranks: sl.Trace) -> None:
     counts = [int(ranks.edges * s) for s in (0.004, 0.01, 0.04, 0.1)]
     for _ in range(STEPS):
         rows = fit.rows(ranks.ranks, counts[:ROWS])
-        gradients(weighted_log_probs(fit.model, fit.architecture, rows)[:, 0].sum(), rows)
+        gradients(weighted_log_probs(fit.model, fit.graph.architecture, rows)[:, 0].sum(), rows)
 
 
 def probe_errors(fit: Fit, ranks: sl.Trace) -> pd.DataFrame:

@@ -29,8 +29,8 @@ from benchmarks.common import (
 from strace_lens.measures import distributions as measures
 from strace_lens.model.architecture import Model
 from strace_lens.model.forward import Hook
-from strace_lens.traces.curve_rows import random_ranks
 from strace_lens.traces.edges import EdgeTensors
+from strace_lens.traces.random_control import grow
 
 GOAL = 3
 REPEATS = 3
@@ -63,15 +63,11 @@ def one_by_one(model: Model, ids: Sequence[int], sizes: Sequence[float]) -> pd.D
 
     rows = []
     for count in map(trace.edge_count, sizes):
-
-        def first(ranks: Tensor, count: int = count) -> Tensor:
-            return ranks < count
-
-        def rest(ranks: Tensor, count: int = count) -> Tensor:
-            return ranks >= count
-
-        random = random_ranks(trace.shape, 0, count)
-        ours = output(trace.ranks.map(first))
+        random = trace.shape.full(0, torch.int32)
+        grow(random, 1, trace.shape, 0, count)
+        random = random.map(Tensor.bool)
+        own = trace.first(count).kept
+        ours = output(own)
         head, tail = measures.head_tail_error(full, ours)
         rows.append(
             {
@@ -82,9 +78,9 @@ def one_by_one(model: Model, ids: Sequence[int], sizes: Sequence[float]) -> pd.D
                 "tail_error": float(tail),
                 "top1": float(measures.top1_agreement(full, ours)),
                 "nucleus": float(measures.shared_nucleus(full, ours)),
-                "random_tv": tv(with_residual(random.map(first))),
-                "inverse_tv": tv(with_residual(trace.ranks.map(rest))),
-                "random_inverse_tv": tv(with_residual(random.map(rest))),
+                "random_tv": tv(with_residual(random)),
+                "inverse_tv": tv(with_residual(own.map(torch.logical_not))),
+                "random_inverse_tv": tv(with_residual(random.map(torch.logical_not))),
             }
         )
     return pd.DataFrame(rows)

@@ -19,6 +19,7 @@ from strace_lens.model.checks import architecture_of
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.edges import UNREACHABLE, EdgeTensors, GraphShape
 from strace_lens.traces.masked_run import masked_logits
+from strace_lens.traces.random_control import grow
 from strace_lens.traces.rows import MaskedRows
 from tests import oracle, tiny
 
@@ -40,6 +41,13 @@ SHAPES = st.builds(
     mlp=st.booleans(),
 )
 """Shapes of small graphs, for hypothesis."""
+
+
+def random_ranks(shape: GraphShape, seed: int, edges: int | None = None) -> EdgeTensors:
+    """The edges of a random subgraph in the order in which they are taken, all by default."""
+    numbers = shape.full(0, torch.int32)
+    grow(numbers, 0, shape, seed, shape.edges if edges is None else edges)
+    return numbers.map(lambda number: (number - 1).masked_fill(number == 0, UNREACHABLE))
 
 
 def skip_refused(name: str) -> None:

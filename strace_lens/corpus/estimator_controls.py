@@ -29,8 +29,7 @@ from strace_lens.traces.compute import compute_share, on_path
 from strace_lens.traces.curve_rows import curve_rows, most_rows
 from strace_lens.traces.estimators import estimate, estimator_of
 from strace_lens.traces.graph import TokenGraph
-from strace_lens.traces.masked_run import masked_logits
-from strace_lens.traces.noise import embedding_noise
+from strace_lens.traces.masked_run import embedding_noise, masked_logits
 from strace_lens.traces.trace import Trace
 from strace_lens.utils.progress import no_progress
 

@@ -17,14 +17,14 @@ from strace_lens.corpus.estimator_controls import measure_controls
 from strace_lens.corpus.hidden import ActivationRecorder, Geometry, path, stream_of
 from strace_lens.corpus.parts import CONTROLS, PATH, Row
 from strace_lens.corpus.setting import Setting
-from strace_lens.density.curve import TEXTS, curve_of, curve_plans
+from strace_lens.density.curve import curve_of
 from strace_lens.measures import distributions as measures
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
 from strace_lens.model.predictions import token_texts
 from strace_lens.traces.ablation import replacement
-from strace_lens.traces.curve_rows import CurveRows
+from strace_lens.traces.curve_rows import CurveRows, curve_rows
 from strace_lens.traces.estimators import estimate
 from strace_lens.traces.graph import TokenGraph, token_graph
 from strace_lens.traces.masked_run import run_plans
@@ -120,15 +120,18 @@ def _measured(model: Model, setting: Setting, items: Sequence[Item]) -> list[Row
         )
         for graph, swap in zip(graphs, swaps, strict=True)
     ]
-    plans = curve_plans(
-        architecture,
-        traces,
-        options.sizes,
-        controls=options.size_controls,
-        keep=options.keep,
-        replacements=swaps,
-        seed=options.seed,
-    )
+    plans = [
+        curve_rows(
+            architecture,
+            trace,
+            options.sizes,
+            controls=options.size_controls,
+            replacement=swap,
+            seed=options.seed,
+            keep=options.keep,
+        )
+        for trace, swap in zip(traces, swaps, strict=True)
+    ]
     recorder = None
     if options.hidden:
         recorder = ActivationRecorder(
@@ -221,9 +224,9 @@ def _rows(
         about |= {f"full_{name}": line[0].tolist() for name, line in zip(PATH, lines, strict=True)}
     on_grid = (~plan.refined).cumsum(0) - 1
     rows = []
-    for i, values in enumerate(curve.table.drop(columns=TEXTS).to_dict("records")):
+    for i, values in enumerate(curve.table.to_dict("records")):
         row = about | {str(name): value for name, value in values.items()}
-        row |= {"top": _pairs(curve.table["top"].iloc[i]), "usage": counts[i]}
+        row |= {"top": _pairs(curve.tops[i]), "usage": counts[i]}
         row |= {name: values[i + 1] for name, values in shallow.items()}
         if geometry is not None and not row["refined"]:
             here = int(on_grid[i])

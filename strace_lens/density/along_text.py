@@ -5,22 +5,21 @@ Source: the released code of s-Trace (arXiv 2605.27033) colours texts in this wa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from strace_lens.density.curve import DensityCurve, density_curves
-from strace_lens.measures.sizes import check_sizes
+from strace_lens.density.curve import density_curves
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, all_logits
 from strace_lens.model.hold import verb
+from strace_lens.model.predictions import TopToken
 from strace_lens.model.prompts import Prompt, cut, tokenize
-from strace_lens.traces.edges import kinds_to_keep
-from strace_lens.traces.estimators import estimate, estimator_of
+from strace_lens.traces.estimators import estimate
 from strace_lens.traces.fit import GRADIENT_BUDGET
 from strace_lens.traces.graph import token_graph
 from strace_lens.utils.progress import Progress, no_progress, reporting
@@ -82,15 +81,13 @@ def text_density(
             estimator or kind of edges to keep, or no token with enough context.
         PromptError: as in `tokenize`.
     """
-    check_sizes(torch.tensor(sizes, dtype=torch.float64))
     if small not in sizes:
-        raise ValueError(f"small must be one of the sizes; got {small:g}, of {_listed(sizes)}")
+        listed = ", ".join(f"{size:g}" for size in sizes)
+        raise ValueError(f"small must be one of the sizes; got {small:g}, of {listed}")
     if len(sizes) < 2:
         raise ValueError("a density needs at least two sizes; give more")
     if min_context < 2:
         raise ValueError(f"min_context must be at least 2, as a trace needs; got {min_context}")
-    estimator_of(estimator)
-    kept = kinds_to_keep(keep)
     architecture = architecture_of(model)
     prompt = tokenize(model, architecture, text, bos)
     if len(prompt.ids) <= min_context:
@@ -101,7 +98,9 @@ def text_density(
     logits = all_logits(model, architecture, prompt.tensor[None])[0].double().log_softmax(-1)
     following = prompt.tensor[1:].to(logits.device)
     probabilities = logits[:-1].gather(-1, following[:, None]).exp()[:, 0].tolist()
-    rows = [{"position": i, "token": prompt.strings[i]} for i in range(min_context)]
+    measured = pd.DataFrame({"position": range(len(prompt.ids)), "token": prompt.strings})
+    measured[["density", "entropy", "probability"]] = math.nan
+    alternatives: list[tuple[TopToken, ...]] = [()] * min_context
     positions = range(min_context, len(prompt.ids))
     with reporting(progress, "tokens", len(positions)) as advance:
         for first in range(0, len(positions), _TOGETHER):
@@ -111,7 +110,7 @@ def text_density(
                     model,
                     token_graph(model, cut(model, prompt, position)),
                     estimator,
-                    keep=kept,
+                    keep=keep,
                     seed=seed,
                     memory_budget=gradient_budget,
                     progress=no_progress,
@@ -124,31 +123,13 @@ def text_density(
                 sizes=sizes,
                 refine=0,
                 controls=False,
-                keep=kept,
+                keeps=[keep] * len(traces),
                 memory_budget=memory_budget,
                 progress=no_progress,
             )
             for position, curve in zip(here, curves, strict=True):
-                rows.append(
-                    {
-                        "position": position,
-                        "token": prompt.strings[position],
-                        **_measured(curve, small),
-                        "probability": probabilities[position - 1],
-                    }
-                )
+                found = curve.density, curve.entropy, probabilities[position - 1]
+                measured.loc[position, ["density", "entropy", "probability"]] = found
+                alternatives.append(curve.top_tokens[list(sizes).index(small)])
                 advance()
-    columns = ["position", "token", "density", "entropy", "probability", "alternatives"]
-    frame = pd.DataFrame(rows, columns=columns)
-    frame["alternatives"] = [x if isinstance(x, tuple) else () for x in frame["alternatives"]]
-    return frame
-
-
-def _measured(curve: DensityCurve, small: float) -> dict[str, object]:
-    table = curve.table
-    (alternatives,) = table.loc[table["size"].eq(small), "top_tokens"]
-    return {"density": curve.density, "entropy": curve.entropy, "alternatives": alternatives}
-
-
-def _listed(sizes: Sequence[float]) -> str:
-    return ", ".join(f"{size:g}" for size in sizes)
+    return measured.assign(alternatives=alternatives)

@@ -7,8 +7,7 @@ s-Trace (arXiv 2605.27033), claims 2 and 3.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -18,13 +17,11 @@ from torch import Tensor
 from strace_lens.density.causal_draws import (
     DRAWS,
     Control,
-    Half,
     Halves,
     ablatable_edges,
     control_of,
     counts_to_try,
     halves_of,
-    places,
 )
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import find_phases
@@ -34,10 +31,9 @@ from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, last_logits
 from strace_lens.model.hold import verb
 from strace_lens.traces.ablation import ZERO, Replacement
-from strace_lens.traces.edges import EdgeTensors, keep_text
+from strace_lens.traces.edges import keep_text
 from strace_lens.traces.masked_run import masked_logits
 from strace_lens.traces.rows import MaskedRows
-from strace_lens.traces.trace import Trace
 
 DESTROYED = 0.9
 """Share of the total variation without the whole trace from which on an output is destroyed."""
@@ -61,8 +57,7 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class _Claim:
+class _Claim(NamedTuple):
     """What the paper says of a phase: the layers that matter, and the error that shows it."""
 
     name: str
@@ -130,7 +125,6 @@ def phase_ablation(
         ValueError: a trace of another model, or a trace or replacement of other weights.
     """
     curve.trace.expect_model(model, allow_other_model=allow_other_model)
-    replacement.expect_model(model, allow_other_model=allow_other_model)
     phases = find_phases(curve)
     if phases.head is None or phases.tail is None:
         return pd.DataFrame(columns=list(COLUMNS))
@@ -138,31 +132,56 @@ def phase_ablation(
     end = phases.tail.last
     whole = trace.ranks.map(lambda r: r < end)
     full = last_logits(model, architecture, trace.prompt.tensor[None])
+    if full.device.type == "mps":  # which has no float64
+        full = full.cpu()
+    full = full.double().log_softmax(-1)
+
+    def without(gone: Tensor) -> MaskedRows:
+        """One row that keeps the rest of the trace: rank 0 is kept, rank 1 is not."""
+        ranks = (~whole.flat()).to(torch.int8)
+        ranks[gone] = 1
+        return MaskedRows(
+            tokens=trace.prompt.tensor,
+            shape=trace.shape,
+            ranks=trace.shape.split(ranks),
+            start=None,
+            stop=torch.ones(1, dtype=torch.int32),
+            keep=curve.keep,
+            replacement=replacement,
+        )
 
     def errors(sets: Sequence[Tensor]) -> Float[Tensor, "set 3"]:
         """Of the trace without each of these sets of edges."""
         logits = masked_logits(
             model,
             architecture,
-            [_mask_rows(curve, _without(trace, whole, gone), replacement) for gone in sets],
+            [without(gone) for gone in sets],
             memory_budget=memory_budget,
             allow_other_model=allow_other_model,
         )
-        ours, clean = (x.to(logits.device).double().log_softmax(-1) for x in (logits, full))
-        head, tail = measures.head_tail_error(clean, ours, curve.head)
+        ours = logits.double().log_softmax(-1)
+        head, tail = measures.head_tail_error(full, ours, curve.head)
         return torch.stack([head + tail, head, tail], 1).cpu()
 
     generator = torch.Generator().manual_seed(seed)
     ablatable = ablatable_edges(whole, curve.keep)
-    halves = {
-        name: halves_of(trace, name, phase, ablatable, generator)
+    halves = [
+        halves_of(trace, name, phase, ablatable, generator)
         for name, phase in (("refinement", phases.tail), ("head", phases.head))
-    }
-    edges = places(ablatable)
+    ]
+    edges = ablatable.nonzero().flatten()
+    control = control_of(trace, edges, generator)
     nothing, everything = errors([edges[:0], edges])
-    last = _row("everything", len(edges), len(edges), everything[None])
-    rows = _graded(halves, control_of(trace, edges, generator), errors, last["tv"])
-    table = pd.DataFrame([_row("nothing", 0, 0, nothing[None]), *rows, last])
+    limit = DESTROYED * float(everything[0])
+    rows = [row for of_phase in halves for row in _graded(of_phase, control, errors, limit)]
+    table = pd.DataFrame(
+        [
+            {"ablated": "nothing", "of": 0, "edges": 0} | _means("", nothing[None]),
+            *rows,
+            {"ablated": "everything", "of": len(edges), "edges": len(edges)}
+            | _means("", everything[None]),
+        ]
+    )
     return table.reindex(columns=list(COLUMNS)).assign(keep=keep_text(curve.keep))
 
 
@@ -196,75 +215,44 @@ def read_ablation(table: pd.DataFrame) -> list[str]:
     return texts
 
 
-def _graded(
-    halves: dict[str, Halves], control: Control, errors: Errors, everything: float
-) -> list[Row]:
-    """The rows of both halves of each phase, at the first number of edges that leaves an output."""
-    limit = DESTROYED * everything
-    counts = {
-        name: counts_to_try(min(len(half.edges) for half in both)) for name, both in halves.items()
-    }
-    first = _bisected(halves, counts, control, errors, limit)
-    left = {name: counts[name][first[name] :] for name in halves}
-    found: dict[str, list[Row]] = {name: [] for name in halves}
-    while left:
-        tried = [(half, of_phase[0]) for name, of_phase in left.items() for half in halves[name]]
-        rows = iter(_measured(tried, control, errors))
-        for name in list(left):
-            early, late = found[name] = [next(rows), next(rows)]
-            left[name] = left[name][1:] if _destroyed(early, late, limit) else []
-            if not left[name]:
-                del left[name]
-    return [row for of_phase in found.values() for row in of_phase]
+def _graded(halves: Halves, control: Control, errors: Errors, limit: float) -> list[Row]:
+    """A row for each half of a phase, at the greatest number of edges that leaves an output."""
+    counts = counts_to_try(min(len(half.edges) for half in halves))
+    # The first number at which one draw of each control leaves an output. The last number is not
+    # tried here: there is none to fall back on.
+    low, high = 0, len(counts) - 1
+    while low < high:
+        middle = (low + high) // 2
+        sets = [control.matching(half.draws(counts[middle])[0], 0) for half in halves]
+        if float(errors(sets)[:, 0].max()) < limit:
+            high = middle
+        else:
+            low = middle + 1
+    while True:
+        early, late = _measured(halves, counts[low], control, errors)
+        if low == len(counts) - 1 or _destroyed(early, late, limit) is None:
+            return [early, late]
+        low += 1
 
 
-def _bisected(
-    halves: dict[str, Halves],
-    counts: dict[str, list[int]],
-    control: Control,
-    errors: Errors,
-    limit: float,
-) -> dict[str, int]:
-    """Which number is the first at which one draw of each control leaves an output, by phase.
-
-    The last number is never tried here: there is none to fall back on.
-    """
-    between = {name: (0, len(of_phase) - 1) for name, of_phase in counts.items()}
-    while asked := {name: sum(at) // 2 for name, at in between.items() if at[0] < at[1]}:
-        sets = [
-            control.matching(half.draws(counts[name][middle])[0], 0)
-            for name, middle in asked.items()
-            for half in halves[name]
-        ]
-        worst = errors(sets)[:, 0].view(len(asked), len(HALVES)).amax(1).tolist()
-        for (name, middle), tv in zip(asked.items(), worst, strict=True):
-            low, high = between[name]
-            between[name] = (low, middle) if tv < limit else (middle + 1, high)
-    return {name: at[0] for name, at in between.items()}
-
-
-def _measured(tried: Sequence[tuple[Half, int]], control: Control, errors: Errors) -> list[Row]:
+def _measured(halves: Halves, count: int, control: Control, errors: Errors) -> list[Row]:
     """One row for each half at a number of edges; all sets are run together."""
-    sets: list[Tensor] = []
-    sizes: list[int] = []
-    for half, count in tried:
+    parts: list[list[Tensor]] = []
+    for half in halves:
         drawn = half.draws(count)
-        matched = [control.matching(drawn[i % len(drawn)], i) for i in range(DRAWS)]
-        sets += [*drawn, *matched]
-        sizes += [len(drawn), DRAWS]
-    of_sets = errors(sets).split(sizes)
-    edges = torch.tensor([len(s) for s in sets], dtype=torch.float64).split(sizes)
-    rows = []
-    for i, (half, count) in enumerate(tried):
-        drawn, matched = of_sets[2 * i : 2 * i + 2]
-        rows.append(
-            _row(half.name, len(half.edges), count, drawn)
-            | _ranges("", drawn)
-            | {"matched_edges": float(edges[2 * i + 1].mean())}
-            | _means("matched_", matched)
-            | _ranges("matched_", matched)
+        parts += [drawn, [control.matching(drawn[i % len(drawn)], i) for i in range(DRAWS)]]
+    found = errors([gone for part in parts for gone in part]).split([len(part) for part in parts])
+    return [
+        {"ablated": half.name, "of": len(half.edges), "edges": count}
+        | _means("", drawn)
+        | _ranges("", drawn)
+        | {"matched_edges": sum(len(gone) for gone in others) / DRAWS}
+        | _means("matched_", matched)
+        | _ranges("matched_", matched)
+        for half, drawn, matched, others in zip(
+            halves, found[::2], found[1::2], parts[1::2], strict=True
         )
-    return rows
+    ]
 
 
 def _destroyed(early: Row, late: Row, limit: float) -> tuple[float, str] | None:
@@ -364,16 +352,6 @@ def _edges(count: int, which: str) -> str:
     return f"{count:,} {which} edge{'s' * (count != 1)}"
 
 
-def _without(trace: Trace, kept: EdgeTensors, gone: Tensor) -> EdgeTensors:
-    flat = kept.flat()
-    flat[gone] = False
-    return trace.shape.split(flat)
-
-
-def _row(name: str, of: int, edges: int, errors: Float[Tensor, "draw 3"]) -> Row:
-    return {"ablated": name, "of": of, "edges": edges, **_means("", errors)}
-
-
 def _means(prefix: str, errors: Float[Tensor, "draw 3"]) -> dict[str, float]:
     pairs = zip(ERRORS, errors.mean(0).tolist(), strict=True)
     return {f"{prefix}{name}": mean for name, mean in pairs}
@@ -386,16 +364,3 @@ def _ranges(prefix: str, errors: Float[Tensor, "draw 3"]) -> dict[str, float]:
         for name, of_name in zip(ERRORS[1:], ends[1:], strict=True)
         for bound, end in zip(_BOUNDS, of_name, strict=True)
     }
-
-
-def _mask_rows(curve: DensityCurve, kept: EdgeTensors, replacement: Replacement) -> MaskedRows:
-    """One row that keeps the edges marked: rank 0 is kept, rank 1 is not."""
-    return MaskedRows(
-        tokens=curve.trace.prompt.tensor,
-        shape=curve.trace.shape,
-        ranks=kept.map(lambda k: (~k).to(torch.int8)),
-        start=None,
-        stop=torch.ones(1, dtype=torch.int32),
-        keep=curve.keep,
-        replacement=replacement,
-    )

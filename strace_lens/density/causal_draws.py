@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int64
@@ -21,19 +21,12 @@ LEAST_SHARE = 0.01
 """Numbers of edges are halved down to this many, or to this share of the first number."""
 
 
-@dataclass(frozen=True, eq=False)
-class Half:
-    """The edges of a phase that can be ablated in the early or in the late half of the layers.
+class Half(NamedTuple):
+    """The edges of a phase that can be ablated in the early or in the late half of the layers."""
 
-    Attributes:
-        name: as the table names it.
-        edges: their places in the flat graph.
-        orders: the same in random orders, whose first edges are the draws of any number.
-    """
-
-    name: str
-    edges: Int64[Tensor, " edge"]
-    orders: tuple[Int64[Tensor, " edge"], ...]
+    name: str  # as the table names it
+    edges: Int64[Tensor, " edge"]  # their places in the flat graph
+    orders: tuple[Int64[Tensor, " edge"], ...]  # the same in random orders: draws come first
 
     def draws(self, count: int) -> list[Int64[Tensor, " drawn"]]:
         """The sets to ablate: five, or a single one where there is no choice."""
@@ -42,16 +35,12 @@ class Half:
         return [order[:count] for order in self.orders]
 
 
-@dataclass(frozen=True, eq=False)
-class Control:
-    """All edges of a trace that can be ablated, for draws of given numbers by kind and layer.
+class Control(NamedTuple):
+    """All edges of a trace that can be ablated, for draws of given numbers by kind and layer."""
 
-    Attributes:
-        stratum: one number for each kind of edge in each layer, of every edge of the flat graph.
-        orders: the edges in random orders within their strata, and these by rising number.
-    """
-
+    # One number for each kind of edge in each layer, of every edge of the flat graph.
     stratum: Int64[Tensor, " edge_id"]
+    # The edges in random orders within their strata, and these by rising number.
     orders: tuple[Int64[Tensor, " edge"], ...]
 
     def matching(self, gone: Int64[Tensor, " gone"], draw: int) -> Int64[Tensor, " drawn"]:
@@ -97,10 +86,11 @@ def halves_of(
     inside = ablatable & (ranks >= phase.first) & (ranks < phase.last)
     early = layers < trace.shape.layers // 2
 
-    def half(half_name: str, edges: Int64[Tensor, " edge"]) -> Half:
+    def half(half_name: str, there: Bool[Tensor, " edge_id"]) -> Half:
+        edges = there.nonzero().flatten()
         return Half(f"{name}, {half_name} layers", edges, _shuffled(edges, generator))
 
-    return half("early", places(inside & early)), half("late", places(inside & ~early))
+    return half("early", inside & early), half("late", inside & ~early)
 
 
 def control_of(trace: Trace, edges: Int64[Tensor, " edge"], generator: torch.Generator) -> Control:
@@ -113,8 +103,3 @@ def control_of(trace: Trace, edges: Int64[Tensor, " edge"], generator: torch.Gen
 
 def _shuffled(edges: Int64[Tensor, " edge"], generator: torch.Generator) -> tuple[Tensor, ...]:
     return tuple(edges[torch.randperm(len(edges), generator=generator)] for _ in range(DRAWS))
-
-
-def places(inside: Bool[Tensor, " edge"]) -> Int64[Tensor, " inside"]:
-    """Places of the marked edges in the flat graph."""
-    return inside.nonzero().flatten()

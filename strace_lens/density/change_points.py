@@ -125,7 +125,7 @@ def sharpened(
     logs: Float[np.ndarray, " size"],
     tv: Float[np.ndarray, " size"],
     grid: Float[np.ndarray, " point"],
-    breaks: list[int],
+    breaks: list[int],  # one or two points of the grid, or none
 ) -> list[float]:
     """The breaks of the connected lines nearest to a curve, close to some points of a grid.
 
@@ -134,12 +134,6 @@ def sharpened(
     point of the grid, or any measured size, that is no further than that length from it, and the
     lines need not touch the curve. All breaks together are those of least squared distance,
     integrated over log10 s.
-
-    Args:
-        logs: log10 of the measured sizes.
-        tv: the curve there.
-        grid: of the fit.
-        breaks: its breaks as points of the grid; one or two, or none.
     """
     if not breaks:
         return []

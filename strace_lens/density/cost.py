@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -16,9 +16,10 @@ from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, bytes_per_row, rows_per_pass
 from strace_lens.model.hold import verb
-from strace_lens.traces.curve_rows import drawing_bytes, drawn_at_once, most_rows
+from strace_lens.traces.curve_rows import most_rows
 from strace_lens.traces.graph import shape_of
 from strace_lens.traces.masked_run import passes
+from strace_lens.traces.random_control import drawing_bytes, drawn_at_once
 from strace_lens.traces.rows import SUBSETS
 
 PATTERN_TOUCHES = 16
@@ -73,20 +74,12 @@ class Plan:
         )
 
 
-@dataclass(frozen=True)
-class Speed:
-    """How fast a device works on forward passes.
+class Speed(NamedTuple):
+    """How fast a device works on forward passes."""
 
-    Attributes:
-        name: of the device, and where the numbers come from.
-        multiply_adds: a second, in the products of a forward pass.
-        touch: seconds that one entry of a pattern, a stream or an inner layer takes, all that is
-            done to it one by one.
-    """
-
-    name: str
-    multiply_adds: float
-    touch: float
+    name: str  # of the device, and where the numbers come from
+    multiply_adds: float  # a second, in the products of a forward pass
+    touch: float  # seconds that one entry of a pattern, a stream or an inner layer takes in all
 
 
 @verb
@@ -117,49 +110,7 @@ def plan(
         ValueError: fewer than two tokens or more than the model's context, a negative `refine`,
             or a budget that is not positive.
     """
-    architecture, dtype = architecture_of(model), _dtype_of(model)
-
-    def timed(at_once: int) -> Speed:
-        return speed_here(device_of(model), dtype, architecture.heads, tokens, at_once)
-
-    return plan_of(
-        architecture,
-        dtype,
-        tokens,
-        sizes=sizes,
-        refine=refine,
-        controls=controls,
-        memory_budget=memory_budget,
-        speed=timed,
-    )
-
-
-def plan_of(
-    architecture: Architecture,
-    dtype: torch.dtype,
-    tokens: int,
-    *,
-    sizes: Sequence[float],
-    refine: int,
-    controls: bool,
-    memory_budget: int,
-    speed: Callable[[int], Speed],
-) -> Plan:
-    """The plan of a curve from what is known of a model, which need not be loaded.
-
-    Args:
-        architecture, dtype: of the model.
-        tokens: length of the prompt.
-        sizes: as for `density_curve`.
-        refine: as for `density_curve`.
-        controls: as for `density_curve`.
-        memory_budget: bytes that one forward pass may take.
-        speed: of the device, given the rows of a pass.
-
-    Raises:
-        ValueError: fewer than two tokens or more than the model's context, a negative `refine`,
-            or a budget that is not positive.
-    """
+    architecture, dtype = architecture_of(model), next(cast(Any, model).parameters()).dtype
     if not 2 <= tokens <= architecture.context:
         raise ValueError(
             f"tokens must lie in 2 .. {architecture.context}, the context of {architecture.name}; "
@@ -172,6 +123,7 @@ def plan_of(
     # Every size that is added may be a round of its own.
     count = passes(architecture, [tokens] * (rows - refine), memory_budget) + refine
     row = bytes_per_row(architecture, tokens)
+    speed = speed_here(device_of(model), dtype, architecture.heads, tokens, at_once)
     return Plan(
         tokens=tokens,
         rows=rows,
@@ -186,7 +138,7 @@ def plan_of(
         ),
         memory_budget=memory_budget,
         seconds=(
-            seconds_of_rows(architecture, tokens, rows, count, speed(at_once))
+            seconds_of_rows(architecture, tokens, rows, count, speed)
             + random_edges(architecture, tokens, sizes) * controls * EDGE_SECONDS
         ),
     )
@@ -196,9 +148,12 @@ def seconds_of_rows(
     architecture: Architecture, tokens: int, rows: int, count: int, speed: Speed
 ) -> float:
     """Seconds that rows take in so many forward passes."""
+    # Entries of patterns, streams and inner layers that a layer works on one by one.
+    inner = 12 * architecture.d_model + 4 * architecture.d_mlp * architecture.experts
+    touches = PATTERN_TOUCHES * architecture.heads * tokens**2 + tokens * inner
     return (
         rows * multiply_adds(architecture, tokens) / speed.multiply_adds
-        + rows * _touches(architecture, tokens) * speed.touch
+        + rows * architecture.layers * touches * speed.touch
         + count * architecture.layers * LAYER_SECONDS
     )
 
@@ -211,10 +166,13 @@ def speed_here(
     A forward pass is taken to reach half the speed of the product. The pattern of the softmax is
     as large as in a pass of so many rows, because those of long prompts do not fit the caches.
     """
+    a = torch.ones(512, 512, device=device, dtype=dtype)
+    lines = min(max(rows * heads * tokens, 2**16 // tokens), 2**24 // tokens)
+    pattern = torch.zeros(max(lines, 1), tokens, device=device, dtype=dtype)
     return Speed(
         name=f"{device}, timed here",
-        multiply_adds=_products_per_second(device, dtype) / 2,
-        touch=_seconds_a_touch(device, dtype, heads, tokens, rows),
+        multiply_adds=512**3 / _seconds_of(lambda: a @ a) / 2,
+        touch=_seconds_of(lambda: pattern.softmax(-1)) / pattern.numel(),
     )
 
 
@@ -262,18 +220,13 @@ def graph_bytes(architecture: Architecture, tokens: int, itemsize: int = 4) -> i
 
 def trace_bytes(architecture: Architecture, tokens: int) -> int:
     """Bytes of the tensors of a trace: an int32 rank and a float32 importance for each edge."""
-    return 8 * places(architecture, tokens)
+    return 8 * shape_of(architecture, tokens).places
 
 
 def as_text(count: int) -> str:
     """A number of bytes, in MiB or GiB."""
     mebi = count / 2**20
     return f"{mebi / 1024:,.1f} GiB" if mebi >= 1000 else f"{mebi:,.{0 if mebi >= 10 else 1}f} MiB"
-
-
-def places(architecture: Architecture, tokens: int) -> int:
-    """Entries of an array over the edges, those of unreachable edges included."""
-    return shape_of(architecture, tokens).places
 
 
 def random_edges(architecture: Architecture, tokens: int, sizes: Sequence[float]) -> int:
@@ -284,7 +237,7 @@ def random_edges(architecture: Architecture, tokens: int, sizes: Sequence[float]
 
 def random_bytes(architecture: Architecture, tokens: int, drawn: int) -> int:
     """Bytes of so many random controls: a bit of an int32 for each of up to 31."""
-    return 4 * math.ceil(drawn / SUBSETS) * places(architecture, tokens)
+    return 4 * math.ceil(drawn / SUBSETS) * shape_of(architecture, tokens).places
 
 
 def peak_bytes(
@@ -306,7 +259,8 @@ def peak_bytes(
         itemsize: bytes of one number of the model.
         drawn: random controls, which are all there until the last of them has run.
     """
-    there, edges = places(architecture, tokens), shape_of(architecture, tokens).edges
+    shape = shape_of(architecture, tokens)
+    there, edges = shape.places, shape.edges
     graph = graph_bytes(architecture, tokens, itemsize)
     row = bytes_per_row(architecture, tokens)
     # Activations are stacked from those of the layers, so that all are there twice.
@@ -316,36 +270,9 @@ def peak_bytes(
     layer = 12 * architecture.heads * tokens * (tokens + architecture.d_model)
     extracting = graph + max(search, 14 * there, 4 * there + layer)
     held = graph + 8 * there + random_bytes(architecture, tokens, drawn)
-    shape = shape_of(architecture, tokens)
     growing = held + drawn_at_once(shape) * drawing_bytes(shape) * bool(drawn)
     running = held + max(at_once * row, 64 * rows * architecture.d_vocab)
     return max(reading, extracting, growing, running)
-
-
-def _touches(architecture: Architecture, tokens: int) -> int:
-    """Entries of patterns, streams and inner layers that a row works on one by one."""
-    inner = 12 * architecture.d_model + 4 * architecture.d_mlp * architecture.experts
-    patterns = PATTERN_TOUCHES * architecture.heads * tokens**2
-    return architecture.layers * (patterns + tokens * inner)
-
-
-def _dtype_of(model: Model) -> torch.dtype:
-    return next(cast(Any, model).parameters()).dtype
-
-
-def _products_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """Multiply-adds a second of a matrix product."""
-    a = torch.ones(512, 512, device=device, dtype=dtype)
-    return 512**3 / _seconds_of(lambda: a @ a)
-
-
-def _seconds_a_touch(
-    device: torch.device, dtype: torch.dtype, heads: int, tokens: int, rows: int
-) -> float:
-    """Time that a softmax takes for an entry of a pattern, its memory allocated anew."""
-    lines = min(max(rows * heads * tokens, 2**16 // tokens), 2**24 // tokens)
-    pattern = torch.zeros(max(lines, 1), tokens, device=device, dtype=dtype)
-    return _seconds_of(lambda: pattern.softmax(-1)) / pattern.numel()
 
 
 def _seconds_of(work: Callable[[], Tensor], seconds: float = 0.15) -> float:

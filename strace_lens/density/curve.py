@@ -12,14 +12,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.measures import distributions as measures
-from strace_lens.measures.sizes import REFINE, SIZES, auc_paper, check_sizes, density
-from strace_lens.model.architecture import Architecture, Model
+from strace_lens.measures.sizes import REFINE, SIZES, auc_paper, density
+from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, last_logits
 from strace_lens.model.hold import verb
-from strace_lens.model.predictions import most_probable, paired_top_tokens, token_texts, top_tokens
+from strace_lens.model.predictions import (
+    TopToken,
+    most_probable,
+    paired_top_tokens,
+    token_texts,
+    top_tokens,
+)
 from strace_lens.traces.ablation import ZERO, Replacement
-from strace_lens.traces.curve_rows import CurveRows, curve_rows
+from strace_lens.traces.curve_rows import CurveRows, ablatable, curve_rows
 from strace_lens.traces.edges import KINDS
 from strace_lens.traces.masked_run import run_plans
 from strace_lens.traces.trace import Trace
@@ -27,8 +33,6 @@ from strace_lens.utils.html_repr import facts
 from strace_lens.utils.progress import Progress, reporting
 
 HEAD = 0.5
-TEXTS = ["top", "top_tokens"]
-"""Columns of a curve's table that hold tokens, not numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +48,10 @@ class DensityCurve:
             controls were left out, and at refined sizes); `ablatable_size`, the share of the edges
             that can be ablated (all but the kinds of `keep`) which the trace holds; shares
             `residual`, `attention`, `mlp` of its edges;
-            `mean_layer`, from 0; `trace_head_mass`, the probability that the trace gives the head;
-            `top`, the most probable tokens as pairs of text and probability; `top_tokens`, these
-            and the model's own (`predictions.TopToken`).
-        top: the full model's most probable tokens.
+            `mean_layer`, from 0; `trace_head_mass`, the probability that the trace gives the head.
+        top: the full model's most probable tokens, as pairs of text and probability.
+        tops: the same of the trace at each size.
+        top_tokens: both of these at each size (`predictions.TopToken`).
         entropy: of the full model's distribution, in nats.
         head: p of the head, the full model's top-p nucleus.
         head_mass: probability that the full model gives the head.
@@ -60,6 +64,8 @@ class DensityCurve:
     trace: Trace
     table: pd.DataFrame
     top: tuple[tuple[str, float], ...]
+    tops: tuple[tuple[tuple[str, float], ...], ...]
+    top_tokens: tuple[tuple[TopToken, ...], ...]
     entropy: float
     head: float
     head_mass: float
@@ -87,23 +93,21 @@ class DensityCurve:
         return auc_paper(grid["edges"].to_numpy() / self.trace.edges, grid["tv"].to_numpy())
 
     def to_pandas(self) -> pd.DataFrame:
-        """A copy of the table."""
-        return self.table.copy()
+        """A copy of the table, with the trace's most probable token as the column `top`."""
+        return self.table.assign(top=[tokens[0][0] for tokens in self.tops])
 
     def __repr__(self) -> str:
         return (
             f"DensityCurve({len(self.table)} sizes of {self.trace!r}, density {self.density:.3f})\n"
-            + self.table.drop(columns=TEXTS).to_string(index=False, float_format="{:.4g}".format)
+            + self.table.to_string(index=False, float_format="{:.4g}".format)
         )
 
     def _repr_html_(self) -> str:
-        shown = self.table.drop(columns="top_tokens")
         line = (
             f"Density curve of {self.trace!r}: density {self.density:.3f}, largest logit "
             f"difference at full mask {self.logit_gap:.1e}"
         )
-        table = shown.assign(top=[t[0][0] for t in shown["top"]])
-        return facts(line, table, self.trace.prompt.strings)
+        return facts(line, self.to_pandas(), self.trace.prompt.strings)
 
 
 @verb
@@ -156,7 +160,7 @@ def density_curve(
         sizes=sizes,
         refine=refine,
         controls=controls,
-        keep=keep,
+        keeps=[keep],
         replacements=[replacement],
         head=head,
         seed=seed,
@@ -175,7 +179,7 @@ def density_curves(
     sizes: Sequence[float] = SIZES,
     refine: int = REFINE,
     controls: bool = True,
-    keep: Sequence[str] = (),
+    keeps: Sequence[Sequence[str]] | None = None,
     replacements: Sequence[Replacement] | None = None,
     head: float = HEAD,
     seed: int = 0,
@@ -183,54 +187,39 @@ def density_curves(
     progress: Progress | None = None,
     allow_other_model: bool = False,
 ) -> list[DensityCurve]:
-    """`density_curve` of several traces, of any length, whose rows share forward passes."""
-    architecture = architecture_of(model)
-    plans = curve_plans(
-        architecture,
-        traces,
-        sizes,
-        controls=controls,
-        keep=keep,
-        replacements=replacements,
-        seed=seed,
-    )
-    return curves_of_plans(
-        model,
-        traces,
-        plans,
-        refine=refine,
-        head=head,
-        seed=seed,
-        memory_budget=memory_budget,
-        progress=progress,
-        allow_other_model=allow_other_model,
-    )
+    """`density_curve` of several traces, of any length, whose rows share forward passes.
 
+    Args:
+        model: the model that the traces were extracted from.
+        traces: what to measure.
+        keeps: kinds of edges that are never ablated, for each trace.
+        replacements: what an ablated edge carries, for each trace.
+        sizes, refine, controls, head, seed, memory_budget, progress, allow_other_model: as for
+            `density_curve`.
 
-def curves_of_plans(
-    model: Model,
-    traces: Sequence[Trace],
-    plans: Sequence[CurveRows],
-    *,
-    refine: int = REFINE,
-    head: float = HEAD,
-    seed: int = 0,
-    memory_budget: int = MEMORY_BUDGET,
-    progress: Progress | None = None,
-    allow_other_model: bool = False,
-) -> list[DensityCurve]:
-    """The curves of traces whose rows are planned (`curve_plans`), which share forward passes.
-
-    The plans may keep different kinds of edges; the other parameters are those of `density_curve`.
+    Raises:
+        ValueError: as `density_curve` does.
     """
     architecture = architecture_of(model)
     for trace in traces:
         trace.expect_model(model, allow_other_model=allow_other_model)
+    keeps = [()] * len(traces) if keeps is None else keeps
+    replacements = [ZERO] * len(traces) if replacements is None else replacements
+    plans = [
+        curve_rows(
+            architecture,
+            trace,
+            sizes,
+            controls=controls,
+            replacement=replacement,
+            seed=seed,
+            keep=keep,
+        )
+        for trace, keep, replacement in zip(traces, keeps, replacements, strict=True)
+    ]
     prompts = {trace.prompt.ids: trace.prompt.tensor[None] for trace in traces}
-    outputs_of = {
-        ids: last_logits(model, architecture, tokens)[0] for ids, tokens in prompts.items()
-    }
-    clean = [outputs_of[trace.prompt.ids] for trace in traces]
+    output = {ids: last_logits(model, architecture, x)[0] for ids, x in prompts.items()}
+    clean = [output[trace.prompt.ids] for trace in traces]
     most = sum(len(rows) for rows in plans) + refine * len(plans)
     with reporting(progress, "running masks", most) as advance:
         plans, logits = run_plans(
@@ -245,47 +234,10 @@ def curves_of_plans(
             advance=advance,
             allow_other_model=allow_other_model,
         )
+    text = token_texts(model)
     return [
-        curve_of(
-            trace=trace,
-            clean=full,
-            logits=outputs,
-            rows=rows,
-            token_text=token_texts(model),
-            head=head,
-            seed=seed,
-        )
-        for trace, full, rows, outputs in zip(traces, clean, plans, logits, strict=True)
-    ]
-
-
-def curve_plans(
-    architecture: Architecture,
-    traces: Sequence[Trace],
-    sizes: Sequence[float],
-    *,
-    controls: bool,
-    keep: Sequence[str],
-    replacements: Sequence[Replacement] | None,
-    seed: int,
-) -> list[CurveRows]:
-    """The rows that the curves of some traces of one model need, one plan a trace.
-
-    Raises:
-        ValueError: sizes outside (0, 1] or not rising, or an unknown kind of edges to keep.
-    """
-    check_sizes(torch.tensor(sizes, dtype=torch.float64))
-    return [
-        curve_rows(
-            architecture,
-            trace,
-            sizes,
-            controls=controls,
-            replacement=replacement,
-            seed=seed,
-            keep=keep,
-        )
-        for trace, replacement in zip(traces, replacements or [ZERO] * len(traces), strict=True)
+        curve_of(*of_trace, token_text=text, head=head, seed=seed)
+        for of_trace in zip(traces, clean, logits, plans, strict=True)
     ]
 
 
@@ -298,7 +250,7 @@ def curve_of(
     head: float,
     seed: int,
 ) -> DensityCurve:
-    """The curve of a trace from the outputs of its rows (of `curve_plans`).
+    """The curve of a trace from the outputs of its rows (of `curve_rows`).
 
     Args:
         trace: whose rows they are.
@@ -317,12 +269,10 @@ def curve_of(
     tv = measures.total_variation(full, log_probs).cpu()
     (in_head,) = measures.in_nucleus(full, head)
     favourites = most_probable(ours)
-    edges = [trace.edge_count(s) for s in rows.sizes]
-    counts = trace.counts_by_size([*edges, trace.edges])
     table = pd.DataFrame(
         {
             "size": list(rows.sizes),
-            "edges": edges,
+            "edges": rows.counts.sum((1, 2)).tolist(),
             "refined": rows.refined.tolist(),
             "tv": tv[rows.trace].tolist(),
             "kl": measures.kl_divergence(full, ours).tolist(),
@@ -331,44 +281,43 @@ def curve_of(
             "tail_error": tail_error.tolist(),
             "top1": measures.top1_agreement(full, ours).tolist(),
             "nucleus": measures.shared_nucleus(full, ours).tolist(),
-            "random_tv": _of_control(tv, rows.random, len(edges)),
-            "inverse_tv": _of_control(tv, rows.inverse, len(edges)),
-            "random_inverse_tv": _of_control(tv, rows.random_inverse, len(edges)),
-            "ablatable_size": _ablatable_size(counts[-1], rows),
-            **_composition(counts[:-1]),
+            "random_tv": _of_control(tv, rows, rows.random),
+            "inverse_tv": _of_control(tv, rows, rows.inverse),
+            "random_inverse_tv": _of_control(tv, rows, rows.random_inverse),
+            "ablatable_size": _ablatable_size(rows),
+            **_composition(rows.counts),
             "trace_head_mass": ours.exp().masked_fill(~in_head, 0.0).sum(-1).tolist(),
-            "top": top_tokens(ours, favourites, token_text),
-            "top_tokens": paired_top_tokens(full[0], ours, in_head, favourites, token_text),
         }
     )
     return DensityCurve(
         trace=trace,
         table=table,
         top=top_tokens(full, most_probable(full), token_text)[0],
+        tops=tuple(top_tokens(ours, favourites, token_text)),
+        top_tokens=tuple(paired_top_tokens(full[0], ours, in_head, favourites, token_text)),
         entropy=float(measures.entropy(full)[0]),
         head_mass=float(measures.head_mass(full, head)[0]),
         logit_gap=float((logits[rows.full] - clean).abs().max()),
         head=head,
-        ablation=rows.ablation,
+        ablation=rows.own.replacement.kind,
         seed=seed,
-        keep=rows.keep,
+        keep=rows.own.keep,
     )
 
 
 def _of_control(
-    tv: Float[Tensor, " row"], rows: Int[Tensor, " size"] | None, sizes: int
+    tv: Float[Tensor, " row"], rows: CurveRows, control: Int[Tensor, " size"] | None
 ) -> list[float]:
     """TV of a control at each size; NaN where it has no row."""
-    if rows is None:
-        return [math.nan] * sizes
-    return tv[rows].masked_fill(rows < 0, math.nan).tolist()
+    if control is None:
+        return [math.nan] * len(rows.sizes)
+    return tv[control].masked_fill(control < 0, math.nan).tolist()
 
 
-def _ablatable_size(counts: Int[Tensor, "kind layer"], rows: CurveRows) -> list[float]:
+def _ablatable_size(rows: CurveRows) -> list[float]:
     """Share of the edges that can be ablated which the trace holds; 1 where none can."""
-    kinds = zip(KINDS, counts.sum(1).tolist(), strict=True)
-    total = sum(count for kind, count in kinds if kind not in rows.keep)
-    return (rows.ablatable.double() / total).tolist() if total else [1.0] * len(rows.sizes)
+    held, total = (ablatable(counts, rows.own.keep) for counts in (rows.counts, rows.whole))
+    return (held.double() / total).nan_to_num(1.0).tolist()
 
 
 def _composition(counts: Int[Tensor, "size kind layer"]) -> dict[str, list[float]]:

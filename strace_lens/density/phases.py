@@ -121,7 +121,7 @@ class Phases:
     def describe(self) -> str:
         """One line on where construction ends and refinement begins."""
         construction, refinement = self.get("construction"), self.get("refinement")
-        if construction is None and not self.looked:
+        if not self.looked:
             return "no phases looked for: that takes at least four sizes"
         if construction is None:
             return "no construction phase: TV never falls by a tenth at one pace"
@@ -178,8 +178,7 @@ def _boundary(size: float, between: Between | None) -> str:
 def _layer_phase(
     trace: Trace, name: str, start: float, stop: float, sizes: Float[np.ndarray, " size"]
 ) -> LayerPhase:
-    first = trace.edge_count(start) if start else 0
-    last = trace.edge_count(stop)
+    first, last = trace.edge_count(start) if start else 0, trace.edge_count(stop)
     below, above, everything = trace.counts_by_size([first, last, trace.edges])
     smaller = sizes[sizes < stop]
     return LayerPhase(

@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from strace_lens.density.curve import DensityCurve, curve_plans, curves_of_plans
+from strace_lens.density.curve import DensityCurve, density_curves
 from strace_lens.measures.sizes import REFINE, SIZES, smallest_size_from_which
 from strace_lens.model.architecture import Model
-from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 from strace_lens.traces.ablation import ZERO, Replacement
-from strace_lens.traces.edges import KINDS, keep_text
-from strace_lens.traces.estimators import estimate
+from strace_lens.traces.edges import keep_text
+from strace_lens.traces.estimators import estimate, estimator_of
 from strace_lens.traces.fit import GRADIENT_BUDGET
 from strace_lens.traces.graph import TokenGraph
+from strace_lens.traces.trace import Trace
 from strace_lens.utils.progress import Progress
 
 
-@dataclass(frozen=True)
-class Way:
+class Way(NamedTuple):
     """A way to measure a prompt.
 
     Attributes:
@@ -48,8 +46,11 @@ class Way:
 WAYS = (
     Way("definition", "the paper's search, as defined", "as defined", "greedy"),
     Way(
-        *("attention-kept", "the same, attention left in place", "with attention left in place"),
-        *("greedy", ("attention",)),
+        name="attention-kept",
+        title="the same, attention left in place",
+        phrase="with attention left in place",
+        estimator="greedy",
+        keep=("attention",),
     ),
     Way("tight", "a tighter trace (fisher)", "in the tighter order of fisher", "fisher"),
 )
@@ -94,13 +95,7 @@ def measure_ways(
         model: whose graph it is.
         graph: the token graph of a prompt.
         ways: what to measure.
-        sizes: as for `density_curve`.
-        refine: as for `density_curve`.
-        controls: as for `density_curve`.
-        replacement: as for `density_curve`.
-        seed: as for `density_curve`.
-        memory_budget: as for `density_curve`.
-        progress: as for `density_curve`.
+        sizes, refine, controls, replacement, seed, memory_budget, progress: as for `density_curve`.
         gradient_budget: bytes of a forward and backward pass of an estimator that needs gradients.
 
     Returns:
@@ -114,37 +109,31 @@ def measure_ways(
         >>> curves = sl.measure_ways(model, graph)
         >>> read_ways(curves)
     """
-    traces = [
-        estimate(
-            model,
-            graph,
-            way.estimator,
-            keep=way.keep,
-            replacement=replacement,
-            seed=seed,
-            memory_budget=gradient_budget,
-            progress=progress,
-        )
-        for way in ways
-    ]
-    plans = [
-        plan
-        for way, trace in zip(ways, traces, strict=True)
-        for plan in curve_plans(
-            architecture_of(model),
-            [trace],
-            sizes,
-            controls=controls,
-            keep=way.keep,
-            replacements=[replacement],
-            seed=seed,
-        )
-    ]
-    curves = curves_of_plans(
+    ranked: dict[tuple[str, tuple[str, ...]], Trace] = {}
+    traces = []
+    for way in ways:
+        # The kinds that are kept change the order only where it is fitted.
+        kept = way.keep if estimator_of(way.estimator).steps else ()
+        if (way.estimator, kept) not in ranked:
+            ranked[way.estimator, kept] = estimate(
+                model,
+                graph,
+                way.estimator,
+                keep=kept,
+                replacement=replacement,
+                seed=seed,
+                memory_budget=gradient_budget,
+                progress=progress,
+            )
+        traces.append(ranked[way.estimator, kept])
+    curves = density_curves(
         model,
         traces,
-        plans,
+        sizes=sizes,
         refine=refine,
+        controls=controls,
+        keeps=[way.keep for way in ways],
+        replacements=[replacement] * len(traces),
         seed=seed,
         memory_budget=memory_budget,
         progress=progress,
@@ -160,9 +149,8 @@ def top_size(curve: DensityCurve) -> float:
 
 def dense_share(curve: DensityCurve) -> float:
     """Share of a prompt's graph that residual and MLP edges make up: 3 T L of L H T^2 / 2 or so."""
-    trace = curve.trace
-    counts = trace.counts_by_size([trace.edges])[0].sum(1)
-    return 1 - int(counts[KINDS.index("attention")]) / trace.edges
+    shape = curve.trace.shape
+    return 1 - int(shape.reachable().attention.sum()) / shape.edges
 
 
 def read_ways(curves: Mapping[Way, DensityCurve]) -> list[str]:
@@ -176,53 +164,44 @@ def read_ways(curves: Mapping[Way, DensityCurve]) -> list[str]:
         by one of them, how few edges are ablated then.
     """
     (first, *_) = curves.values()
-    parts = [f"{_from(curve)} {way.phrase}" for way, curve in curves.items()]
+    parts = []
+    for way, curve in curves.items():
+        size = top_size(curve)
+        where = "at no measured size" if math.isnan(size) else f"from s = {size:.3g} on"
+        parts.append(f"{where} {way.phrase}")
     listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
     sentences = [f"A trace has the model's top token {first.top[0][0]!r} {listed}."]
     for way, curve in curves.items():
         if way.keep == ("attention",):
-            sentences.append(_arithmetic(curve))
+            text = (
+                f"Residual and MLP edges are {dense_share(curve):.2%} of this graph, and with "
+                "attention left in place nothing else is ablated"
+            )
+            size, table = top_size(curve), curve.table
+            if not math.isnan(size):
+                (held,) = table.loc[table["size"] == size, "ablatable_size"]
+                text += f": the trace of s = {size:.3g} holds {held:.0%} of them"
+            sentences.append(f"{text}.")
     return sentences
-
-
-def _from(curve: DensityCurve) -> str:
-    size = top_size(curve)
-    return "at no measured size" if math.isnan(size) else f"from s = {size:.3g} on"
-
-
-def _arithmetic(curve: DensityCurve) -> str:
-    """Why so few edges suffice where attention is left in place."""
-    share, size = dense_share(curve), top_size(curve)
-    text = (
-        f"Residual and MLP edges are {share:.2%} of this graph, and with attention left in place "
-        "nothing else is ablated"
-    )
-    if math.isnan(size):
-        return f"{text}."
-    (row,) = (r for r in curve.table.to_dict("records") if r["size"] == size)
-    return f"{text}: the trace of s = {size:.3g} holds {row['ablatable_size']:.0%} of them."
 
 
 def ways_summary(curves: Mapping[Way, DensityCurve]) -> list[dict[str, Any]]:
     """The ways as plain values for JSON: how each was measured, its density and its sizes."""
+    columns = ["size", "edges", "ablatable_size", "tv", "head_error", "tail_error", "top1"]
     return [
         {
             "name": way.name,
             "estimator": way.estimator,
             "keep": list(way.keep),
-            "density": None if math.isnan(curve.density) else curve.density,
-            "top1_from": None if math.isnan(top_size(curve)) else top_size(curve),
+            "density": _known(curve.density),
+            "top1_from": _known(top_size(curve)),
             "dense_share": dense_share(curve),
-            "sizes": [
-                {
-                    name: row[name]
-                    for name in (
-                        *("size", "edges", "ablatable_size", "tv", "head_error", "tail_error"),
-                        "top1",
-                    )
-                }
-                for row in curve.table.to_dict("records")
-            ],
+            "sizes": curve.table.reindex(columns=columns).to_dict("records"),
         }
         for way, curve in curves.items()
     ]
+
+
+def _known(value: float) -> float | None:
+    """A number as JSON can hold it."""
+    return None if math.isnan(value) else value

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from strace_lens.density.curve import TEXTS, DensityCurve
+from strace_lens.density.curve import DensityCurve
 from strace_lens.files.result_files import ResultFileError, read_result, write_result
 from strace_lens.model.predictions import TopToken
 from strace_lens.model.prompts import Prompt
@@ -63,13 +63,12 @@ def save_curve(curve: DensityCurve, path: str | Path) -> None:
     """
     own = _curve_facts({name: getattr(curve, name) for name in _CURVE_FACTS})
     _check_table(curve)
-    columns = curve.table.drop(columns=TEXTS)
     arrays = _trace_arrays(curve.trace)
-    for name in columns:
-        arrays[f"{_TABLE}{name}"] = torch.from_numpy(columns[name].to_numpy().copy())
+    for name in curve.table:
+        arrays[f"{_TABLE}{name}"] = torch.from_numpy(curve.table[name].to_numpy().copy())
     facts = _trace_facts(curve.trace) | {
-        "columns": list(columns),
-        "texts": {name: curve.table[name].tolist() for name in TEXTS},
+        "columns": list(curve.table),
+        "texts": {"top": curve.tops, "top_tokens": curve.top_tokens},
         "curve": own,
     }
     write_result(path, "curve", arrays, facts)
@@ -86,7 +85,8 @@ def load_curve(path: str | Path) -> DensityCurve:
     trace = _trace(path, arrays, facts)
     try:
         table = _table(arrays, facts)
-        curve = DensityCurve(trace=trace, table=table, **_curve_facts(facts["curve"]))
+        texts = _texts(facts["texts"], len(table))
+        curve = DensityCurve(trace=trace, table=table, **texts, **_curve_facts(facts["curve"]))
         _check_table(curve)
     except ValueError as error:
         raise ResultFileError(f"{path} is no whole density curve: {error}") from error
@@ -134,7 +134,9 @@ _TABLE = "table."
 """What stands before the name of a column in the names of a file's arrays."""
 
 _CURVE_FACTS = [
-    f.name for f in dataclasses.fields(DensityCurve) if f.name not in ("trace", "table")
+    f.name
+    for f in dataclasses.fields(DensityCurve)
+    if f.name not in ("trace", "table", "tops", "top_tokens")
 ]
 _TRACE_FACTS = ("shape", "prompt", "prompt_sha256", "metadata")
 _FACTS = {"trace": _TRACE_FACTS, "curve": (*_TRACE_FACTS, "columns", "texts", "curve")}
@@ -147,15 +149,20 @@ def _table(arrays: Mapping[str, Tensor], facts: Mapping[str, Any]) -> pd.DataFra
     if len(set(columns)) < len(columns) or set(columns) != stored:
         raise ValueError(f"it names the columns {columns} and holds {sorted(stored)}")
     rows = {tuple(arrays[f"{_TABLE}{name}"].shape) for name in columns}
-    if len(rows) != 1 or len(shape := rows.pop()) != 1:
+    if len(rows) != 1 or len(rows.pop()) != 1:
         raise ValueError("its columns are not of one length")
-    table = pd.DataFrame({name: arrays[f"{_TABLE}{name}"].numpy() for name in columns})
-    texts = checks.fields(facts["texts"], TEXTS, "texts")
-    table["top"] = [_pairs(top) for top in checks.items(texts["top"], "top", shape[0])]
-    table["top_tokens"] = [
-        _top_tokens(row) for row in checks.items(texts["top_tokens"], "top_tokens", shape[0])
-    ]
-    return table
+    return pd.DataFrame({name: arrays[f"{_TABLE}{name}"].numpy() for name in columns})
+
+
+def _texts(stored: object, sizes: int) -> dict[str, Any]:
+    """The most probable tokens at each size."""
+    texts = checks.fields(stored, ("top", "top_tokens"), "texts")
+    tops = checks.items(texts["top"], "top", sizes)
+    both = checks.items(texts["top_tokens"], "top_tokens", sizes)
+    return {
+        "tops": tuple(_pairs(top) for top in tops),
+        "top_tokens": tuple(_top_tokens(row) for row in both),
+    }
 
 
 def _curve_facts(stored: object) -> dict[str, Any]:
@@ -186,10 +193,10 @@ def _kinds(stored: object) -> tuple[str, ...]:
 def _check_table(curve: DensityCurve) -> None:
     """Refuse a table that nothing measured can be, by ValueError."""
     table = curve.table
-    wrong = {*table.columns} ^ {*_COLUMNS, *TEXTS}
+    wrong = {*table.columns} ^ {*_COLUMNS}
     if wrong:
         raise ValueError(f"the column {sorted(wrong)[0]!r} is missing or not known")
-    for name in table.columns.drop(TEXTS):
+    for name in table.columns:
         values, may = table[name].to_numpy(), _COLUMNS[name]
         if values.dtype != may.dtype:
             raise ValueError(f"the column {name!r} holds {values.dtype}, not {may.dtype}")

@@ -4,9 +4,9 @@ Pure functions of rows of log-probabilities (s-Trace, arXiv 2605.27033, section 
 are batched: `full` is usually one row that is broadcast over the rows of `trace`, one row a size or
 a control. Inputs are the outputs of `log_softmax` in any float dtype. Each row is checked, then
 widened to float64 and renormalised, so that the rounding of the input dtype does not show up as
-lost mass. Results are float64, and on the CPU where the device has no float64 (mps). Every function
-of rows raises ValueError for rows that are no distributions (`check_distribution`) and for shapes
-that do not broadcast. Working memory is a few float64 copies of `trace`.
+lost mass. Results are float64, and on the CPU where the device has no float64 (mps). A row whose
+sum misses 1 by more than 16 steps of its dtype (1e-4 at least), and shapes that do not broadcast,
+raise ValueError. Working memory is a few float64 copies of `trace`.
 
 Order: "most probable" always means descending log-probability, ties to the lowest token id.
 Information is in nats.
@@ -15,6 +15,7 @@ Information is in nats.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,65 +31,43 @@ as a miss. Levels p of nuclei are compared with it too."""
 # ------------------------------------------------------------------ rows of log-probabilities
 
 
-def check_distribution(
-    log_probs: Float[Tensor, "*row vocab"], tolerance: float | None = None
-) -> None:
-    """Raise unless every row holds the log-probabilities of a distribution.
-
-    Args:
-        log_probs: -inf is allowed (a token of probability 0).
-        tolerance: how far a row's sum may be from 1. By default 16 steps of the dtype, at least
-            1e-4 (float32 and float64: 1e-4, float16: 0.016, bfloat16: 0.125).
-
-    Raises:
-        ValueError: no values, NaN, +inf, or a row that does not sum to 1; names the first bad row.
-    """
-    probs = _widen(log_probs).exp()
-    _check_sums(log_probs, probs.sum(-1), tolerance)
-
-
-def _check_sums(
-    log_probs: Float[Tensor, "*row vocab"],
-    sums: Float[Tensor, "*row"],
-    tolerance: float | None = None,
-) -> None:
-    if log_probs.numel() == 0:
-        raise ValueError(f"log-probabilities of shape {tuple(log_probs.shape)} hold no values")
-    if tolerance is None:
-        # A log-probability of -20 is rounded by up to 10 steps; a uniform row rounds all alike.
-        tolerance = max(1e-4, 16 * torch.finfo(log_probs.dtype).eps)
-    good = (sums - 1).abs() <= tolerance  # False for NaN
-    if bool(good.all()):
-        return
-    row = tuple(int(i) for i in (~good).nonzero()[0])
-    values, where = log_probs[row], f"row {row}" if row else "the only row"
-    if bool(values.isnan().any()):
-        raise ValueError(f"log-probabilities of {where} hold NaN; check the model's logits")
-    if bool(values.isposinf().any()):
-        raise ValueError(f"log-probabilities of {where} hold +inf; check the model's logits")
-    raise ValueError(
-        f"probabilities of {where} sum to {float(sums[row]):.6g}, not to 1 within {tolerance:.3g}; "
-        "pass the output of log_softmax"
-    )
-
-
-def _widen(log_probs: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row vocab"]:
-    device = "cpu" if log_probs.device.type == "mps" else log_probs.device
-    return log_probs.to(device, torch.float64)
-
-
 def _normalised(
     log_probs: Float[Tensor, "*row vocab"],
 ) -> tuple[Float[Tensor, "*row vocab"], Float[Tensor, "*row vocab"]]:
-    """Checked log-probabilities and probabilities in float64, each row summing to 1."""
-    wide = _widen(log_probs)
+    """Log-probabilities and probabilities in float64, each row checked and made to sum to 1."""
+    if log_probs.numel() == 0:
+        raise ValueError(f"log-probabilities of shape {tuple(log_probs.shape)} hold no values")
+    device = "cpu" if log_probs.device.type == "mps" else log_probs.device
+    wide = log_probs.to(device, torch.float64)
     probs = wide.exp()
     sums = probs.sum(-1, keepdim=True)
-    _check_sums(log_probs, sums.squeeze(-1))
+    # A log-probability of -20 is rounded by up to 10 steps; a uniform row rounds all alike.
+    tolerance = max(1e-4, 16 * torch.finfo(log_probs.dtype).eps)
+    good = (sums[..., 0] - 1).abs() <= tolerance  # False for NaN
+    if not bool(good.all()):
+        row = tuple(int(i) for i in (~good).nonzero()[0])
+        values, where = wide[row], f"row {row}" if row else "the only row"
+        if bool(values.isnan().any()):
+            raise ValueError(f"log-probabilities of {where} hold NaN; check the model's logits")
+        if bool(values.isposinf().any()):
+            raise ValueError(f"log-probabilities of {where} hold +inf; check the model's logits")
+        raise ValueError(
+            f"probabilities of {where} sum to {float(sums[row]):.6g}, not to 1 within "
+            f"{tolerance:.3g}; pass the output of log_softmax"
+        )
     return wide - sums.log(), probs.div_(sums)
 
 
-def _check_pair(full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"]) -> None:
+class _Pair(NamedTuple):
+    """The model's distribution p and a trace's q: log-probabilities and probabilities."""
+
+    log_p: Float[Tensor, "*#row vocab"]
+    p: Float[Tensor, "*#row vocab"]
+    log_q: Float[Tensor, "*row vocab"]
+    q: Float[Tensor, "*row vocab"]
+
+
+def _pair(full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"]) -> _Pair:
     same_vocab = full.shape[-1:] == trace.shape[-1:]
     try:
         fits = same_vocab and torch.broadcast_shapes(full.shape, trace.shape) == trace.shape
@@ -99,11 +78,7 @@ def _check_pair(full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row v
             f"full of shape {tuple(full.shape)} does not broadcast to trace of shape "
             f"{tuple(trace.shape)}; pass one full row, or one for each row of trace"
         )
-
-
-def _check_level(p: float) -> None:
-    if not 0 < p < 1:
-        raise ValueError(f"p must lie in (0, 1); got {p}")
+    return _Pair(*_normalised(full), *_normalised(trace))
 
 
 # ------------------------------------------------------------------ distances
@@ -113,8 +88,7 @@ def total_variation(
     full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"]
 ) -> Float[Tensor, "*row"]:
     """Total variation 1/2 sum |p - q|, in [0, 1]."""
-    _check_pair(full, trace)
-    (_, p), (_, q) = _normalised(full), _normalised(trace)
+    _, p, _, q = _pair(full, trace)
     return (p - q).abs().sum(-1) / 2
 
 
@@ -126,8 +100,7 @@ def kl_divergence(
     Worked out from log-probabilities, so it is right where a probability underflows. A token that
     full gives probability 0 (-inf) contributes 0; one that only trace gives 0 makes the row inf.
     """
-    _check_pair(full, trace)
-    (log_p, p), (log_q, _) = _normalised(full), _normalised(trace)
+    log_p, p, log_q, _ = _pair(full, trace)
     outside = log_p.isneginf()
     only_full = log_q.isneginf() & ~outside
     terms = (p * (log_p - log_q)).masked_fill(outside | log_q.isneginf(), 0.0)
@@ -142,8 +115,7 @@ def jensen_shannon(
 
     Worked out as the entropy of the mean less the mean entropy: exact to about 1e-15 absolute.
     """
-    _check_pair(full, trace)
-    (_, p), (_, q) = _normalised(full), _normalised(trace)
+    _, p, _, q = _pair(full, trace)
     entr = torch.special.entr  # -x ln x, 0 at 0
     mixed = entr((p + q) / 2).sum(-1)
     return (mixed - (entr(p).sum(-1) + entr(q).sum(-1)) / 2).clamp(0.0, math.log(2))
@@ -162,8 +134,7 @@ def top1_agreement(
     full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"]
 ) -> Bool[Tensor, "*row"]:
     """Whether the most probable token is the same; a tie goes to the lowest token id."""
-    _check_pair(full, trace)
-    (log_p, _), (log_q, _) = _normalised(full), _normalised(trace)
+    log_p, _, log_q, _ = _pair(full, trace)
     # argmax returns the first of equal maxima (stated in PyTorch's reference).
     return log_p.argmax(-1) == log_q.argmax(-1)
 
@@ -186,8 +157,7 @@ def shared_nucleus(
 
     Only the rows of `full` are sorted; `trace` is read in that order up to full's 99 % nucleus.
     """
-    _check_pair(full, trace)
-    (log_p, p), (log_q, q) = _normalised(full), _normalised(trace)
+    log_p, p, log_q, q = _pair(full, trace)
     rows = trace.shape[:-1]
     order = torch.argsort(log_p, dim=-1, descending=True, stable=True)
     mass_p = p.gather(-1, order).cumsum(-1)
@@ -200,6 +170,7 @@ def shared_nucleus(
     tied_by_id = (values[..., :-1] == values[..., 1:]) & (tokens[..., :-1] < tokens[..., 1:])
     in_order = 1 + (falls | tied_by_id).long().cumprod(-1).sum(-1)
 
+    ids = torch.arange(log_q.shape[-1], device=log_q.device)
     shared = torch.zeros(rows, dtype=torch.float64, device=log_q.device)
     for level in reversed(NUCLEI):
         size = _count_to_reach(mass_p, level).expand(rows)
@@ -209,18 +180,10 @@ def shared_nucleus(
         # The first `size` tokens are in trace's order among themselves; they are its first ones if
         # no other token comes before the last of them.
         last = tokens[open_rows].gather(-1, size[open_rows].unsqueeze(-1) - 1)
-        first = _tokens_before(log_q[open_rows], last) == size[open_rows] - 1
-        shared[open_rows] = first.double() * level
+        rest, value = log_q[open_rows], log_q[open_rows].gather(-1, last)
+        before = (rest > value) | ((rest == value) & (ids < last))
+        shared[open_rows] = (before.sum(-1) == size[open_rows] - 1).double() * level
     return shared
-
-
-def _tokens_before(
-    log_probs: Float[Tensor, "row vocab"], token: Int[Tensor, "row 1"]
-) -> Int[Tensor, " row"]:
-    """How many tokens come before the given one in descending order, ties to the lowest id."""
-    value = log_probs.gather(-1, token)
-    ids = torch.arange(log_probs.shape[-1], device=log_probs.device)
-    return ((log_probs > value) | ((log_probs == value) & (ids < token))).sum(-1)
 
 
 def in_nucleus(full: Float[Tensor, "*row vocab"], p: float = 0.5) -> Bool[Tensor, "*row vocab"]:
@@ -229,13 +192,14 @@ def in_nucleus(full: Float[Tensor, "*row vocab"], p: float = 0.5) -> Bool[Tensor
     Raises:
         ValueError: p outside (0, 1).
     """
-    _check_level(p)
     return _in_nucleus(*_normalised(full), p)
 
 
 def _in_nucleus(
     log_probs: Float[Tensor, "*row vocab"], probs: Float[Tensor, "*row vocab"], p: float
 ) -> Bool[Tensor, "*row vocab"]:
+    if not 0 < p < 1:
+        raise ValueError(f"p must lie in (0, 1); got {p}")
     order = torch.argsort(log_probs, dim=-1, descending=True, stable=True)
     size = _count_to_reach(probs.gather(-1, order).cumsum(-1), p)
     inside = torch.arange(probs.shape[-1], device=probs.device) < size.unsqueeze(-1)
@@ -256,11 +220,9 @@ def head_tail_error(
     Raises:
         ValueError: p outside (0, 1).
     """
-    _check_level(p)
-    _check_pair(full, trace)
-    (log_full, full_probs), (_, trace_probs) = _normalised(full), _normalised(trace)
-    head = _in_nucleus(log_full, full_probs, p)
-    error = (full_probs - trace_probs).abs() / 2
+    log_full, of_full, _, of_trace = _pair(full, trace)
+    head = _in_nucleus(log_full, of_full, p)
+    error = (of_full - of_trace).abs() / 2
     return error.masked_fill(~head, 0.0).sum(-1), error.masked_fill(head, 0.0).sum(-1)
 
 
@@ -270,6 +232,5 @@ def head_mass(full: Float[Tensor, "*row vocab"], p: float = 0.5) -> Float[Tensor
     Raises:
         ValueError: p outside (0, 1).
     """
-    _check_level(p)
     log_probs, probs = _normalised(full)
     return probs.masked_fill(~_in_nucleus(log_probs, probs, p), 0.0).sum(-1).clamp_max(1.0)

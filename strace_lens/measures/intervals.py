@@ -7,9 +7,8 @@ the resamples give.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Int64
@@ -24,25 +23,17 @@ TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 _BLOCK = 256  # values resampled together: 20 MB
 
 
-@dataclass(frozen=True, eq=False)
-class Means:
-    """Means over the prompts that have a value.
+class Means(NamedTuple):
+    """Means over the prompts that have a value, and 95 % percentile bootstrap intervals."""
 
-    Attributes:
-        mean: NaN where no prompt has a value.
-        low, high: ends of the 95 % percentile bootstrap interval; NaN for fewer than two prompts.
-        prompts: how many have a value.
-    """
-
-    mean: Float[np.ndarray, "*rest"]
-    low: Float[np.ndarray, "*rest"]
+    mean: Float[np.ndarray, "*rest"]  # NaN where no prompt has a value
+    low: Float[np.ndarray, "*rest"]  # NaN for fewer than two prompts
     high: Float[np.ndarray, "*rest"]
-    prompts: Int64[np.ndarray, "*rest"]
+    prompts: Int64[np.ndarray, "*rest"]  # how many have a value
 
     def columns(self, name: str = "mean") -> dict[str, np.ndarray]:
         """The mean, `low` and `high`, the latter two named after any other name."""
-        ends = ("low", "high") if name == "mean" else (f"{name}_low", f"{name}_high")
-        return {name: self.mean, ends[0]: self.low, ends[1]: self.high}
+        return dict(zip(_names(name), (self.mean, self.low, self.high), strict=True))
 
 
 def means(values: Float[np.ndarray, "prompt *rest"], seed: int = 0) -> Means:
@@ -56,7 +47,12 @@ def means(values: Float[np.ndarray, "prompt *rest"], seed: int = 0) -> Means:
     there = ~np.isnan(flat)
     prompts = there.sum(0)
     mean, low, high = (np.full(flat.shape[1], np.nan) for _ in range(3))
-    for which, columns in _alike(there):
+    patterns, group = np.unique(there, axis=1, return_inverse=True)
+    # Columns that the same prompts have are resampled together.
+    for number, pattern in enumerate(patterns.T):
+        which, columns = np.flatnonzero(pattern), np.flatnonzero(group.reshape(-1) == number)
+        if not len(which):
+            continue
         block = flat[np.ix_(which, columns)]
         mean[columns] = block.mean(0)
         if len(which) > 1:
@@ -163,22 +159,16 @@ def interval_text(mean: float, low: float, high: float, shown: str = "{:.3g}") -
 
 
 def row_text(row: Mapping[Any, Any], column: str = "mean", shown: str = "{:.3g}") -> str:
-    """The value of a row and its interval, whose ends are `low` and `high` or named by the column.
-
-    The ends of a column `name` are `name_low` and `name_high`.
-    """
-    low, high = ("low", "high") if column == "mean" else (f"{column}_low", f"{column}_high")
-    return interval_text(row[column], row[low], row[high], shown)
+    """The value of a row and its interval, in columns named as by `Means.columns`."""
+    mean, low, high = _names(column)
+    return interval_text(row[mean], row[low], row[high], shown)
 
 
-def _alike(there: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The prompts and the columns of each group of columns that the same prompts have."""
-    if not there.size:
-        return
-    patterns, group = np.unique(there, axis=1, return_inverse=True)
-    for number, pattern in enumerate(patterns.T):
-        if pattern.any():
-            yield np.flatnonzero(pattern), np.flatnonzero(group.reshape(-1) == number)
+def _names(column: str) -> tuple[str, str, str]:
+    """Columns of a mean and of the two ends of its interval."""
+    if column == "mean":
+        return column, "low", "high"
+    return column, f"{column}_low", f"{column}_high"
 
 
 def _ends_of_mean(

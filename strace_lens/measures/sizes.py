@@ -83,7 +83,7 @@ def auc_paper(achieved: Curve, tv: Curve) -> float:
     s, y = _curve(achieved, "achieved"), _check_tv(tv, len(achieved))
     if len(s) < 2:
         raise ValueError(f"auc_paper needs at least two sizes; got {len(s)}")
-    outside = s[~((s >= 0) & (s <= 1))]
+    outside = s[~((s >= 0) & (s <= 1))]  # NaN too
     if outside.size:
         raise ValueError(f"achieved sizes must lie in [0, 1]; got {outside[0]}")
     falls = np.flatnonzero(np.diff(s) < 0)
@@ -115,15 +115,8 @@ def first_size_at_which(sizes: Curve, holds: Holds) -> float:
     """Smallest size at which a condition holds, whatever happens at larger sizes; nan if at none.
 
     A condition that comes and goes may hold at a small size by accident, the more likely the more
-    sizes are looked at; `smallest_size_from_which` does not count such a size.
-
-    Args:
-        sizes: relative sizes in (0, 1], strictly rising.
-        holds: whether the condition holds at each size.
-
-    Raises:
-        ValueError: sizes that do not rise or lie outside (0, 1], `holds` that is not boolean, or
-            unequal lengths.
+    sizes are looked at; `smallest_size_from_which`, which takes and raises the same, does not count
+    such a size.
     """
     s, flags = check_sizes(sizes), _flags(holds, len(sizes))
     return float(s[flags.argmax()]) if flags.any() else math.nan
@@ -169,7 +162,7 @@ def _check_tv(tv: Curve, length: int) -> Float[np.ndarray, " size"]:
 
 
 def _flags(holds: Holds, length: int) -> Bool[np.ndarray, " size"]:
-    flags = holds.cpu().numpy() if isinstance(holds, Tensor) else np.asarray(holds)
+    flags = np.asarray(holds)
     if flags.dtype != np.bool_ or flags.shape != (length,):
         raise ValueError(
             f"holds must be {length} booleans, one a size; got {flags.dtype} of shape {flags.shape}"
@@ -178,10 +171,7 @@ def _flags(holds: Holds, length: int) -> Bool[np.ndarray, " size"]:
 
 
 def _curve(values: Curve, name: str, length: int | None = None) -> Float[np.ndarray, " size"]:
-    array = np.asarray(
-        values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values,
-        dtype=np.float64,
-    )
+    array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or (length is not None and len(array) != length):
         wanted = "one-dimensional" if length is None else f"{length} values, one a size"
         raise ValueError(f"{name} must be {wanted}; got shape {array.shape}")
@@ -244,15 +234,13 @@ def sizes_to_add(
     for restored in restored_from(table, head_mass):
         above = np.flatnonzero(sizes == restored)  # none for NaN
         steps += [int(i) - 1 for i in above if i > 0]
-    middles = [_middle(float(sizes[i]), float(sizes[i + 1]), edge_count) for i in steps]
-    return sorted(list(dict.fromkeys(m for m in middles if m is not None))[:most])
-
-
-def _middle(below: float, above: float, edge_count: Callable[[float], int]) -> float | None:
-    middle = float(f"{math.sqrt(below * above):.4g}")  # a size that can be typed again
-    if above < below * FINEST or edge_count(middle) in (edge_count(below), edge_count(above)):
-        return None
-    return middle
+    added: list[float] = []
+    for below, above in ((float(sizes[i]), float(sizes[i + 1])) for i in dict.fromkeys(steps)):
+        middle = float(f"{math.sqrt(below * above):.4g}")  # a size that can be typed again
+        of_its_own = edge_count(middle) not in (edge_count(below), edge_count(above))
+        if above >= below * FINEST and of_its_own:
+            added.append(middle)
+    return sorted(added[:most])
 
 
 def restored_from(
@@ -260,8 +248,7 @@ def restored_from(
 ) -> tuple[float, float]:
     """Sizes from which on the head's and the tail's error stay under a share of their mass.
 
-    NaN where the largest size does not get there. The table has `size`, `head_error` and
-    `tail_error`, as `DensityCurve.table`.
+    NaN where the largest size does not get there. The table is that of `sizes_to_add`.
 
     Raises:
         ValueError: a threshold outside (0, 1).

@@ -70,7 +70,7 @@ def plot_density(curve: DensityCurve, phases: Phases | None = None) -> go.Figure
         mode="lines",
         line={"color": COLOURS["trace"], "width": 2.5},
         hoverinfo="text",
-        hovertext=_hover(table),
+        hovertext=_hover(curve),
     )
     for agrees, name, fill in (
         (True, "same top-1 token", INK),
@@ -135,14 +135,17 @@ def _add_controls(fig: go.Figure, table: pd.DataFrame) -> None:
             )
 
 
-def _hover(table: pd.DataFrame) -> list[str]:
-    """Exact size, edges and every measure of a row."""
+def _hover(curve: DensityCurve) -> list[str]:
+    """Exact size, edges and every measure of each size."""
+    table = curve.table
     return [
         f"{text}<br>TV {row['tv']:.4g} = head {row['head_error']:.4g} + tail "
-        f"{row['tail_error']:.4g}<br>KL {row['kl']:.4g} nats<br>top-1 {quoted(row['top'][0][0])}, "
-        f"p = {row['top'][0][1]:.3g}, {'the same as' if row['top1'] else 'another than'} "
+        f"{row['tail_error']:.4g}<br>KL {row['kl']:.4g} nats<br>top-1 {quoted(token)}, "
+        f"p = {probability:.3g}, {'the same as' if row['top1'] else 'another than'} "
         f"the model's<br>shared nucleus {100 * row['nucleus']:.0f} %"
-        for text, row in zip(size_texts(table), table.to_dict("records"), strict=True)
+        for text, row, ((token, probability), *_) in zip(
+            size_texts(table), table.to_dict("records"), curve.tops, strict=True
+        )
     ]
 
 
@@ -221,7 +224,7 @@ def plot_ways(curves: Mapping[Way, DensityCurve]) -> go.Figure:
 
 
 def _add_way(fig: go.Figure, way: Way, curve: DensityCurve, number: int) -> None:
-    table, colour = curve.table, _WAY_COLOURS.get(way.name, _OTHER_WAY)
+    table, colour = curve.to_pandas(), _WAY_COLOURS.get(way.name, _OTHER_WAY)
     sizes, tv = table["size"].to_numpy(), table["tv"].to_numpy()
     construction = find_phases(curve).get("construction")
     if construction is not None:
@@ -248,7 +251,7 @@ def _add_way(fig: go.Figure, way: Way, curve: DensityCurve, number: int) -> None
         hovertext=[
             f"{way.title}<br>{text}<br>TV {row['tv']:.3g} = head {row['head_error']:.3g} + tail "
             f"{row['tail_error']:.3g}<br>{percent(row['ablatable_size'])} of the edges that can be "
-            f"ablated<br>top-1 {quoted(row['top'][0][0])}"
+            f"ablated<br>top-1 {quoted(row['top'])}"
             for text, row in zip(size_texts(table), table.to_dict("records"), strict=True)
         ],
     )

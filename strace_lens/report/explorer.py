@@ -119,11 +119,13 @@ def pack(curve: DensityCurve, most: int) -> dict[str, Any]:
             {
                 **{name: finite(row[name]) for name in _NUMBERS},
                 "top1": bool(row["top1"]),
-                "top": row["top"][0],
-                "top_tokens": [list(token) for token in row["top_tokens"]],
+                "top": top[0],
+                "top_tokens": [list(token) for token in top_tokens],
                 "counts": count.tolist(),
             }
-            for row, count in zip(table.to_dict("records"), counts, strict=True)
+            for row, top, top_tokens, count in zip(
+                table.to_dict("records"), curve.tops, curve.top_tokens, counts, strict=True
+            )
         ],
         "keep": list(curve.keep),
         "phases": [dataclasses.asdict(p) for p in find_phases(curve).along_sizes],

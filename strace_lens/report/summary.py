@@ -52,7 +52,10 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
         "seed": curve.seed,
         "versions": dict(made["versions"]),
         "phases": [_phase(p) for p in phases.along_sizes],
-        "sizes": [_size(row) for row in curve.table.to_dict("records")],
+        "sizes": [
+            _size(row) | {"top": _top(top)}
+            for row, top in zip(curve.table.to_dict("records"), curve.tops, strict=True)
+        ],
         "density": finite(curve.density),
         "auc_paper": finite(curve.auc_paper),
         "entropy": curve.entropy,
@@ -115,7 +118,6 @@ def _size(row: dict[Any, Any]) -> dict[str, Any]:
         "top1": bool(row["top1"]),
         "share": {kind: row[kind] for kind in KINDS},
         "mean_layer": finite(row["mean_layer"]),
-        "top": _top(row["top"]),
     }
 
 

@@ -149,12 +149,12 @@ def _density_caption(curve: DensityCurve, phases: Phases) -> str:
 
 def _sizes(curve: DensityCurve) -> str:
     """Every measure at every size."""
-    table = curve.to_pandas().drop(columns="top_tokens")
+    table = curve.to_pandas()
     table["size"] = [f"{s:.10g}" for s in table["size"]]
     for name in ("refined", "top1"):
         table[name] = ["yes" if holds else "no" for holds in table[name]]
     # pandas escapes the text: it must not be escaped twice.
-    table["top"] = [f"{html.unescape(quoted(t[0][0]))} {t[0][1]:.3g}" for t in table["top"]]
+    table["top"] = [f"{html.unescape(quoted(text))} {p:.3g}" for (text, p), *_ in curve.tops]
     return table_html(table.rename(columns=lambda c: c.replace("_", " ")))
 
 

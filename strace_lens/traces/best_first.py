@@ -14,7 +14,6 @@ from typing import no_type_check
 import numpy as np
 import torch
 from numba import njit
-from torch import Tensor
 
 from strace_lens.traces.edges import UNREACHABLE, EdgeTensors, GraphShape
 
@@ -77,15 +76,9 @@ def checked(importance: EdgeTensors, shape: GraphShape) -> EdgeTensors:
     """
     if shape.edges >= UNREACHABLE:
         raise ValueError(f"int32 ranks number fewer than {UNREACHABLE} edges; got {shape.edges}")
-    _check_layout(importance, shape)
-    values = importance.map(lambda x: x.detach().cpu().contiguous())
-    _check_finite(values, shape)
-    return values
-
-
-def _check_layout(importance: EdgeTensors, shape: GraphShape) -> None:
-    named = zip(_AXES.items(), importance, shape.tensor_shapes, strict=True)
-    for (kind, axes), value, want in named:
+    for (kind, axes), value, want in zip(
+        _AXES.items(), importance, shape.tensor_shapes, strict=True
+    ):
         if tuple(value.shape) != want:
             raise ValueError(
                 f"{kind} importances of {shape} need shape {want} ({', '.join(axes)}); "
@@ -95,14 +88,13 @@ def _check_layout(importance: EdgeTensors, shape: GraphShape) -> None:
             raise ValueError(
                 f"{kind} importances must be torch.float32; got {value.dtype}: call .float() first"
             )
-
-
-def _check_finite(values: EdgeTensors, shape: GraphShape) -> None:
+    values = importance.map(lambda x: x.detach().cpu().contiguous())
     # The extremes are non-finite if any value is, and need no temporary as large as the graph.
-    if all(_is_finite(x) for x in values):
-        return
-    named = zip(_AXES.items(), values, shape.reachable(), strict=True)
-    for (kind, axes), value, reachable in named:
+    if all(bool(x.isfinite()) for value in values if value.numel() for x in value.aminmax()):
+        return values
+    for (kind, axes), value, reachable in zip(
+        _AXES.items(), values, shape.reachable(), strict=True
+    ):
         bad = (~value.isfinite() & reachable).nonzero()
         if len(bad):
             where = ", ".join(f"{a} {i}" for a, i in zip(axes, bad[0].tolist(), strict=True))
@@ -110,10 +102,7 @@ def _check_finite(values: EdgeTensors, shape: GraphShape) -> None:
                 f"importances must be finite; got {value[tuple(bad[0])].item()} for the {kind} "
                 f"edge at {where} ({len(bad)} non-finite {kind} importances in all)"
             )
-
-
-def _is_finite(value: Tensor) -> bool:
-    return value.numel() == 0 or all(bool(x.isfinite()) for x in value.aminmax())
+    return values
 
 
 # The compiled part. Nodes are numbered level * tokens + token. A key is an int64 that sorts by

@@ -1,4 +1,4 @@
-"""The arithmetic of the token graph: which edges there are, and how arrays over them are laid out.
+"""The edges of the token graph: which there are, how arrays over them are laid out, as a table.
 
 The graph is never stored as objects or adjacency lists. An array over its edges is three tensors,
 `EdgeTensors`; everything else (which edges reach the output, what layer an edge belongs to) follows
@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Int, Int64, Shaped
 from torch import Tensor
@@ -104,10 +106,9 @@ class GraphShape:
 
     def split(self, flat: Shaped[Tensor, " edge_id"]) -> EdgeTensors:
         """Views of one flat vector as the three tensors; the inverse of `EdgeTensors.flat`."""
-        attention, residual, mlp = self.tensor_shapes
-        sizes = [int(torch.Size(s).numel()) for s in (attention, residual, mlp)]
-        a, r, m = flat.split(sizes)
-        return EdgeTensors(a.view(attention), r.view(residual), m.view(mlp))
+        shapes = self.tensor_shapes
+        parts = flat.split([math.prod(shape) for shape in shapes])
+        return EdgeTensors(*(x.view(shape) for x, shape in zip(parts, shapes, strict=True)))
 
     def full(self, value: bool | int | float, dtype: torch.dtype) -> EdgeTensors:
         """Edge tensors holding one value everywhere."""
@@ -115,23 +116,20 @@ class GraphShape:
 
     def reachable(self) -> EdgeTensors:
         """True for the edges that can reach the output: causal, and in the last layer token T-1."""
-        causal = torch.ones(self.tokens, self.tokens, dtype=torch.bool).tril()
-        attention = causal.expand(self.layers, self.heads, -1, -1).clone()
-        residual = torch.ones(self.layers, self.sublayers, self.tokens, dtype=torch.bool)
-        mlp = torch.ones(self.layers * int(self.mlp), self.tokens, dtype=torch.bool)
-        attention[-1, :, :-1] = False
-        residual[-1, :, :-1] = False
-        mlp[-1:, :-1] = False
-        return EdgeTensors(attention, residual, mlp)
+        there = self.full(True, torch.bool)
+        there.attention.tril_()
+        there.attention[-1, :, :-1] = False
+        there.residual[-1, :, :-1] = False
+        there.mlp[-1:, :-1] = False
+        return there
 
     def layer_of(self) -> EdgeTensors:
         """The layer (0 .. L-1) whose block each edge belongs to, as int32."""
-        layer = torch.arange(self.layers, dtype=torch.int32)
-        shapes = self.tensor_shapes
-        rows = (layer, layer, layer[: shapes[2][0]])
-        return EdgeTensors(
-            *(r.view(-1, *[1] * (len(s) - 1)).expand(s) for r, s in zip(rows, shapes, strict=True))
-        )
+        layers = self.full(0, torch.int32)
+        for layer in range(self.layers):
+            for of_layer in layers.map(lambda x, layer=layer: x[layer : layer + 1]):
+                of_layer.fill_(layer)
+        return layers
 
     @property
     def tensor_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -164,27 +162,52 @@ class EdgeList(NamedTuple):
 
 def edge_list(shape: GraphShape, chosen: EdgeTensors) -> EdgeList:
     """End points of the chosen edges (booleans): attention first, then residual, then MLP."""
-    return EdgeList(*(torch.cat(c) for c in zip(*_lists_by_kind(shape, chosen), strict=True)))
-
-
-def _lists_by_kind(shape: GraphShape, chosen: EdgeTensors) -> list[EdgeList]:
     sublayers = shape.sublayers
     layer, head, query, key = chosen.attention.nonzero().unbind(1)
-    level = sublayers * layer
-    attention = EdgeList(_like(layer, 1), layer, head, level, key, level + 1, query)
-
+    attention = (1, layer, head, sublayers * layer, key, query)
     layer, sublayer, pos = chosen.residual.nonzero().unbind(1)
-    level = sublayers * layer + sublayer
-    residual = EdgeList(_like(layer, 0), layer, _like(layer, -1), level, pos, level + 1, pos)
-
+    residual = (0, layer, torch.full_like(layer, -1), sublayers * layer + sublayer, pos, pos)
     layer, pos = chosen.mlp.nonzero().unbind(1)
-    level = sublayers * layer + sublayers - 1
-    mlp = EdgeList(_like(layer, 2), layer, _like(layer, -1), level, pos, level + 1, pos)
-    return [attention, residual, mlp]
+    mlp = (2, layer, torch.full_like(layer, -1), sublayers * (layer + 1) - 1, pos, pos)
+    lists = [
+        EdgeList(torch.full_like(layer, kind), layer, head, level, source, level + 1, target)
+        for kind, layer, head, level, source, target in (attention, residual, mlp)
+    ]
+    return EdgeList(*(torch.cat(column) for column in zip(*lists, strict=True)))
 
 
-def _like(values: Tensor, fill: int) -> Tensor:
-    return torch.full_like(values, fill)
+ENDS = ["kind", "layer", "head", "source", "source_position", "target", "target_position"]
+"""The columns that tell an edge from all others."""
+
+
+def edge_table(shape: GraphShape, strings: Sequence[str], chosen: EdgeTensors) -> pd.DataFrame:
+    """The chosen edges (booleans), one row each, in the order of their flat ids.
+
+    Args:
+        shape: of the token graph.
+        strings: its tokens as text.
+        chosen: which edges.
+
+    Returns:
+        The columns `ENDS`, and `source_token` and `target_token` behind their positions.
+    """
+    edges = edge_list(shape, chosen)
+    names = np.array([hook_name(shape, level) for level in range(shape.levels)], dtype=object)
+    tokens = np.array(strings, dtype=object)
+    head = edges.head.numpy()
+    return pd.DataFrame(
+        {
+            "kind": np.array(KINDS, dtype=object)[edges.kind.numpy()],
+            "layer": edges.layer.numpy(),
+            "head": pd.arrays.IntegerArray(head, head < 0),
+            "source": names[edges.source_level.numpy()],
+            "source_position": edges.source_token.numpy(),
+            "source_token": tokens[edges.source_token.numpy()],
+            "target": names[edges.target_level.numpy()],
+            "target_position": edges.target_token.numpy(),
+            "target_token": tokens[edges.target_token.numpy()],
+        }
+    )
 
 
 def hook_name(shape: GraphShape, level: int) -> str:

@@ -8,8 +8,9 @@ passes. What a fitted trace may be taken for is said by its controls: a sweep wi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -28,31 +29,16 @@ from strace_lens.traces.trace import Trace
 from strace_lens.utils.progress import Progress
 
 
-@dataclass(frozen=True)
-class Estimator:
-    """A way to rank the edges of a token graph.
+class Estimator(NamedTuple):
+    """A way to rank the edges of a token graph."""
 
-    Attributes:
-        rank: from a model and its graph to a trace. One that takes steps is given `keep`, `target`,
-            `replacement`, `seed`, `memory_budget`, `progress` and `allow_other_model` by name, and
-            `start` too if it starts from another estimator's trace.
-        steps: how often it calls `progress` at the most; 0 where nothing is fitted.
-        start: name of the estimator whose trace it starts from.
-        passes: rows of forward and of backward passes that a step takes.
-    """
-
+    # From a model and its graph to a trace. One that takes steps is given `keep`, `target`,
+    # `replacement`, `seed`, `memory_budget`, `progress` and `allow_other_model` by name, and
+    # `start` too if it starts from another estimator's trace.
     rank: Callable[..., Trace]
-    steps: int = 0
-    start: str | None = None
-    passes: tuple[int, int] = (0, 0)
-
-
-def _greedy(model: Model, graph: TokenGraph) -> Trace:
-    return extract(graph, "l1")
-
-
-def _scheduled(model: Model, graph: TokenGraph) -> Trace:
-    return extract(graph, "l2", order="scheduled")
+    steps: int = 0  # how often it calls `progress` at the most; 0 where nothing is fitted
+    start: str | None = None  # name of the estimator whose trace it starts from
+    passes: tuple[int, int] = (0, 0)  # rows of forward and of backward passes that a step takes
 
 
 def _fisher(model: Model, graph: TokenGraph, *, progress: Progress | None, **options: Any) -> Trace:
@@ -62,17 +48,16 @@ def _fisher(model: Model, graph: TokenGraph, *, progress: Progress | None, **opt
     return trace
 
 
-def _regularized(model: Model, graph: TokenGraph, **options: Any) -> Trace:
-    return learn(model, graph, **REGULARIZED, **options)
-
-
 ESTIMATORS: dict[str, Estimator] = {
-    "greedy": Estimator(_greedy),
-    "scheduled": Estimator(_scheduled),
+    "greedy": Estimator(lambda model, graph: extract(graph, "l1")),
+    "scheduled": Estimator(lambda model, graph: extract(graph, "l2", order="scheduled")),
     "fisher": Estimator(_fisher, steps=1, passes=(1, FISHER_PROBES)),
     "pruned": Estimator(prune, steps=prune_steps(), passes=(1, PROBES)),
     "regularized": Estimator(
-        _regularized, steps=REGULARIZED["steps"], start="pruned", passes=(ROWS, ROWS)
+        partial(learn, **REGULARIZED),
+        steps=REGULARIZED["steps"],
+        start="pruned",
+        passes=(ROWS, ROWS),
     ),
     "learned": Estimator(learn, steps=STEPS, start="pruned", passes=(ROWS, ROWS)),
 }

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import networkx as nx
+import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from strace_lens.model.prompts import Prompt
-from strace_lens.traces.edge_table import ENDS, edge_ids
-from strace_lens.traces.edges import UNREACHABLE, EdgeTensors, GraphShape
+from strace_lens.traces.edges import (
+    ENDS,
+    KINDS,
+    UNREACHABLE,
+    EdgeTensors,
+    GraphShape,
+    edge_list,
+    hook_name,
+)
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.trace import GIVEN, Subgraph, Trace
 from strace_lens.utils.checks import (
+    codes_of,
     numbers_of,
     refuse_rows,
     refuse_twice,
@@ -140,3 +152,52 @@ def _placed(
     flat = shape.full(fill, dtype).flat()
     flat[ids] = values
     return shape.split(flat)
+
+
+def edge_ids(table: pd.DataFrame, shape: GraphShape) -> Int64[Tensor, " row"]:
+    """Flat ids of the edges that the rows name.
+
+    Args:
+        table: the columns `ENDS` as `edge_table` gives them, of which a missing head may be None,
+            NaN or NA; other columns are not read.
+        shape: of the token graph.
+
+    Raises:
+        ValueError: a column is missing, a row names no edge that reaches the output, or two rows
+            name the same one; the message names the rows.
+    """
+    require_columns(table, ENDS)
+    names = [hook_name(shape, level) for level in range(shape.levels)]
+
+    def codes(name: str, known: Sequence[str]) -> Int64[np.ndarray, " row"]:
+        why = f"is none of the graph, which has {', '.join(known[:3])} ..."
+        return codes_of(table, name, known, why)
+
+    given = {
+        "kind": codes("kind", KINDS),
+        "layer": whole_numbers(table, "layer"),
+        "head": whole_numbers(table, "head", missing=-1),
+        "source_level": codes("source", names),
+        "source_token": whole_numbers(table, "source_position"),
+        "target_level": codes("target", names),
+        "target_token": whole_numbers(table, "target_position"),
+    }
+    reachable = shape.reachable()
+    known = pd.DataFrame({k: v.numpy() for k, v in edge_list(shape, reachable)._asdict().items()})
+    known["id"] = reachable.flat().nonzero()[:, 0].numpy()
+    found = pd.DataFrame(given).merge(known, on=list(given), how="left")["id"]
+    ids = pd.Series(found).fillna(-1).to_numpy(dtype=np.int64, copy=True)
+    if (ids < 0).any():
+        lost = table[ids < 0].assign(edge=_described)
+        why = f"is none of the {shape.edges:,} that reach the output"
+        refuse_rows(lost, "edge", np.ones(len(lost), dtype=bool), why)
+    refuse_twice(table, ids, "name the same edge")
+    return torch.from_numpy(ids)
+
+
+def _described(table: pd.DataFrame) -> list[str]:
+    rows = table[ENDS].itertuples(index=False)
+    return [
+        f"{kind} of layer {layer}{'' if pd.isna(head) else f' head {head}'}, {a}@{i} to {b}@{j}"
+        for kind, layer, head, a, i, b, j in rows
+    ]

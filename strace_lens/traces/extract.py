@@ -10,13 +10,12 @@ from strace_lens.traces.best_first import best_first
 from strace_lens.traces.edges import EdgeTensors, GraphShape, in_reach
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.importance import edge_importance
-from strace_lens.traces.schedule import residual_closure, schedule
+from strace_lens.traces.schedule import schedule
 from strace_lens.traces.trace import Trace
 from strace_lens.utils.versions import versions
 
 ORDERS: dict[str, Callable[[EdgeTensors, GraphShape], EdgeTensors]] = {
     "best-first": best_first,
-    "closure": residual_closure,
     "scheduled": schedule,
 }
 
@@ -35,8 +34,8 @@ def extract(
     Args:
         graph: the token graph of a prompt.
         importance: a key of `importance.IMPORTANCES`, or "leverage(k)".
-        order: "best-first", the paper's search; "closure" and "scheduled" score attention and MLP
-            edges alone and buy the residual edges below what is read (`schedule`).
+        order: "best-first", the paper's search; "scheduled" scores attention and MLP edges alone
+            and buys the residual edges below what is read (`schedule`).
         seed: of the random importance.
         memory_budget: bytes that an importance may take for edge vectors at a time.
 

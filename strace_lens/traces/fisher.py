@@ -38,12 +38,7 @@ FISHER_PROBES = 8
 
 
 def fisher_scores(
-    fit: Fit,
-    ranks: EdgeTensors,
-    count: int,
-    *,
-    probes: int,
-    generator: torch.Generator,
+    fit: Fit, ranks: EdgeTensors, count: int, *, probes: int, generator: torch.Generator
 ) -> EdgeTensors:
     """Fisher scores of attention and MLP edges at the trace of so many edges; residual zeros.
 
@@ -63,10 +58,10 @@ def fisher_scores(
     if probes < 1:
         raise ValueError(f"probes must be at least 1; got {probes}")
     rows = fit.rows(ranks, [count])
-    log_probs = weighted_log_probs(fit.model, fit.architecture, rows)[0]
+    log_probs = weighted_log_probs(fit.model, fit.graph.architecture, rows)[0]
     signs = torch.randint(0, 2, (probes, len(log_probs)), generator=generator) * 2 - 1
     vectors = signs.to(log_probs.device) * fit.target.sqrt()
-    total: EdgeTensors | None = None
+    total = fit.graph.shape.full(0.0, torch.float32)
     for chunk in fit.chunks(probes):
         found = gradients(
             log_probs,
@@ -76,8 +71,7 @@ def fisher_scores(
             retain_graph=chunk.stop < probes,
         )
         squares = found.map(lambda g: g[:, 0].square().sum(0).cpu())
-        total = squares if total is None else EdgeTensors(*map(torch.add, total, squares))
-    assert total is not None
+        total = EdgeTensors(*map(torch.add, total, squares))
     return total.map(lambda x: (x / probes).sqrt())
 
 
@@ -102,17 +96,12 @@ def fisher(
         model: the model whose graph it is.
         graph: the token graph of a prompt.
         probes: backward passes.
-        keep: kinds of edges that are never ablated.
         target: probabilities whose Fisher information is taken; by default the model's own output.
-        replacement: what an ablated edge carries.
-        seed: of the probes.
-        memory_budget: bytes of a forward and backward pass.
-        allow_other_model: accept a replacement made with other weights, as from another checkpoint.
+        keep, replacement, seed, memory_budget, allow_other_model: as for `estimate`.
 
     Raises:
-        ValueError: a graph of one token or of other weights, kinds of edges to keep that leave
-            nothing to fit, a replacement of other weights, a target that is no distribution, or no
-            probes.
+        ValueError: as `estimate` does; also for no probes, and for kinds of edges to keep that
+            leave nothing to fit.
         UnsupportedModelError: quantised weights.
     """
     fit = fit_to(
@@ -130,9 +119,7 @@ def fisher(
         scores = fisher_scores(fit, everything, 1, probes=probes, generator=generator)
     return fitted_trace(
         fit,
-        graph,
         schedule_ablatable(scores, graph.shape, fit.keep),
-        start=None,
         passes=(1, probes),
         metadata={"importance": "fisher", "order": "scheduled", "seed": seed, "probes": probes},
         importance=scores,

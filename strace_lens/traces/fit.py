@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from strace_lens.model.architecture import Architecture, Model, device_of
@@ -19,12 +19,7 @@ from strace_lens.model.forward import bytes_per_row, even_chunks, last_logits
 from strace_lens.model.hold import expect_gradients, noted
 from strace_lens.model.weights import remembered_hash
 from strace_lens.traces.ablation import Replacement
-from strace_lens.traces.edges import (
-    EdgeTensors,
-    GraphShape,
-    in_reach,
-    kinds_to_keep,
-)
+from strace_lens.traces.edges import EdgeTensors, in_reach, kinds_to_keep
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.masks import mask_hooks
 from strace_lens.traces.rows import WeightedRows, weighted_rows
@@ -33,6 +28,9 @@ from strace_lens.utils.versions import versions
 
 GRADIENT_BUDGET = 2**31
 """Bytes of a forward and backward pass unless said otherwise: every layer's values stay alive."""
+
+MASS_TOLERANCE = 1e-3
+"""How far the probabilities of a target may miss 1 in sum."""
 
 
 def weighted_log_probs(
@@ -76,14 +74,13 @@ def bytes_per_gradient_row(architecture: Architecture, tokens: int) -> int:
     return architecture.layers * bytes_per_row(architecture, tokens)
 
 
-MASS_TOLERANCE = 1e-3
-
-
 @dataclass(frozen=True, eq=False)
 class Fit:
     """A model's output on a prompt, to be reproduced under masks of its token graph.
 
     Attributes:
+        model: the model.
+        graph: its token graph of the prompt.
         target: probabilities to reproduce: the model's own, or another prompt's in a control.
         own: whether they are the model's own.
         replacement: what an ablated edge carries.
@@ -92,14 +89,12 @@ class Fit:
     """
 
     model: Model
-    architecture: Architecture
-    tokens: Int[Tensor, " pos"]
-    shape: GraphShape
+    graph: TokenGraph
     target: Float[Tensor, " vocab"]
     own: bool
     replacement: Replacement
     memory_budget: int
-    keep: tuple[str, ...] = ()
+    keep: tuple[str, ...]
 
     def rows(
         self, ranks: EdgeTensors, counts: Sequence[int], besides: Sequence[EdgeTensors] = ()
@@ -109,8 +104,8 @@ class Fit:
         `besides` are the edges that each row keeps whatever their rank, if any.
         """
         return weighted_rows(
-            self.tokens,
-            self.shape,
+            self.graph.prompt.tensor,
+            self.graph.shape,
             ranks,
             torch.tensor(counts, dtype=torch.int32),
             self.replacement,
@@ -122,12 +117,12 @@ class Fit:
     @property
     def ablatable(self) -> int:
         """Number of edges that can be ablated: those of kinds that are not kept whole."""
-        kinds = self.shape.reachable()._asdict().items()
+        kinds = self.graph.shape.reachable()._asdict().items()
         return sum(int(there.sum()) for kind, there in kinds if kind not in self.keep)
 
     def chunks(self, rows: int) -> Iterator[slice]:
         """Cut rows, or the probes of one, into as few passes as the budget allows."""
-        each = bytes_per_gradient_row(self.architecture, len(self.tokens))
+        each = bytes_per_gradient_row(self.graph.architecture, self.graph.shape.tokens)
         return even_chunks(rows, max(1, self.memory_budget // each))
 
 
@@ -157,9 +152,9 @@ def fit_to(
             f"the weights of {graph.architecture.name} have changed since {graph!r} was read: "
             "read it anew with token_graph"
         )
-    if start is not None and (start.shape, start.prompt.ids) != (graph.shape, graph.prompt.ids):
-        raise ValueError(f"the start {start!r} is of another prompt or model than {graph!r}")
     if start is not None:
+        if (start.shape, start.prompt.ids) != (graph.shape, graph.prompt.ids):
+            raise ValueError(f"the start {start!r} is of another prompt or model than {graph!r}")
         start.expect_model(model, allow_other_model=allow_other_model)
     replacement.expect_model(model, allow_other_model=allow_other_model)
     if graph.shape.tokens < 2:
@@ -175,9 +170,7 @@ def fit_to(
     own = graph.activations.logits.float().softmax(-1)
     return Fit(
         model=model,
-        architecture=graph.architecture,
-        tokens=graph.prompt.tensor,
-        shape=graph.shape,
+        graph=graph,
         target=own if target is None else _distribution(target, like=own),
         own=target is None,
         replacement=replacement,
@@ -206,33 +199,32 @@ def _distribution(
 
 def fitted_trace(
     fit: Fit,
-    graph: TokenGraph,
     ranks: EdgeTensors,
-    start: Trace | None,
     passes: tuple[int, int],
     metadata: Mapping[str, Any],
+    *,
+    start: Trace | None = None,
     importance: EdgeTensors | None = None,
 ) -> Trace:
     """A trace that says how it was fitted and what it cost, its start's passes included.
 
     Args:
         fit: what was fitted.
-        graph: the token graph.
         ranks: of every edge.
-        start: the trace that fitting started from, if any.
         passes: rows of forward passes, and of backward passes.
         metadata: importance, order, seed and the options that a repetition needs.
+        start: the trace that fitting started from, if any.
         importance: what edges were ranked by, if it is one number an edge.
     """
     before = dict(start.metadata) if start is not None else {}
     cost = before.get("passes", {})
     return Trace(
-        shape=fit.shape,
-        prompt=graph.prompt,
+        shape=fit.graph.shape,
+        prompt=fit.graph.prompt,
         ranks=ranks,
         metadata={
-            "model": fit.architecture.name,
-            "weights": graph.weights,
+            "model": fit.graph.architecture.name,
+            "weights": fit.graph.weights,
             **metadata,
             "target": "own" if fit.own else "given",
             "ablation": fit.replacement.kind,
@@ -244,5 +236,5 @@ def fitted_trace(
             "start": before or None,
             "versions": versions(),
         },
-        importance=None if importance is None else in_reach(importance, fit.shape),
+        importance=None if importance is None else in_reach(importance, fit.graph.shape),
     )

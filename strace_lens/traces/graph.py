@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -35,31 +36,24 @@ from strace_lens.traces.edges import GraphShape, hook_name
 from strace_lens.utils.html_repr import facts
 
 
-@dataclass(frozen=True, eq=False)
-class InEdges:
+class InEdges(NamedTuple):
     """The in-edges of the nodes that one sublayer of one layer writes, all tokens at once.
 
     The vector of attention edge (h, q, k) is `coefficient[h, q, k] * written[k, h]`. The biases
     (b_O, b_V through W_O, the MLP's, a norm's) belong to no edge, and that of attention is not
     split among heads: they are part of their node and always present. In-edges and bias sum to
     the node.
-
-    Attributes:
-        node: the residual stream after the sublayer.
-        bias: the part of each node that belongs to no edge.
-        residual: the residual edge into each node.
-        mlp: the MLP edge into each node, if the sublayer has one.
-        coefficient: pattern entries, divided by the scale of a norm after attention.
-        written: what each head writes for each key token, through W_O and that norm's gain.
     """
 
     layer: int
     sublayer: int
-    node: Float[Tensor, "pos d_model"]
-    bias: Float[Tensor, "pos d_model"]
-    residual: Float[Tensor, "pos d_model"]
-    mlp: Float[Tensor, "pos d_model"] | None = None
+    node: Float[Tensor, "pos d_model"]  # the residual stream after the sublayer
+    bias: Float[Tensor, "pos d_model"]  # the part of each node that belongs to no edge
+    residual: Float[Tensor, "pos d_model"]  # the residual edge into each node
+    mlp: Float[Tensor, "pos d_model"] | None = None  # the MLP edge into each node, if any
+    # Pattern entries, divided by the scale of a norm after attention.
     coefficient: Float[Tensor, "head query key"] | None = None
+    # What each head writes for each key token, through W_O and that norm's gain.
     written: Float[Tensor, "key head d_model"] | None = None
 
 

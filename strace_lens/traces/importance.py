@@ -11,8 +11,7 @@ Source: s-Trace (arXiv 2605.27033), section "edge importance", and its authors' 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -35,8 +34,7 @@ class SublayerImportance(NamedTuple):
     attention: Float[Tensor, "head query key"] | None
 
 
-@dataclass(frozen=True, eq=False)
-class Options:
+class Options(NamedTuple):
     """What an importance may need beside the edges: a byte budget and a source of randomness."""
 
     memory_budget: int
@@ -57,19 +55,13 @@ def normf(edges: InEdges, options: Options) -> SublayerImportance:
     code.
     """
     node = edges.node.norm(p=1, dim=-1)
-    return _divided(_norms(edges, 1), node.masked_fill(node == 0, torch.inf))
+    return _with(torch.div, _norms(edges, 1), node.masked_fill(node == 0, torch.inf))
 
 
 def proximity(edges: InEdges, options: Options) -> SublayerImportance:
     """max(0, ||node||_1 - ||node - e||_1), normalised to sum 1 (Information Flow Routes)."""
-    residual, mlp, attention = _nearness(edges, options.memory_budget)
-    return _sum_to_one(
-        SublayerImportance(
-            residual.clamp_min(0),
-            None if mlp is None else mlp.clamp_min(0),
-            None if attention is None else attention.clamp_min(0),
-        )
-    )
+    near = _nearness(edges, options.memory_budget)
+    return _sum_to_one(_with(torch.maximum, near, torch.zeros_like(near.residual)))
 
 
 def ifr(edges: InEdges, options: Options) -> SublayerImportance:
@@ -82,19 +74,15 @@ def ifr(edges: InEdges, options: Options) -> SublayerImportance:
     proximity, they have equal shares if it is positive; otherwise all are shifted to 0 and each
     counts 0 (the authors' code divides 0 by 0 there).
     """
-    residual, mlp, attention = _nearness(edges, options.memory_budget)
-    lowest = residual if mlp is None else residual.minimum(mlp)
-    if attention is not None:
-        acausal = torch.ones_like(attention[0], dtype=torch.bool).triu(1)
-        lowest = lowest.minimum(attention.masked_fill(acausal, torch.inf).amin((0, 2)))
-    shift = lowest.abs()
-    return _sum_to_one(
-        SublayerImportance(
-            residual + shift,
-            None if mlp is None else mlp + shift,
-            None if attention is None else (attention + shift[:, None]).tril(),
-        )
-    )
+    near = _nearness(edges, options.memory_budget)
+    lowest = near.residual if near.mlp is None else near.residual.minimum(near.mlp)
+    if near.attention is not None:
+        acausal = torch.ones_like(near.attention[0], dtype=torch.bool).triu(1)
+        lowest = lowest.minimum(near.attention.masked_fill(acausal, torch.inf).amin((0, 2)))
+    shifted = _with(torch.add, near, lowest.abs())
+    if shifted.attention is not None:
+        shifted.attention.tril_()
+    return _sum_to_one(shifted)
 
 
 def cosine(edges: InEdges, options: Options) -> SublayerImportance:
@@ -233,27 +221,16 @@ def _nearness(edges: InEdges, budget: int) -> SublayerImportance:
     attention = None
     if edges.coefficient is not None and edges.written is not None:
         attention = torch.zeros_like(edges.coefficient)
-        for rows, vectors in _attention_vectors(edges, budget):
+        # Vectors of the attention edges, for as many queries at a time as the budget allows.
+        for rows in torch.arange(len(node)).split(max(1, budget // edges.written.nbytes)):
+            stop = int(rows[-1]) + 1
+            coefficient = edges.coefficient[:, rows, :stop].permute(1, 2, 0)
+            vectors = coefficient[..., None] * edges.written[:stop]
             distance = vectors.sub_(node[rows, None, None]).abs_().sum(-1)
-            near = size[rows, None, None] - distance
-            attention[:, rows, : near.shape[1]] = near.permute(2, 0, 1)
+            attention[:, rows, :stop] = (size[rows, None, None] - distance).permute(2, 0, 1)
         attention.tril_()  # the blocks hold later tokens too
     mlp = None if edges.mlp is None else nearness(edges.mlp)
     return SublayerImportance(nearness(edges.residual), mlp, attention)
-
-
-def _attention_vectors(
-    edges: InEdges, budget: int
-) -> Iterator[tuple[slice, Float[Tensor, "query key head d_model"]]]:
-    """Vectors of the attention edges, for as many queries at a time as the budget allows."""
-    assert edges.coefficient is not None
-    assert edges.written is not None
-    queries, per_query = edges.coefficient.shape[1], edges.written.nbytes
-    step = max(1, budget // per_query)
-    for start in range(0, queries, step):
-        rows = slice(start, min(start + step, queries))
-        coefficient = edges.coefficient[:, rows, : rows.stop].permute(1, 2, 0)
-        yield rows, coefficient[..., None] * edges.written[: rows.stop]
 
 
 def _half_above(cosines: Tensor, carries: Tensor) -> Tensor:
@@ -276,12 +253,17 @@ def _sum_to_one(scores: SublayerImportance) -> SublayerImportance:
     if scores.attention is not None:
         total = total + scores.attention.sum((0, 2))
     # A node none of whose edges carries anything (all zeros) gives each importance 0, not NaN.
-    return _divided(scores, total.clamp_min(torch.finfo(total.dtype).tiny))
+    return _with(torch.div, scores, total.clamp_min(torch.finfo(total.dtype).tiny))
 
 
-def _divided(scores: SublayerImportance, by: Float[Tensor, " pos"]) -> SublayerImportance:
+def _with(
+    combine: Callable[[Tensor, Tensor], Tensor],
+    scores: SublayerImportance,
+    of_node: Float[Tensor, " pos"],
+) -> SublayerImportance:
+    """Every score combined with a number of the node that its edge enters."""
     return SublayerImportance(
-        scores.residual / by,
-        None if scores.mlp is None else scores.mlp / by,
-        None if scores.attention is None else scores.attention / by[:, None],
+        combine(scores.residual, of_node),
+        None if scores.mlp is None else combine(scores.mlp, of_node),
+        None if scores.attention is None else combine(scores.attention, of_node[:, None]),
     )

@@ -83,22 +83,23 @@ def learn(
             is fitted.
         sizes: relative sizes between which each step draws its traces, evenly in the logarithm;
             where kinds of edges are kept, relative to the edges that can be ablated.
-        keep: kinds of edges that are never ablated; they rank last (`schedule_ablatable`).
-        target: probabilities to reproduce; by default the model's own output.
-        replacement: what an ablated edge carries.
-        seed: of the sizes.
-        memory_budget: bytes of a forward and backward pass.
-        progress: told of each step; a bar if not given.
-        allow_other_model: accept a start or a replacement made with other weights, as from another
-            checkpoint.
+        keep, target, replacement, seed, memory_budget, progress, allow_other_model: as for
+            `estimate`. Kinds that are kept rank last (`schedule_ablatable`).
 
     Raises:
-        ValueError: a graph of one token or of other weights, kinds of edges to keep that leave
-            nothing to fit, a target that is no distribution, a start of another graph, or an option
-            out of its range.
+        ValueError: as `estimate` does; also for an option out of its range, and for kinds of edges
+            to keep that leave nothing to fit.
         UnsupportedModelError: quantised weights.
     """
-    _check_options(steps, max_shift, context_fraction)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}")
+    if not max_shift > 0:
+        raise ValueError(f"max_shift must be positive; got {max_shift}")
+    if not 0 <= context_fraction < 1:
+        raise ValueError(
+            "context_fraction must lie in [0, 1), as a share of the other edges; got "
+            f"{context_fraction}"
+        )
     shape = graph.shape
     fit = fit_to(
         model,
@@ -110,7 +111,12 @@ def learn(
         keep=keep,
         allow_other_model=allow_other_model,
     )
-    low, high = _edge_range(sizes, fit.ablatable)
+    low, high = (size * fit.ablatable for size in sizes)
+    if not 1 <= low < high <= fit.ablatable:
+        raise ValueError(
+            f"sizes must rise within (0, 1] and hold an edge at least; got {sizes}, which is "
+            f"{low:.3g} to {high:.3g} of {fit.ablatable} edges"
+        )
     rate = 0.2 * math.sqrt(STEPS / steps) if rate is None else rate
     candidates = shape.reachable()
     candidates = candidates._replace(residual=torch.zeros_like(candidates.residual)).flat()
@@ -123,7 +129,9 @@ def learn(
     with fixed_weights(model), reporting(progress, "learning", steps) as advance:
         for _ in range(steps):
             ranks = _ranks(parameters, candidates, fit)
-            counts = _draw_counts(low, high, generator)
+            # One number of edges from each of equal parts of the range, in the logarithm.
+            share = (torch.arange(ROWS) + torch.rand(ROWS, generator=generator)) / ROWS
+            counts = [int(low * (high / low) ** x) for x in share.tolist()]
             besides = _context(shape, context_fraction, generator)
             parameters.grad = _direction(fit, ranks, counts, besides, candidates)
             optimizer.step()
@@ -132,7 +140,6 @@ def learn(
             advance()
     return fitted_trace(
         fit,
-        graph,
         _ranks(parameters, candidates, fit),
         start=start,
         passes=(steps * ROWS, steps * ROWS),
@@ -147,28 +154,6 @@ def learn(
             "sizes": list(sizes),
         },
     )
-
-
-def _edge_range(sizes: tuple[float, float], edges: int) -> tuple[float, float]:
-    low, high = (s * edges for s in sizes)
-    if not 1 <= low < high <= edges:
-        raise ValueError(
-            f"sizes must rise within (0, 1] and hold an edge at least; got {sizes}, which is "
-            f"{low:.3g} to {high:.3g} of {edges} edges"
-        )
-    return low, high
-
-
-def _check_options(steps: int, max_shift: float, context_fraction: float) -> None:
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1; got {steps}")
-    if not max_shift > 0:
-        raise ValueError(f"max_shift must be positive; got {max_shift}")
-    if not 0 <= context_fraction < 1:
-        raise ValueError(
-            "context_fraction must lie in [0, 1), as a share of the other edges; got "
-            f"{context_fraction}"
-        )
 
 
 def _context(shape: GraphShape, share: float, generator: torch.Generator) -> list[EdgeTensors]:
@@ -187,17 +172,12 @@ def _context(shape: GraphShape, share: float, generator: torch.Generator) -> lis
     return rows
 
 
-def _draw_counts(low: float, high: float, generator: torch.Generator) -> list[int]:
-    """One number of edges from each of equal parts of the range, in the logarithm."""
-    share = (torch.arange(ROWS) + torch.rand(ROWS, generator=generator)) / ROWS
-    return [int(low * (high / low) ** x) for x in share.tolist()]
-
-
 def _ranks(
     parameters: Float[Tensor, " edge_id"], candidates: Bool[Tensor, " edge_id"], fit: Fit
 ) -> EdgeTensors:
+    shape = fit.graph.shape
     scores = torch.where(candidates, parameters.exp(), 0.0)
-    return schedule_ablatable(fit.shape.split(scores), fit.shape, fit.keep, RESIDUAL_COST)
+    return schedule_ablatable(shape.split(scores), shape, fit.keep, RESIDUAL_COST)
 
 
 def _log_rank(ranks: EdgeTensors, shape: GraphShape) -> Float[Tensor, " edge_id"]:
@@ -213,11 +193,11 @@ def _direction(
 ) -> Float[Tensor, " edge_id"]:
     """Mean over sizes of the divergence's gradient, near each threshold, each of equal weight."""
     log_target = fit.target.clamp_min(torch.finfo(torch.float32).tiny).log()[None]
-    log_rank = _log_rank(ranks, fit.shape)
+    log_rank = _log_rank(ranks, fit.graph.shape)
     total = torch.zeros_like(log_rank)
     for chunk in fit.chunks(len(counts)):
         rows = fit.rows(ranks, counts[chunk], besides[chunk])
-        log_probs = weighted_log_probs(fit.model, fit.architecture, rows)
+        log_probs = weighted_log_probs(fit.model, fit.graph.architecture, rows)
         found = gradients(_jensen_shannon(log_target, log_probs).sum(), rows)
         for row, count in enumerate(counts[chunk]):
             share = torch.sigmoid((math.log(count) - log_rank) / WIDTH)

@@ -7,7 +7,9 @@ rows that all curves ask for in a round share passes.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -66,10 +68,12 @@ def masked_logits(
         group.replacement.expect_model(model, allow_other_model=allow_other_model)
     device = device_of(model)
     groups = [group.on(device) for group in groups]
+    every = [len(group.tokens) for group in groups for _ in range(len(group))]
     done = []
-    for batch in _passes(architecture, groups, memory_budget):
+    for chunk in _chunks(architecture, every, memory_budget):
+        batch = _rows_of(groups, chunk)
         tokens = pad_right([g.tokens for g in batch for _ in range(len(g))])
-        lengths = torch.tensor([len(g.tokens) for g in batch for _ in range(len(g))])
+        lengths = torch.tensor(every[chunk])
         kept = kept_in_stream(batch)
         all_hooks = [*hooks, *mask_hooks(model, architecture, batch, kept)]
         if watch is not None:
@@ -82,28 +86,39 @@ def masked_logits(
     return logits.cpu() if device.type == "mps" else logits
 
 
+def embedding_noise(tokens: int, d_model: int, *, share: float = 0.1, seed: int = 0) -> Hook:
+    """A hook that adds Gaussian noise to the embedding of every token, the same in every row.
+
+    Args:
+        tokens: of the prompt; rows must all be of this length.
+        d_model: width of the residual stream.
+        share: root mean square of the noise's norm, over the norm of the token's embedding.
+        seed: of the noise.
+
+    Returns:
+        A hook for `last_logits` and `masked_logits`, at `blocks.0.hook_resid_pre`.
+
+    Raises:
+        ValueError: a share that is negative or not finite.
+    """
+    if not 0 <= share < math.inf:
+        raise ValueError(f"the share of noise must be finite and not negative; got {share}")
+    generator = torch.Generator().manual_seed(seed)
+    noise = share / math.sqrt(d_model) * torch.randn(tokens, d_model, generator=generator)
+
+    def add_noise(
+        embedding: Float[Tensor, "row pos d_model"], hook: Any
+    ) -> Float[Tensor, "row pos d_model"]:
+        return embedding + embedding.norm(dim=-1, keepdim=True) * noise.to(embedding)
+
+    return "blocks.0.hook_resid_pre", add_noise
+
+
 def passes(
     architecture: Architecture, lengths: Sequence[int], memory_budget: int = MEMORY_BUDGET
 ) -> int:
     """Number of forward passes that rows of these prompt lengths need, in this order."""
     return len(_chunks(architecture, lengths, memory_budget))
-
-
-def _passes(
-    architecture: Architecture, groups: Sequence[MaskRows], memory_budget: int
-) -> list[list[MaskRows]]:
-    """Cut the groups into batches of rows that fit the budget, in order."""
-    lengths = [len(g.tokens) for g in groups for _ in range(len(g))]
-    batches = []
-    for chunk in _chunks(architecture, lengths, memory_budget):
-        batch, first = [], 0
-        for group in groups:
-            which = slice(max(chunk.start - first, 0), min(chunk.stop - first, len(group)))
-            if which.start < which.stop:
-                batch.append(group.rows(which))
-            first += len(group)
-        batches.append(batch)
-    return batches
 
 
 def _chunks(architecture: Architecture, lengths: Sequence[int], memory_budget: int) -> list[slice]:
@@ -112,12 +127,21 @@ def _chunks(architecture: Architecture, lengths: Sequence[int], memory_budget: i
     for _, same in itertools.groupby(lengths, architecture.padding_class):
         there = list(same)
         at_once = rows_per_pass(architecture, max(there), memory_budget)
-        chunks += [
-            slice(first + chunk.start, first + chunk.stop)
-            for chunk in even_chunks(len(there), at_once)
-        ]
+        for chunk in even_chunks(len(there), at_once):
+            chunks.append(slice(first + chunk.start, first + chunk.stop))
         first += len(there)
     return chunks
+
+
+def _rows_of(groups: Sequence[MaskRows], chunk: slice) -> list[MaskRows]:
+    """The groups' rows of one pass."""
+    batch, first = [], 0
+    for group in groups:
+        which = slice(max(chunk.start - first, 0), min(chunk.stop - first, len(group)))
+        if which.start < which.stop:
+            batch.append(group.rows(which))
+        first += len(group)
+    return batch
 
 
 def run_plans(
@@ -161,20 +185,24 @@ def run_plans(
     """
     if refine < 0:
         raise ValueError(f"refine must be at least 0; got {refine}")
-    outputs = masked_logits(
-        model,
-        architecture,
-        [group for rows in plans for group in rows.groups],
-        watch=watch,
-        memory_budget=memory_budget,
-        advance=advance,
-        allow_other_model=allow_other_model,
-    )
-    logits = list(outputs.split([len(rows) for rows in plans]))
-    plans = list(plans)
+
+    def run(parts: Sequence[Sequence[MaskRows]], watch: Watch | None) -> list[Tensor]:
+        """Outputs of some rows of each curve, all in shared passes."""
+        outputs = masked_logits(
+            model,
+            architecture,
+            [group for part in parts for group in part],
+            watch=watch,
+            memory_budget=memory_budget,
+            advance=advance,
+            allow_other_model=allow_other_model,
+        )
+        return list(outputs.split([sum(len(group) for group in part) for part in parts]))
+
+    plans, logits = list(plans), run([plan.groups for plan in plans], watch)
     if not refine:
         return plans, logits
-    full = [one.to(outputs.device).double().log_softmax(-1)[None] for one in clean]
+    full = [one.to(logits[0].device).double().log_softmax(-1)[None] for one in clean]
     masses = [float(measures.head_mass(one, head)[0]) for one in full]
     tables = [
         _errors(one, outputs[plan.trace], plan.sizes, head)
@@ -192,21 +220,9 @@ def run_plans(
             for plan, trace, sizes in zip(plans, traces, asked, strict=True)
         ]
         fresh = [new.groups[len(old.groups) :] for new, old in zip(grown, plans, strict=True)]
-        groups = [group for of_trace in fresh for group in of_trace]
-        if groups:
-            outputs = masked_logits(
-                model,
-                architecture,
-                groups,
-                memory_budget=memory_budget,
-                advance=advance,
-                allow_other_model=allow_other_model,
-            )
-            counts = [sum(len(group) for group in of_trace) for of_trace in fresh]
-            logits = [
-                torch.cat([old, new])
-                for old, new in zip(logits, outputs.split(counts), strict=True)
-            ]
+        if any(fresh):
+            found = run(fresh, None)
+            logits = [torch.cat(pair) for pair in zip(logits, found, strict=True)]
         for i, sizes in enumerate(asked):
             if sizes:
                 rows = grown[i].trace[[grown[i].sizes.index(size) for size in sizes]]
@@ -223,11 +239,5 @@ def _errors(
 ) -> pd.DataFrame:
     """What decides where a curve is refined: its errors at some sizes."""
     in_head, in_tail = measures.head_tail_error(full, logits.double().log_softmax(-1), head)
-    return pd.DataFrame(
-        {
-            "size": [float(s) for s in sizes],
-            "tv": (in_head + in_tail).tolist(),
-            "head_error": in_head.tolist(),
-            "tail_error": in_tail.tolist(),
-        }
-    )
+    columns = {"tv": in_head + in_tail, "head_error": in_head, "tail_error": in_tail}
+    return pd.DataFrame({"size": sizes, **{name: x.tolist() for name, x in columns.items()}})

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
-from typing import Any, NamedTuple
+from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -34,7 +34,7 @@ from strace_lens.model.architecture import (
 )
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import Hook
-from strace_lens.traces.rows import Keep, MaskedRows, Rows, WeightedRows, complement, times
+from strace_lens.traces.rows import Keep, MaskedRows, Rows, complement, times
 
 
 def mask_hooks(
@@ -49,72 +49,48 @@ def mask_hooks(
     reaches the MLP but not `hook_resid_post`, so both are written, from their parts. `kept` is of
     `kept_in_stream`, for callers who need it too.
     """
-    starts = [0]
-    for group in groups:
-        starts.append(starts[-1] + len(group))
-    spans = [slice(a, b) for a, b in pairwise(starts)]
-    spans_and_groups = list(zip(spans, groups, strict=True))
-    kept = kept_in_stream(groups) if kept is None else kept
-    biases = _biases(model, architecture)
-    hooks: list[Hook] = []
-    for layer in range(architecture.layers):
-        residual, mlp = kept[0][layer], kept[1][layer] if architecture.mlp else None
-        mask = _LayerMask(
-            model, architecture, layer, spans_and_groups, residual, mlp, biases[layer]
-        )
-        hooks += mask.hooks()
-    return hooks
-
-
-def kept_in_stream(
-    groups: Sequence[Rows],
-) -> tuple[Keep, Keep]:
-    """Which residual `[layer sublayer row pos]` and MLP edges `[mlp_layer row pos]` each row keeps.
-
-    Padding keeps all.
-    """
-    width = max(g.shape.tokens for g in groups)
-
-    def padded(keep: Keep, group: Rows) -> Keep:
-        return torch.nn.functional.pad(
-            keep.movedim(0, -2), (0, width - group.shape.tokens), value=True
-        )
-
-    residual = [padded(g.keep_residual_edges(), g) for g in groups]
-    mlp = [padded(g.keep_mlp_edges(), g) for g in groups]
-    return torch.cat(residual, -2), torch.cat(mlp, -2)
-
-
-class _Biases(NamedTuple):
-    """What the biases of a layer leave in the stream where edges are ablated.
-
-    Attributes:
-        output: how the layer's heads write to the stream.
-        constant: what stays of an ablated MLP edge.
-        of_values: whether the heads' values have a bias.
-        of_mlp: whether `constant` is anything but zero.
-    """
-
-    output: AttentionOutput
-    constant: Tensor
-    of_values: bool
-    of_mlp: bool
-
-
-def _biases(model: Model, architecture: Architecture) -> list[_Biases]:
-    """The biases of every layer; all layers together are one question to the device."""
+    stops = list(accumulate(len(group) for group in groups))
+    spans = [slice(a, b) for a, b in pairwise([0, *stops])]
+    residual, mlp = kept_in_stream(groups) if kept is None else kept
     layers, device = range(architecture.layers), device_of(model)
     outputs = [attention_output(model, architecture, layer) for layer in layers]
     constants = [torch.zeros(())] * architecture.layers
     if architecture.mlp:
         constants = [mlp_constant(model, architecture, layer) for layer in layers]
-    values = torch.stack([output.value_bias.any().to(device) for output in outputs])
-    mlps = torch.stack([constant.any().to(device) for constant in constants])
-    found = torch.stack([values, mlps], 1).tolist()
-    return [
-        _Biases(output, constant, *there)
-        for output, constant, there in zip(outputs, constants, found, strict=True)
-    ]
+    # Which biases there are is one question to the device for all layers together.
+    biases = ((output.value_bias, c) for output, c in zip(outputs, constants, strict=True))
+    any_bias = torch.stack([bias.any().to(device) for pair in biases for bias in pair])
+    replaced = any(group.replacement.references for group in groups)
+    hooks: list[Hook] = []
+    for layer, (of_values, of_mlp) in enumerate(any_bias.view(-1, 2).tolist()):
+        mask = _LayerMask(
+            architecture,
+            layer,
+            device_of_layer(model, layer),
+            list(zip(spans, groups, strict=True)),
+            keep_residual=residual[layer],
+            keep_mlp=mlp[layer] if architecture.mlp else None,
+            output=outputs[layer],
+            constant=constants[layer] if of_mlp else None,
+            patches_z=replaced or of_values,
+        )
+        hooks += mask.hooks()
+    return hooks
+
+
+def kept_in_stream(groups: Sequence[Rows]) -> tuple[Keep, Keep]:
+    """Which residual `[layer sublayer row pos]` and MLP edges `[mlp_layer row pos]` each row keeps.
+
+    Padding keeps all.
+    """
+    width = max(group.shape.tokens for group in groups)
+
+    def of_kind(kind: str) -> Keep:
+        pad = torch.nn.functional.pad
+        kept = [(g.kept(kind).movedim(0, -2), width - g.shape.tokens) for g in groups]
+        return torch.cat([pad(keep, (0, lacking), value=True) for keep, lacking in kept], -2)
+
+    return of_kind("residual"), of_kind("mlp")
 
 
 class _LayerMask:
@@ -122,29 +98,29 @@ class _LayerMask:
 
     def __init__(
         self,
-        model: Model,
         architecture: Architecture,
         layer: int,
+        device: torch.device,
         groups: Sequence[tuple[slice, Rows]],
-        residual: Keep,
-        mlp: Keep | None,
-        biases: _Biases,
+        *,
+        keep_residual: Keep,
+        keep_mlp: Keep | None,
+        output: AttentionOutput,
+        constant: Tensor | None,
+        patches_z: bool,
     ) -> None:
-        self.architecture = architecture
-        self.layer = layer
-        self.groups = groups
+        self.architecture, self.layer, self.groups = architecture, layer, groups
         # Masks and replacements live where their layer runs.
-        self.device = device_of_layer(model, layer)
-        self.keep_residual = residual.to(self.device)
-        self.keep_mlp = None if mlp is None else mlp.to(self.device)
-        self.output, self.constant = biases.output, biases.constant
+        self.device = device
+        self.keep_residual = keep_residual.to(device)
+        self.keep_mlp = None if keep_mlp is None else keep_mlp.to(device)
+        self.output = output
+        # What stays of an ablated MLP edge, unless it is zero.
+        self.constant = constant
+        # Whether an ablated attention edge leaves anything: a bias of its value or a replacement.
+        self.patches_z = patches_z
+        self.attention_kept = all("attention" in group.keep for _, group in groups)
         self.read: dict[str, Tensor] = {}
-        replaced = any(g.replacement.references for _, g in groups)
-        self.attention_kept = all(
-            not isinstance(g, WeightedRows) and "attention" in g.keep for _, g in groups
-        )
-        self.patches_z = replaced or biases.of_values
-        self.has_constant = biases.of_mlp
 
     def hooks(self) -> list[Hook]:
         arch, block = self.architecture, f"blocks.{self.layer}."
@@ -194,7 +170,7 @@ class _LayerMask:
         return masked
 
     def kept_attention(self, group: Rows) -> Keep:
-        return group.keep_attention_edges(self.layer).to(self.device, non_blocking=True)
+        return group.kept("attention", self.layer).to(self.device, non_blocking=True)
 
     def write_z(
         self, z: Float[Tensor, "row query head d_head"], hook: Any
@@ -259,12 +235,7 @@ class _LayerMask:
             written = torch.addcmul(written, stream, keep.to(stream.dtype))
         else:
             written = written + times(stream, keep)
-        for rows, group in self.groups:
-            if group.replacement.residual is not None:
-                n, there = group.shape.tokens, group.replacement.residual[self.layer, sublayer]
-                there = there.to(self.device, non_blocking=True)
-                written[rows, :n] += complement(keep[rows, :n]) * there
-        return written
+        return self.with_replacement(written, keep, "residual", sublayer)
 
     def mlp(self) -> Float[Tensor, "row pos d_model"]:
         """`hook_mlp_out` where its edge is kept, else its bias and the replacement."""
@@ -272,11 +243,18 @@ class _LayerMask:
         assert self.keep_mlp is not None
         keep = self.keep_mlp[..., None]
         written = times(mlp_out, keep)
-        if self.has_constant:
+        if self.constant is not None:
             written += complement(keep) * self.constant
+        return self.with_replacement(written, keep, "mlp")
+
+    def with_replacement(
+        self, written: Tensor, keep: Keep, kind: str, *sublayer: int
+    ) -> Float[Tensor, "row pos d_model"]:
+        """What a sublayer writes, plus what stands in for the edges that are not kept."""
         for rows, group in self.groups:
-            if group.replacement.mlp is not None:
-                n, there = group.shape.tokens, group.replacement.mlp[self.layer]
+            values = getattr(group.replacement, kind)
+            if values is not None:
+                n, there = group.shape.tokens, values[self.layer, *sublayer]
                 there = there.to(self.device, non_blocking=True)
                 written[rows, :n] += complement(keep[rows, :n]) * there
         return written
@@ -296,13 +274,11 @@ def run_hooks(model: Model, row: MaskedRows) -> list[Hook]:
         Pairs of hook point and function, as `run_with_hooks(fwd_hooks=...)` takes them.
     """
     architecture = architecture_of(model)
-    device = device_of(model)
-    row = row.on(device)
+    row = row.on(device_of(model))
     # What each hook point does in the run that is under way.
     functions: dict[str, Callable[..., Tensor | None]] = {}
 
-    def begin(stream: Tensor) -> None:
-        batch, width = stream.shape[:2]
+    def begin(batch: int, width: int) -> None:
         tokens = row.shape.tokens
         if width != tokens:
             raise ValueError(
@@ -316,7 +292,7 @@ def run_hooks(model: Model, row: MaskedRows) -> list[Hook]:
     def hook_at(point: str, last: bool) -> Callable[..., Tensor | None]:
         def hook(value: Tensor, hook: Any) -> Tensor | None:
             if point == FIRST:
-                begin(value)
+                begin(*value.shape[:2])
             elif not functions:
                 raise RuntimeError(
                     f"{point} ran before {FIRST}: a trace masks whole forward passes; start at the "

@@ -18,7 +18,7 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.hold import fixed_weights, verb
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.best_first import connected_order
-from strace_lens.traces.edges import GraphShape, order_of, ranks_of
+from strace_lens.traces.edges import order_of, ranks_of
 from strace_lens.traces.fisher import fisher_scores
 from strace_lens.traces.fit import GRADIENT_BUDGET, fit_to, fitted_trace
 from strace_lens.traces.graph import TokenGraph
@@ -41,8 +41,6 @@ def prune(
     decay: float = 0.5,
     smallest: float = SMALLEST,
     keep: Sequence[str] = (),
-    start: Trace | None = None,
-    largest: float = 1.0,
     target: Float[Tensor, " vocab"] | None = None,
     replacement: Replacement = ZERO,
     seed: int = 0,
@@ -59,50 +57,40 @@ def prune(
         factor: share of its edges that a step keeps.
         decay: weight of the former steps in the running mean of scores that decides.
         smallest: no trace smaller than this is scored; its edges keep their last order.
-        keep: kinds of edges that are never ablated; they rank last, and the edges that can be
-            ablated are the full graph that is pruned (`schedule_ablatable`).
-        start: a ranking whose edges beyond `largest` keep their ranks, to take up a pruning again;
-            by default the full graph is pruned.
-        largest: relative size of the start's trace that is pruned.
-        target: probabilities to reproduce; by default the model's own output.
-        replacement: what an ablated edge carries.
-        seed: of the probes.
-        memory_budget: bytes of a forward and backward pass.
-        progress: told of each of at most `prune_steps` steps; a bar if not given.
-        allow_other_model: accept a start or a replacement made with other weights, as from another
-            checkpoint.
+        keep, target, replacement, seed, memory_budget, progress, allow_other_model: as for
+            `estimate`. Kinds that are kept rank last, and the edges that can be ablated are the
+            full graph that is pruned (`schedule_ablatable`).
 
     Raises:
-        ValueError: a graph of one token or of other weights, kinds of edges to keep that leave
-            nothing to fit, a target that is no distribution, a start of another graph, or an option
-            out of its range.
+        ValueError: as `estimate` does; also for an option out of its range, and for kinds of edges
+            to keep that leave nothing to fit.
         UnsupportedModelError: quantised weights.
     """
-    _check_options(factor, decay)
-    if start is None and largest != 1:
-        raise ValueError(f"largest={largest} is a size of the start's trace; pass start= too")
+    if not 0 < factor < 1:
+        raise ValueError(f"factor must lie in (0, 1), as the share a step keeps; got {factor}")
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay must lie in [0, 1); got {decay}")
     fit = fit_to(
         model,
         graph,
         target,
         replacement,
         memory_budget,
-        start,
         keep=keep,
         allow_other_model=allow_other_model,
     )
     shape = graph.shape
-    residual = _is_residual(shape)
-    order = shape.reachable().flat().nonzero()[:, 0] if start is None else order_of(start.ranks)
+    residual = shape.full(False, torch.bool)
+    residual = residual._replace(residual=~residual.residual).flat()
+    order = shape.reachable().flat().nonzero()[:, 0]
     if fit.keep:
         order = order_of(kept_last(ranks_of(order, shape), shape, fit.keep))
-    count = math.floor(check_size(largest) * len(order))
-    count, kept = min(count, fit.ablatable), order[fit.ablatable :]
+    count, kept = fit.ablatable, order[fit.ablatable :]
     fewest = math.ceil(check_size(smallest) * len(order))
     generator = torch.Generator().manual_seed(seed)
     mean = torch.zeros(len(residual))
     steps = 0
-    total = prune_steps(factor, smallest, largest)
+    total = prune_steps(factor, smallest)
     with fixed_weights(model), reporting(progress, "pruning", total) as advance:
         while count >= fewest:
             ranks = ranks_of(order, shape)
@@ -123,29 +111,15 @@ def prune(
     ranks = ranks_of(order, shape)
     return fitted_trace(
         fit,
-        graph,
         ranks if fit.keep else connected_order(ranks, shape),
-        start=start,
         passes=(steps, steps * probes),
-        metadata={**made, **options, "largest": largest},
+        metadata={**made, **options},
     )
 
 
-def prune_steps(factor: float = FACTOR, smallest: float = SMALLEST, largest: float = 1.0) -> int:
+def prune_steps(factor: float = FACTOR, smallest: float = SMALLEST) -> int:
     """Steps that a pruning takes at the most."""
-    return math.ceil(math.log(smallest / largest) / math.log(factor)) + 1
-
-
-def _check_options(factor: float, decay: float) -> None:
-    if not 0 < factor < 1:
-        raise ValueError(f"factor must lie in (0, 1), as the share a step keeps; got {factor}")
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay must lie in [0, 1); got {decay}")
-
-
-def _is_residual(shape: GraphShape) -> Bool[Tensor, " edge_id"]:
-    mask = shape.full(False, torch.bool)
-    return mask._replace(residual=~mask.residual).flat()
+    return math.ceil(math.log(smallest) / math.log(factor)) + 1
 
 
 def _whole_columns(

@@ -1,8 +1,8 @@
-"""Orders that buy residual columns whole: scores of attention and MLP edges in, ranks out.
+"""The order that buys residual columns whole: scores of attention and MLP edges in, ranks out.
 
 Residual edges are structure here, not candidates. To read token u at layer l is to buy the residual
-edges of u in every layer below l. The functions turn scores into a *need* for each node and a
-priority for each edge, and rank edges by best-first search over the priorities. From every edge
+edges of u in every layer below l. Scores become a *need* for each node and a priority for each
+edge, and edges are ranked by best-first search over the priorities. From every edge
 there is a path to the output on which no priority is below its own. The search therefore takes
 edges in falling order of priority, and every prefix of the order is connected to the output node.
 
@@ -19,9 +19,7 @@ from typing import no_type_check
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numba import njit
-from torch import Tensor
 
 from strace_lens.traces.best_first import best_first, checked
 from strace_lens.traces.edges import EdgeTensors, GraphShape, order_of, ranks_of
@@ -30,39 +28,6 @@ _TOP = torch.finfo(torch.float32).max
 # Need of the last token's nodes, which the output always needs. It is one step of float32 below
 # the largest, so that a residual edge can stand one step above it.
 _ALWAYS = float(np.nextafter(np.float32(_TOP), np.float32(0)))
-
-
-def residual_closure(scores: EdgeTensors, shape: GraphShape) -> EdgeTensors:
-    """Rank edges by score, each no higher than what it serves, and every read node's column whole.
-
-    The priority of an attention or MLP edge is the smaller of its score and the need of the node
-    it writes into. The need of a node, and the priority of the residual edge into it, is the
-    largest priority among the edges that read its column at or above it; it is infinite at the
-    last token. So the need of a node is the width of the widest path from it to the output, where
-    the width of a path is its smallest score and residual edges do not count. Ranks follow falling
-    priority.
-
-    Every prefix hangs from the output. An edge that reads a new node is followed at once by the
-    residual edges that the node's column lacks, from the top down to the embedding, so that at most
-    one column is incomplete in any prefix. Other ties are those of `best_first`.
-
-    Args:
-        scores: float32 in the layout of `shape`; larger is more important, negative scores count
-            as zero. Residual entries, and those of edges that cannot reach the output, are not
-            read.
-        shape: the graph's size and kind.
-
-    Returns:
-        int32 ranks on the CPU: 0 .. E-1 for the E reachable edges, `UNREACHABLE` for the others.
-
-    Raises:
-        ValueError: a tensor has another shape or dtype, a reachable attention or MLP edge's score
-            is NaN or infinite, or the graph has more edges than an int32 can rank.
-    """
-    scores = _checked(scores, shape)
-    need = _last_token_always(shape)
-    _closure_needs(scores.attention.numpy(), need.numpy())
-    return _rank(scores, need, shape)
 
 
 def schedule(
@@ -116,58 +81,25 @@ def schedule(
     cost = float(shape.sublayers if residual_cost is None else residual_cost)
     if not (math.isfinite(cost) and cost > 0):
         raise ValueError(f"residual_cost must be positive and finite; got {residual_cost}")
-    scores = _checked(scores, shape)
-    need = _last_token_always(shape)
-    _scheduled_needs(scores.attention.numpy(), cost, need.numpy())
-    return _rank(scores, need, shape)
-
-
-def _checked(scores: EdgeTensors, shape: GraphShape) -> EdgeTensors:
-    """The scores on the CPU, contiguous, their residual entries replaced by zeros."""
     zeros = torch.zeros(scores.residual.shape, dtype=torch.float32)
-    return checked(scores._replace(residual=zeros), shape)
-
-
-def _last_token_always(shape: GraphShape) -> Float[Tensor, "layer pos"]:
-    """Needs before anything but the output is read."""
+    scores = checked(scores._replace(residual=zeros), shape)
+    # The needs of the nodes that each layer writes. Those of one layer and token have one need:
+    # nothing but their own column reads between them.
     need = torch.zeros(shape.layers, shape.tokens, dtype=torch.float32)
     need[:, -1] = _ALWAYS
-    return need
-
-
-def _rank(scores: EdgeTensors, need: Float[Tensor, "layer pos"], shape: GraphShape) -> EdgeTensors:
-    """Ranks from the needs of the nodes that each layer writes.
-
-    The nodes of one layer and token have one need: nothing but their own column reads between them.
-    """
+    _scheduled_needs(scores.attention.numpy(), cost, need.numpy())
     attention = torch.zeros_like(scores.attention)
     _attention_priorities(scores.attention.numpy(), need.numpy(), attention.numpy())
     # One step of float32 puts a residual edge before all else of its priority. It cannot put it
     # before an edge of that next priority: such an edge was taken before the column was read.
-    residual = need.nextafter(torch.tensor(_TOP, dtype=torch.float32))[:, None].expand(
-        -1, shape.sublayers, -1
-    )
+    above = need.nextafter(torch.tensor(_TOP, dtype=torch.float32))
+    residual = above[:, None].expand(-1, shape.sublayers, -1)
     mlp = scores.mlp.minimum(need[: len(scores.mlp)]).clamp_min(0)
     return best_first(EdgeTensors(attention, residual, mlp), shape)
 
 
 # The compiled part. `need[layer, token]` is the need of the nodes that the layer writes at that
 # token. In the last layer only the last token is reachable; its own column is always needed.
-
-
-@njit(cache=True)
-@no_type_check
-def _closure_needs(attention, need):
-    """Fill the needs of all tokens but the last, from the top layer down."""
-    layers, heads, tokens = attention.shape[:3]
-    for layer in range(layers - 1, 0, -1):
-        for token in range(tokens - 1):
-            need[layer - 1, token] = need[layer, token]
-        for head in range(heads):
-            for query in range(_first_query(layer, layers, tokens), tokens):
-                for key in range(query):
-                    priority = min(attention[layer, head, query, key], need[layer, query])
-                    need[layer - 1, key] = max(need[layer - 1, key], priority)
 
 
 @njit(cache=True)
@@ -277,11 +209,7 @@ def kept_last(ranks: EdgeTensors, shape: GraphShape, keep: Sequence[str]) -> Edg
     if not keep:
         return ranks
     order = order_of(ranks)
-    kept = EdgeTensors(
-        **{
-            kind: torch.full_like(x, kind in keep)
-            for kind, x in shape.reachable()._asdict().items()
-        }
-    )
+    kinds = ranks._asdict().items()
+    kept = EdgeTensors(*(torch.full_like(x, kind in keep, dtype=torch.bool) for kind, x in kinds))
     there = kept.flat()[order]
     return ranks_of(torch.cat([order[~there], order[there]]), shape)

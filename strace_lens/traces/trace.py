@@ -19,13 +19,11 @@ from strace_lens.model.forward import Hook
 from strace_lens.model.prompts import Prompt
 from strace_lens.model.weights import expect_same_weights
 from strace_lens.traces.ablation import ZERO, Replacement
-from strace_lens.traces.edge_table import edge_table
 from strace_lens.traces.edges import (
     KINDS,
     EdgeTensors,
     GraphShape,
-    edge_list,
-    hook_name,
+    edge_table,
     kinds_to_keep,
     order_of,
 )
@@ -36,10 +34,6 @@ from strace_lens.utils.html_repr import facts
 
 GIVEN = "given in the table"
 """What `metadata` says of an order or importance that came from a user's table."""
-
-
-COUNTED_AT_ONCE = 2**20
-"""Most ranks that are counted in one step."""
 
 
 def check_size(size: float) -> float:
@@ -58,32 +52,14 @@ def edges_by_size(
 ) -> Int64[Tensor, "size part"]:
     """How many edges of each part the first k edges have, from the ranks of the part's edges."""
     order = torch.tensor(edges, dtype=torch.int32).sort()
-    # Many small parts are counted together; numbers of all edges at once would take gigabytes.
-    entered, first = [], 0
-    while first < len(parts):
-        stop, ranks = first + 1, parts[first].numel()
-        while stop < len(parts) and ranks + parts[stop].numel() <= COUNTED_AT_ONCE:
-            ranks += parts[stop].numel()
-            stop += 1
-        entered.append(_entered(parts[first:stop], order.values))
-        first = stop
-    each = torch.cat(entered) if entered else torch.zeros(0, len(edges), dtype=torch.int64)
     counts = torch.empty(len(edges), len(parts), dtype=torch.int64)
-    counts[order.indices] = each.T.cumsum(0)
+    # Part by part: numbers of all edges at once would take gigabytes.
+    for i, ranks in enumerate(parts):
+        # An edge enters at the first size above its rank; one above all sizes never does.
+        enters = torch.searchsorted(order.values, ranks.flatten(), right=True, out_int32=True)
+        entered = torch.bincount(enters, minlength=len(edges) + 1)[:-1]
+        counts[order.indices, i] = entered.cumsum(0)
     return counts
-
-
-def _entered(
-    parts: Sequence[Int[Tensor, "..."]], edges: Int[Tensor, " size"]
-) -> Int64[Tensor, "part size"]:
-    """How many edges of each part enter at each of some rising sizes."""
-    # An edge enters at the first size above its rank; one above all sizes never does.
-    ranks = torch.cat([part.flatten() for part in parts])
-    enters = torch.searchsorted(edges, ranks, right=True, out_int32=True)
-    part = torch.arange(len(parts)).repeat_interleave(torch.tensor([p.numel() for p in parts]))
-    width = len(edges) + 1
-    cells = torch.bincount(part * width + enters, minlength=len(parts) * width)
-    return cells.view(len(parts), width)[:, :-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,20 +101,14 @@ class Subgraph:
         and `rank`. Graph attributes: `shape`, `prompt` and `made`, from which
         `subgraph_from_networkx` reads it back.
         """
-        chosen = edge_list(self.shape, self.kept)
-        ranks = torch.cat([r[k] for r, k in zip(self.ranks, self.kept, strict=True)]).tolist()
         graph = nx.MultiDiGraph(shape=self.shape, prompt=self.prompt, metadata=dict(self.metadata))
-        strings = self.prompt.strings
-        for row, rank in zip(zip(*(c.tolist() for c in chosen), strict=True), ranks, strict=True):
-            kind, layer, head, source_level, source, target_level, target = row
-            ends = [
-                (hook_name(self.shape, level), token)
-                for level, token in ((source_level, source), (target_level, target))
-            ]
-            for node in ends:
-                graph.add_node(node, token=strings[node[1]])
+        for edge in self.to_pandas().to_dict("records"):
+            ends = [(edge[end], edge[f"{end}_position"]) for end in ("source", "target")]
+            for node, end in zip(ends, ("source", "target"), strict=True):
+                graph.add_node(node, token=edge[f"{end}_token"])
+            head = None if edge["kind"] != "attention" else edge["head"]
             graph.add_edge(
-                *ends, kind=KINDS[kind], layer=layer, head=None if head < 0 else head, rank=rank
+                *ends, kind=edge["kind"], layer=edge["layer"], head=head, rank=edge["rank"]
             )
         return graph
 

@@ -22,8 +22,7 @@ from strace_lens.model.forward import last_logits
 from strace_lens.traces.compute import compute_share, on_path
 from strace_lens.traces.curve_rows import most_rows
 from strace_lens.traces.estimators import Estimator
-from strace_lens.traces.masked_run import masked_logits
-from strace_lens.traces.noise import embedding_noise
+from strace_lens.traces.masked_run import embedding_noise, masked_logits
 from strace_lens.traces.rows import MaskedRows
 from strace_lens.utils.manifest import OtherResultsError
 from tests import tiny

@@ -29,7 +29,6 @@ from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Setting
 from strace_lens.corpus.sweep import sweep
-from strace_lens.density.curve import TEXTS
 from strace_lens.measures.sizes import restored_from
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
@@ -95,7 +94,7 @@ def test_every_prompt_is_as_its_own_density_curve(whole: tuple[Path, Run]) -> No
 def same_as_curve(run: Run, prompt: int, curve: sl.DensityCurve) -> None:
     """Every number of a curve, and of its table, is what the run holds of the prompt."""
     rows = dict(zip(run.prompts["prompt"], every_size(run), strict=True))[prompt]
-    numbers = [column for column in curve.table if column not in TEXTS]
+    numbers = list(curve.table)
     np.testing.assert_allclose(
         rows[numbers].to_numpy(float), curve.table[numbers].to_numpy(float), atol=1e-5
     )
@@ -107,7 +106,7 @@ def same_as_curve(run: Run, prompt: int, curve: sl.DensityCurve) -> None:
     assert about["edges"] == curve.trace.edges
     for found, truth in [
         (about["top"], curve.top),
-        *zip(rows["top"], curve.table["top"], strict=True),
+        *zip(rows["top"], curve.tops, strict=True),
     ]:
         assert [pair["token"] for pair in found] == [token for token, _ in truth]
         assert [pair["p"] for pair in found] == pytest.approx([p for _, p in truth], abs=1e-5)

@@ -54,8 +54,7 @@ def test_each_token_is_measured_by_the_curve_of_its_prefix(
         shown = {one.token: one for one in row["alternatives"]}
         best = tiny.tokenizer().decode([int(full.argmax())])
         assert shown[best].model == pytest.approx(float(full.max()), abs=1e-6)
-        (at_small,) = curve.table.loc[curve.table["size"] == 0.2, "top_tokens"]
-        for one in at_small:
+        for one in curve.top_tokens[SIZES.index(0.2)]:
             assert shown[one.token].trace == pytest.approx(one.trace, abs=1e-5)
 
 

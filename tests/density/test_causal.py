@@ -122,8 +122,8 @@ Drawn = tuple[list[Tensor], list[Tensor]]
 def drawn_sets(table: pd.DataFrame, runs: Runs) -> dict[str, Drawn]:
     """The sets of each half, and of its control, of which the table holds the errors."""
     rows, found = table.set_index("ablated"), {}
-    (final,) = (sets for sets in runs if len(sets) > 4)  # the others look for the number
-    left = list(final)
+    refinement, head = (sets for sets in runs if len(sets) > 2)  # the others look for the number
+    left = [*refinement, *head]
     for phase in ("refinement", "head"):
         for half in ("early", "late"):
             name = f"{phase}, {half} layers"

@@ -13,11 +13,11 @@ from strace_lens.density.phases import find_phases
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
 from strace_lens.report.summary import summarize
-from strace_lens.traces.curve_rows import random_ranks
 from strace_lens.traces.edges import KINDS, EdgeTensors
 from strace_lens.traces.masked_run import masked_logits
 from strace_lens.traces.rows import MaskedRows
 from tests import tiny
+from tests.cases import random_ranks
 
 SIZES = (0.02, 0.1, 0.3, 0.7, 1.0)
 CONTROLS = ("random", "inverse", "random_inverse")
@@ -66,7 +66,7 @@ def test_every_size_and_control_equals_its_mask_run_alone(name, keep):
     full = last_logits(tiny.bridge(name), arch, trace.prompt.tensor[None])[0].double().softmax(-1)
     order = full.sort(descending=True, stable=True)
     head = order.indices[: int((order.values.cumsum(0) < 0.5).sum()) + 1]
-    for row in curve.table.to_dict("records"):
+    for row, top in zip(curve.table.to_dict("records"), curve.tops, strict=True):
         k = math.floor(row["size"] * trace.edges)
         assert row["edges"] == k
         first = trace.ranks.map(lambda r, k=k: r < k)
@@ -83,7 +83,7 @@ def test_every_size_and_control_equals_its_mask_run_alone(name, keep):
         assert row["head_error"] + row["tail_error"] == pytest.approx(row["tv"], abs=1e-9)
         assert row["kl"] == pytest.approx(float((full * (full / ours).log()).sum()), abs=2e-5)
         assert row["top1"] == bool(full.argmax() == ours.argmax())
-        assert row["top"][0][1] == pytest.approx(float(ours.max()), abs=2e-6)
+        assert top[0][1] == pytest.approx(float(ours.max()), abs=2e-6)
         assert row["trace_head_mass"] == pytest.approx(float(ours[head].sum()), abs=2e-6)
         if row["refined"]:
             assert all(math.isnan(row[f"{one}_tv"]) for one in CONTROLS)

@@ -44,8 +44,8 @@ def test_a_curve_comes_back_as_it_was(curve, tmp_path):
     back = sl.load_curve(path)
     assert back.table.equals(curve.table)
     assert repr(back) == repr(curve)
-    facts = ("top", "entropy", "head", "head_mass", "logit_gap", "ablation", "seed", "keep")
-    for name in facts:
+    facts = ("top", "tops", "top_tokens", "entropy", "head", "head_mass", "logit_gap")
+    for name in (*facts, "ablation", "seed", "keep"):
         assert getattr(back, name) == getattr(curve, name)
     assert [p.name for p in tmp_path.iterdir()] == ["curve.safetensors"]
 

@@ -108,7 +108,7 @@ def trace_verbs(model: Any) -> dict[str, Any]:
     found: dict[str, Any] = {name: trace.ranks.flat() for name, trace in traces.items()}
     found["importance"] = sl.edge_importance(graph, "proximity").flat()
     curve = sl.density_curve(model, start, replacement=swap)
-    found["curve"] = curve.table.drop(columns=["top", "top_tokens"]).to_numpy(float)
+    found["curve"] = curve.table.to_numpy(float)
     found["ablation"] = (
         sl.phase_ablation(model, curve).drop(columns=["ablated", "keep"]).to_numpy(float)
     )

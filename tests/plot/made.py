@@ -31,9 +31,9 @@ def with_token(text: str) -> DensityCurve:
     made = curve()
     prompt = made.trace.prompt
     hostile = dataclasses.replace(prompt, strings=(*prompt.strings[:-1], text))
-    table = made.table.assign(top=[((text, p), *rest) for (_, p), *rest in made.table["top"]])
+    tops = tuple(((text, p), *rest) for (_, p), *rest in made.tops)
     trace = dataclasses.replace(made.trace, prompt=hostile)
-    return dataclasses.replace(made, trace=trace, table=table, top=((text, 0.5),))
+    return dataclasses.replace(made, trace=trace, tops=tops, top=((text, 0.5),))
 
 
 def other_scripts() -> DensityCurve:
@@ -57,16 +57,17 @@ def other_scripts() -> DensityCurve:
         made.trace.prompt, text="日本 שלום 👩‍👩‍👧 e\u0301 is\n", strings=strings
     )
     (_, first), *others = made.top
-    table = made.table.assign(top=[((" שלום", p), *rest) for (_, p), *rest in made.table["top"]])
+    tops = tuple(((" שלום", p), *rest) for (_, p), *rest in made.tops)
     trace = dataclasses.replace(made.trace, prompt=prompt)
-    return dataclasses.replace(made, trace=trace, table=table, top=((" שלום", first), *others))
+    return dataclasses.replace(made, trace=trace, tops=tops, top=((" שלום", first), *others))
 
 
 def bare(rows: int) -> DensityCurve:
     """The first sizes of the curve, without controls."""
     controls = dict.fromkeys(("random_tv", "inverse_tv", "random_inverse_tv"), math.nan)
     table = curve().table.head(rows).assign(**controls)
-    return dataclasses.replace(curve(), table=table)
+    tops, top_tokens = curve().tops[:rows], curve().top_tokens[:rows]
+    return dataclasses.replace(curve(), table=table, tops=tops, top_tokens=top_tokens)
 
 
 def named(fig: go.Figure, name: str) -> Any:

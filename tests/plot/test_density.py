@@ -58,7 +58,8 @@ def test_hover_text_has_the_exact_numbers_and_token() -> None:
     text = made.named(plot_density(curve, made.NO_PHASES), "trace").hovertext[3]
     for part in (f"s = {row['size']:.10g}", f"{row['edges']} edges", f"KL {row['kl']:.4g}"):
         assert part in text
-    assert f'"{row["top"][0][0]}", p = {row["top"][0][1]:.3g}' in text
+    token, probability = curve.tops[3][0]
+    assert f'"{token}", p = {probability:.3g}' in text
 
 
 def test_phases_are_labelled_bands_at_their_sizes() -> None:

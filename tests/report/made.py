@@ -9,9 +9,9 @@ import torch
 
 from strace_lens.density.curve import DensityCurve
 from strace_lens.model.prompts import Prompt
-from strace_lens.traces.curve_rows import random_ranks
 from strace_lens.traces.edges import GraphShape
 from strace_lens.traces.trace import Trace
+from tests.cases import random_ranks
 from tests.plot import made
 
 

@@ -157,10 +157,12 @@ def test_ids_beyond_three_bytes_are_packed_in_four() -> None:
 def test_every_size_is_told_as_the_table_has_it() -> None:
     curve = made.curve()
     packed = json.loads(json.dumps(pack(curve, 10), allow_nan=False))
-    for row, told in zip(curve.table.to_dict("records"), packed["sizes"], strict=True):
+    for row, tokens, told in zip(
+        curve.table.to_dict("records"), curve.top_tokens, packed["sizes"], strict=True
+    ):
         for name in ("size", "edges", "tv", "kl", "head_error", "trace_head_mass", "attention"):
             assert told[name] == row[name]
-        assert [tuple(token) for token in told["top_tokens"]] == list(row["top_tokens"])
+        assert [tuple(token) for token in told["top_tokens"]] == list(tokens)
         assert np.sum(told["counts"]) == row["edges"]
     assert packed["levels"][-1] == "blocks.2.hook_resid_post"
 

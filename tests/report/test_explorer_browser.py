@@ -83,19 +83,20 @@ def predictions(page: Page, rows: str) -> list[list[str]]:
 @pytest.mark.extended
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_slider_moves_from_size_to_size_by_keys_and_pointer(browser, one, width) -> None:
-    table = made.curve().table
+    curve = made.curve()
+    rows = zip(curve.table.to_dict("records"), curve.top_tokens, strict=True)
     with opened(browser, one, width) as page:
         slider = page.get_by_role("slider", name="Relative size s of the trace")
         slider.focus()
         page.keyboard.press("Home")
-        for row in table.to_dict("records"):
+        for row, tokens in rows:
             assert status(page).startswith(f"s = {row['size']:.10g}: {row['edges']} edge")
             assert f"TV {row['tv']:.3f}" in status(page)
             assert slider.get_attribute("aria-valuetext") == status(page)
             assert predictions(page, "tr:not(.rest)") == [
-                [b.token, f"{b.model:.3f}", f"{b.trace:.3f}"] for b in row["top_tokens"]
+                [b.token, f"{b.model:.3f}", f"{b.trace:.3f}"] for b in tokens
             ]
-            parts = ["head" if b.head else "tail" for b in row["top_tokens"]]
+            parts = ["head" if b.head else "tail" for b in tokens]
             assert page.locator(".prediction tr:not(.rest) small").all_inner_texts() == parts
             for column in (1, 2):
                 total = sum(float(line[column]) for line in predictions(page, "tr"))
@@ -103,9 +104,9 @@ def test_the_slider_moves_from_size_to_size_by_keys_and_pointer(browser, one, wi
             page.keyboard.press("ArrowRight")
         box = slider.bounding_box()
         page.mouse.click(box["x"] + 2, box["y"] + box["height"] / 2)
-        assert status(page).startswith(f"s = {table['size'][0]:.10g}:")
+        assert status(page).startswith(f"s = {curve.table['size'][0]:.10g}:")
         page.get_by_role("button", name="Next larger size").click()
-        assert status(page).startswith(f"s = {table['size'][1]:.10g}:")
+        assert status(page).startswith(f"s = {curve.table['size'][1]:.10g}:")
 
 
 def inked(page: Page) -> int:

@@ -11,7 +11,7 @@ from strace_lens.traces.importance import edge_importance
 from tests import tiny
 
 
-@pytest.mark.parametrize("order", ["best-first", "closure", "scheduled"])
+@pytest.mark.parametrize("order", ["best-first", "scheduled"])
 def test_extract_ranks_by_the_order_asked_for(order: str) -> None:
     graph = token_graph(tiny.bridge("llama"), tiny.token_ids(6))
     trace = extract(graph, "l2", order=order)

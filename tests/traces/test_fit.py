@@ -20,7 +20,6 @@ from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import bytes_per_row
 from strace_lens.model.hold import fixed_weights
 from strace_lens.model.prompts import cut
-from strace_lens.traces.curve_rows import random_ranks
 from strace_lens.traces.edges import EdgeTensors, GraphShape
 from strace_lens.traces.fit import (
     Fit,
@@ -33,7 +32,7 @@ from strace_lens.traces.fit import (
 from strace_lens.traces.masked_run import masked_logits
 from strace_lens.traces.rows import MaskedRows
 from tests import cases, tiny
-from tests.cases import NAMES, architecture, model_of, relative_error
+from tests.cases import NAMES, architecture, model_of, random_ranks, relative_error
 from tests.oracle_weighted import weighted_logits
 from tests.traces.test_schedule import in_order
 from tests.weighted import (
@@ -263,12 +262,12 @@ def test_every_row_that_is_fitted_holds_the_kinds_kept(name: str, keep: tuple[st
     counts = [trace.edge_count(size) for size in (0.1, 0.5)]
     rows = fitted.rows(trace.ranks, counts)
     stop = torch.tensor(counts, dtype=torch.int32)
-    masks = MaskedRows(trace.prompt.tensor, trace.shape, trace.ranks, stop * 0, stop, keep)
-    kept = [x.float() for x in (masks.keep_residual_edges(), masks.keep_mlp_edges())]
+    masks = MaskedRows(trace.prompt.tensor, trace.shape, trace.ranks, stop * 0, stop, keep=keep)
+    kept = [x.float() for x in (masks.kept("residual"), masks.kept("mlp"))]
     for ours, theirs in zip((rows.residual, rows.mlp), kept, strict=True):
         assert torch.equal(ours, theirs)
     for layer, weights in enumerate(rows.attention):
-        assert torch.equal(weights, masks.keep_attention_edges(layer).float())
+        assert torch.equal(weights, masks.kept("attention", layer).float())
     truth = masked_logits(model, graph.architecture, [masks]).log_softmax(-1)
     ours = weighted_log_probs(model, graph.architecture, rows)
     assert relative_error(ours, truth) < 1e-5
@@ -363,18 +362,13 @@ def test_a_graph_of_one_token_is_refused(name: str) -> None:
         estimators(one, start)[name]()
 
 
-@pytest.mark.parametrize("name", ["prune", "learn"])
-def test_a_start_of_another_prompt_or_shape_is_refused(name: str) -> None:
+def test_a_start_of_another_prompt_or_shape_is_refused() -> None:
     graph, model = graph_of("llama"), model_of("llama")
     other = sl.extract(sl.token_graph(model, tiny.token_ids(len(TOKENS), seed=5)))
     longer = sl.extract(sl.token_graph(model, tiny.token_ids(len(TOKENS) + 1)))
     for start in (other, longer, sl.extract(graph_of("gptj"))):
-        calls = {
-            "prune": lambda start=start: sl.prune(model, graph, start=start),
-            "learn": lambda start=start: sl.learn(model, graph, start=start, sizes=(0.1, 0.5)),
-        }
         with pytest.raises(ValueError, match="is of another prompt or model than"):
-            calls[name]()
+            sl.learn(model, graph, start=start, sizes=(0.1, 0.5))
 
 
 def test_a_replacement_of_another_length_is_refused() -> None:
@@ -400,18 +394,18 @@ def test_rows_are_the_traces_of_so_many_edges() -> None:
 def test_a_fitted_trace_says_how_it_was_made_and_what_it_cost_in_all() -> None:
     graph = graph_of("llama")
     plain = sl.extract(graph)
-    first = fitted_trace(fit(), graph, plain.ranks, None, (3, 5), {"order": "one"})
+    first = fitted_trace(fit(), plain.ranks, (3, 5), {"order": "one"})
     assert first.metadata["passes"] == {"forward": 3, "backward": 5}
     assert first.metadata["start"] is None
     assert (first.metadata["target"], first.metadata["ablation"]) == ("own", "zero")
     assert first.metadata["model"] == plain.metadata["model"] == "tiny-llama"
     assert first.metadata["versions"] == plain.metadata["versions"]
 
-    second = fitted_trace(fit(UNIFORM), graph, plain.ranks, first, (10, 20), {"order": "two"})
+    second = fitted_trace(fit(UNIFORM), plain.ranks, (10, 20), {"order": "two"}, start=first)
     assert second.metadata["passes"] == {"forward": 13, "backward": 25}
     assert second.metadata["start"] == first.metadata
     assert (second.metadata["target"], second.metadata["order"]) == ("given", "two")
     # A start without gradients cost none.
-    third = fitted_trace(fit(), graph, plain.ranks, plain, (1, 1), {})
+    third = fitted_trace(fit(), plain.ranks, (1, 1), {}, start=plain)
     assert third.metadata["passes"] == {"forward": 1, "backward": 1}
     assert json.loads(json.dumps(second.metadata)) == second.metadata

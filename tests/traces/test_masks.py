@@ -262,7 +262,7 @@ def test_rows_slice_like_a_list() -> None:
     part = group.rows(slice(2, 4))
     assert len(group) == 6
     assert part.stop.tolist() == [2, 3]
-    kept = part.kept("attention", ranks.attention)
+    kept = part.kept("attention")
     assert [int(k.sum()) for k in kept] == [2, 3]
 
 
@@ -288,7 +288,9 @@ def masked(
     """The logits that `density_curve` would measure."""
     ends = torch.tensor([trace.edge_count(size)])
     row = MaskedRows(
-        trace.prompt.tensor, trace.shape, trace.ranks, ends * 0, ends, keep, replacement
+        *(trace.prompt.tensor, trace.shape, trace.ranks, None, ends),
+        keep=keep,
+        replacement=replacement,
     )
     return masked_logits(model_of(name), cases.architecture(name), [row])[0]
 
@@ -335,7 +337,7 @@ def test_hooks_put_out_what_a_curve_that_keeps_kinds_measures() -> None:
         full = cases.full_logits("llama", HOOKED_TOKENS).double().softmax(-1)
         tv = float((ours - full).abs().sum()) / 2
         assert curve.table["tv"].tolist() == pytest.approx([tv], abs=1e-6)
-        best = [p for _, p in curve.table["top"][0]]
+        best = [p for _, p in curve.tops[0]]
         assert best == pytest.approx(ours.topk(len(best)).values.tolist(), abs=1e-6)
 
 

@@ -41,8 +41,6 @@ def order_of(trace: sl.Trace) -> list[Edge]:
 
 def slow_prune(
     name: str,
-    start: sl.Trace | None = None,
-    largest: float = 1.0,
     *,
     kind: str = "zero",
     factor: float = 0.7,
@@ -60,14 +58,10 @@ def slow_prune(
     fit = fit_to(model, graph, None, replacement_of(name, kind), GRADIENT_BUDGET, keep=keep)
     generator = torch.Generator().manual_seed(seed)
     edges = reachable_edges(shape)
-    if start is not None:
-        edges = in_order(start.ranks, shape)
     kept = [e for e in edges if e.kind in keep]
-    if start is None:  # in the order of their ids
-        kept.sort(key=lambda e: (EdgeTensors._fields.index(e.kind), e.index))
-    total, edges = len(edges), [e for e in edges if e.kind not in keep]
-    count = min(math.floor(largest * total), len(edges))
-    alive, dropped = edges[:count], edges[count:]
+    kept.sort(key=lambda e: (EdgeTensors._fields.index(e.kind), e.index))  # in the order of ids
+    total, alive = len(edges), [e for e in edges if e.kind not in keep]
+    dropped: list[Edge] = []
     mean: dict[Edge, float] = {}
     while len(alive) >= smallest * total and alive:
         ranks = ranked([*alive, *dropped, *kept], shape)
@@ -156,34 +150,6 @@ def test_what_is_kept_is_never_pruned_and_comes_last(
     assert edges != in_order(pruned(name, replacement=instead, **given).ranks, trace.shape)
 
 
-@pytest.mark.parametrize(("largest", "importance"), [(0.3, "random"), (0.6, "l1"), (0.29, "l2")])
-def test_a_start_is_pruned_below_the_largest_size_and_kept_above(
-    largest: float, importance: str
-) -> None:
-    start = sl.extract(graph_of("llama"), importance)
-    again = pruned("llama", start=start, largest=largest, factor=0.5, seed=2)
-    before, after = order_of(start), order_of(again)
-    count = math.floor(largest * len(before))
-    assert after[count:] == before[count:]
-    assert set(after[:count]) == set(before[:count])
-    assert after[:count] != before[:count]
-    assert after == slow_prune("llama", start, largest, factor=0.5, seed=2)
-    assert again.metadata["largest"] == largest
-    assert again.metadata["start"] == start.metadata
-
-
-def test_a_pruning_is_taken_up_again_from_a_file(tmp_path) -> None:
-    start = pruned("llama", factor=0.5)
-    sl.save_trace(start, tmp_path / "pruned")
-    loaded = sl.load_trace(tmp_path / "pruned")
-    one, two = (pruned("llama", start=s, largest=0.5, factor=0.5) for s in (start, loaded))
-    assert order_of(one) == order_of(two)
-    assert one.metadata == two.metadata
-    cost, own = start.metadata["passes"], prune_steps(0.5, largest=0.5)
-    assert cost["forward"] < one.metadata["passes"]["forward"] <= cost["forward"] + own
-    assert one.metadata["passes"]["backward"] == 3 * one.metadata["passes"]["forward"]
-
-
 def test_a_smallest_size_ends_it_early_and_leaves_the_larger_traces() -> None:
     whole, early = (order_of(pruned("llama", smallest=s)) for s in (1e-4, 0.3))
     count = math.ceil(0.3 * len(whole))
@@ -214,16 +180,10 @@ def test_says_how_it_was_made_and_what_it_cost() -> None:
     assert "pruned by fisher" in repr(trace)
 
 
-@pytest.mark.parametrize(
-    ("factor", "smallest", "largest"), [(0.7, 1e-4, 1.0), (0.9, 0.05, 0.5), (0.3, 1e-3, 0.2)]
-)
-def test_there_are_no_more_steps_than_announced(
-    factor: float, smallest: float, largest: float
-) -> None:
-    start = sl.extract(graph_of("llama"))
-    trace = pruned("llama", factor=factor, smallest=smallest, largest=largest, start=start)
-    steps = trace.metadata["passes"]["forward"]
-    assert 1 <= steps <= prune_steps(factor, smallest, largest)
+@pytest.mark.parametrize(("factor", "smallest"), [(0.7, 1e-4), (0.9, 0.05), (0.3, 1e-3)])
+def test_there_are_no_more_steps_than_announced(factor: float, smallest: float) -> None:
+    trace = pruned("llama", factor=factor, smallest=smallest)
+    assert 1 <= trace.metadata["passes"]["forward"] <= prune_steps(factor, smallest)
 
 
 def test_the_memory_budget_changes_no_more_than_rounding_does() -> None:
@@ -276,16 +236,9 @@ def test_edges_that_carry_nothing_go_first() -> None:
         ({"decay": float("nan")}, "decay .* got nan"),
         ({"smallest": 0.0}, r"sizes must lie in \(0, 1\]; got 0.0"),
         ({"smallest": 1.5}, r"sizes must lie in \(0, 1\]; got 1.5"),
-        ({"largest": 0.5}, "largest=0.5 is a size of the start's trace"),
         ({"probes": 0}, "probes must be at least 1; got 0"),
     ],
 )
 def test_options_out_of_their_range_are_refused(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         pruned("llama", **options)
-
-
-@pytest.mark.parametrize("largest", [0.0, 1.1, float("nan")])
-def test_a_largest_size_out_of_its_range_is_refused(largest: float) -> None:
-    with pytest.raises(ValueError, match=rf"sizes must lie in \(0, 1\]; got {largest}"):
-        pruned("llama", start=sl.extract(graph_of("llama")), largest=largest)

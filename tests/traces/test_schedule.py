@@ -1,4 +1,4 @@
-"""Residual closure against widest paths, scheduling against brute force over initial sets."""
+"""Scheduling against brute force over initial sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from strace_lens.traces.edges import KINDS, UNREACHABLE, EdgeTensors, GraphShape
 from strace_lens.traces.schedule import (
     FREE,
     kept_last,
-    residual_closure,
     schedule,
     schedule_ablatable,
 )
@@ -201,27 +200,6 @@ def blocks_by_threshold(jobs: Jobs) -> Iterator[tuple[float, list[Edge]]]:
         left = [i for i in left if i not in set(best[2])]
 
 
-# Closure: widest paths.
-
-
-def widest_path_needs(scores: EdgeTensors, shape: GraphShape) -> dict[Node, float]:
-    """Smallest score on the best path from each node to the output, by relaxation to a halt."""
-    edges = reachable_edges(shape)
-    need = {node: -np.inf for e in edges for node in (e.source, e.target)}
-    need[shape.levels - 1, shape.tokens - 1] = np.inf
-    changed = True
-    while changed:
-        changed = False
-        for e in edges:
-            width = min(need[e.target], np.inf if e.residual else max(0, value_at(scores, e)))
-            if width > need[e.source]:
-                need[e.source], changed = width, True
-    return need
-
-
-# Graphs.
-
-
 @st.composite
 def graphs(
     draw: st.DrawFn, max_layers: int = 3, max_heads: int = 2, max_tokens: int = 4
@@ -298,27 +276,14 @@ def test_scheduled_blocks_on_a_larger_graph(parallel: bool, mlp: bool, cost: flo
     assert_ranked_by(priorities(scores, shape, need), schedule(scores, shape, cost), shape)
 
 
-@settings(max_examples=100)
-@given(graphs())
-def test_closure_ranks_by_the_widest_path_to_the_output(graph):
-    shape, scores = shape_and_scores(graph)
-    need = widest_path_needs(scores, shape)
-    priority = [
-        need[e.target] if e.residual else max(0.0, min(value_at(scores, e), need[e.target]))
-        for e in reachable_edges(shape)
-    ]
-    assert_ranked_by(priority, residual_closure(scores, shape), shape)
-
-
-@pytest.mark.parametrize("order", [residual_closure, schedule])
 @settings(max_examples=150)
 @given(graph=graphs())
-def test_prefixes_hang_and_columns_follow_their_first_read_at_once(order, graph):
+def test_prefixes_hang_and_columns_follow_their_first_read_at_once(graph):
     shape, scores = shape_and_scores(graph)
     output = (shape.levels - 1, shape.tokens - 1)
     reached = {output}
     missing = column(output[1], output[0])  # nodes without a residual in-edge, highest first
-    for e in in_order(order(scores, shape), shape):
+    for e in in_order(schedule(scores, shape), shape):
         assert e.target in reached
         if missing:
             assert e.residual
@@ -330,10 +295,9 @@ def test_prefixes_hang_and_columns_follow_their_first_read_at_once(order, graph)
     assert not missing
 
 
-@pytest.mark.parametrize("order", [residual_closure, schedule])
-def test_best_first_on_minus_the_rank_gives_the_ranks(order):
+def test_best_first_on_minus_the_rank_gives_the_ranks():
     shape = GraphShape(layers=4, heads=3, tokens=8)
-    ranks = order(random_scores(shape), shape)
+    ranks = schedule(random_scores(shape), shape)
     again = best_first(ranks.map(lambda r: -r.float()), shape)
     assert all(torch.equal(a, b) for a, b in zip(again, ranks, strict=True))
 
@@ -364,75 +328,64 @@ def test_a_schedule_worked_by_hand():
     assert ranks.attention[1, 0, 1, 0] == 3
     assert ranks.residual[0, 0, 0] == 4
 
-    # The closure does not count the link: the edge within the column has min(9, 5).
-    ranks = residual_closure(scores, shape)
-    assert ranks.attention[1, 0, 1, 0] == 2
-    assert ranks.residual[0, 0, 0] == 3
-    assert ranks.attention[0, 1, 0, 0] == 4
 
-
-@pytest.mark.parametrize("order", [residual_closure, schedule])
-def test_scores_that_do_not_count(order):
+def test_scores_that_do_not_count():
     """Residual and unreachable entries are not read, negative scores are zeros."""
     shape = GraphShape(layers=4, heads=2, tokens=6)
     scores = random_scores(shape).map(lambda x: x - 12)
-    expected = order(scores.map(lambda x: x.clamp(min=0)), shape)
+    expected = schedule(scores.map(lambda x: x.clamp(min=0)), shape)
     unread = shape.reachable().map(torch.logical_not)
     unread.residual.fill_(True)
     filled = EdgeTensors(
         *(x.masked_fill(u, float("nan")) for x, u in zip(scores, unread, strict=True))
     )
     kept = filled.map(torch.clone)
-    assert all(torch.equal(a, b) for a, b in zip(order(filled, shape), expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(schedule(filled, shape), expected, strict=True))
     for a, b in zip(filled, kept, strict=True):  # the input is left as it was
         assert torch.equal(a.nan_to_num(7.5), b.nan_to_num(7.5))
 
 
-@pytest.mark.parametrize("order", [residual_closure, schedule])
-def test_strided_and_differentiable_scores_give_the_same_ranks(order):
+def test_strided_and_differentiable_scores_give_the_same_ranks():
     shape = GraphShape(layers=2, heads=3, tokens=4)
     scores = random_scores(shape)
     attention = scores.attention.transpose(1, 2).contiguous().transpose(1, 2)
     assert not attention.is_contiguous()
-    ranks = order(scores._replace(attention=attention.requires_grad_()), shape)
-    assert all(torch.equal(a, b) for a, b in zip(ranks, order(scores, shape), strict=True))
+    ranks = schedule(scores._replace(attention=attention.requires_grad_()), shape)
+    assert all(torch.equal(a, b) for a, b in zip(ranks, schedule(scores, shape), strict=True))
 
 
-@pytest.mark.parametrize("order", [residual_closure, schedule])
-def test_scores_as_large_and_as_small_as_float32_holds(order):
+def test_scores_as_large_and_as_small_as_float32_holds():
     shape = GraphShape(layers=3, heads=2, tokens=4)
     largest, least = torch.finfo(torch.float32).max, 1e-45
     for value in (largest, least):
-        ranks = order(shape.full(value, torch.float32), shape)
+        ranks = schedule(shape.full(value, torch.float32), shape)
         columns = in_order(ranks, shape)[: shape.levels - 1]
         assert [e.target for e in columns] == column(shape.tokens - 1, shape.levels - 1)
 
 
-@pytest.mark.parametrize("order", [residual_closure, schedule])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_refuses_a_non_finite_score_by_name(order, value: float):
+def test_refuses_a_non_finite_score_by_name(value: float):
     shape = GraphShape(layers=2, heads=3, tokens=4)
     scores = random_scores(shape)
     scores.attention[0, 2, 3, 1] = value
     where = "attention edge at layer 0, head 2, query 3, key 1"
     with pytest.raises(ValueError, match=f"got {value} for the {where}"):
-        order(scores, shape)
+        schedule(scores, shape)
     scores = random_scores(shape)
     scores.mlp[1, 3] = value
     with pytest.raises(ValueError, match=f"got {value} for the mlp edge at layer 1, pos 3"):
-        order(scores, shape)
+        schedule(scores, shape)
 
 
-@pytest.mark.parametrize("order", [residual_closure, schedule])
-def test_refuses_a_wrong_shape_or_dtype_or_too_many_edges(order):
+def test_refuses_a_wrong_shape_or_dtype_or_too_many_edges():
     shape = GraphShape(layers=2, heads=2, tokens=3)
     scores = random_scores(shape)
     with pytest.raises(ValueError, match=r"mlp importances .* need shape \(2, 3\) .* got \(1, 3\)"):
-        order(scores._replace(mlp=scores.mlp[:1]), shape)
+        schedule(scores._replace(mlp=scores.mlp[:1]), shape)
     with pytest.raises(ValueError, match=r"residual importances .* need shape \(2, 1, 3\)"):
-        order(scores, GraphShape(layers=2, heads=2, tokens=3, parallel=True))
+        schedule(scores, GraphShape(layers=2, heads=2, tokens=3, parallel=True))
     with pytest.raises(ValueError, match=r"attention importances must be torch\.float32; got .*64"):
-        order(scores._replace(attention=scores.attention.double()), shape)
+        schedule(scores._replace(attention=scores.attention.double()), shape)
 
     shape = GraphShape(layers=100, heads=100, tokens=1000)
     one = torch.ones(())
@@ -440,7 +393,7 @@ def test_refuses_a_wrong_shape_or_dtype_or_too_many_edges(order):
         one.expand(100, 100, 1000, 1000), one.expand(100, 2, 1000), one.expand(100, 1000)
     )
     with pytest.raises(ValueError, match=f"got {shape.edges}"):
-        order(huge, shape)
+        schedule(huge, shape)
 
 
 @pytest.mark.parametrize("cost", [0.0, -1.0, float("nan"), float("inf")])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from strace_lens.model.forward import Hook, last_logits
-from strace_lens.traces.noise import embedding_noise
+from strace_lens.traces.masked_run import embedding_noise
 from tests import cases, oracle, tiny
 from tests.cases import NAMES, architecture, model_of, random_mask, relative_error, rows, run
 
