@@ -120,21 +120,13 @@ def gini_of(
     return divide(above, np.asarray(count * values.sum(-1)))
 
 
-def core(run: Run, share: float = CORE) -> pd.DataFrame:
-    """How many components nearly all prompts use.
-
-    `share` is the least share of prompts whose traces hold an edge of the component, in (0, 1]; a
-    trace without edges holds none.
+def core(run: Run) -> pd.DataFrame:
+    """How many components nearly all prompts use: those that `CORE` of the traces have an edge of.
 
     Returns:
         Columns `size`, `kind`; `core`, how many of the kind's `components`; `share` of them.
-
-    Raises:
-        ValueError: a share outside (0, 1].
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share must lie in (0, 1]; got {share}")
-    least = math.ceil(share * len(run.usage) * (1 - 1e-12))
+    least = math.ceil(CORE * len(run.usage) * (1 - 1e-12))
     shared = (run.usage > 0).sum(0) >= least
     kinds = _kinds(run)
     counts = np.stack([shared[:, of].sum(1) for _, of in kinds], 1)

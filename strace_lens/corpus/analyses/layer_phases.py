@@ -149,7 +149,7 @@ def head_and_tail(run: Run, threshold: float = THRESHOLD) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def head_and_tail_means(run: Run, threshold: float = THRESHOLD, *, seed: int = 0) -> pd.DataFrame:
+def head_and_tail_means(run: Run, *, seed: int = 0) -> pd.DataFrame:
     """Means over prompts of the columns of `head_and_tail`, with intervals.
 
     Returns:
@@ -159,7 +159,7 @@ def head_and_tail_means(run: Run, threshold: float = THRESHOLD, *, seed: int = 0
         below 0.
     """
     around = ["head_not_yet_at", "tail_not_yet_at"]
-    table = head_and_tail(run, threshold).drop(columns=["prompt", *around])
+    table = head_and_tail(run).drop(columns=["prompt", *around])
     values = table.to_numpy(dtype=np.float64, copy=True)
     logarithmic = table.columns.isin(SIZES_OF)
     values[:, logarithmic] = np.log(values[:, logarithmic])

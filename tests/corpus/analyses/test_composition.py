@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strace_lens.corpus.analyses import composition
 from strace_lens.corpus.analyses.composition import (
     core,
     gini,
@@ -179,8 +180,6 @@ def test_the_core_is_what_nearly_all_prompts_use() -> None:
             count = sum(there and k == kind for there, k in zip(shared, KINDS, strict=True))
             assert table.loc[(size, kind), "core"] == count
     assert table.loc[(1.0, "mlp"), "share"] == 1
-    with pytest.raises(ValueError, match="share"):
-        core(RUN_USAGE, share=0.0)
 
 
 def test_the_interval_is_the_middle_of_resamples_moved_to_the_value() -> None:
@@ -209,12 +208,13 @@ def test_an_interval_stays_between_0_and_1() -> None:
 
 
 @pytest.mark.parametrize(("prompts", "share", "least"), [(10, 0.9, 9), (25, 0.28, 7)])
-def test_a_component_of_just_that_share_is_core(prompts, share, least) -> None:
+def test_a_component_of_just_that_share_is_core(prompts, share, least, monkeypatch) -> None:
+    monkeypatch.setattr(composition, "CORE", share)
     run = synthetic_run(prompts=prompts, sizes=(0.5, 1.0))
     usage = np.ones_like(run.usage)
     usage[least:, :, 3] = 0
     usage[least - 1 :, :, 4] = 0
-    found = core(replace(run, usage=usage), share).query("size == 1.0")
+    found = core(replace(run, usage=usage)).query("size == 1.0")
     assert found["core"].sum() == found["components"].sum() - 1
     lost = run.components["kind"].iloc[4]
     assert found.set_index("kind")["share"].lt(1).to_dict() == {
