@@ -57,6 +57,7 @@ class Method:
 
     Attributes:
         find: from an `Experiment`, a `seed` and options of its own to one score an edge.
+        look: in figures.
         signed: the scores estimate effects on the metric; False where only their order counts.
         first_order: the scores are gradients times changes, so that a task in which nothing
             changes shows in them; for the others it is found out beforehand, with passes of its
@@ -65,16 +66,15 @@ class Method:
             caller gives none: what two cores do in minutes.
         blind_spot: what it cannot see by its making, for the warning that it does not beat random.
         facts: from an experiment and the options to what `Scores.metadata` says beside them.
-        look: in figures.
     """
 
     find: Callable[..., EdgeValues]
+    look: Look = field(default_factory=Look)
     signed: bool = True
     first_order: bool = False
     large_options: Mapping[str, Any] = field(default_factory=dict)
     blind_spot: str | None = None
     facts: Callable[[Experiment, Mapping[str, Any]], dict[str, Any]] | None = None
-    look: Look = field(default_factory=Look)
 
 
 _NODES = "it scores nodes, and all out-edges of a node alike"
@@ -83,53 +83,51 @@ _CLEAN = "it reads the clean run alone, not what an ablation would change"
 # Hue by family: black patches exactly, blues and pinks take gradients, red and orange search or
 # learn a mask, green follows the flow, grey is chance.
 METHODS: dict[str, Method] = {
-    "edge-patching": Method(activation.edge_patching, look=Look("#000000", "solid", "circle")),
+    "edge-patching": Method(activation.edge_patching, Look("#000000", "solid", "circle")),
     "node-patching": Method(
-        activation.node_patching, blind_spot=_NODES, look=Look("#000000", "dash", "square")
+        activation.node_patching, Look("#000000", "dash", "square"), blind_spot=_NODES
     ),
     "attribution-patching": Method(
         attribution.attribution_patching,
+        Look("#56B4E9", "dash", "square"),
         first_order=True,
         blind_spot=_NODES,
-        look=Look("#56B4E9", "dash", "square"),
     ),
-    "eap": Method(attribution.eap, first_order=True, look=Look("#56B4E9", "solid", "circle")),
-    "eap-ig": Method(attribution.eap_ig, first_order=True, look=Look("#0072B2", "solid", "circle")),
+    "eap": Method(attribution.eap, Look("#56B4E9", "solid", "circle"), first_order=True),
+    "eap-ig": Method(attribution.eap_ig, Look("#0072B2", "solid", "circle"), first_order=True),
     "eap-ig-activations": Method(
         attribution.eap_ig_activations,
+        Look("#332288", "dashdot", "diamond"),
         first_order=True,
         large_options={"steps": 1},
-        look=Look("#332288", "dashdot", "diamond"),
     ),
     "clean-corrupted": Method(
-        attribution.clean_corrupted, first_order=True, look=Look("#0072B2", "dot", "triangle-up")
+        attribution.clean_corrupted, Look("#0072B2", "dot", "triangle-up"), first_order=True
     ),
     "eap-ig-kl": Method(
-        attribution.eap_ig_kl, first_order=True, look=Look("#CC79A7", "solid", "diamond")
+        attribution.eap_ig_kl, Look("#CC79A7", "solid", "diamond"), first_order=True
     ),
     "acdc": Method(
         acdc.acdc,
+        Look("#CC3311", "solid", "triangle-up"),
         signed=False,
         large_options={"screen": 128},
         facts=acdc.tested_edges,
-        look=Look("#CC3311", "solid", "triangle-up"),
     ),
     "edge-pruning": Method(
-        edge_pruning.edge_pruning, signed=False, look=Look("#E69F00", "solid", "circle")
+        edge_pruning.edge_pruning, Look("#E69F00", "solid", "circle"), signed=False
     ),
     "node-pruning": Method(
         edge_pruning.node_pruning,
+        Look("#E69F00", "dash", "square"),
         signed=False,
         blind_spot=_NODES,
-        look=Look("#E69F00", "dash", "square"),
     ),
-    "ifr": Method(
-        flow.ifr, signed=False, blind_spot=_CLEAN, look=Look("#009E73", "dash", "square")
-    ),
+    "ifr": Method(flow.ifr, Look("#009E73", "dash", "square"), signed=False, blind_spot=_CLEAN),
     "strace": Method(
-        flow.strace, signed=False, blind_spot=_CLEAN, look=Look("#009E73", "solid", "circle")
+        flow.strace, Look("#009E73", "solid", "circle"), signed=False, blind_spot=_CLEAN
     ),
-    "random": Method(random_scores, signed=False, look=Look("#808080", "dot", "x")),
+    "random": Method(random_scores, Look("#808080", "dot", "x"), signed=False),
 }
 """Every way of finding a circuit, by name."""
 

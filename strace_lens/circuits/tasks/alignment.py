@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from strace_lens.circuits.task import Task
 from strace_lens.model.architecture import Architecture, Model
@@ -175,5 +176,4 @@ def task_of(
 
 
 def _padded(rows: Sequence[tuple[int, ...]]) -> Int[Tensor, "pair answer"]:
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[-1] * (longest - len(row))] for row in rows])
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-1)
