@@ -12,7 +12,7 @@ from strace_lens.circuits.experiment import Experiment
 from strace_lens.circuits.metrics import METRICS, Reference, answers_win
 from strace_lens.circuits.outputs import read_logits
 from strace_lens.circuits.task import Task
-from strace_lens.model.architecture import Model
+from strace_lens.model.architecture import Model, describe
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, even_chunks, rows_per_pass
 from strace_lens.model.hold import verb
@@ -123,5 +123,7 @@ def task_logits(
     model: Model, task: Task, tokens: Int[Tensor, "pair pos"]
 ) -> Float[Tensor, "pair read vocab"]:
     """The model's logits on prompts of a task's shape, where the task reads them."""
-    architecture, every_position = architecture_of(model), task.every_position
-    return read_logits(model, architecture, tokens, task.lengths, every_position=every_position)
+    every = task.every_position
+    # A model that is read at every position may read in both directions, as compiled ones do.
+    architecture = describe(model, causal_only=False) if every else architecture_of(model)
+    return read_logits(model, architecture, tokens, task.lengths, every_position=every)

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from strace_lens.circuits.discover.methods import discover
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.circuits.metrics import METRICS, Reference
 from strace_lens.circuits.task import Task
@@ -17,6 +18,8 @@ from strace_lens.circuits.tasks.accuracy import (
     standing_of,
     task_logits,
 )
+from strace_lens.ground_truth.linear import linear_task, linear_weights
+from strace_lens.ground_truth.weights import model_of
 from strace_lens.model.architecture import UnsupportedModelError
 from strace_lens.model.checks import architecture_of
 from tests import cases, tiny
@@ -126,6 +129,16 @@ def test_a_task_without_answers_has_no_accuracy() -> None:
     assert found.accuracy is None
     assert found.clean == pytest.approx(1)
     assert found.corrupted == pytest.approx(0, abs=1e-6)
+
+
+def test_a_model_that_reads_in_both_directions_has_its_outputs_read_at_every_position() -> None:
+    weights = dataclasses.replace(linear_weights(), causal=False)
+    model = model_of(weights, "both directions")
+    task = dataclasses.replace(linear_task(3), every_position=True)
+    found = accuracy(model, task)
+    assert (found.clean, found.corrupted) == pytest.approx((1, 0), abs=1e-6)
+    # A method that takes no gradients looks at the outputs before it begins.
+    assert float(discover(model, task, "edge-patching").values.abs().max()) > 0.1
 
 
 def test_logits_that_are_no_numbers_are_refused() -> None:
