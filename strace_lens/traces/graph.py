@@ -85,37 +85,25 @@ class TokenGraph:
         for layer, output in enumerate(self.outputs):
             for sublayer in range(shape.sublayers):
                 level = layer * shape.sublayers + sublayer
-                has_mlp = shape.mlp and sublayer == shape.sublayers - 1
+                residual, node = (at_least_single(run.nodes[n]) for n in (level, level + 1))
                 mlp = coefficient = written = None
-                bias = torch.zeros_like(run.nodes[level])
-                if has_mlp:
+                bias = torch.zeros_like(node)
+                if shape.mlp and sublayer == shape.sublayers - 1:
                     mlp = at_least_single(run.mlp[layer])
                     bias = bias + self.mlp_constants[layer]
                 if sublayer == 0:
-                    coefficient, written = self._attention(layer, output)
-                    bias = at_least_single(bias) + self._attention_bias(layer, output)
-                yield InEdges(
-                    layer=layer,
-                    sublayer=sublayer,
-                    node=at_least_single(run.nodes[level + 1]),
-                    bias=at_least_single(bias),
-                    residual=at_least_single(run.nodes[level]),
-                    mlp=mlp,
-                    coefficient=coefficient,
-                    written=written,
-                )
+                    scale = at_least_single(run.attention_scale[layer])
+                    coefficient = at_least_single(run.pattern[layer]) / scale[:, None]
+                    value = self._value(layer, output)
+                    written = torch.einsum("khe,hed->khd", value, output.weight)
+                    written = at_least_single(output.linear_norm(written))
+                    bias = bias + self._attention_bias(layer, output)
+                yield InEdges(layer, sublayer, node, bias, residual, mlp, coefficient, written)
 
-    def _attention(
-        self, layer: int, output: AttentionOutput
-    ) -> tuple[Float[Tensor, "head query key"], Float[Tensor, "key head d_model"]]:
-        run = self.activations
-        value = per_query_head(run.value[layer], self.shape.heads, dim=1) - output.value_bias
-        written = output.linear_norm(torch.einsum("khe,hed->khd", value, output.weight))
-        coefficient = (
-            at_least_single(run.pattern[layer])
-            / at_least_single(run.attention_scale[layer])[:, None]
-        )
-        return coefficient, at_least_single(written)
+    def _value(self, layer: int, output: AttentionOutput) -> Float[Tensor, "key head d_head"]:
+        """What each query head reads at each token, without the bias."""
+        value = self.activations.value[layer]
+        return per_query_head(value, self.shape.heads, dim=1) - output.value_bias
 
     def check_sums(self) -> None:
         """Prove that the in-edges of every node add up to it on this very prompt.
@@ -151,7 +139,7 @@ class TokenGraph:
             parts += [at_least_single(run.mlp[layer]), self.mlp_constants[layer].expand_as(node)]
         if sublayer == 0:
             output = self.outputs[layer]
-            value = per_query_head(run.value[layer], self.shape.heads, dim=1) - output.value_bias
+            value = self._value(layer, output)
             pattern = at_least_single(run.pattern[layer])
             z = torch.einsum("hqk,khe->qhe", pattern, value.to(pattern.dtype))
             weight = output.weight.to(z.dtype)
