@@ -20,7 +20,7 @@ import torch
 import strace_lens as sl
 from benchmarks.common import info, report
 from benchmarks.random_models import LLAMA_1B, LLAMA_SMALL, TINY, llama, random_ids, random_model
-from strace_lens.corpus.plan import SweepPlan
+from strace_lens.corpus.plan import SweepPlan, plan_sweep
 from strace_lens.density.cost import as_text
 from strace_lens.utils.peak_memory import peak_memory
 
@@ -65,7 +65,7 @@ def planned(shape: dict[str, Any], tokens: int) -> SweepPlan:
     options = sl.Options(
         sizes=SIZES, refine=0, hidden=False, memory_budget=BUDGET, gradient_budget=BUDGET
     )
-    return sl.plan_sweep(
+    return plan_sweep(
         llama(shape), [tokens], options, estimators=["greedy", "fisher"], dtype="bfloat16"
     )
 

@@ -1,6 +1,6 @@
 """What the paper's study would cost: ten models of 7 to 14B, 5,000 passages, both ways of ablation.
 
-Nothing is run and no weight is read: `sl.plan_sweep` adds up what each sweep takes, from the shapes
+Nothing is run and no weight is read: `plan_sweep` adds up what each sweep takes, from the shapes
 of ten models as their makers published them. Which ten the paper used is not told by our sources
 beyond their families, so these stand for them.
 Run: python -m benchmarks.replication [--models Llama-2-7B Qwen3-8B] [--workers 8] [--json]
@@ -17,7 +17,7 @@ import transformers as tf
 
 import strace_lens as sl
 from strace_lens.cli.dry_run import duration, parse_speed
-from strace_lens.corpus.plan import SweepPlan
+from strace_lens.corpus.plan import SweepPlan, plan_sweep
 from strace_lens.density.cost import as_text
 
 PASSAGES, TOKENS = 5000, 52
@@ -70,7 +70,7 @@ def replication(names: Sequence[str], workers: int, speed: str | float) -> dict[
     """The plan of the sweeps of each of some models."""
     options = sl.Options(memory_budget=BUDGET, gradient_budget=BUDGET, refine=0)
     return {
-        name: sl.plan_sweep(
+        name: plan_sweep(
             kind(**shape),
             [TOKENS] * PASSAGES,
             options,

@@ -12,20 +12,17 @@ from .circuits.wiring import component_graph
 from .comparison.compare import compare
 from .corpus.analyses.all import analyse
 from .corpus.analyses.claims import claims
-from .corpus.plan import plan_sweep
 from .corpus.prompts import CorpusPrompt
 from .corpus.read import read_corpus
 from .corpus.run_folder import read_run
 from .corpus.setting import Options
 from .corpus.sweep import sweep
 from .density.along_text import text_density
-from .density.causal import phase_ablation, read_ablation
+from .density.causal import phase_ablation
 from .density.cost import plan
 from .density.curve import DensityCurve, density_curve, density_curves
 from .density.phases import find_phases
-from .density.ways import measure_ways
-from .files.circuits import load_circuit, load_scores, save_circuit, save_scores
-from .files.traces import load_curve, load_trace, save_curve, save_trace
+from .files.results import load, save
 from .measures.sizes import SIZES
 from .model.architecture import UnsupportedModelError
 from .model.load import load_model
@@ -75,28 +72,19 @@ __all__ = [
     "find_phases",
     "fisher",
     "learn",
-    "load_circuit",
-    "load_curve",
+    "load",
     "load_model",
-    "load_scores",
-    "load_trace",
     "make_task",
-    "measure_ways",
     "phase_ablation",
     "plan",
-    "plan_sweep",
     "plot_density",
     "prune",
-    "read_ablation",
     "read_corpus",
     "read_run",
     "read_task",
     "replacement",
     "run_circuits",
-    "save_circuit",
-    "save_curve",
-    "save_scores",
-    "save_trace",
+    "save",
     "sweep",
     "text_density",
     "token_graph",

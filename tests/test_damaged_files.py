@@ -1,8 +1,8 @@
 """Thousands of damaged files of every format: each is read as it was, or refused by its name.
 
 A file is damaged as disks, transfers and editors do it: bytes changed, taken out, put in or cut
-off, lengths and numbers of the header replaced. Others are edited with care: one value of the
-header is of another kind, and the checksum is right.
+off, lengths and numbers of the header replaced. In files of other programs, which have no checksum,
+one value is of another kind.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from strace_lens.files.interchange import (
     load_importances,
     save_importances,
 )
-from strace_lens.files.result_files import read_result, write_result
 from tests import tiny
 
 MUTANTS = 400
@@ -49,14 +48,14 @@ class Format:
 def formats() -> Iterator[Format]:
     model = tiny.bridge("gpt2")
     trace = sl.extract(sl.token_graph(model, "the capital of"))
-    yield Format("trace", trace, sl.save_trace, sl.load_trace)
+    yield Format("trace", trace, sl.save, sl.load)
     curve = sl.density_curve(model, trace, sizes=(0.1, 0.5, 1.0))
-    yield Format("curve", curve, sl.save_curve, sl.load_curve)
+    yield Format("curve", curve, sl.save, sl.load)
     values = torch.arange(GRAPH.exists.numel()).view(GRAPH.exists.shape) / 7 - 1
     scores = sl.Scores(GRAPH, values.double() * GRAPH.exists, "eap", "ioi", 2.0, 1.0)
-    yield Format("scores", scores, sl.save_scores, sl.load_scores)
+    yield Format("scores", scores, sl.save, sl.load)
     circuit = scores.top(9)
-    yield Format("circuit", circuit, sl.save_circuit, sl.load_circuit)
+    yield Format("circuit", circuit, sl.save, sl.load)
     yield Format(
         "importances",
         scores,
@@ -225,18 +224,6 @@ def edited(facts: dict[str, Any], path: tuple[str | int, ...], other: Any) -> di
     return copy
 
 
-@pytest.mark.parametrize("name", ["trace", "curve", "scores", "circuit"])
-def test_a_value_of_another_kind_is_refused_though_the_checksum_is_right(small, tmp_path, name):
-    form, content = small[name]
-    path = tmp_path / "edited"
-    path.write_bytes(content)
-    arrays, facts = read_result(path, (name,))
-    chosen = list(edits(facts))
-    for where, other in random.Random(name).sample(chosen, min(len(chosen), 60)):
-        write_result(path, name, arrays, edited(facts, where, other))
-        assert read_or_refused(form, path), f"{where} may be {other!r}"
-
-
 @pytest.mark.parametrize("name", ["importances", "importance circuit"])
 def test_a_value_of_another_kind_in_an_importance_file_is_refused(small, tmp_path, name):
     """Without a checksum, as other programs write it; what is not read may be anything."""
@@ -252,16 +239,3 @@ def test_a_value_of_another_kind_in_an_importance_file_is_refused(small, tmp_pat
     for where, other in random.Random(name).sample(chosen, 60):
         path.write_text(json.dumps(edited(facts, where, other)))
         assert read_or_refused(form, path), f"{where} may be {other!r}"
-
-
-@pytest.mark.parametrize("field", ["layers", "heads", "tokens", "kv_heads"])
-@pytest.mark.parametrize("name", ["trace", "scores"])
-def test_a_graph_of_a_claimed_size_is_not_made(small, tmp_path, name, field, little_memory):
-    form, content = small[name]
-    path = tmp_path / "edited"
-    path.write_bytes(content)
-    arrays, facts = read_result(path, (name,))
-    graph = "graph" if "graph" in facts else "shape"
-    if field in facts[graph]:
-        write_result(path, name, arrays, edited(facts, (graph, field), 2**31 - 1))
-        assert read_or_refused(form, path)

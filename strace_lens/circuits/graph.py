@@ -11,21 +11,16 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from strace_lens.utils import checks
-
 EMBED, LOGITS = "embed", "logits"
 
 EdgeValues = Float[Tensor, "destination source *pos"]
 """A number for each edge, zero where there is none, at each token position or for all alike."""
-
-_MOST = 2**31
-"""Layers or heads that a file may claim; what it holds of each edge says how many there are."""
 
 
 @dataclass(frozen=True)
@@ -205,24 +200,6 @@ class ComponentGraph:
                 f"this belongs to {other.model} ({other.layers} layers, {other.heads} heads), "
                 f"not to {self.model} ({self.layers} layers, {self.heads} heads)"
             )
-
-
-def graph_from_facts(facts: object) -> ComponentGraph:
-    """A component graph from the fields that a file names.
-
-    Raises:
-        ValueError: a field is missing, unknown or of another kind, or no model has such a graph.
-    """
-    given = checks.fields(facts, [field.name for field in fields(ComponentGraph)], "graph")
-    checks.text(given["model"], "model")
-    for name in ("layers", "heads", "kv_heads"):
-        checks.whole(given[name], name, 1, _MOST)
-    for name in ("mlp", "parallel"):
-        checks.flag(given[name], name)
-    graph = ComponentGraph(**given)
-    if graph.heads % graph.kv_heads:
-        raise ValueError(f"{graph.kv_heads} key-value heads do not divide {graph.heads} heads")
-    return graph
 
 
 def node_of(destination: str) -> str:

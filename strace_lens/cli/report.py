@@ -9,7 +9,8 @@ import typer
 
 from strace_lens.cli.common import Bar, one_line_errors
 from strace_lens.cli.trace import RESULT
-from strace_lens.files.traces import load_curve
+from strace_lens.density.curve import DensityCurve
+from strace_lens.files.results import load
 from strace_lens.report.explorer import explorer
 from strace_lens.utils.disk import results_folder, write_whole
 
@@ -20,7 +21,7 @@ def report_command(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="Files that `strace-lens trace` or save_curve wrote, or folders with a "
+            help="Files that `strace-lens trace` or `save` wrote, or folders with a "
             f"{RESULT}; each becomes a panel of the page."
         ),
     ],
@@ -36,7 +37,7 @@ def report_command(
     folder = results_folder(out.parent, [out.name])
     with one_line_errors(), folder, Bar() as bar:
         bar.step("reading")
-        curves = [load_curve(_result(path)) for path in results]
+        curves = [load(_result(path), DensityCurve) for path in results]
         bar.step("drawing")
         page = explorer(curves)
         write_whole(out, page.encode())

@@ -37,7 +37,7 @@ from strace_lens.density.cost import Plan, as_text, plan
 from strace_lens.density.curve import DensityCurve, density_curve
 from strace_lens.density.phases import find_phases
 from strace_lens.density.ways import WAYS, Way, measure_ways, way_of, ways_summary
-from strace_lens.files.traces import save_curve
+from strace_lens.files.results import save
 from strace_lens.measures.sizes import REFINE, SIZES
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
@@ -266,10 +266,10 @@ def _finish(
     curve, phases = curves[own], find_phases(curves[own])
     page = trace_report(curve, phases, ablated[own], ways=curves, ablations=ablated)
     write_whole(out / PAGE, page.encode())
-    save_curve(curve, out / RESULT)
+    save(curve, out / RESULT)
     for way, other in curves.items():
         if way != own:
-            save_curve(other, out / f"trace-{way.name}.safetensors")
+            save(other, out / f"trace-{way.name}.safetensors")
     bar.stop()
     if printed == "json":
         summary = summarize(curve, phases, ablated[own]) | {"ways": ways_summary(curves)}

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from strace_lens.circuits.circuit import Circuit
+from strace_lens.circuits.circuit import Circuit, Scores
 from strace_lens.circuits.discover.methods import METHODS
 from strace_lens.circuits.evaluate import Faithfulness
 from strace_lens.circuits.experiment import Experiment
 from strace_lens.circuits.task import Task
 from strace_lens.comparison.comparison import MethodResult
-from strace_lens.files.circuits import load_circuit, load_scores, save_circuit, save_scores
+from strace_lens.files.results import load, save
 from strace_lens.model.weights import weights_hash
 from strace_lens.utils.disk import parse_object, write_whole
 from strace_lens.utils.manifest import (
@@ -163,8 +163,8 @@ def save_method(place: ComparisonFolder, result: MethodResult) -> None:
         write_manifest(place.folder, place.manifest)
     scores, circuit, measures, timings = _paths(place.folder, result.method)
     measures.unlink(missing_ok=True)
-    save_scores(result.scores, scores)
-    save_circuit(result.circuit, circuit)
+    save(result.scores, scores)
+    save(result.circuit, circuit)
     costs = {"peak_mb": result.peak_mb, "memory": result.memory}
     _write_sealed(timings, {"seconds": result.scores.seconds, **costs})
     own = {name: getattr(result, name) for name in _MEASURES}
@@ -186,9 +186,9 @@ def load_method(place: ComparisonFolder, method: str) -> MethodResult | None:
         lists = {n: tuple(v) for n, v in said["faithfulness"].items() if isinstance(v, list)}
         return MethodResult(
             method=method,
-            scores=dataclasses.replace(load_scores(scores), seconds=float(cost["seconds"])),
+            scores=dataclasses.replace(load(scores, Scores), seconds=float(cost["seconds"])),
             faithfulness=Faithfulness(**{**said["faithfulness"], **lists}),
-            circuit=load_circuit(circuit),
+            circuit=load(circuit, Circuit),
             peak_mb=float(cost["peak_mb"]),
             memory=str(cost["memory"]),
             **{name: said[name] for name in _MEASURES if name != "missed"},

@@ -106,7 +106,7 @@ def measure_ways(
 
     Example:
         >>> graph = sl.token_graph(model, "The capital of France is")
-        >>> curves = sl.measure_ways(model, graph)
+        >>> curves = measure_ways(model, graph)
         >>> read_ways(curves)
     """
     ranked: dict[tuple[str, tuple[str, ...]], Trace] = {}

@@ -18,6 +18,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -30,8 +32,7 @@ from strace_lens.circuits.circuit import Circuit, Scores
 from strace_lens.circuits.graph import EMBED, LOGITS, ComponentGraph
 from strace_lens.files.result_files import ResultFileError, facts_text
 from strace_lens.traces.trace import Subgraph
-from strace_lens.utils import checks
-from strace_lens.utils.disk import JsonError, TextFileError, parse_json, read_text, write_whole
+from strace_lens.utils.disk import JsonError, TextFileError, parse_object, read_text, write_whole
 
 _INPUT = "input"
 _OURS = "strace_lens"  # a key that other programs pass over, which holds our checksum
@@ -99,19 +100,10 @@ def load_importances(path: str | Path, graph: ComponentGraph, *, method: str = "
             instead of edges, or it lacks an edge or its score.
     """
     named = _edges(graph)
-    nodes, edges = _read(path, graph, named)
-    scored = [n for n, said in nodes.items() if isinstance(said, dict) and said.get("score")]
-    if scored and not any(edge.get("score") for edge in edges.values()):
-        raise ResultFileError(
-            f"{path} scores nodes ({scored[0]}, ...) and no edge; read which edges it marks with "
-            "load_importance_circuit"
-        )
+    scores = _read(path, graph, named, "score", float)
     values = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64)
     for name, cell in named.items():
-        try:
-            values[cell] += checks.number(edges[name].get("score"), f"the score of {name}")
-        except ValueError as error:
-            raise ResultFileError(f"{path}: {error}") from error
+        values[cell] += scores[name]
     if not bool(torch.isfinite(values).all()):
         raise ResultFileError(f"{path}: the scores of a group of heads add up to infinity")
     return Scores(graph, values, method or Path(path).stem, metadata={"file": str(path)})
@@ -126,39 +118,19 @@ def load_importance_circuit(path: str | Path, graph: ComponentGraph) -> Circuit:
             edge.
     """
     named = _edges(graph)
-    _, edges = _read(path, graph, named)
+    inside = _read(path, graph, named, "in_graph", bool)
     keep = torch.zeros(graph.destinations, graph.sources, dtype=torch.bool)
     for name, cell in named.items():
-        try:
-            keep[cell] |= checks.flag(edges[name].get("in_graph"), f"in_graph of {name}")
-        except ValueError as error:
-            raise ResultFileError(f"{path}: {error}") from error
+        keep[cell] |= inside[name]
     return Circuit(graph, keep, {"file": str(path)})
 
 
 def _read(
-    path: str | Path, graph: ComponentGraph, named: Collection[str]
-) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
-    """The nodes and edges of a file, if they are those of the graph, whose edges are `named`."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        content = parse_json(read_text(path), path, nan=True)
-    except (TextFileError, JsonError) as error:
-        raise ResultFileError(str(error)) from error
-    try:
-        parts = [checks.mapping(content, "it").get(name) for name in ("cfg", "nodes", "edges")]
-        config, nodes, edges = map(checks.mapping, parts, ("cfg", "nodes", "edges"))
-        said = (
-            checks.whole(config.get("n_layers"), "n_layers"),
-            checks.whole(config.get("n_heads"), "n_heads"),
-            checks.flag(config.get("parallel_attn_mlp"), "parallel_attn_mlp"),
-        )
-        for name, edge in edges.items():
-            checks.mapping(edge, f"the edge {name}")
-        _check_sum(content)
-    except ValueError as error:
-        raise ResultFileError(f"{path} is no whole importance file: {error}") from error
+    path: str | Path, graph: ComponentGraph, named: Collection[str], key: str, kind: type
+) -> dict[str, Any]:
+    """What a file says of each of the edges `named` under a key, if it is of this graph."""
+    config, nodes, edges = _contents(path)
+    said = tuple(config[name] for name in _CONFIG)
     wanted = (graph.layers, graph.heads, graph.parallel)
     if said != wanted:
         raise ResultFileError(
@@ -172,20 +144,61 @@ def _read(
         if name not in named:
             raise ResultFileError(f"{path} has an edge {name}, which {graph.model} has not")
     for name, node in nodes.items():
-        neurons = node.get("neurons") if isinstance(node, dict) else None
-        if neurons is not None and not (
-            isinstance(neurons, list) and all(n is True for n in neurons)
-        ):
+        neurons = node.get("neurons")
+        if not isinstance(neurons, list | None) or not all(n is True for n in neurons or ()):
             raise ResultFileError(f"{path} keeps single neurons of {name}; we know whole nodes")
-    return nodes, edges
+    scored = [name for name, node in nodes.items() if node.get("score")]
+    if key == "score" and scored and not any(edge.get(key) for edge in edges.values()):
+        raise ResultFileError(
+            f"{path} scores nodes ({scored[0]}, ...) and no edge; read which edges it marks with "
+            "load_importance_circuit"
+        )
+    what = {"score": "the score"}.get(key, key)
+    try:
+        return {n: _of_kind(edge, key, kind, f"{what} of {n}") for n, edge in edges.items()}
+    except ValueError as error:
+        raise ResultFileError(f"{path}: {error}") from error
+
+
+_CONFIG = {"n_layers": int, "n_heads": int, "parallel_attn_mlp": bool}
+
+
+def _contents(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Configuration, nodes and edges of a file, if it is an importance file and a whole one."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        content = parse_object(read_text(path), path, nan=True)
+    except (TextFileError, JsonError) as error:
+        raise ResultFileError(str(error)) from error
+    try:
+        config, nodes, edges = (_of_kind(content, x, dict) for x in ("cfg", "nodes", "edges"))
+        for name, kind in _CONFIG.items():
+            _of_kind(config, name, kind)
+        for name in edges:
+            _of_kind(edges, name, dict, f"the edge {name}")
+        _check_sum(content)
+    except ValueError as error:
+        raise ResultFileError(f"{path} is no whole importance file: {error}") from error
+    return config, {n: node for n, node in nodes.items() if isinstance(node, dict)}, edges
+
+
+_KINDS = {dict: "an object", int: "a whole number", bool: "true or false", float: "a number"}
+
+
+def _of_kind(parts: Mapping[str, Any], name: str, kind: type, what: str = "") -> Any:
+    """A part of a JSON object, which must be of one kind; a number must be finite."""
+    value: Any = parts.get(name)
+    kinds = (int, float) if kind is float else (kind,)
+    if type(value) not in kinds or (kind is float and not math.isfinite(value)):
+        raise ValueError(f"{what or name} is {reprlib.repr(value)}, not {_KINDS[kind]}")
+    return value
 
 
 def _check_sum(content: Mapping[str, Any]) -> None:
     """Refuse a file of ours that was changed after it was written; others have no checksum."""
-    if _OURS not in content:
-        return
     rest = {name: part for name, part in content.items() if name != _OURS}
-    if checks.fields(content[_OURS], ["sha256"], _OURS)["sha256"] != _sha256(rest):
+    if _OURS in content and content[_OURS] != {"sha256": _sha256(rest)}:
         raise ValueError(
             f"it is damaged, or was edited; to read what it says now, take its key {_OURS!r} out"
         )

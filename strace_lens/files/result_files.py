@@ -3,7 +3,7 @@
 The header's metadata has one key, because a process writes several in a random order and the same
 result should be the same bytes. What it says is a JSON object with sorted keys: the format, the
 kind of result, its facts, and a SHA-256 over these three and over every array. Files hold no code:
-reading one runs nothing.
+reading one runs nothing. What a file with the right checksum says is taken as it is.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from strace_lens.utils import checks
 from strace_lens.utils.disk import JsonError, parse_object, write_whole
 
 FORMAT = "strace-lens/3"
 
 _EARLIER = "strace-lens/1"
 _KEY, _METADATA = "strace-lens", "__metadata__"
-_DTYPES = ("BOOL", "I32", "I64", "BF16", "F16", "F32", "F64")
 
 
 class ResultFileError(ValueError):
@@ -41,7 +39,7 @@ def write_result(
         ValueError: the facts hold what JSON cannot.
         OSError: the file cannot be written.
     """
-    plain = parse_object(facts_text(kind, facts), f"the {kind}")
+    plain = json.loads(facts_text(kind, facts))
     entries, data = _parted(save({n: a.contiguous() for n, a in arrays.items()}))
     said: dict[str, Any] = {"facts": plain, "format": FORMAT, "kind": kind}
     said["sha256"] = _sha256(said, entries, data)
@@ -52,8 +50,8 @@ def write_result(
 
 def read_result(
     path: str | Path, kinds: Collection[str]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Arrays and facts of a file written by `write_result` as one of the kinds.
+) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
+    """Kind, arrays and facts of a file written by `write_result` as one of some kinds.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -89,11 +87,7 @@ def read_result(
         raise ResultFileError(
             f"{path} is damaged: its content is not what its checksum was made of"
         )
-    try:
-        said = checks.fields(said, ("facts", "format", "kind"), "its header")
-        return arrays, checks.mapping(said["facts"], "its facts")
-    except ValueError as error:
-        raise ResultFileError(f"{path} is no whole {said['kind']}: {error}") from error
+    return said["kind"], arrays, said["facts"]
 
 
 def facts_text(kind: str, facts: Mapping[str, Any]) -> str:
@@ -117,16 +111,9 @@ def _sorted_json(value: Mapping[str, Any]) -> str:
 
 
 def _parted(content: bytes) -> tuple[dict[str, Any], memoryview]:
-    """The header of a safetensors file and its arrays' bytes, if they can be ours."""
+    """The header of a safetensors file and its arrays' bytes."""
     length = int.from_bytes(content[:8], "little")
-    header = parse_object(content[8 : 8 + length], "its header")
-    for name, entry in header.items():
-        if name == _METADATA:
-            for key, value in checks.mapping(entry, name).items():
-                checks.text(value, f"{name}.{key}")
-        elif checks.mapping(entry, name).get("dtype") not in _DTYPES:
-            raise ValueError(f"the array {name!r} is of the type {entry.get('dtype')!r}")
-    return header, memoryview(content)[8 + length :]
+    return parse_object(content[8 : 8 + length], "its header"), memoryview(content)[8 + length :]
 
 
 def _sha256(said: Mapping[str, Any], entries: Mapping[str, Any], data: memoryview) -> str:

@@ -1,125 +1,12 @@
-"""Checks of values and of pandas frames that come from files or from the user.
-
-The functions for single values return the value that they were given, or raise a ValueError which
-says what the value is of (`what`) and what it should have been. Readers of files put the name of
-the file before that. The functions for frames name the first row that is wrong.
-"""
+"""Checks of pandas frames that come from files or from the user; the first wrong row is named."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int64, Shaped
-
-_LONGEST = 60  # characters of a value that are shown in a message
-
-# ------------------------------------------------------------------ values
-
-
-def fields(value: object, names: Collection[str], what: str) -> dict[str, Any]:
-    """Require an object with exactly these fields."""
-    found = mapping(value, what)
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise ValueError(f"{what} has no {missing[0]!r}")
-    more = [name for name in found if name not in names]
-    if more:
-        raise ValueError(f"{what} has a {_shown(more[0])}, which is not known")
-    return found
-
-
-def mapping(value: object, what: str) -> dict[str, Any]:
-    """Require an object, with whatever fields."""
-    if not isinstance(value, Mapping):
-        raise _wrong(value, what, "an object")
-    return dict(value)
-
-
-def items(value: object, what: str, count: int | None = None) -> list[Any]:
-    """Require a list, of length `count` if that is given."""
-    if not isinstance(value, list | tuple) or count not in (None, len(value)):
-        raise _wrong(value, what, "a list" if count is None else f"a list of {count}")
-    return list(value)
-
-
-def text(value: object, what: str) -> str:
-    """Require a string."""
-    if not isinstance(value, str):
-        raise _wrong(value, what, "a text")
-    return value
-
-
-def flag(value: object, what: str) -> bool:
-    """Require True or False; "false" and 0 are refused."""
-    if not isinstance(value, bool):
-        raise _wrong(value, what, "true or false")
-    return value
-
-
-def whole(
-    value: object, what: str, low: int | float = -math.inf, high: int | float = math.inf
-) -> int:
-    """Require an integer from `low` to `high`, both included."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise _wrong(value, what, f"a whole number{_range(low, high)}")
-    return value
-
-
-def number(
-    value: object, what: str, low: int | float = -math.inf, high: int | float = math.inf
-) -> float:
-    """Require a finite number from `low` to `high`, both included, and return it as a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(value, what, f"a number{_range(low, high)}")
-    if not (math.isfinite(value) and low <= value <= high):
-        raise _wrong(value, what, f"a number{_range(low, high)}")
-    return float(value)
-
-
-def column(
-    values: Shaped[np.ndarray, "..."],
-    what: str,
-    low: int | float = -math.inf,
-    high: int | float = math.inf,
-    *,
-    nan: bool = False,
-) -> None:
-    """Require numbers from `low` to `high`, both included; NaN is accepted only if `nan` is set.
-
-    Infinity is accepted where the range has no end. The message names the first row that is wrong.
-    """
-    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, dtype=bool)
-    inside = (values >= low) & (values <= high)
-    wrong = np.flatnonzero(~(inside | (missing if nan else False)))
-    if len(wrong):
-        row = int(wrong[0])
-        raise _wrong(values.flat[row].item(), f"{what}, row {row}", f"a number{_range(low, high)}")
-
-
-def _range(low: int | float, high: int | float) -> str:
-    if math.isinf(high):
-        return "" if math.isinf(low) else f" of at least {low:g}"
-    return f" in {low:g} to {high:g}"
-
-
-def _wrong(value: object, what: str, wanted: str) -> ValueError:
-    return ValueError(f"{what} is {_shown(value)}, not {wanted}")
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, list | tuple):
-        return f"a list of {len(cast(Collection[Any], value))}"
-    said = repr(value)
-    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
-
-
-# ------------------------------------------------------------------ frames
 
 
 def require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:

@@ -62,8 +62,8 @@ def test_a_graph_of_another_shape_is_refused_in_any_case(verb: Callable[..., obj
 
 def test_a_saved_circuit_keeps_its_weights(tmp_path: Path) -> None:
     scores = sl.discover(tiny.bridge("mistral"), TASK, "eap")
-    sl.save_circuit(scores.top(5), tmp_path / "circuit.safetensors")
-    circuit = sl.load_circuit(tmp_path / "circuit.safetensors")
+    sl.save(scores.top(5), tmp_path / "circuit.safetensors")
+    circuit = sl.load(tmp_path / "circuit.safetensors")
     with pytest.raises(ValueError, match=REFUSED):
         sl.run_circuits(model_of_other_weights(), TASK, [circuit])
 

@@ -99,10 +99,10 @@ def test_pairs_are_divided_and_the_files_hold_what_the_verbs_give(folder, pairs,
     assert row["cpr"] == pytest.approx(curve.cpr, abs=1e-5)
     assert row["edges_at_85"] == curve.edges_at_85
     assert row["forwards"] == scores.forwards
-    circuit = sl.load_circuit(out / "circuits" / "eap-ig.safetensors")
+    circuit = sl.load(out / "circuits" / "eap-ig.safetensors")
     assert circuit.graph == sl.component_graph(model)
     assert torch.equal(circuit.keep, scores.top(curve.edges_at_85).keep)
-    saved = sl.load_scores(out / "scores" / "eap-ig.safetensors")
+    saved = sl.load(out / "scores" / "eap-ig.safetensors")
     assert torch.equal(saved.values, scores.values)
     assert sl.faithfulness(model, task.take([3, 4]), saved) == curve
 

@@ -17,7 +17,7 @@ COMMANDS = {
     "compare": (["compare", "--task", "ioi"], "load_from_options"),
     "sweep": (["sweep", "PROMPTS"], "load_model"),
     "phases": (["phases", "RUN"], "read_run"),
-    "report": (["report", "CURVE"], "load_curve"),
+    "report": (["report", "CURVE"], "load"),
 }
 """By name: its arguments without --out, and what it must not have come to."""
 

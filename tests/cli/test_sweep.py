@@ -16,6 +16,7 @@ from strace_lens.cli.dry_run import duration
 from strace_lens.corpus import measure as measure_module
 from strace_lens.corpus import sweep as sweep_module
 from strace_lens.corpus.parts import part_paths
+from strace_lens.corpus.plan import plan_sweep
 from strace_lens.corpus.run_folder import read_run
 from strace_lens.model.load import load_model
 from tests import hub, tiny
@@ -339,7 +340,7 @@ def test_a_dry_run_tells_the_cost_without_weights_and_writes_nothing(
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     options = sl.Options(estimator="fisher", sizes=(0.01, 0.1, 1.0))
-    planned = sl.plan_sweep(folder, prompts(5), options, speed=1e9)
+    planned = plan_sweep(folder, prompts(5), options, speed=1e9)
     assert told == json.loads(json.dumps(planned.to_dict()))
     assert told["prompts"] == 5
     assert sorted(tmp_path.rglob("*")) == before

@@ -89,7 +89,7 @@ def test_json_is_one_object_with_the_promised_keys(json_run):
 
 def test_the_result_file_holds_what_json_says(json_run):
     found, out = json_run
-    curve = sl.load_curve(out / "trace.safetensors")
+    curve = sl.load(out / "trace.safetensors")
     assert curve.table["tv"].tolist() == [s["tv"] for s in found["sizes"]]
     assert curve.trace.prompt.text == PROMPT
     assert "plotly" in (out / "trace.html").read_text("utf-8")
@@ -104,7 +104,7 @@ def test_the_full_table_says_sizes_and_phases(folder, tmp_path):
     for words in ("TV", "random", "inverse", "1e-05", "construction", "density", "trace.html"):
         assert words in result.stdout
     assert "as defined" not in result.stdout
-    assert sl.load_curve(tmp_path / "trace.safetensors").trace.prompt.text == PROMPT
+    assert sl.load(tmp_path / "trace.safetensors").trace.prompt.text == PROMPT
 
 
 @pytest.mark.extended
@@ -116,11 +116,9 @@ def test_three_ways_stand_side_by_side_in_80_columns(folder, tmp_path):
     assert max(map(len, lines)) <= 80
     for words in ("as defined", "attention kept", "tight (fisher)", "has the model's top token"):
         assert words in result.stdout
-    kept = sl.load_curve(tmp_path / "trace-attention-kept.safetensors")
+    kept = sl.load(tmp_path / "trace-attention-kept.safetensors")
     assert kept.keep == ("attention",)
-    assert (
-        sl.load_curve(tmp_path / "trace-tight.safetensors").trace.metadata["estimator"] == "fisher"
-    )
+    assert sl.load(tmp_path / "trace-tight.safetensors").trace.metadata["estimator"] == "fisher"
     page = (tmp_path / "trace.html").read_text("utf-8")
     assert page.index("figure-ways") < page.index("figure-density")
     assert "figure-layer-phases-attention-kept" in page
@@ -132,7 +130,7 @@ def test_kinds_that_are_kept_make_another_trace_of_the_page(folder, tmp_path):
     result = run(*given, "--keep", "mlp+residual", "--estimator", "scheduled")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert sl.load_curve(tmp_path / "trace.safetensors").keep == ("residual", "mlp")
+    assert sl.load(tmp_path / "trace.safetensors").keep == ("residual", "mlp")
     assert [way["name"] for way in found["ways"]] == [
         *("definition", "attention-kept", "tight", "scheduled-keep-residual+mlp")
     ]
@@ -159,7 +157,7 @@ def test_a_prompt_file_is_read_as_the_editor_meant_it(folder, tmp_path):
     mean = ("--ablation", "mean", "--reference", str(page))
     result = run("--prompt-file", str(file), *options, *mean)
     assert result.exit_code == 0, result.output
-    prompt = sl.load_curve(tmp_path / "trace.safetensors").trace.prompt
+    prompt = sl.load(tmp_path / "trace.safetensors").trace.prompt
     assert prompt.text == PROMPT.replace(" ", "\r\n", 1)
     assert prompt.strings == tuple(tiny.WORDS[:9])
 
@@ -330,7 +328,7 @@ def test_another_estimator_ranks_the_edges(folder, tmp_path, estimator):
     graph = sl.token_graph(model, PROMPT)
     mean = sl.replacement(model, graph.prompt, "mean")
     by_hand = sl.estimate(model, graph, estimator, replacement=mean, seed=4)
-    saved = sl.load_trace(tmp_path / "trace.safetensors")
+    saved = sl.load(tmp_path / "trace.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(saved.ranks, by_hand.ranks, strict=True))
     assert saved.metadata["estimator"] == estimator
     assert json.loads(result.stdout)["order"] == saved.metadata["order"] == estimator

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import strace_lens as sl
 from strace_lens.corpus import plan as module
 from strace_lens.corpus.parts import part_paths
+from strace_lens.corpus.plan import plan_sweep
 from strace_lens.density import cost
 from strace_lens.density.cost import Speed, gradient_multiply_adds, multiply_adds
 from strace_lens.model.checks import architecture_of
@@ -50,7 +51,7 @@ def test_one_prompt_costs_what_the_plan_of_its_curve_says(
     model = model_of(name)
     curve = sl.plan(model, 11, controls=controls, **options)
     chosen = sl.Options(hidden=False, controls="size" if controls else "none", **options)
-    told = sl.plan_sweep(known(name), [11], chosen, speed=FAST)
+    told = plan_sweep(known(name), [11], chosen, speed=FAST)
     (run,) = told.combinations
     assert (run.rows, run.passes) == (curve.rows, curve.passes)
     assert told.pass_bytes == curve.bytes
@@ -65,7 +66,7 @@ def test_seconds_of_rows_are_those_of_the_plan_of_a_curve(monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "MEASURE_SECONDS", 0.0)
     curve = sl.plan(model_of("llama"), 11, controls=False)
     speed = cost.speed_here(torch.device("cpu"), torch.float32, 4, 11, curve.rows)
-    told = sl.plan_sweep(known("llama"), [11], sl.Options(controls="none"), speed=speed)
+    told = plan_sweep(known("llama"), [11], sl.Options(controls="none"), speed=speed)
     arch = architecture("llama")
     edges = sl.token_graph(model_of("llama"), tiny.token_ids(11)).shape.edges
     reading = cost.seconds_of_rows(arch, 11, 1, 1, speed) + edges * cost.EDGE_SECONDS
@@ -76,11 +77,11 @@ def test_a_model_that_is_not_loaded_is_planned_for_as_the_loaded_one_is(tmp_path
     tiny.hf_model("llama").config.save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     texts = prompts(TEXTS)
-    told = sl.plan_sweep(tmp_path, texts, speed=FAST)
+    told = plan_sweep(tmp_path, texts, speed=FAST)
     loaded = dataclasses.replace(
         known("llama"), name=tmp_path.name, architecture=architecture("llama")
     )
-    assert told == sl.plan_sweep(loaded, texts, speed=FAST)
+    assert told == plan_sweep(loaded, texts, speed=FAST)
     assert told.prompts == 3
     assert told.assumptions == ()
     lengths = [len(tiny.tokenizer()(text).input_ids) for text in TEXTS]
@@ -89,7 +90,7 @@ def test_a_model_that_is_not_loaded_is_planned_for_as_the_loaded_one_is(tmp_path
 
 def test_without_a_tokenizer_words_are_counted_and_said_to_be() -> None:
     bare = dataclasses.replace(known("llama"), tokenizer=None)
-    told = sl.plan_sweep(bare, prompts(TEXTS), speed=FAST)
+    told = plan_sweep(bare, prompts(TEXTS), speed=FAST)
     assert told.tokens == sum(round(1.4 * len(text.split())) for text in TEXTS)
     assert told.assumptions == ("the tokenizer cannot be read here: a word counts as 1.4 tokens",)
 
@@ -102,7 +103,7 @@ def test_fitting_takes_no_more_passes_than_planned(estimator: str) -> None:
     made = trace.metadata.get("passes", {"forward": 0, "backward": 0})
     planned = dict(zip(("forward", "backward"), fitting_passes(estimator), strict=True))
     assert all(made[kind] <= planned[kind] <= 1.5 * made[kind] for kind in planned)
-    told = sl.plan_sweep(known("llama"), [20], estimators=[estimator], speed=FAST)
+    told = plan_sweep(known("llama"), [20], estimators=[estimator], speed=FAST)
     (run,) = told.combinations
     assert (run.forward, run.backward) == (planned["forward"] + 1, planned["backward"])
 
@@ -139,7 +140,7 @@ def test_a_backward_pass_multiplies_as_often_as_planned(name: str, tokens: int) 
 def test_a_sweep_takes_no_more_than_planned(tmp_path: Path, hidden: bool) -> None:
     model, texts = model_of("llama"), prompts(TEXTS * 4)
     options = sl.Options(hidden=hidden, estimator="fisher")
-    told = sl.plan_sweep(known("llama"), texts, options, speed=FAST)
+    told = plan_sweep(known("llama"), texts, options, speed=FAST)
     seen = 0
 
     def count(module: Any, given: Any) -> None:
@@ -163,16 +164,16 @@ def test_a_sweep_takes_no_more_than_planned(tmp_path: Path, hidden: bool) -> Non
 
 
 def test_grown_prompts_are_planned_for_as_prompts_of_their_own() -> None:
-    one = sl.plan_sweep(known("llama"), [9], speed=FAST)
-    grown = sl.plan_sweep(known("llama"), [9], sl.Options(generate=2), speed=FAST)
+    one = plan_sweep(known("llama"), [9], speed=FAST)
+    grown = plan_sweep(known("llama"), [9], sl.Options(generate=2), speed=FAST)
     assert (grown.prompts, grown.tokens, grown.longest) == (3, 9 + 10 + 11, 11)
     assert grown.rows == 3 * one.rows
-    at_the_end = sl.plan_sweep(known("llama"), [63], sl.Options(generate=4), speed=FAST)
+    at_the_end = plan_sweep(known("llama"), [63], sl.Options(generate=4), speed=FAST)
     assert at_the_end.longest == 64  # the context
 
 
 def test_combinations_add_up_and_workers_share_them() -> None:
-    told = sl.plan_sweep(
+    told = plan_sweep(
         known("llama"),
         [9, 20],
         estimators=["greedy", "fisher"],
@@ -192,20 +193,20 @@ def test_combinations_add_up_and_workers_share_them() -> None:
 
 def test_a_stated_device_takes_the_time_of_its_numbers() -> None:
     bare = known("llama")
-    fast, slow = (sl.plan_sweep(bare, [50] * 8, speed=flops) for flops in (1e9, 1e8))
+    fast, slow = (plan_sweep(bare, [50] * 8, speed=flops) for flops in (1e9, 1e8))
     assert "1e+09 FLOP/s and 5e+06 byte/s, as given" in fast.speed
     assert slow.seconds - fast.seconds > 0.9 * fast.flops * 9e-9
     half = dataclasses.replace(bare, dtype=torch.bfloat16)
-    single, double = (sl.plan_sweep(x, [50] * 8, speed="h100") for x in (half, bare))
+    single, double = (plan_sweep(x, [50] * 8, speed="h100") for x in (half, bare))
     assert "an H100 at 4e+14 FLOP/s" in single.speed
     assert "an H100 at 4e+13 FLOP/s" in double.speed
-    here = sl.plan_sweep(bare, [50])
+    here = plan_sweep(bare, [50])
     assert here.speed == "cpu, timed here" or not here.speed.startswith("cpu")
 
 
 def test_a_larger_budget_needs_fewer_passes_of_more_bytes() -> None:
-    tight = sl.plan_sweep(known("llama"), [50] * 3, sl.Options(memory_budget=2**20), speed=FAST)
-    wide = sl.plan_sweep(known("llama"), [50] * 3, speed=FAST)
+    tight = plan_sweep(known("llama"), [50] * 3, sl.Options(memory_budget=2**20), speed=FAST)
+    wide = plan_sweep(known("llama"), [50] * 3, speed=FAST)
     assert tight.pass_bytes < 2**20 < wide.pass_bytes <= MEMORY_BUDGET
     assert tight.combinations[0].passes > wide.combinations[0].passes
     assert tight.rows == wide.rows
@@ -226,4 +227,4 @@ def test_what_cannot_be_planned_is_refused(
     lengths: list[int], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        sl.plan_sweep(known("llama"), lengths, **{"speed": FAST, **options})
+        plan_sweep(known("llama"), lengths, **{"speed": FAST, **options})

@@ -27,8 +27,8 @@ FACTS = {"name": "Tōkyō", "metadata": {"seed": 3, "0": None}, "list": [1, 2.5,
 
 def test_arrays_and_facts_come_back(tmp_path):
     write_result(tmp_path / "file", "thing", ARRAYS, FACTS)
-    arrays, facts = read_result(tmp_path / "file", ("other", "thing"))
-    assert facts == FACTS
+    kind, arrays, facts = read_result(tmp_path / "file", ("other", "thing"))
+    assert (kind, facts) == ("thing", FACTS)
     assert arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         assert arrays[name].dtype == array.dtype
@@ -40,7 +40,7 @@ def test_arrays_and_facts_come_back(tmp_path):
 def test_whatever_json_can_say_comes_back(tmp_path_factory, facts):
     path = tmp_path_factory.mktemp("files") / "file"
     write_result(path, "thing", {}, facts)
-    assert read_result(path, ("thing",)) == ({}, facts)
+    assert read_result(path, ("thing",)) == ("thing", {}, facts)
 
 
 def test_it_is_a_safetensors_file_whose_arrays_lie_aligned(tmp_path):

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 import strace_lens as sl
 from strace_lens.cli import app
-from strace_lens.files.traces import save_curve
 from strace_lens.report.explorer import pack
 from strace_lens.traces.edges import order_of
 from tests.plot import made
@@ -72,9 +71,9 @@ def test_nothing_to_explore_is_refused() -> None:
 
 
 def test_the_command_reads_files_and_folders(tmp_path) -> None:
-    save_curve(made.curve(), tmp_path / "a.safetensors")
+    sl.save(made.curve(), tmp_path / "a.safetensors")
     (tmp_path / "b").mkdir()
-    save_curve(made.curve("gpt2"), tmp_path / "b" / "trace.safetensors")
+    sl.save(made.curve("gpt2"), tmp_path / "b" / "trace.safetensors")
     page = tmp_path / "new" / "page.html"
     named = [str(tmp_path / "a.safetensors"), str(tmp_path / "b"), "--out", str(page)]
     done = CliRunner().invoke(app, ["report", *named])
@@ -84,7 +83,7 @@ def test_the_command_reads_files_and_folders(tmp_path) -> None:
 
 
 def test_a_page_may_have_as_long_a_name_as_files_can_have(tmp_path) -> None:
-    save_curve(made.curve(), tmp_path / "a.safetensors")
+    sl.save(made.curve(), tmp_path / "a.safetensors")
     for length in (250, 255):
         page = tmp_path / f"{'n' * (length - 5)}.html"
         done = CliRunner().invoke(
@@ -112,7 +111,7 @@ def test_a_longer_name_of_a_page_is_refused_in_one_line_before_anything_is_read(
         (lambda path: path.mkdir(), "holds no trace.safetensors"),
         (lambda path: (path / "parts").mkdir(parents=True), "strace-lens phases"),
         (lambda path: path.write_bytes(b"{}"), "truncated or foreign"),
-        (lambda path: sl.save_trace(made.curve().trace, path), "no curve of strace-lens/3"),
+        (lambda path: sl.save(made.curve().trace, path), "no curve of strace-lens/3"),
     ],
 )
 def test_the_command_refuses_what_is_no_curve(tmp_path, make, reason) -> None:

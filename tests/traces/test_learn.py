@@ -202,8 +202,8 @@ def test_a_seed_gives_the_same_trace_and_another_one_another() -> None:
 
 def test_learning_goes_on_from_a_file_as_from_the_trace_itself(tmp_path) -> None:
     start = learned()
-    sl.save_trace(start, tmp_path / "learned")
-    one, two = (learned(start=s, seed=1) for s in (start, sl.load_trace(tmp_path / "learned")))
+    sl.save(start, tmp_path / "learned")
+    one, two = (learned(start=s, seed=1) for s in (start, sl.load(tmp_path / "learned")))
     assert order_of(one) == order_of(two) != order_of(start)
     assert one.metadata == two.metadata
     assert one.metadata["start"] == start.metadata

@@ -198,8 +198,8 @@ def test_a_graph_read_before_the_weights_changed_is_not_fitted(verb: str) -> Non
 
 def test_a_saved_trace_keeps_its_weights(tmp_path: Path) -> None:
     model, other = tiny.bridge("mistral"), model_of_other_weights("mistral")
-    sl.save_trace(trace_of(model), tmp_path / "trace.safetensors")
-    trace = sl.load_trace(tmp_path / "trace.safetensors")
+    sl.save(trace_of(model), tmp_path / "trace.safetensors")
+    trace = sl.load(tmp_path / "trace.safetensors")
     sl.density_curve(model, trace)
     with pytest.raises(ValueError, match=REFUSED):
         sl.density_curve(other, trace)
