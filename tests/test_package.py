@@ -109,7 +109,7 @@ def test_every_command_and_option_says_what_it_is(command) -> None:
 
 @pytest.mark.extended
 def test_a_shell_is_offered_names() -> None:
-    from strace_lens.cli.common import completing
+    from strace_lens.cli.options import completing
 
     complete = completing(["eap", "eap-ig", "acdc"])
     assert complete("eap") == ["eap", "eap-ig"]

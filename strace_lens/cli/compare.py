@@ -4,39 +4,37 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from strace_lens.circuits.discover.methods import METHODS
-from strace_lens.circuits.evaluate import RANKED_BY, ranks_by_magnitude
+from strace_lens.circuits.evaluate import ranks_by_magnitude
 from strace_lens.circuits.metrics import METRICS
 from strace_lens.circuits.outputs import ABLATIONS
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.generate import TASKS, make_task
 from strace_lens.circuits.tasks.read import read_task
-from strace_lens.cli.common import (
+from strace_lens.cli.common import Bar, one_line_errors, say
+from strace_lens.cli.options import (
     AllowPickleOption,
-    Bar,
     DeviceOption,
     DtypeOption,
     JsonOption,
     MemoryOption,
+    MethodsOption,
+    RankingOption,
     RevisionOption,
+    TaskOption,
     budgets,
-    completing,
-    load_from_options,
-    one_line_errors,
+    option,
+    parse_names,
 )
 from strace_lens.comparison.compare import check_methods, compare, split
 from strace_lens.comparison.comparison import COLUMNS, TIMINGS, Comparison
 from strace_lens.comparison.files import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
-from strace_lens.ground_truth.models import GROUND_TRUTHS, GroundTruth, ground_truth
+from strace_lens.ground_truth.models import GROUND_TRUTHS, ground_truth
 from strace_lens.model.architecture import Model
-from strace_lens.model.load import DEFAULT
+from strace_lens.model.load import DEFAULT, load_model
 from strace_lens.report.compare import comparison_report
 from strace_lens.report.summary import summarize_comparison
 from strace_lens.report.tables_compare import print_comparison
@@ -46,80 +44,43 @@ OUT = Path("out/compare")
 PAIRS = 16
 
 
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """What methods are compared on: a model, all pairs of a task, and the truth if it is known."""
-
-    model: Model
-    task: Task
-    truth: GroundTruth | None
-
-
 def compare_command(
-    task: Annotated[
-        str,
-        typer.Option(
-            help=f"{', '.join(TASKS)}; {', '.join(GROUND_TRUTHS)}, which bring a model of their "
-            "own whose circuit is known; or a JSONL file with clean, corrupted, answers and "
-            "wrong_answers.",
-            autocompletion=completing([*TASKS, *GROUND_TRUTHS]),
-        ),
-    ],
-    methods: Annotated[
-        str,
-        typer.Option(
-            help=f"Names separated by commas, or all: {', '.join(METHODS)}.",
-            autocompletion=completing([*METHODS, "all"]),
-        ),
-    ] = "eap,eap-ig,random",
+    task: TaskOption,
+    methods: MethodsOption = "eap,eap-ig,random",
     model: Annotated[
         str | None,
-        typer.Option(
-            help=f"A Hugging Face name, a local folder or a GGUF file. Default: {DEFAULT} (built "
-            "in)."
+        option(
+            f"A Hugging Face name, a local folder or a GGUF file. Default: {DEFAULT} (built in)."
         ),
     ] = None,
     pairs: Annotated[
         int | None,
-        typer.Option(
-            help="Number of pairs that methods see, and of other pairs that circuits are evaluated "
-            f"on. Default: {PAIRS}, or all pairs of a file. Pairs of a file are drawn by the seed."
+        option(
+            "Number of pairs that methods see, and of other pairs that circuits are evaluated on. "
+            f"Default: {PAIRS}, or all pairs of a file. Pairs of a file are drawn by the seed."
         ),
     ] = None,
     ablation: Annotated[
-        str,
-        typer.Option(help=f"What an edge outside a circuit carries: {', '.join(ABLATIONS)}."),
+        str, option(f"What an edge outside a circuit carries: {', '.join(ABLATIONS)}.")
     ] = "resample",
-    metric: Annotated[
-        str | None, typer.Option(help=f"{', '.join(METRICS)}. Default: the task's own.")
-    ] = None,
-    ranking: Annotated[
-        str,
-        typer.Option(
-            help="How estimated effects are ranked. mib: by sign for CPR, by magnitude for CMD, "
-            "circuits and all else. signed: by sign, so that edges which hurt the metric come "
-            "last. absolute: by magnitude.",
-            autocompletion=completing(RANKED_BY),
-        ),
-    ] = "mib",
-    option: Annotated[
+    metric: Annotated[str | None, option(f"{', '.join(METRICS)}. Default: the task's own.")] = None,
+    ranking: RankingOption = "mib",
+    method_options: Annotated[
         list[str] | None,
-        typer.Option(help="Option of a method, as acdc.screen=2000; may be given several times."),
+        option("Option of a method, as acdc.screen=2000; may be given several times.", "--option"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the pairs and of methods that draw.")] = 0,
+    seed: Annotated[int, option("Seed of the pairs and of methods that draw.")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder for compare.html, CSV tables, circuits/ and scores/, with a file for each "
+        option(
+            "Folder for compare.html, CSV tables, circuits/ and scores/, with a file for each "
             "method. The same command resumes if it was stopped; another comparison is refused.",
             show_default=f"{OUT.as_posix()}/ and the names of the task and of a --model",
         ),
     ] = None,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite", help="Discard what another comparison left in the folder of --out."
-        ),
+        option("Discard what another comparison left in the folder of --out.", "--overwrite"),
     ] = False,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
@@ -139,21 +100,41 @@ def compare_command(
     out = default_folder(task, model, revision) if out is None else out
     folder = results_folder(out, (PAGE, TABLE, TIMES, PROJECTION), FOLDERS)
     with one_line_errors(), folder, Bar() as bar:
-        names = check_methods(METHODS if methods == "all" else _names(methods))
+        names = check_methods(METHODS if methods == "all" else parse_names(methods))
         ranks_by_magnitude(ranking)
-        options = _options(option or [])
+        options = _options(method_options or [])
         forward, _ = budgets(memory)
-        subject = _subject(
-            task, model, pairs, seed, metric, device, dtype, allow_pickle, revision, bar
-        )
-        seen, others = split(subject.task)
+        if pairs is not None and pairs < 1:
+            raise ValueError(f"a task needs at least one pair; got --pairs {pairs}")
+        truth = None
+        if task in GROUND_TRUTHS:
+            if (model, device, revision, dtype) != (None, None, None, "float32"):
+                raise ValueError(
+                    f"task {task} brings its own model, in float32 on the CPU: leave out --model, "
+                    "--device, --dtype and --revision"
+                )
+            bar.step(f"building the model of {task}")
+            truth = ground_truth(task, seed=seed, pairs=2 * (pairs or PAIRS))
+            loaded, whole = truth.model, truth.task
+        else:
+            _check_task(task)
+            bar.step(f"loading {model or DEFAULT}")
+            loaded = load_model(
+                model or DEFAULT,
+                device=device,
+                dtype=dtype,
+                allow_pickle=allow_pickle,
+                revision=revision,
+            )
+            whole = _task(loaded, task, pairs, seed, metric)
+        seen, others = split(whole)
         bar.step("comparing")
         found = compare(
-            subject.model,
+            loaded,
             seen,
             names,
             evaluation=others,
-            ground_truth=subject.truth,
+            ground_truth=truth,
             ablation=ablation,
             metric=metric,
             seed=seed,
@@ -167,16 +148,7 @@ def compare_command(
         bar.step("drawing")
         _write(found, out)
         bar.stop()
-        if as_json:  # the table has them in its head
-            for line in found.warnings:
-                print(f"strace-lens: warning: {line}", file=sys.stderr)
-        for name, reason in found.skipped.items():
-            print(f"strace-lens: skipped {name}: {reason}", file=sys.stderr)
-        if as_json:
-            print(json.dumps(summarize_comparison(found), allow_nan=False))
-        else:
-            print_comparison(found)
-            print(f"wrote {PAGE}, {TABLE}, circuits/ and scores/ to {out}")
+        _print(found, out, as_json)
 
 
 def default_folder(task: str, model: str | None, revision: str | None = None) -> Path:
@@ -192,10 +164,6 @@ def default_folder(task: str, model: str | None, revision: str | None = None) ->
         name = f"{name}-{revision}"
     safe = re.sub(r"[^\w.]+", "-", name)[:60].strip("-.")  # 60 characters are at most 240 bytes
     return OUT / (safe or "task")
-
-
-def _names(methods: str) -> list[str]:
-    return [name.strip() for name in methods.split(",") if name.strip()]
 
 
 def _options(given: list[str]) -> dict[str, dict[str, Any]]:
@@ -221,53 +189,21 @@ def _options(given: list[str]) -> dict[str, dict[str, Any]]:
     return options
 
 
-def _subject(
-    task: str,
-    model: str | None,
-    pairs: int | None,
-    seed: int,
-    metric: str | None,
-    device: str | None,
-    dtype: str,
-    allow_pickle: bool,
-    revision: str | None,
-    bar: Bar,
-) -> Subject:
-    """Load or build the model, and make the pairs to discover circuits on and to evaluate them on.
-
-    Raises:
-        ValueError: If the task is unknown or has its own model and one is given, or if there is not
-            at least one pair.
-    """
-    if pairs is not None and pairs < 1:
-        raise ValueError(f"a task needs at least one pair; got --pairs {pairs}")
-    wanted = 2 * (PAIRS if pairs is None else pairs)
-    if task in GROUND_TRUTHS:
-        if (model, device, revision) != (None, None, None) or dtype != "float32":
-            raise ValueError(
-                f"task {task} brings its own model, in float32 on the CPU: leave out --model, "
-                "--device, --dtype and --revision"
-            )
-        bar.step(f"building the model of {task}")
-        made = ground_truth(task, seed=seed, pairs=wanted)
-        return Subject(made.model, made.task, made)
+def _check_task(task: str) -> None:
     if task not in TASKS and not Path(task).is_file():
         raise ValueError(
             f"unknown task {task!r}; choose from {', '.join([*TASKS, *GROUND_TRUTHS])}, or give "
             "the path of a JSONL file"
         )
-    loaded = load_from_options(
-        bar,
-        model or DEFAULT,
-        device=device,
-        dtype=dtype,
-        allow_pickle=allow_pickle,
-        revision=revision,
-    )
+
+
+def _task(model: Model, task: str, pairs: int | None, seed: int, metric: str | None) -> Task:
+    """The pairs to discover circuits on, and as many to evaluate them on."""
+    wanted = 2 * (pairs or PAIRS)
     if task in TASKS:
-        return Subject(loaded, make_task(loaded, task, wanted, seed, metric), None)
-    read = read_task(loaded, task, metric or "logit_difference")
-    return Subject(loaded, read.sample(None if pairs is None else wanted, seed), None)
+        return make_task(model, task, wanted, seed, metric)
+    read = read_task(model, task, metric or "logit_difference")
+    return read.sample(None if pairs is None else wanted, seed)
 
 
 def _write(found: Comparison, out: Path) -> None:
@@ -280,3 +216,16 @@ def _write(found: Comparison, out: Path) -> None:
     if found.projection is not None:
         write_whole(out / PROJECTION, found.projection.to_csv(index=False).encode())
     comparison_report(found, out / PAGE)
+
+
+def _print(found: Comparison, out: Path, as_json: bool) -> None:
+    if as_json:  # the table has them in its head
+        for line in found.warnings:
+            say(f"warning: {line}")
+    for name, reason in found.skipped.items():
+        say(f"skipped {name}: {reason}")
+    if as_json:
+        print(json.dumps(summarize_comparison(found), allow_nan=False))
+    else:
+        print_comparison(found)
+        print(f"wrote {PAGE}, {TABLE}, circuits/ and scores/ to {out}")

@@ -4,30 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated
 
-import typer
 from rich.table import Table
 
-from strace_lens.corpus.plan import SPEEDS, SweepPlan
+from strace_lens.corpus.plan import SweepPlan
 from strace_lens.density.cost import as_text
 from strace_lens.report.tables import wide_console
-
-DryRunOption = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Estimate the cost of the sweep and run nothing; only the configuration of the model "
-        "is read. PROMPTS may be COUNTxTOKENS, as 5000x50.",
-    ),
-]
-SpeedOption = Annotated[
-    str,
-    typer.Option(
-        help=f"Speed of the device for --dry-run: {' or '.join(SPEEDS)}, or the FLOP a second that "
-        "forward passes achieve, as 4e14."
-    ),
-]
 
 
 def parse_speed(text: str) -> str | float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -17,34 +17,35 @@ import typer
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
-from strace_lens.cli.common import (
-    KEEP_HELP,
+from strace_lens.cli.common import Bar, one_line_errors, say
+from strace_lens.cli.dry_run import parse_speed, print_plan, stated_lengths
+from strace_lens.cli.options import (
     AllowPickleOption,
-    Bar,
     BosOption,
+    ControlsOption,
+    CorruptOption,
     DeviceMapOption,
     DeviceOption,
     DtypeOption,
+    EstimatorsOption,
     JsonOption,
+    KeepsOption,
     MemoryOption,
     ModelOption,
     RefineOption,
     RevisionOption,
+    SizesOption,
+    SpeedOption,
+    WordsOption,
     budgets,
-    completing,
-    one_line_errors,
+    expect_choice,
+    option,
     parse_device_map,
     parse_keep,
+    parse_names,
     parse_sizes,
 )
-from strace_lens.cli.dry_run import (
-    DryRunOption,
-    SpeedOption,
-    parse_speed,
-    print_plan,
-    stated_lengths,
-)
-from strace_lens.corpus.engine import Engine, ray_engine, this_process
+from strace_lens.corpus.engine import ray_engine, this_process
 from strace_lens.corpus.parts import part_path
 from strace_lens.corpus.plan import plan_sweep
 from strace_lens.corpus.prompts import (
@@ -57,15 +58,15 @@ from strace_lens.corpus.prompts import (
 )
 from strace_lens.corpus.read import BUILTIN, check_limit, read_corpus
 from strace_lens.corpus.run_folder import Run
-from strace_lens.corpus.setting import CORRUPTIONS, WHICH_CONTROLS, Options
+from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
 from strace_lens.measures.sizes import ESTIMATOR_SIZES, REFINE, SIZES
 from strace_lens.model.architecture import Model
 from strace_lens.model.load import load_model
 from strace_lens.model.prompts import own_tokenizer, text_ids
 from strace_lens.model.skeleton import Skeleton, skeleton
-from strace_lens.traces.edges import KINDS, keep_text
-from strace_lens.traces.estimators import ESTIMATORS, estimator_of
+from strace_lens.traces.edges import keep_text
+from strace_lens.traces.estimators import estimator_of
 from strace_lens.utils.disk import results_folder
 from strace_lens.utils.interrupt import INTERRUPTED
 
@@ -82,99 +83,53 @@ def sweep_command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of the run, with a folder within for each of several combinations of "
+        option(
+            "Folder of the run, with a folder within for each of several combinations of "
             "--estimator and --keep. Required unless --dry-run is given."
         ),
     ] = None,
     model: ModelOption = "smollm2",
-    estimator: Annotated[
-        str,
-        typer.Option(
-            help=f"How edges are ranked: {', '.join(ESTIMATORS)}. Several, separated by commas, "
-            "are swept one after the other.",
-            autocompletion=completing(ESTIMATORS),
-        ),
-    ] = "greedy",
-    keep: Annotated[
-        str,
-        typer.Option(
-            help=f"{KEEP_HELP} Several, separated by commas, are swept in turn.",
-            autocompletion=completing(["none", *KINDS]),
-        ),
-    ] = "none",
-    sizes: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Relative sizes; the paper's {len(SIZES)} if unsaid, and with --controls all the "
-            f"{len(ESTIMATOR_SIZES)} at which estimators are compared."
-        ),
-    ] = None,
+    estimator: EstimatorsOption = "greedy",
+    keep: KeepsOption = "none",
+    sizes: SizesOption = None,
     refine: RefineOption = REFINE,
-    controls: Annotated[
-        str,
-        typer.Option(
-            help="What is run besides the trace: none; size, the random subgraph and the inverses "
-            "of both; all, also the controls of the estimator: aimed at a wrong target, on a "
-            "sibling prompt, under noise, from another seed.",
-            autocompletion=completing(WHICH_CONTROLS),
-        ),
-    ] = "size",
-    hidden: Annotated[bool, typer.Option(help="Keep the geometry of the hidden states.")] = True,
-    ablation: Annotated[
-        str, typer.Option(help="What replaces an ablated edge: zero or mean.")
-    ] = "zero",
-    words: Annotated[
-        str | None,
-        typer.Option(
-            help="LOW:HIGH, as in 20:60. Cut each text after a word, at a length in that range."
-        ),
-    ] = None,
-    dedupe: Annotated[bool, typer.Option("--dedupe", help="Leave out repeated texts.")] = False,
-    count: Annotated[
-        int | None, typer.Option("--sample", help="Draw this many prompts, by the seed.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Read only this many prompts.")] = None,
+    controls: ControlsOption = "size",
+    hidden: Annotated[bool, option("Keep the geometry of the hidden states.")] = True,
+    ablation: Annotated[str, option("What replaces an ablated edge: zero or mean.")] = "zero",
+    words: WordsOption = None,
+    dedupe: Annotated[bool, option("Leave out repeated texts.", "--dedupe")] = False,
+    count: Annotated[int | None, option("Draw this many prompts, by the seed.", "--sample")] = None,
+    limit: Annotated[int | None, option("Read only this many prompts.")] = None,
     generate: Annotated[
-        int, typer.Option(help="Tokens that the model adds to each prompt, each traced in turn.")
+        int, option("Tokens that the model adds to each prompt, each traced in turn.")
     ] = 0,
     temperature: Annotated[
-        float,
-        typer.Option(help="Temperature of the added tokens; 0 adds the most probable ones."),
+        float, option("Temperature of the added tokens; 0 adds the most probable ones.")
     ] = 0.0,
     top_p: Annotated[
-        float,
-        typer.Option(help="Draw from the most probable tokens that hold this much probability."),
+        float, option("Draw from the most probable tokens that hold this much probability.")
     ] = 1.0,
-    corrupt: Annotated[
-        str,
-        typer.Option(
-            help="Trace each text corrupted: shuffle its words, or replace tokens by random ones.",
-            autocompletion=completing(CORRUPTIONS),
-        ),
-    ] = "none",
+    corrupt: CorruptOption = "none",
     corrupt_rate: Annotated[
-        float, typer.Option(help="Share of the words or tokens that are corrupted.")
+        float, option("Share of the words or tokens that are corrupted.")
     ] = 1.0,
     text_column: Annotated[
-        str, typer.Option(help="Column that holds the text, in CSV, TSV, Parquet and datasets.")
+        str, option("Column that holds the text, in CSV, TSV, Parquet and datasets.")
     ] = "text",
     split: Annotated[
-        str | None,
-        typer.Option(help="Which split of a datasets folder or name. Default: train."),
+        str | None, option("Which split of a datasets folder or name. Default: train.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray for several workers.")] = "local",
-    workers: Annotated[int, typer.Option(help="Number of workers of the Ray engine.")] = 2,
+    engine: Annotated[str, option("local, or ray for several workers.")] = "local",
+    workers: Annotated[int, option("Number of workers of the Ray engine.")] = 2,
     address: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster. Default: one is started here.")
+        str | None, option("Address of a Ray cluster. Default: one is started here.")
     ] = None,
     retry_failed: Annotated[
-        bool,
-        typer.Option("--retry-failed", help="Measure again the prompts that failed before."),
+        bool, option("Measure again the prompts that failed before.", "--retry-failed")
     ] = False,
     threads: Annotated[
         int | None,
-        typer.Option(help="Threads of each worker; the last bits of results depend on it."),
+        option("Threads of each worker; the last bits of results depend on it."),
     ] = None,
     device: DeviceOption = None,
     device_map: DeviceMapOption = None,
@@ -182,12 +137,18 @@ def sweep_command(
     allow_pickle: AllowPickleOption = False,
     revision: RevisionOption = None,
     seed: Annotated[
-        int,
-        typer.Option(help="Seed of cuts, samples, estimators, controls and added tokens."),
+        int, option("Seed of cuts, samples, estimators, controls and added tokens.")
     ] = 0,
     bos: BosOption = None,
     memory: MemoryOption = None,
-    dry_run: DryRunOption = False,
+    dry_run: Annotated[
+        bool,
+        option(
+            "Estimate the cost of the sweep and run nothing; only the configuration of the model "
+            "is read. PROMPTS may be COUNTxTOKENS, as 5000x50.",
+            "--dry-run",
+        ),
+    ] = False,
     speed: SpeedOption = "here",
     as_json: JsonOption = False,
 ) -> None:
@@ -197,14 +158,15 @@ def sweep_command(
 
     Example: strace-lens sweep builtin --estimator greedy,fisher --keep none,attention --out runs/x
     """
-    with (
-        one_line_errors(),
-        _folder(out, dry_run) as folder,
-        Bar(_Rate()) as bar,
-    ):
-        _check_engine(engine, workers)
+    with one_line_errors(), _folder(out, dry_run), Bar(_Rate()) as bar:
+        expect_choice(engine, ENGINES, "engine")
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1; got {workers}")
         forward, backward = budgets(memory)
-        estimators, keeps = _names(estimator), _keeps(keep)
+        estimators = parse_names(estimator)
+        for name in estimators:
+            estimator_of(name)
+        keeps = list(dict.fromkeys(parse_keep(part) for part in keep.split(",")))
         options = Options(
             sizes=parse_sizes(sizes) or (ESTIMATOR_SIZES if controls == "all" else SIZES),
             refine=refine,
@@ -222,32 +184,6 @@ def sweep_command(
             gradient_budget=backward,
             threads=threads or torch.get_num_threads(),
         )
-        read = functools.partial(
-            _given,
-            prompts,
-            text_column=text_column,
-            split=split,
-            limit=limit,
-            dedupe=dedupe,
-            controlled=controls == "all",
-        )
-        if folder is None:
-            known = skeleton(model, dtype=dtype, revision=revision)
-            lengths = stated_lengths(prompts)
-            told = plan_sweep(
-                known,
-                _chosen(known, read(), words, count, seed) if lengths is None else lengths,
-                options,
-                estimators=estimators,
-                keep=keeps,
-                speed=parse_speed(speed),
-                workers=workers if engine == "ray" else 1,
-            )
-            bar.stop()
-            print_plan(told, as_json)
-            return
-        given = read()
-        bar.step(f"loading {model}")
         load = functools.partial(
             load_model,
             model,
@@ -257,77 +193,68 @@ def sweep_command(
             allow_pickle=allow_pickle,
             revision=revision,
         )
-        loaded = load()
-        chosen = _chosen(loaded, given, words, count, seed)
-        runner = _engine(engine, loaded, load, workers, address)
-        runs = _sweep_each(
+        lengths = stated_lengths(prompts) if dry_run else None
+        given = [] if lengths else _given(prompts, text_column, split, limit, dedupe, controls)
+        bar.step(f"loading {model}")
+        loaded = skeleton(model, dtype=dtype, revision=revision) if dry_run else load()
+        chosen = [] if lengths else _chosen(loaded, given, words, count, seed)
+        if isinstance(loaded, Skeleton):
+            told = plan_sweep(
+                loaded,
+                lengths or chosen,
+                options,
+                estimators=estimators,
+                keep=keeps,
+                speed=parse_speed(speed),
+                workers=workers if engine == "ray" else 1,
+            )
+            bar.stop()
+            print_plan(told, as_json)
+            return
+        run = functools.partial(
+            sweep,
             loaded,
             chosen,
-            options,
-            itertools.product(estimators, keeps),
-            folder,
-            engine=runner,
+            engine=this_process(loaded)
+            if engine == "local"
+            else ray_engine(load, workers, address=address),
             retry_failed=retry_failed,
-            bar=bar,
         )
+        runs = _sweep_each(run, options, estimators, keeps, cast(Path, out), bar)
         bar.stop()
-        _say(runs, folder, as_json)
+        _say(runs, cast(Path, out), as_json)
 
 
 def _sweep_each(
-    model: Model,
-    prompts: Sequence[CorpusPrompt],
+    run: Callable[..., Run],
     options: Options,
-    combinations: Iterable[tuple[str, tuple[str, ...]]],
+    estimators: Sequence[str],
+    keeps: Sequence[tuple[str, ...]],
     folder: Path,
-    *,
-    engine: Engine,
-    retry_failed: bool,
     bar: Bar,
 ) -> dict[Path, Run]:
-    """Sweep the prompts with each combination of estimator and kept kinds, one after the other.
+    """Sweep with each combination of estimator and kept kinds, one after the other.
 
     Returns:
         The runs by folder: the given one, or one within it for each of several combinations.
     """
     runs = {}
-    several = list(combinations)
-    for estimator, keep in several:
-        name = _folder_name(estimator, keep)
-        into = folder / name if len(several) > 1 else folder
+    several = len(estimators) * len(keeps) > 1
+    for estimator, keep in itertools.product(estimators, keeps):
+        name = f"{estimator}-keep-{keep_text(keep)}" if keep else estimator
+        into = folder / name if several else folder
         bar.step(name)
         try:
-            runs[into] = sweep(
-                model,
-                prompts,
+            runs[into] = run(
                 into,
                 dataclasses.replace(options, estimator=estimator, keep=keep),
-                engine=engine,
-                retry_failed=retry_failed,
                 progress=lambda done, total, _, name=name: bar.tell(done, total, name),
             )
         except KeyboardInterrupt:
             bar.stop()
-            typer.echo("strace-lens: stopped; the same command goes on from here", err=True)
+            say("stopped; the same command goes on from here")
             raise typer.Exit(INTERRUPTED) from None
     return runs
-
-
-def _names(text: str) -> list[str]:
-    """Parse estimators separated by commas and drop repetitions."""
-    names = list(dict.fromkeys(part.strip() for part in text.split(",")))
-    for name in names:
-        estimator_of(name)
-    return names
-
-
-def _keeps(text: str) -> list[tuple[str, ...]]:
-    """Parse kinds of edges to keep, in combinations separated by commas, and drop repetitions."""
-    return list(dict.fromkeys(parse_keep(part) for part in text.split(",")))
-
-
-def _folder_name(estimator: str, keep: Sequence[str]) -> str:
-    return f"{estimator}-keep-{keep_text(keep)}" if keep else estimator
 
 
 class _Rate(ProgressColumn):
@@ -338,58 +265,35 @@ class _Rate(ProgressColumn):
         return Text(f"{60 * speed:.1f} a minute" if speed else "")
 
 
-@contextlib.contextmanager
-def _folder(out: Path | None, dry_run: bool) -> Iterator[Path | None]:
-    """Test the folder of the run before any work is done; yield None for a dry run."""
+def _folder(out: Path | None, dry_run: bool) -> AbstractContextManager[None]:
+    """Test the folder of the run before any work is done; a dry run has none."""
     if dry_run:
-        yield None
-        return
+        return nullcontext()
     if out is None:
         raise ValueError("name the folder of the run with --out, or add --dry-run")
     parts = part_path(out, 0).parent
-    with results_folder(parts if parts.exists() else out):
-        yield out
+    return results_folder(parts if parts.exists() else out)
 
 
 def _given(
     prompts: str,
-    *,
     text_column: str,
     split: str | None,
     limit: int | None,
     dedupe: bool,
-    controlled: bool,
+    controls: str,
 ) -> list[CorpusPrompt]:
-    """The prompts of a source; wrong targets may lie beyond the limit."""
-    if controlled:
+    """The prompts of a source; with all controls, wrong targets may lie beyond the limit."""
+    if controls == "all":
         check_limit(limit)
         every = read_corpus(prompts, text_column=text_column, split=split)
         given = with_wrong_texts(every)[:limit]
     else:
         given = read_corpus(prompts, text_column=text_column, split=split, limit=limit)
-    if not dedupe:
-        return given
-    firsts = deduplicate(given)
+    firsts = deduplicate(given) if dedupe else given
     if len(firsts) < len(given):
         typer.echo(f"left out {len(given) - len(firsts)} repeated texts", err=True)
     return firsts
-
-
-def _check_engine(engine: str, workers: int) -> None:
-    if engine not in ENGINES:
-        raise ValueError(f"unknown engine {engine!r}; choose from {', '.join(ENGINES)}")
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1; got {workers}")
-
-
-def _engine(
-    name: str,
-    model: Model,
-    load: functools.partial[Model],
-    workers: int,
-    address: str | None,
-) -> Engine:
-    return this_process(model) if name == "local" else ray_engine(load, workers, address=address)
 
 
 def _chosen(

@@ -10,9 +10,9 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from strace_lens.cli.common import (
+from strace_lens.cli.common import Bar, one_line_errors
+from strace_lens.cli.options import (
     AllowPickleOption,
-    Bar,
     BosOption,
     DeviceOption,
     DtypeOption,
@@ -23,8 +23,7 @@ from strace_lens.cli.common import (
     ModelOption,
     RevisionOption,
     budgets,
-    load_from_options,
-    one_line_errors,
+    option,
     parse_keep,
     parse_sizes,
     prompt_text,
@@ -32,6 +31,7 @@ from strace_lens.cli.common import (
 from strace_lens.density.along_text import SMALL, TEXT_SIZES, text_density
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
+from strace_lens.model.load import load_model
 from strace_lens.model.prompts import tokenize
 from strace_lens.plot.text_density import text_density_page
 from strace_lens.traces.estimators import estimator_of
@@ -45,25 +45,25 @@ EXTREMES = 5
 def text_command(
     text: Annotated[str | None, typer.Argument(help="The text whose tokens are measured.")] = None,
     text_file: Annotated[
-        Path | None, typer.Option(help="Read the text from this file.", dir_okay=False)
+        Path | None, option("Read the text from this file.", dir_okay=False)
     ] = None,
     model: ModelOption = "smollm2",
     estimator: EstimatorOption = "greedy",
     keep: KeepOption = "none",
     sizes: Annotated[
         str | None,
-        typer.Option(help=f"Relative sizes. Default: {', '.join(f'{s:g}' for s in TEXT_SIZES)}."),
+        option(f"Relative sizes. Default: {', '.join(f'{s:g}' for s in TEXT_SIZES)}."),
     ] = None,
     small: Annotated[
-        float, typer.Option(help="The size whose predictions are shown next to the model's.")
+        float, option("The size whose predictions are shown next to the model's.")
     ] = SMALL,
-    min_context: Annotated[int, typer.Option(help="Tokens before the first measured one.")] = 2,
+    min_context: Annotated[int, option("Tokens before the first measured one.")] = 2,
     device: DeviceOption = None,
     dtype: DtypeOption = "float32",
     allow_pickle: AllowPickleOption = False,
     revision: RevisionOption = None,
-    out: Annotated[Path, typer.Option(help=f"Folder for {PAGE} and {TABLE}.")] = Path("out"),
-    seed: Annotated[int, typer.Option(help="Seed of estimators that draw.")] = 0,
+    out: Annotated[Path, option(f"Folder for {PAGE} and {TABLE}.")] = Path("out"),
+    seed: Annotated[int, option("Seed of estimators that draw.")] = 0,
     bos: BosOption = None,
     memory: MemoryOption = None,
     as_json: JsonOption = False,
@@ -81,13 +81,9 @@ def text_command(
         estimator_of(estimator)
         kept = parse_keep(keep)
         forward, backward = budgets(memory)
-        loaded = load_from_options(
-            bar,
-            model,
-            device=device,
-            dtype=dtype,
-            allow_pickle=allow_pickle,
-            revision=revision,
+        bar.step(f"loading {model}")
+        loaded = load_model(
+            model, device=device, dtype=dtype, allow_pickle=allow_pickle, revision=revision
         )
         prompt = tokenize(loaded, architecture_of(loaded), given, bos)
         bar.step("tokens")
@@ -114,11 +110,10 @@ def _page(
     model: Model, tokens: pd.DataFrame, small: float, estimator: str, keep: Sequence[str]
 ) -> str:
     left = f", edges of {' and '.join(keep)} left in place" if keep else ""
-    name = architecture_of(model).name
     return text_density_page(
         tokens,
         small,
-        f"Density of every token: {name}",
+        f"Density of every token: {architecture_of(model).name}",
         "Each token's colour is the density of its prediction from the tokens before it: the area "
         f"under the total variation between traces (estimator {estimator}{left}) and the model, "
         "over log s.",

@@ -10,24 +10,32 @@ from typing import Annotated, Any
 
 import typer
 
-from strace_lens.cli.common import (
+from strace_lens.cli.common import Bar, one_line_errors
+from strace_lens.cli.options import (
+    TABLES,
+    AblationOption,
     AllowPickleOption,
-    Bar,
+    AloneOption,
     BosOption,
+    CorruptedOption,
     DeviceMapOption,
     DeviceOption,
     DtypeOption,
     EstimatorOption,
+    ImportanceOption,
     JsonOption,
     KeepOption,
     MemoryOption,
     ModelOption,
+    ReferenceOption,
     RefineOption,
     RevisionOption,
+    SizesOption,
+    TableOption,
     budgets,
-    completing,
-    load_from_options,
-    one_line_errors,
+    expect_choice,
+    option,
+    parse_device_map,
     parse_keep,
     parse_sizes,
     prompt_text,
@@ -41,23 +49,22 @@ from strace_lens.files.results import save
 from strace_lens.measures.sizes import REFINE, SIZES
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
+from strace_lens.model.load import load_model
 from strace_lens.model.prompts import tokenize
 from strace_lens.report.summary import summarize
 from strace_lens.report.tables import print_curve, print_ways
 from strace_lens.report.trace import trace_report
-from strace_lens.traces.ablation import ABLATIONS, Replacement, replacement
+from strace_lens.traces.ablation import replacement
 from strace_lens.traces.curve_rows import most_rows
 from strace_lens.traces.estimators import estimate, estimator_of, steps
 from strace_lens.traces.extract import extract
-from strace_lens.traces.graph import TokenGraph, token_graph
-from strace_lens.traces.importance import IMPORTANCES, importance_function
-from strace_lens.traces.trace import Trace
+from strace_lens.traces.graph import token_graph
+from strace_lens.traces.importance import importance_function
 from strace_lens.utils.disk import read_text, results_folder, write_whole
 
 PAGE = "trace.html"
 RESULT = "trace.safetensors"
 IMPORTANCE = "l1"
-TABLES = ("short", "full")
 
 
 def trace(
@@ -65,69 +72,31 @@ def trace(
         str | None, typer.Argument(help="The text whose next token is traced.")
     ] = None,
     prompt_file: Annotated[
-        Path | None, typer.Option(help="Read the prompt from a file instead.", dir_okay=False)
+        Path | None, option("Read the prompt from a file instead.", dir_okay=False)
     ] = None,
     model: ModelOption = "smollm2",
-    sizes: Annotated[
-        str | None,
-        typer.Option(help="Relative sizes, as in 0.001,0.01,0.1. Default: the paper's 27."),
-    ] = None,
+    sizes: SizesOption = None,
     refine: RefineOption = REFINE,
     estimator: EstimatorOption = "greedy",
     keep: KeepOption = "none",
-    importance: Annotated[
-        str,
-        typer.Option(
-            help=f"What greedy ranks by: {', '.join(IMPORTANCES)}; leverage(k) takes the top k "
-            "directions of a node's in-edges.",
-            autocompletion=completing(IMPORTANCES),
-        ),
-    ] = IMPORTANCE,
-    ablation: Annotated[
-        str,
-        typer.Option(
-            help="What replaces an ablated edge: zero, mean (over reference text) or resample (its "
-            "value on another prompt).",
-            autocompletion=completing(ABLATIONS),
-        ),
-    ] = "zero",
-    corrupted: Annotated[
-        str | None, typer.Option(help="The second prompt of --ablation resample; it is as long.")
-    ] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(help="Text for --ablation mean. Default: a page of text.", dir_okay=False),
-    ] = None,
+    importance: ImportanceOption = IMPORTANCE,
+    ablation: AblationOption = "zero",
+    corrupted: CorruptedOption = None,
+    reference: ReferenceOption = None,
     device: DeviceOption = None,
     device_map: DeviceMapOption = None,
     dtype: DtypeOption = "float32",
     allow_pickle: AllowPickleOption = False,
     revision: RevisionOption = None,
-    out: Annotated[Path, typer.Option(help=f"Folder for {PAGE} and {RESULT}.")] = Path("out"),
-    seed: Annotated[
-        int, typer.Option(help="Seed of the random control and of estimators that draw.")
-    ] = 0,
+    out: Annotated[Path, option(f"Folder for {PAGE} and {RESULT}.")] = Path("out"),
+    seed: Annotated[int, option("Seed of the random control and of estimators that draw.")] = 0,
     bos: BosOption = None,
     memory: MemoryOption = None,
-    alone: Annotated[
-        bool,
-        typer.Option(
-            "--alone",
-            help="Measure this trace only, without the definition, the same with attention left in "
-            "place, and a tight trace.",
-        ),
-    ] = False,
-    table: Annotated[
-        str,
-        typer.Option(
-            help="short: about ten sizes of each way in 80 columns; full: every size and column.",
-            autocompletion=completing(TABLES),
-        ),
-    ] = "short",
+    alone: AloneOption = False,
+    table: TableOption = "short",
     as_json: JsonOption = False,
     dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Estimate passes, bytes and seconds; run nothing."),
+        bool, option("Estimate passes, bytes and seconds; run nothing.", "--dry-run")
     ] = False,
 ) -> None:
     """Trace one prompt: how much of the model does its next token need?
@@ -139,78 +108,50 @@ def trace(
 
     Example: strace-lens trace "The capital of France is" --keep attention
     """
-    files = (PAGE, RESULT)
-    folder = nullcontext() if dry_run else results_folder(out, files)
+    folder = nullcontext() if dry_run else results_folder(out, (PAGE, RESULT))
     with one_line_errors(), folder, Bar() as bar:
         text = prompt_text(prompt, prompt_file)
         grid = parse_sizes(sizes) or SIZES
         _check_ranking(estimator, importance)
-        _check_table(table)
-        kept = parse_keep(keep)
-        own = way_of(estimator, kept, importance)
+        expect_choice(table, TABLES, "table")
+        own = way_of(estimator, parse_keep(keep), importance)
         others = [] if alone else [way for way in WAYS if way != own]
         forward, backward = budgets(memory)
-        loaded = load_from_options(
-            bar,
+        bar.step(f"loading {model}")
+        loaded = load_model(
             model,
             device=device,
-            device_map=device_map,
+            device_map=parse_device_map(device_map),
             dtype=dtype,
             allow_pickle=allow_pickle,
             revision=revision,
         )
         tokens = tokenize(loaded, architecture_of(loaded), text, bos)
-        cost = plan(loaded, len(tokens.ids), sizes=grid, refine=refine, memory_budget=forward)
         if dry_run:
+            cost = plan(loaded, len(tokens.ids), sizes=grid, refine=refine, memory_budget=forward)
             bar.stop()
             more = len(others) * most_rows(grid, controls=False, refine=refine)
             _print_plan(cost, steps(estimator), more, as_json)
             return
         references = None if reference is None else [read_text(reference)]
         swap = replacement(loaded, tokens, ablation, corrupted=corrupted, references=references)
-        same = {"replacement": swap, "seed": seed, "memory_budget": forward}
+        same: dict[str, Any] = {"replacement": swap, "seed": seed, "memory_budget": forward}
+        measured = {"sizes": grid, "refine": refine, "progress": bar.tell, **same}
         bar.step("reading the token graph")
         graph = token_graph(loaded, tokens)
-        ranked = _ranked(
-            loaded,
-            graph,
-            own,
-            importance,
-            swap=swap,
-            seed=seed,
-            memory=(forward, backward),
-            bar=bar,
-        )
+        bar.step(f"ranking: {estimator}")
+        if own.estimator == "greedy":
+            ranked = extract(graph, importance, seed=seed, memory_budget=forward)
+        else:
+            fitted = {**same, "memory_budget": backward, "progress": bar.tell}
+            ranked = estimate(loaded, graph, own.estimator, keep=own.keep, **fitted)
         bar.step("running masks")
-        curve = density_curve(
-            loaded,
-            ranked,
-            sizes=grid,
-            refine=refine,
-            keep=kept,
-            progress=bar.tell,
-            **same,
-        )
-        measured = {own: curve}
+        curves = {own: density_curve(loaded, ranked, keep=own.keep, **measured)}
         if others:
             bar.step("measuring other ways")
-            measured |= measure_ways(
-                loaded,
-                graph,
-                others,
-                sizes=grid,
-                refine=refine,
-                gradient_budget=backward,
-                progress=bar.tell,
-                **same,
-            )
-        curves = {way: measured[way] for way in dict.fromkeys((*WAYS, own)) if way in measured}
-        _finish(loaded, curves, own, same, out, "json" if as_json else table, bar)
-
-
-def _check_table(table: str) -> None:
-    if table not in TABLES:
-        raise ValueError(f"unknown table {table!r}; choose from {', '.join(TABLES)}")
+            curves |= measure_ways(loaded, graph, others, gradient_budget=backward, **measured)
+        in_order = {way: curves[way] for way in dict.fromkeys((*WAYS, own)) if way in curves}
+        _finish(loaded, in_order, own, same, out, "json" if as_json else table, bar)
 
 
 def _check_ranking(estimator: str, importance: str) -> None:
@@ -220,34 +161,6 @@ def _check_ranking(estimator: str, importance: str) -> None:
         raise ValueError(
             f"--importance {importance} is for --estimator greedy; {estimator} scores edges itself"
         )
-
-
-def _ranked(
-    model: Model,
-    graph: TokenGraph,
-    way: Way,
-    importance: str,
-    *,
-    swap: Replacement,
-    seed: int,
-    memory: tuple[int, int],
-    bar: Bar,
-) -> Trace:
-    """Rank the edges of a graph within the bytes of a forward and of a backward pass."""
-    forward, backward = memory
-    if way.estimator == "greedy":
-        return extract(graph, importance, seed=seed, memory_budget=forward)
-    bar.step(f"ranking: {way.estimator}")
-    return estimate(
-        model,
-        graph,
-        way.estimator,
-        keep=way.keep,
-        replacement=swap,
-        seed=seed,
-        memory_budget=backward,
-        progress=bar.tell,
-    )
 
 
 def _finish(
@@ -266,10 +179,8 @@ def _finish(
     curve, phases = curves[own], find_phases(curves[own])
     page = trace_report(curve, phases, ablated[own], ways=curves, ablations=ablated)
     write_whole(out / PAGE, page.encode())
-    save(curve, out / RESULT)
-    for way, other in curves.items():
-        if way != own:
-            save(other, out / f"trace-{way.name}.safetensors")
+    for way, each in curves.items():
+        save(each, out / (RESULT if way == own else f"trace-{way.name}.safetensors"))
     bar.stop()
     if printed == "json":
         summary = summarize(curve, phases, ablated[own]) | {"ways": ways_summary(curves)}

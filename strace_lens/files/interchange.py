@@ -32,7 +32,7 @@ from strace_lens.circuits.circuit import Circuit, Scores
 from strace_lens.circuits.graph import EMBED, LOGITS, ComponentGraph
 from strace_lens.files.result_files import ResultFileError, facts_text
 from strace_lens.traces.trace import Subgraph
-from strace_lens.utils.disk import JsonError, TextFileError, parse_object, read_text, write_whole
+from strace_lens.utils.disk import JsonError, TextFileError, parse_json, read_text, write_whole
 
 _INPUT = "input"
 _OURS = "strace_lens"  # a key that other programs pass over, which holds our checksum
@@ -168,10 +168,11 @@ def _contents(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], dict[st
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        content = parse_object(read_text(path), path, nan=True)
+        content = parse_json(read_text(path), path, nan=True)
     except (TextFileError, JsonError) as error:
         raise ResultFileError(str(error)) from error
     try:
+        _of_kind({"it": content}, "it", dict)
         config, nodes, edges = (_of_kind(content, x, dict) for x in ("cfg", "nodes", "edges"))
         for name, kind in _CONFIG.items():
             _of_kind(config, name, kind)

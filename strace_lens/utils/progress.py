@@ -63,19 +63,19 @@ def reporting(progress: Progress | None, what: str, total: int) -> Iterator[Adva
         yield advance
 
 
-def warn(message: str) -> None:
-    """Issue a UserWarning that points at the line that called this package, however deep we are.
+class StraceLensWarning(UserWarning):
+    """A warning of this package. The command prints it as a line of its own."""
 
-    Args:
-        message: What the caller should know, as one sentence.
-    """
-    outermost, frames = 1, [sys._getframe(0)]
-    while frames[-1].f_back is not None:
-        frames.append(frames[-1].f_back)
-    for level, frame in enumerate(frames, start=1):
+
+def warn(message: str) -> None:
+    """Issue a warning that points at the line that called this package, however deep we are."""
+    outermost, level, frame = 1, 0, sys._getframe(0)
+    while frame is not None:
+        level += 1
         if frame.f_globals.get("__name__", "").partition(".")[0] == "strace_lens":
             outermost = level
-    warnings.warn(message, UserWarning, stacklevel=outermost + 1)
+        frame = frame.f_back
+    warnings.warn(message, StraceLensWarning, stacklevel=outermost + 1)
 
 
 @contextmanager

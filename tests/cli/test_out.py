@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from strace_lens.cli import app
 
 COMMANDS = {
-    "trace": (["trace", "the capital of France"], "load_from_options"),
-    "compare": (["compare", "--task", "ioi"], "load_from_options"),
+    "trace": (["trace", "the capital of France"], "load_model"),
+    "compare": (["compare", "--task", "ioi"], "load_model"),
     "sweep": (["sweep", "PROMPTS"], "load_model"),
     "phases": (["phases", "RUN"], "read_run"),
     "report": (["report", "CURVE"], "load"),

@@ -119,5 +119,5 @@ def test_a_warning_points_at_the_first_caller_outside_of_the_package() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         exec(compile("sl.discover(model, task, 'eap')", "of_a_user.py", "exec"), scope)
-    assert [w.category for w in caught] == [UserWarning]
+    assert [w.category for w in caught] == [progress.StraceLensWarning]
     assert not caught[0].filename.startswith(str(sl.__path__[0]))

@@ -1,0 +1,324 @@
+"""The options of the commands, as types of their parameters, and how their texts are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from strace_lens.circuits.discover.methods import METHODS
+from strace_lens.circuits.evaluate import RANKED_BY
+from strace_lens.circuits.tasks.generate import TASKS
+from strace_lens.corpus.plan import SPEEDS
+from strace_lens.corpus.setting import CORRUPTIONS, WHICH_CONTROLS
+from strace_lens.ground_truth.models import GROUND_TRUTHS
+from strace_lens.measures.sizes import ESTIMATOR_SIZES, SIZES
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.load import DEFAULT, DTYPES, MAPS
+from strace_lens.traces.ablation import ABLATIONS
+from strace_lens.traces.edges import KINDS, kinds_to_keep
+from strace_lens.traces.estimators import ESTIMATORS
+from strace_lens.traces.fit import GRADIENT_BUDGET
+from strace_lens.traces.importance import IMPORTANCES
+from strace_lens.utils.disk import parse_object, read_prompt
+
+
+def completing(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return the completion of an option that takes one name, or several separated by commas."""
+    known = sorted(names)
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [before + comma + name for name in known if name.startswith(last)]
+
+    return complete
+
+
+def option(help: str, *names: str, choices: Iterable[str] = (), **settings: Any) -> Any:
+    """Declare an option by its help and, if it is not the parameter's, its name."""
+    completion = completing(choices) if choices else None
+    return typer.Option(*names, help=help, autocompletion=completion, **settings)
+
+
+# ------------------------------------------------------------------ loading a model
+
+ModelOption = Annotated[
+    str,
+    option(
+        "smollm2 (built in), a Hugging Face name, a local folder or a GGUF file.",
+        choices=[DEFAULT],
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    option("Device, as torch names it. Default: a GPU if there is one, else cpu."),
+]
+DeviceMapOption = Annotated[
+    str | None,
+    option(
+        f"For models larger than one device: {', '.join(MAPS)}, or a .json file with the device of "
+        "each part by its name.",
+        choices=MAPS,
+    ),
+]
+DtypeOption = Annotated[str, option("float32, bfloat16 or float16.", choices=DTYPES)]
+AllowPickleOption = Annotated[
+    bool,
+    option(
+        "Also read weights saved as a pickle (.bin), which can run code when they are read.",
+        "--allow-pickle",
+    ),
+]
+RevisionOption = Annotated[
+    str | None,
+    option(
+        "Branch, tag or commit of a Hugging Face name, such as a checkpoint in training. "
+        "Default: main."
+    ),
+]
+
+# ------------------------------------------------------------------ tracing
+
+BosOption = Annotated[
+    bool | None,
+    option(
+        "Start with the beginning-of-sequence token, or without it. Default: as the model's "
+        "tokenizer does.",
+        "--bos/--no-bos",
+    ),
+]
+EstimatorOption = Annotated[
+    str,
+    option(
+        f"How edges are ranked: {', '.join(ESTIMATORS)}. greedy is the paper's; the later ones "
+        "give tighter traces and take longer.",
+        choices=ESTIMATORS,
+    ),
+]
+EstimatorsOption = Annotated[
+    str,
+    option(
+        f"How edges are ranked: {', '.join(ESTIMATORS)}. Several, separated by commas, are swept "
+        "one after the other.",
+        choices=ESTIMATORS,
+    ),
+]
+_KEEP = (
+    "Kinds of edges that are never ablated: attention, mlp or residual, joined by + if there are "
+    "several. none is the definition, attention what the authors' released evaluation computes."
+)
+KeepOption = Annotated[str, option(_KEEP, choices=["none", *KINDS])]
+KeepsOption = Annotated[
+    str,
+    option(f"{_KEEP} Several, separated by commas, are swept in turn.", choices=["none", *KINDS]),
+]
+ImportanceOption = Annotated[
+    str,
+    option(
+        f"What greedy ranks by: {', '.join(IMPORTANCES)}; leverage(k) takes the top k directions "
+        "of a node's in-edges.",
+        choices=IMPORTANCES,
+    ),
+]
+AblationOption = Annotated[
+    str,
+    option(
+        "What replaces an ablated edge: zero, mean (over reference text) or resample (its value on "
+        "another prompt).",
+        choices=ABLATIONS,
+    ),
+]
+SizesOption = Annotated[
+    str | None,
+    option(
+        f"Relative sizes, as in 0.001,0.01,0.1. Default: the paper's {len(SIZES)}; of sweep "
+        f"--controls all the {len(ESTIMATOR_SIZES)} at which estimators are compared."
+    ),
+]
+RefineOption = Annotated[
+    int,
+    option(
+        "Add at most this many sizes where the curve moves fast and where head and tail are "
+        "restored; 0 measures the grid alone.",
+        min=0,
+    ),
+]
+MemoryOption = Annotated[
+    float | None,
+    option(
+        "GiB that one pass may take. Default: "
+        f"{MEMORY_BUDGET / 2**30:g} forward and {GRADIENT_BUDGET / 2**30:g} with gradients."
+    ),
+]
+JsonOption = Annotated[bool, option("Print one JSON object and no table.", "--json")]
+
+# ------------------------------------------------------------------ one prompt
+
+TABLES = ("short", "full")
+
+CorruptedOption = Annotated[
+    str | None, option("The second prompt of --ablation resample; it is as long.")
+]
+ReferenceOption = Annotated[
+    Path | None, option("Text for --ablation mean. Default: a page of text.", dir_okay=False)
+]
+AloneOption = Annotated[
+    bool,
+    option(
+        "Measure this trace only, without the definition, the same with attention left in place, "
+        "and a tight trace.",
+        "--alone",
+    ),
+]
+TableOption = Annotated[
+    str,
+    option(
+        "short: about ten sizes of each way in 80 columns; full: every size and column.",
+        choices=TABLES,
+    ),
+]
+
+# ------------------------------------------------------------------ many prompts
+
+ControlsOption = Annotated[
+    str,
+    option(
+        "What is run besides the trace: none; size, the random subgraph and the inverses of both; "
+        "all, also the controls of the estimator: aimed at a wrong target, on a sibling prompt, "
+        "under noise, from another seed.",
+        choices=WHICH_CONTROLS,
+    ),
+]
+WordsOption = Annotated[
+    str | None,
+    option("LOW:HIGH, as in 20:60. Cut each text after a word, at a length in that range."),
+]
+CorruptOption = Annotated[
+    str,
+    option(
+        "Trace each text corrupted: shuffle its words, or replace tokens by random ones.",
+        choices=CORRUPTIONS,
+    ),
+]
+SpeedOption = Annotated[
+    str,
+    option(
+        f"Speed of the device for --dry-run: {' or '.join(SPEEDS)}, or the FLOP a second that "
+        "forward passes achieve, as 4e14."
+    ),
+]
+
+# ------------------------------------------------------------------ circuits
+
+TaskOption = Annotated[
+    str,
+    option(
+        f"{', '.join(TASKS)}; {', '.join(GROUND_TRUTHS)}, which bring a model of their own whose "
+        "circuit is known; or a JSONL file with clean, corrupted, answers and wrong_answers.",
+        choices=[*TASKS, *GROUND_TRUTHS],
+    ),
+]
+MethodsOption = Annotated[
+    str,
+    option(f"Names separated by commas, or all: {', '.join(METHODS)}.", choices=[*METHODS, "all"]),
+]
+RankingOption = Annotated[
+    str,
+    option(
+        "How estimated effects are ranked. mib: by sign for CPR, by magnitude for CMD, circuits "
+        "and all else. signed: by sign, so that edges which hurt the metric come last. absolute: "
+        "by magnitude.",
+        choices=RANKED_BY,
+    ),
+]
+
+
+# ------------------------------------------------------------------ their texts
+
+
+def budgets(memory: float | None) -> tuple[int, int]:
+    """Return the bytes of a forward pass, and of a forward and backward pass.
+
+    Raises:
+        ValueError: If the memory is not positive.
+    """
+    if memory is None:
+        return MEMORY_BUDGET, GRADIENT_BUDGET
+    if not memory > 0:
+        raise ValueError(f"memory_budget must be positive; got {memory:g} GiB")
+    return int(memory * 2**30), int(memory * 2**30)
+
+
+def parse_keep(text: str) -> tuple[str, ...]:
+    """Parse kinds of edges joined by "+" or ",", as in attention+mlp; "none" means none.
+
+    Raises:
+        ValueError: If a kind is unknown.
+    """
+    given = [part.strip() for part in re.split("[+,]", text)]
+    return () if given == ["none"] else kinds_to_keep(given)
+
+
+def parse_device_map(text: str | None) -> str | dict[str, str | int] | None:
+    """Return the name of a device map, or the device map that a .json file holds.
+
+    Raises:
+        ValueError: If the file holds no device map.
+        FileNotFoundError: If there is no such file.
+    """
+    if text is None or not text.endswith(".json"):
+        return text
+    found = parse_object(Path(text).read_bytes(), text)
+    if not found or not all(type(value) in (str, int) for value in found.values()):
+        raise ValueError(f"{text} must hold one object, with the device of each part by its name")
+    return found
+
+
+def parse_sizes(text: str | None) -> tuple[float, ...] | None:
+    """Parse relative sizes separated by commas and sort them; None stays None.
+
+    Raises:
+        ValueError: If they are no numbers, or one lies outside (0, 1].
+    """
+    if text is None:
+        return None
+    try:
+        sizes = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        raise ValueError(f"--sizes takes numbers separated by commas; got {text!r}") from None
+    for size in sizes:
+        if not 0 < size <= 1:
+            raise ValueError(f"sizes must lie in (0, 1]; got {size}")
+    return tuple(sizes)
+
+
+def parse_names(text: str) -> list[str]:
+    """Parse names separated by commas and drop repetitions."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def expect_choice(value: str, choices: Iterable[str], what: str) -> None:
+    """Refuse what is none of the choices.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if value not in choices:
+        raise ValueError(f"unknown {what} {value!r}; choose from {', '.join(choices)}")
+
+
+def prompt_text(
+    given: str | None, file: Path | None, what: str = "a prompt", name: str = "--prompt-file"
+) -> str:
+    """Return the text that is given directly or in a file.
+
+    Raises:
+        ValueError: If both are given, or neither.
+        OSError: If the file cannot be read.
+    """
+    if (given is None) == (file is None):
+        raise ValueError(f"give either {what} or {name}, one of the two")
+    return (given or "") if file is None else read_prompt(file)
