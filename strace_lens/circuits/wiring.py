@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -35,12 +34,13 @@ from strace_lens.model.checks import (
     check_sums,
     expect_equal_rows,
     padding_is_exact,
+    probe_tokens,
     tolerance,
 )
 from strace_lens.model.forward import Hook, last_logits
 from strace_lens.model.hold import verb
 from strace_lens.model.norms import Norm, read_norm
-from strace_lens.model.weights import Cache, remembered
+from strace_lens.model.weights import remembered
 
 Input = Literal["q", "k", "v"]
 INPUTS: tuple[Input, ...] = ("q", "k", "v")
@@ -106,9 +106,6 @@ def head_writer(model: Model, wiring: Wiring, layer: int) -> Float[Tensor, "head
     return out.linear_norm(out.weight) if wiring.architecture.post_norm else out.weight
 
 
-_known: Cache[Wiring] = weakref.WeakKeyDictionary()
-
-
 @verb
 def wiring_of(model: Model) -> Wiring:
     """The wiring of a model, proven on probe tokens the first time and remembered after.
@@ -119,14 +116,12 @@ def wiring_of(model: Model) -> Wiring:
         UnsupportedModelError: the model cannot be patched; the message says where it fails.
     """
     refuse_other_classes(model)
-    return remembered(_known, model, lambda: _proven(model))
+    return remembered(model, "wiring", lambda: _proven(model))
 
 
 def _proven(model: Model) -> Wiring:
     wiring = _describe(model)
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(wiring.architecture.d_vocab, (1, PROBE_TOKENS), generator=generator)
-    tokens = tokens.to(device_of(model))
+    tokens = probe_tokens(wiring.architecture)[None].to(device_of(model))
     with torch.no_grad(), warnings.catch_warnings(), mlp_input_hooks(model, wiring):
         warnings.simplefilter("ignore")  # TransformerLens warns of a write that it discards
         arch = check_sums(model, wiring.architecture, tokens[0])

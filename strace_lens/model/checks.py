@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -33,7 +32,7 @@ from strace_lens.model.architecture import (
 )
 from strace_lens.model.hold import verb
 from strace_lens.model.sparse import mlps_are_pointwise
-from strace_lens.model.weights import Cache, remembered
+from strace_lens.model.weights import remembered
 
 _HALF = 2e-2
 _SINGLE = 1e-4
@@ -65,7 +64,11 @@ _PADDED = 12
 _MLP_MODULE = "mlp.hook_out"
 """Hook point that carries what the MLP's module answers, where a model has it."""
 
-_known: Cache[Architecture] = weakref.WeakKeyDictionary()
+
+def probe_tokens(architecture: Architecture) -> Int[Tensor, " pos"]:
+    """The tokens on which a model is proven."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(architecture.d_vocab, (PROBE_TOKENS,), generator=generator)
 
 
 @verb
@@ -88,7 +91,7 @@ def prove(model: Model, pattern_is_live: bool | None = None) -> Architecture:
         pattern_is_live: as for `check`.
     """
     refuse_other_classes(model)
-    return remembered(_known, model, lambda: check(model, describe(model), pattern_is_live))
+    return remembered(model, "architecture", lambda: check(model, describe(model), pattern_is_live))
 
 
 def check(
@@ -108,8 +111,7 @@ def check(
         UnsupportedModelError: the residual stream is not the sum of what the hook points carry, or
             a write at one of them does not reach the output.
     """
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(architecture.d_vocab, (PROBE_TOKENS,), generator=generator)
+    tokens = probe_tokens(architecture)
     with torch.no_grad(), warnings.catch_warnings():
         # TransformerLens warns of a write that it discards; to find those is what this is for.
         warnings.simplefilter("ignore")

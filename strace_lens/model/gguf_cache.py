@@ -21,7 +21,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,7 @@ from platformdirs import user_cache_dir
 from torch import Tensor
 
 from strace_lens.model.weights import bytes_of
-from strace_lens.utils.disk import whole_folder
-from strace_lens.utils.manifest import (
-    NAME,
-    ManifestKind,
-    manifest_of,
-    read_manifest,
-    write_manifest,
-)
+from strace_lens.utils.disk import parse_object, whole_folder, write_whole
 from strace_lens.utils.progress import quiet, warn
 from strace_lens.utils.versions import version_of
 
@@ -47,13 +39,8 @@ VARIABLE = "STRACE_LENS_CACHE"
 
 _OFF = {"", "0", "off"}
 _FOLDER = "gguf"
-_KIND = ManifestKind(
-    format="strace-lens-gguf-cache/1",
-    noun="model",
-    values=("source", "tokenizer", "files"),
-    in_words={},
-    way_out="remove it",
-)
+_FORMAT = "strace-lens-gguf-cache/2"
+_MANIFEST = "manifest.json"
 _PROOFS = ".proofs"
 _ENTRY = re.compile(rf"(?P<same>[0-9a-f]{{32}}-[a-z0-9]+)-[0-9a-f]{{8}}({re.escape(_PROOFS)})?")
 _BLOCK = 2**20
@@ -86,31 +73,14 @@ def is_kept(path: Path, dtype: torch.dtype) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A whole entry of the cache.
-
-    Attributes:
-        folder: that holds it.
-        id: a hash of all that it was made of and of all that is in it.
-    """
-
-    folder: Path
-    id: str
-
-    @property
-    def proofs(self) -> Path:
-        """The folder beside it for what is proven of its model, which goes when it goes."""
-        return self.folder.with_name(self.folder.name + _PROOFS)
-
-
 def through_cache(
     path: Path, dtype: torch.dtype, dequantise: Callable[[], tuple[Any, Any]]
-) -> tuple[Any, Any, Entry | None]:
+) -> tuple[Any, Any, Path | None]:
     """The model of a GGUF file and its tokenizer: from the cache, where they are put if need be.
 
-    With them comes the entry that they were read from; None where they were not. Where nothing can
-    be kept, a warning says so once and how to name another folder.
+    With them comes the folder for what is proven of the model, which goes when its entry goes; None
+    where they were not read from the cache. Where nothing can be kept, a warning says so once and
+    how to name another folder.
 
     Args:
         path: the GGUF file.
@@ -158,7 +128,7 @@ def _source(path: Path, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _entry(root: Path, source: Mapping[str, Any]) -> Path:
-    made_by = hashlib.sha256(json.dumps([_KIND.format, source]).encode()).hexdigest()
+    made_by = hashlib.sha256(json.dumps([_FORMAT, source]).encode()).hexdigest()
     return root / _FOLDER / f"{source['sha256'][:32]}-{source['dtype']}-{made_by[:8]}"
 
 
@@ -167,7 +137,7 @@ def _entry(root: Path, source: Mapping[str, Any]) -> Path:
 
 def _read(
     entry: Path, source: Mapping[str, Any], path: Path, dtype: torch.dtype
-) -> tuple[Any, Any, Entry] | None:
+) -> tuple[Any, Any, Path] | None:
     """What an entry holds, as if it had been read from the GGUF file; None if it is not whole."""
     manifest = _manifest(entry, source)
     if manifest is None:
@@ -182,18 +152,18 @@ def _read(
     origin = str(path.parent)
     model.name_or_path = model.config._name_or_path = origin
     tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = origin
-    return model, tokenizer, Entry(entry, manifest["id"])
+    identity = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return model, tokenizer, entry.with_name(entry.name + _PROOFS) / identity[:16]
 
 
 def _manifest(entry: Path, source: Mapping[str, Any]) -> dict[str, Any] | None:
     """The manifest of an entry, if it is of this source and all of its files are as written."""
     try:
-        manifest = read_manifest(entry, _KIND)
-        if manifest["source"] != source or manifest["files"] != _files(entry):
-            return None
-    except (OSError, ValueError):
+        manifest = parse_object((entry / _MANIFEST).read_bytes(), entry)
+        whole = manifest["source"] == source and manifest["files"] == _files(entry)
+    except (OSError, ValueError, KeyError):
         return None
-    return manifest
+    return manifest if whole else None
 
 
 def _load(entry: Path, flags: Mapping[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
@@ -211,7 +181,7 @@ def _files(entry: Path) -> dict[str, list[Any]]:
     return {
         file.name: [file.stat().st_size, _checksum(file)]
         for file in sorted(entry.iterdir())
-        if file.name != NAME
+        if file.name != _MANIFEST
     }
 
 
@@ -256,10 +226,8 @@ def _write(
             _as_if_never_quantised(model, dtype).save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         _expect_same(made, _load(folder, flags, dtype))
-        files = _files(folder)
-        write_manifest(
-            folder, manifest_of(_KIND, {"source": source, "tokenizer": flags, "files": files})
-        )
+        manifest = {"source": source, "tokenizer": flags, "files": _files(folder)}
+        write_whole(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
     ours = _ENTRY.fullmatch(entry.name)
     assert ours is not None
     for other in sorted(entry.parent.iterdir()):

@@ -19,7 +19,7 @@ from strace_lens.model.architecture import Model, UnsupportedModelError
 from strace_lens.model.checks import prove
 from strace_lens.model.gguf_cache import through_cache
 from strace_lens.model.hold import verb
-from strace_lens.model.proofs import Proof
+from strace_lens.model.proofs import proof_file, recalled, remember
 from strace_lens.model.same_model import expect_same, reference_of
 from strace_lens.utils.progress import quiet
 
@@ -95,21 +95,21 @@ def load_model(
 
     # Parts that a map puts elsewhere may not all fit into memory at once, as the cache has them.
     if gguf is None or placed:
-        (hf, tokenizer), entry = read(), None
+        (hf, tokenizer), proofs = read(), None
     else:
-        hf, tokenizer, entry = through_cache(Path(folder, gguf), DTYPES[dtype], read)
+        hf, tokenizer, proofs = through_cache(Path(folder, gguf), DTYPES[dtype], read)
     with quiet():
         if where is not None:
             hf.to(where)
         # Asked before the bridge is made, which puts modules of its own into the model.
         reference = reference_of(hf)
         bridge = wrapped(name, hf, tokenizer)
-    proof = None if entry is None else Proof.of(entry, bridge)
-    known = None if proof is None else proof.recalled()
+    proof = None if proofs is None else proof_file(proofs, bridge)
+    known = None if proof is None else recalled(proof)
     architecture = prove(bridge, known)
     expect_same(bridge, reference)
     if proof is not None and known is None:
-        proof.remember(architecture.pattern_is_live)
+        remember(proof, architecture.pattern_is_live)
     return bridge
 
 

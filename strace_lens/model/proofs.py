@@ -12,81 +12,52 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import json
 import platform
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from strace_lens.model.architecture import Model, device_of
-from strace_lens.model.gguf_cache import Entry
-from strace_lens.utils.manifest import ManifestKind, manifest_of, read_manifest, write_manifest
+from strace_lens.utils.disk import write_whole
 from strace_lens.utils.versions import version_of
 
-_KIND = ManifestKind(
-    format="strace-lens-proof/1",
-    noun="proof",
-    values=("facts", "pattern_is_live"),
-    in_words={},
-    way_out="remove it",
-)
 _PACKAGES = ("strace-lens", "torch", "transformers", "transformer-lens")
 
 
-@dataclass(frozen=True)
-class Proof:
-    """A proof that may have been made before.
+def proof_file(folder: Path, model: Model) -> Path:
+    """The file of a proof, named after all that its result depends on.
 
-    Attributes:
-        folder: where it is remembered.
-        facts: all that its result depends on.
+    Args:
+        folder: of the proofs of this model, whose weights are as they were read.
+        model: the model.
     """
-
-    folder: Path
-    facts: Mapping[str, str]
-
-    @staticmethod
-    def of(entry: Entry, model: Model) -> Proof:
-        """The proof of a model that was read from an entry and is as it was read."""
-        facts = _facts(entry, device_of(model))
-        # One for each device and TransformerLens, so that two environments do not undo each other.
-        name = re.sub(r"[^0-9A-Za-z.]", "-", f"{facts['device']} {facts['transformer-lens']}")
-        return Proof(entry.proofs / name, facts)
-
-    def recalled(self) -> bool | None:
-        """Whether writes to patterns reached the output; None if this proof was not made before."""
-        with suppress(OSError, ValueError):
-            said = read_manifest(self.folder, _KIND)
-            if said["facts"] == self.facts and isinstance(said["pattern_is_live"], bool):
-                return said["pattern_is_live"]
-        return None
-
-    def remember(self, pattern_is_live: bool) -> None:
-        """Write the result of the proof, where anything can be written."""
-        said: dict[str, Any] = {"facts": dict(self.facts), "pattern_is_live": pattern_is_live}
-        with suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_manifest(self.folder, manifest_of(_KIND, said))
+    device = device_of(model)
+    if device.type == "cuda":
+        named = torch.cuda.get_device_name(device)
+    else:
+        named = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    facts = [
+        *(str(device), named, torch.get_float32_matmul_precision(), _code()),
+        *(version_of(name) for name in _PACKAGES),
+    ]
+    return folder / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def _facts(entry: Entry, device: torch.device) -> dict[str, str]:
-    known_as = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    )
-    return {
-        "model": entry.id,  # its weights and their dtype
-        "device": str(device),
-        "device name": known_as,
-        "products": torch.get_float32_matmul_precision(),
-        **{name: version_of(name) for name in _PACKAGES},
-        "code": _code(),
-    }
+def recalled(proof: Path) -> bool | None:
+    """Whether writes to patterns reached the output; None if this was not proven before."""
+    with suppress(OSError):
+        return {b"live": True, b"dead": False}.get(proof.read_bytes())
+    return None
+
+
+def remember(proof: Path, pattern_is_live: bool) -> None:
+    """Write the result of a proof, where anything can be written."""
+    with suppress(OSError):
+        proof.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(proof, b"live" if pattern_is_live else b"dead")
 
 
 @functools.cache

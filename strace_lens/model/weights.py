@@ -24,10 +24,11 @@ _WHOLE = 2**16
 _SAMPLES = 64
 
 T = TypeVar("T")
-Cache = weakref.WeakKeyDictionary[Any, tuple[Hashable, T]]
-"""What is known of models: by model, the fingerprint it held for and the fact."""
 
-_hashes: Cache[str] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[Any, tuple[Hashable, dict[str, Any]]] = (
+    weakref.WeakKeyDictionary()
+)
+"""What is known of models: by model, the fingerprint that it holds for and the facts by name."""
 
 
 def weights_hash(model: Model) -> str:
@@ -75,26 +76,28 @@ def fingerprint(model: Model) -> Hashable:
     return hash(tuple(facts)), digest.hexdigest()
 
 
-def remembered(cache: Cache[T], model: Model, make: Callable[[], T]) -> T:
-    """What is known of a model as it is now: from the cache, or made anew if the model changed.
+def remembered(model: Model, fact: str, make: Callable[[], T]) -> T:
+    """A fact of a model as it is now: remembered, or worked out anew if the model changed.
 
     The fingerprint is taken once for as long as the model is held (`hold`).
 
     Args:
-        cache: of facts of one kind.
         model: a HookedTransformer or a TransformerBridge.
-        make: works the fact out.
+        fact: its name.
+        make: works it out.
     """
     mark = noted(fingerprint, model)
-    found = cache.get(model)
-    if found is None or found[0] != mark:
-        found = cache[model] = (mark, make())
-    return found[1]
+    if model not in _known or _known[model][0] != mark:
+        _known[model] = (mark, {})
+    facts = _known[model][1]
+    if fact not in facts:
+        facts[fact] = make()
+    return facts[fact]
 
 
 def remembered_hash(model: Model) -> str:
     """`weights_hash`, worked out again only where `fingerprint` says that the weights changed."""
-    return remembered(_hashes, model, lambda: weights_hash(model))
+    return remembered(model, "hash", lambda: weights_hash(model))
 
 
 def expect_same_weights(what: object, made: Mapping[str, Any], model: Model) -> None:

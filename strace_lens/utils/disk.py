@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import re
+import reprlib
 import shutil
 import stat
 import time
@@ -17,13 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-DEPTH = 100
-"""How deeply the objects and lists of a JSON text may be nested; our files need less than 10."""
-
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # the two byte order marks of UTF-16
-_TOO_DEEP = f"nested more than {DEPTH} levels deep"
-_WHOLE = range(-(2**63), 2**64)
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _PROBE = 2**20
 _TEMPORARY = re.compile(r"\.strace-lens-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 _OLD = 24 * 60 * 60.0  # seconds; no write takes a day
@@ -99,10 +94,7 @@ class JsonError(ValueError):
 
 
 def parse_json(content: str | bytes, where: str | Path, *, nan: bool = False) -> Any:
-    """Parse JSON strictly.
-
-    Python's own reader accepts `NaN` and `Infinity`, turns 1e400 into infinity, keeps the last of
-    two equal keys and ends a deep nesting with a RecursionError. All of these are refused here.
+    """Parse JSON strictly: what Python's own reader lets pass without a word is refused.
 
     Args:
         content: The text, or its bytes in UTF-8 with or without a byte order mark.
@@ -110,24 +102,33 @@ def parse_json(content: str | bytes, where: str | Path, *, nan: bool = False) ->
         nan: Accept `NaN`, which some programs write.
 
     Raises:
-        JsonError: If the content is not UTF-8 or not JSON, holds NaN or infinity, a number that 64
-            bits cannot hold, a key twice in one object or half of a surrogate pair, or is nested
-            more than `DEPTH` levels deep.
+        JsonError: If the content is not UTF-8 or not JSON, holds infinity or NaN, a key twice in
+            one object or half of a surrogate pair, or is nested too deeply.
     """
+
+    def constant(name: str) -> float:
+        if nan and name == "NaN":
+            return math.nan
+        raise ValueError(f"{name} is no JSON number")
+
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
         value = json.loads(
             text.removeprefix("\ufeff"),
-            parse_constant=_nan if nan else _constant,
+            parse_constant=constant,
             parse_float=_float,
             parse_int=_int,
             object_pairs_hook=_object,
         )
-        _check(value)
+        if "\\u" in text:  # only an escape can name half of a pair
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise JsonError(f"{where}: not UTF-8 (byte {error.start}: {error.reason})") from error
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise JsonError(f"{where}: not JSON (half of a surrogate pair, {half!r})") from error
     except RecursionError as error:
-        raise JsonError(f"{where}: not JSON ({_TOO_DEEP})") from error
+        raise JsonError(f"{where}: not JSON (nested too deeply)") from error
     except ValueError as error:
         raise JsonError(f"{where}: not JSON ({error})") from error
     return value
@@ -145,26 +146,18 @@ def parse_object(content: str | bytes, where: str | Path, *, nan: bool = False) 
     return value
 
 
-def _constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _nan(name: str) -> float:
-    return math.nan if name == "NaN" else _constant(name)
-
-
 def _float(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise ValueError(f"{_cut(digits)} is larger than any 64-bit number")
+        raise ValueError(f"{digits:.20} is larger than any 64-bit number")
     return number
 
 
 def _int(digits: str) -> int:
-    # int() refuses thousands of digits, in a message about the settings of Python.
-    if len(digits) > 20 or int(digits) not in _WHOLE:
-        raise ValueError(f"{_cut(digits)} is larger than any 64-bit number")
-    return int(digits)
+    number = int(digits)
+    if not -(2**63) <= number < 2**64:
+        raise ValueError(f"{digits:.20} is larger than any 64-bit number")
+    return number
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -172,31 +165,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {_cut(twice)!r} is there twice")
+        raise ValueError(f"the key {reprlib.repr(twice)} is there twice")
     return found
-
-
-def _check(value: Any) -> None:
-    """Refuse deep nesting and halves of surrogate pairs, level by level and without recursion."""
-    level: list[Any] = [value]
-    depth = 0
-    while level:
-        if depth > DEPTH:
-            raise ValueError(_TOO_DEEP)
-        below: list[Any] = []
-        for part in level:
-            if isinstance(part, str):
-                half = None if part.isascii() else _SURROGATE.search(part)
-                if half:
-                    raise ValueError(f"half of a surrogate pair, {half[0]!r}")
-            elif isinstance(part, dict | list):
-                below.append(None)  # an empty object or list is a level too
-                below += [*part.keys(), *part.values()] if isinstance(part, dict) else part
-        level, depth = below, depth + 1
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 24 else f"{text[:20]}..."
 
 
 # ------------------------------------------------------------------ writing

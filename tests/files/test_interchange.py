@@ -110,7 +110,7 @@ def test_scores_and_circuits_come_back(tmp_path_factory, graph, seed) -> None:
     [
         ("{", "not JSON"),
         ("[]", "no whole importance file"),
-        ("[" * 100_000, "not JSON .nested more than"),
+        ("[" * 100_000, "not JSON .nested too deeply"),
         ('{"cfg": 1e400}', "not JSON .1e400 is larger than any 64-bit number"),
         ('{"cfg": Infinity}', "not JSON .Infinity is no JSON number"),
         (

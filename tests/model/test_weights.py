@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +14,10 @@ from torch import Tensor
 import strace_lens as sl
 from strace_lens.circuits.circuit import full_circuit
 from strace_lens.circuits.wiring import wiring_of
+from strace_lens.model import weights
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import hold
-from strace_lens.model.weights import Cache, fingerprint, remembered, remembered_hash, weights_hash
+from strace_lens.model.weights import fingerprint, remembered, remembered_hash, weights_hash
 from tests import cases, tiny
 from tests.circuits.made import tiny_task
 
@@ -157,21 +157,21 @@ def test_the_hash_is_remembered_until_the_weights_change() -> None:
 
 def test_a_fact_is_made_once_and_again_after_a_change() -> None:
     model, made = cases.fresh_bridge("llama"), []
-    cache: Cache[int] = weakref.WeakKeyDictionary()
 
     def make() -> int:
         made.append(None)
         return len(made)
 
-    assert [remembered(cache, model, make) for _ in range(3)] == [1, 1, 1]
+    assert [remembered(model, "calls", make) for _ in range(3)] == [1, 1, 1]
     one_norm(model)
-    assert remembered(cache, model, make) == 2
+    assert remembered(model, "calls", make) == 2
     with hold(model):
-        assert remembered(cache, model, make) == 2
-        assert remembered(cache, model, make) == 2
+        assert remembered(model, "calls", make) == 2
+        assert remembered(model, "calls", make) == 2
+    before = len(weights._known)
     del model
     gc.collect()
-    assert not len(cache)
+    assert len(weights._known) < before
 
 
 def test_facts_are_proven_once_for_weights_that_stay() -> None:

@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 
 import strace_lens
 from strace_lens.utils.disk import (
-    DEPTH,
     JsonError,
     TextFileError,
     lines_of,
@@ -137,13 +136,12 @@ def test_what_json_can_say_comes_back(value, ascii_only, mark):
         ("-1e400", "-1e400 is larger than any 64-bit number"),
         (str(2**64), "18446744073709551616 is larger than any 64-bit number"),
         (str(-(2**63) - 1), "-9223372036854775809 is larger than any 64-bit number"),
-        ("1" * 10_000, r"1{20}\.\.\. is larger than any 64-bit number"),
+        ("1" * 10_000, "4300 digits"),
         ('{"a": 1, "a": 2}', "the key 'a' is there twice"),
         (r'"\ud800"', r"half of a surrogate pair, '\\ud800'"),
         (r'{"\udfff": 1}', r"half of a surrogate pair, '\\udfff'"),
-        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nested more than 100 levels deep"),
-        ('{"a":' * (DEPTH + 1) + "1" + "}" * (DEPTH + 1), "nested more than 100 levels deep"),
-        ("[" * 200_000 + "]" * 200_000, "nested more than 100 levels deep"),
+        ("[" * 200_000 + "]" * 200_000, "nested too deeply"),
+        (r'{"a": ["\ud83d", 1]}', r"half of a surrogate pair, '\\ud83d'"),
         ("[" * 200_000, r"not JSON"),
         (b'"\xff"', r"not UTF-8 \(byte 1"),
     ],
@@ -153,11 +151,6 @@ def test_everything_else_is_refused_in_one_line_that_says_where(content, reason)
         parse_json(content, "file.json, line 3")
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 200
-
-
-def test_a_nesting_that_is_just_shallow_enough_is_read():
-    text = "[" * DEPTH + "]" * DEPTH
-    assert json.dumps(parse_json(text, "here")) == text
 
 
 @pytest.mark.parametrize("content", ["[1]", "null", '"text"', "3"])
