@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -11,43 +11,22 @@ from typer.core import TyperGroup
 from strace_lens.utils.interrupt import interruptible
 from strace_lens.utils.versions import VERSION
 
-
-class Command(NamedTuple):
-    """A command before its module is imported.
-
-    Attributes:
-        function: its name in the module that has the command's name.
-        summary: the first line of the function's docstring, for the list of commands.
-    """
-
-    function: str
-    summary: str
-
-
 COMMANDS = {
-    "trace": Command("trace", "Trace one prompt: how much of the model does its next token need?"),
-    "text": Command(
-        "text_command", "Colour a text by how much of the model each of its tokens needs."
+    "trace": "Trace one prompt: how much of the model does its next token need?",
+    "text": "Colour a text by how much of the model each of its tokens needs.",
+    "compare": "Compare ways of finding a circuit on one task, each against random rankings.",
+    "sweep": "Trace and measure many prompts into a folder, for `strace-lens phases` to read.",
+    "phases": (
+        "Analyse sweeps: test the paper's claims, find where construction ends, compare runs."
     ),
-    "compare": Command(
-        "compare_command",
-        "Compare ways of finding a circuit on one task, each against random rankings.",
-    ),
-    "sweep": Command(
-        "sweep_command",
-        "Trace and measure many prompts into a folder, for `strace-lens phases` to read.",
-    ),
-    "phases": Command(
-        "phases_command",
-        "Analyse sweeps: test the paper's claims, find where construction ends, compare runs.",
-    ),
-    "report": Command("report_command", "Put traces on one page to explore, with a slider over s."),
-    "doctor": Command(
-        "doctor_command",
-        "Print versions, devices, and which models and optional packages are installed.",
-    ),
+    "report": "Put traces on one page to explore, with a slider over s.",
+    "doctor": "Print versions, devices, and which models and optional packages are installed.",
 }
-"""The commands. Their modules import torch, so each is imported only when its command is named."""
+"""The commands and the first line of their help.
+
+A command is the function `..._command` of the module of its name. The modules import torch, so each
+is imported only when its command is named.
+"""
 
 
 class _Commands(TyperGroup):
@@ -63,7 +42,7 @@ class _Commands(TyperGroup):
             return name, listed, rest
         module = importlib.import_module(f"{__name__}.{name}")
         alone = typer.Typer()
-        alone.command(name)(getattr(module, COMMANDS[name].function))
+        alone.command(name)(getattr(module, f"{name}_command"))
         return name, typer.main.get_command(alone), rest
 
 
@@ -79,8 +58,8 @@ def _listed() -> None:
     """A command in the list of commands; `resolve_command` puts the real one in its place."""
 
 
-for _name, _command in COMMANDS.items():
-    app.command(_name, help=_command.summary)(_listed)
+for _name, _summary in COMMANDS.items():
+    app.command(_name, help=_summary)(_listed)
 
 
 def _print_version(wanted: bool) -> bool:

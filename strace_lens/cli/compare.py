@@ -14,21 +14,8 @@ from strace_lens.circuits.outputs import ABLATIONS
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.generate import TASKS, make_task
 from strace_lens.circuits.tasks.read import read_task
+from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors, say
-from strace_lens.cli.options import (
-    AllowPickleOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    MemoryOption,
-    MethodsOption,
-    RankingOption,
-    RevisionOption,
-    TaskOption,
-    budgets,
-    option,
-    parse_names,
-)
 from strace_lens.comparison.compare import check_methods, compare, split
 from strace_lens.comparison.comparison import COLUMNS, TIMINGS, Comparison
 from strace_lens.comparison.files import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
@@ -45,34 +32,38 @@ PAIRS = 16
 
 
 def compare_command(
-    task: TaskOption,
-    methods: MethodsOption = "eap,eap-ig,random",
+    task: opt.Task,
+    methods: opt.Methods = "eap,eap-ig,random",
     model: Annotated[
         str | None,
-        option(
+        opt.option(
             f"A Hugging Face name, a local folder or a GGUF file. Default: {DEFAULT} (built in)."
         ),
     ] = None,
     pairs: Annotated[
         int | None,
-        option(
+        opt.option(
             "Number of pairs that methods see, and of other pairs that circuits are evaluated on. "
             f"Default: {PAIRS}, or all pairs of a file. Pairs of a file are drawn by the seed."
         ),
     ] = None,
     ablation: Annotated[
-        str, option(f"What an edge outside a circuit carries: {', '.join(ABLATIONS)}.")
+        str, opt.option(f"What an edge outside a circuit carries: {', '.join(ABLATIONS)}.")
     ] = "resample",
-    metric: Annotated[str | None, option(f"{', '.join(METRICS)}. Default: the task's own.")] = None,
-    ranking: RankingOption = "mib",
+    metric: Annotated[
+        str | None, opt.option(f"{', '.join(METRICS)}. Default: the task's own.")
+    ] = None,
+    ranking: opt.Ranking = "mib",
     method_options: Annotated[
         list[str] | None,
-        option("Option of a method, as acdc.screen=2000; may be given several times.", "--option"),
+        opt.option(
+            "Option of a method, as acdc.screen=2000; may be given several times.", "--option"
+        ),
     ] = None,
-    seed: Annotated[int, option("Seed of the pairs and of methods that draw.")] = 0,
+    seed: Annotated[int, opt.option("Seed of the pairs and of methods that draw.")] = 0,
     out: Annotated[
         Path | None,
-        option(
+        opt.option(
             "Folder for compare.html, CSV tables, circuits/ and scores/, with a file for each "
             "method. The same command resumes if it was stopped; another comparison is refused.",
             show_default=f"{OUT.as_posix()}/ and the names of the task and of a --model",
@@ -80,14 +71,14 @@ def compare_command(
     ] = None,
     overwrite: Annotated[
         bool,
-        option("Discard what another comparison left in the folder of --out.", "--overwrite"),
+        opt.option("Discard what another comparison left in the folder of --out.", "--overwrite"),
     ] = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    allow_pickle: AllowPickleOption = False,
-    revision: RevisionOption = None,
-    memory: MemoryOption = None,
-    as_json: JsonOption = False,
+    device: opt.Device = None,
+    dtype: opt.Dtype = "float32",
+    allow_pickle: opt.AllowPickle = False,
+    revision: opt.Revision = None,
+    memory: opt.Memory = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Compare ways of finding a circuit on one task, each against random rankings.
 
@@ -100,10 +91,10 @@ def compare_command(
     out = default_folder(task, model, revision) if out is None else out
     folder = results_folder(out, (PAGE, TABLE, TIMES, PROJECTION), FOLDERS)
     with one_line_errors(), folder, Bar() as bar:
-        names = check_methods(METHODS if methods == "all" else parse_names(methods))
+        names = check_methods(METHODS if methods == "all" else opt.parse_names(methods))
         ranks_by_magnitude(ranking)
         options = _options(method_options or [])
-        forward, _ = budgets(memory)
+        forward, _ = opt.budgets(memory)
         if pairs is not None and pairs < 1:
             raise ValueError(f"a task needs at least one pair; got --pairs {pairs}")
         truth = None

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from strace_lens.cli import options as opt
 from strace_lens.cli.common import one_line_errors
-from strace_lens.cli.options import JsonOption
 from strace_lens.model.gguf_cache import VARIABLE, cache_folder, is_kept
 from strace_lens.model.load import DEFAULT, ModelNotFoundError, locate
 from strace_lens.utils.versions import version_of, versions
@@ -24,7 +24,7 @@ OPTIONAL = {
 
 
 def doctor_command(
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Print versions, devices, and which models and optional packages are installed.
 

@@ -45,18 +45,18 @@ def option(help: str, *names: str, choices: Iterable[str] = (), **settings: Any)
 
 # ------------------------------------------------------------------ loading a model
 
-ModelOption = Annotated[
+Model = Annotated[
     str,
     option(
         "smollm2 (built in), a Hugging Face name, a local folder or a GGUF file.",
         choices=[DEFAULT],
     ),
 ]
-DeviceOption = Annotated[
+Device = Annotated[
     str | None,
     option("Device, as torch names it. Default: a GPU if there is one, else cpu."),
 ]
-DeviceMapOption = Annotated[
+DeviceMap = Annotated[
     str | None,
     option(
         f"For models larger than one device: {', '.join(MAPS)}, or a .json file with the device of "
@@ -64,15 +64,15 @@ DeviceMapOption = Annotated[
         choices=MAPS,
     ),
 ]
-DtypeOption = Annotated[str, option("float32, bfloat16 or float16.", choices=DTYPES)]
-AllowPickleOption = Annotated[
+Dtype = Annotated[str, option("float32, bfloat16 or float16.", choices=DTYPES)]
+AllowPickle = Annotated[
     bool,
     option(
         "Also read weights saved as a pickle (.bin), which can run code when they are read.",
         "--allow-pickle",
     ),
 ]
-RevisionOption = Annotated[
+Revision = Annotated[
     str | None,
     option(
         "Branch, tag or commit of a Hugging Face name, such as a checkpoint in training. "
@@ -82,7 +82,7 @@ RevisionOption = Annotated[
 
 # ------------------------------------------------------------------ tracing
 
-BosOption = Annotated[
+Bos = Annotated[
     bool | None,
     option(
         "Start with the beginning-of-sequence token, or without it. Default: as the model's "
@@ -90,7 +90,7 @@ BosOption = Annotated[
         "--bos/--no-bos",
     ),
 ]
-EstimatorOption = Annotated[
+Estimator = Annotated[
     str,
     option(
         f"How edges are ranked: {', '.join(ESTIMATORS)}. greedy is the paper's; the later ones "
@@ -98,7 +98,7 @@ EstimatorOption = Annotated[
         choices=ESTIMATORS,
     ),
 ]
-EstimatorsOption = Annotated[
+Estimators = Annotated[
     str,
     option(
         f"How edges are ranked: {', '.join(ESTIMATORS)}. Several, separated by commas, are swept "
@@ -110,12 +110,12 @@ _KEEP = (
     "Kinds of edges that are never ablated: attention, mlp or residual, joined by + if there are "
     "several. none is the definition, attention what the authors' released evaluation computes."
 )
-KeepOption = Annotated[str, option(_KEEP, choices=["none", *KINDS])]
-KeepsOption = Annotated[
+Keep = Annotated[str, option(_KEEP, choices=["none", *KINDS])]
+Keeps = Annotated[
     str,
     option(f"{_KEEP} Several, separated by commas, are swept in turn.", choices=["none", *KINDS]),
 ]
-ImportanceOption = Annotated[
+Importance = Annotated[
     str,
     option(
         f"What greedy ranks by: {', '.join(IMPORTANCES)}; leverage(k) takes the top k directions "
@@ -123,7 +123,7 @@ ImportanceOption = Annotated[
         choices=IMPORTANCES,
     ),
 ]
-AblationOption = Annotated[
+Ablation = Annotated[
     str,
     option(
         "What replaces an ablated edge: zero, mean (over reference text) or resample (its value on "
@@ -131,14 +131,14 @@ AblationOption = Annotated[
         choices=ABLATIONS,
     ),
 ]
-SizesOption = Annotated[
+Sizes = Annotated[
     str | None,
     option(
         f"Relative sizes, as in 0.001,0.01,0.1. Default: the paper's {len(SIZES)}; of sweep "
         f"--controls all the {len(ESTIMATOR_SIZES)} at which estimators are compared."
     ),
 ]
-RefineOption = Annotated[
+Refine = Annotated[
     int,
     option(
         "Add at most this many sizes where the curve moves fast and where head and tail are "
@@ -146,26 +146,26 @@ RefineOption = Annotated[
         min=0,
     ),
 ]
-MemoryOption = Annotated[
+Memory = Annotated[
     float | None,
     option(
         "GiB that one pass may take. Default: "
         f"{MEMORY_BUDGET / 2**30:g} forward and {GRADIENT_BUDGET / 2**30:g} with gradients."
     ),
 ]
-JsonOption = Annotated[bool, option("Print one JSON object and no table.", "--json")]
+Json = Annotated[bool, option("Print one JSON object and no table.", "--json")]
 
 # ------------------------------------------------------------------ one prompt
 
 TABLES = ("short", "full")
 
-CorruptedOption = Annotated[
+Corrupted = Annotated[
     str | None, option("The second prompt of --ablation resample; it is as long.")
 ]
-ReferenceOption = Annotated[
+Reference = Annotated[
     Path | None, option("Text for --ablation mean. Default: a page of text.", dir_okay=False)
 ]
-AloneOption = Annotated[
+Alone = Annotated[
     bool,
     option(
         "Measure this trace only, without the definition, the same with attention left in place, "
@@ -173,7 +173,7 @@ AloneOption = Annotated[
         "--alone",
     ),
 ]
-TableOption = Annotated[
+Table = Annotated[
     str,
     option(
         "short: about ten sizes of each way in 80 columns; full: every size and column.",
@@ -183,7 +183,7 @@ TableOption = Annotated[
 
 # ------------------------------------------------------------------ many prompts
 
-ControlsOption = Annotated[
+Controls = Annotated[
     str,
     option(
         "What is run besides the trace: none; size, the random subgraph and the inverses of both; "
@@ -192,18 +192,18 @@ ControlsOption = Annotated[
         choices=WHICH_CONTROLS,
     ),
 ]
-WordsOption = Annotated[
+Words = Annotated[
     str | None,
     option("LOW:HIGH, as in 20:60. Cut each text after a word, at a length in that range."),
 ]
-CorruptOption = Annotated[
+Corrupt = Annotated[
     str,
     option(
         "Trace each text corrupted: shuffle its words, or replace tokens by random ones.",
         choices=CORRUPTIONS,
     ),
 ]
-SpeedOption = Annotated[
+Speed = Annotated[
     str,
     option(
         f"Speed of the device for --dry-run: {' or '.join(SPEEDS)}, or the FLOP a second that "
@@ -213,7 +213,7 @@ SpeedOption = Annotated[
 
 # ------------------------------------------------------------------ circuits
 
-TaskOption = Annotated[
+Task = Annotated[
     str,
     option(
         f"{', '.join(TASKS)}; {', '.join(GROUND_TRUTHS)}, which bring a model of their own whose "
@@ -221,11 +221,11 @@ TaskOption = Annotated[
         choices=[*TASKS, *GROUND_TRUTHS],
     ),
 ]
-MethodsOption = Annotated[
+Methods = Annotated[
     str,
     option(f"Names separated by commas, or all: {', '.join(METHODS)}.", choices=[*METHODS, "all"]),
 ]
-RankingOption = Annotated[
+Ranking = Annotated[
     str,
     option(
         "How estimated effects are ranked. mib: by sign for CPR, by magnitude for CMD, circuits "
@@ -240,11 +240,7 @@ RankingOption = Annotated[
 
 
 def budgets(memory: float | None) -> tuple[int, int]:
-    """Return the bytes of a forward pass, and of a forward and backward pass.
-
-    Raises:
-        ValueError: If the memory is not positive.
-    """
+    """Return the bytes of a forward pass, and of a forward and backward pass."""
     if memory is None:
         return MEMORY_BUDGET, GRADIENT_BUDGET
     if not memory > 0:
@@ -253,22 +249,13 @@ def budgets(memory: float | None) -> tuple[int, int]:
 
 
 def parse_keep(text: str) -> tuple[str, ...]:
-    """Parse kinds of edges joined by "+" or ",", as in attention+mlp; "none" means none.
-
-    Raises:
-        ValueError: If a kind is unknown.
-    """
+    """Parse kinds of edges joined by "+" or ",", as in attention+mlp; "none" means none."""
     given = [part.strip() for part in re.split("[+,]", text)]
     return () if given == ["none"] else kinds_to_keep(given)
 
 
 def parse_device_map(text: str | None) -> str | dict[str, str | int] | None:
-    """Return the name of a device map, or the device map that a .json file holds.
-
-    Raises:
-        ValueError: If the file holds no device map.
-        FileNotFoundError: If there is no such file.
-    """
+    """Return the name of a device map, or the device map that a .json file holds."""
     if text is None or not text.endswith(".json"):
         return text
     found = parse_object(Path(text).read_bytes(), text)
@@ -278,11 +265,7 @@ def parse_device_map(text: str | None) -> str | dict[str, str | int] | None:
 
 
 def parse_sizes(text: str | None) -> tuple[float, ...] | None:
-    """Parse relative sizes separated by commas and sort them; None stays None.
-
-    Raises:
-        ValueError: If they are no numbers, or one lies outside (0, 1].
-    """
+    """Parse relative sizes separated by commas and sort them; None stays None."""
     if text is None:
         return None
     try:
@@ -301,11 +284,7 @@ def parse_names(text: str) -> list[str]:
 
 
 def expect_choice(value: str, choices: Iterable[str], what: str) -> None:
-    """Refuse what is none of the choices.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """Refuse what is none of the choices."""
     if value not in choices:
         raise ValueError(f"unknown {what} {value!r}; choose from {', '.join(choices)}")
 
@@ -313,12 +292,7 @@ def expect_choice(value: str, choices: Iterable[str], what: str) -> None:
 def prompt_text(
     given: str | None, file: Path | None, what: str = "a prompt", name: str = "--prompt-file"
 ) -> str:
-    """Return the text that is given directly or in a file.
-
-    Raises:
-        ValueError: If both are given, or neither.
-        OSError: If the file cannot be read.
-    """
+    """Return the text that is given, directly or in a file: one of the two."""
     if (given is None) == (file is None):
         raise ValueError(f"give either {what} or {name}, one of the two")
     return (given or "") if file is None else read_prompt(file)

@@ -10,8 +10,8 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors
-from strace_lens.cli.options import JsonOption, option
 from strace_lens.corpus.analyses.all import ANALYSES, CLAIMS, analyse
 from strace_lens.corpus.run_folder import read_run, run_folders
 from strace_lens.report.claims_table import print_claims
@@ -36,10 +36,12 @@ def phases_command(
     ],
     out: Annotated[
         Path | None,
-        option("Folder for phases.html and the CSV tables. Default: the folder of the first run."),
+        opt.option(
+            "Folder for phases.html and the CSV tables. Default: the folder of the first run."
+        ),
     ] = None,
-    seed: Annotated[int, option("Seed of the bootstrap.")] = 0,
-    as_json: JsonOption = False,
+    seed: Annotated[int, opt.option("Seed of the bootstrap.")] = 0,
+    as_json: opt.Json = False,
 ) -> None:
     """Analyse sweeps: test the paper's claims, find where construction ends, compare runs.
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors
-from strace_lens.cli.options import option
 from strace_lens.cli.trace import RESULT
 from strace_lens.density.curve import DensityCurve
 from strace_lens.files.results import load
@@ -26,7 +26,7 @@ def report_command(
             f"{RESULT}; each becomes a panel of the page."
         ),
     ],
-    out: Annotated[Path, option("The page to write.")] = Path("out") / EXPLORER,
+    out: Annotated[Path, opt.option("The page to write.")] = Path("out") / EXPLORER,
 ) -> None:
     """Put traces on one page to explore, with a slider over s.
 

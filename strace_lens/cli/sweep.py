@@ -17,34 +17,9 @@ import typer
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
+from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors, say
 from strace_lens.cli.dry_run import parse_speed, print_plan, stated_lengths
-from strace_lens.cli.options import (
-    AllowPickleOption,
-    BosOption,
-    ControlsOption,
-    CorruptOption,
-    DeviceMapOption,
-    DeviceOption,
-    DtypeOption,
-    EstimatorsOption,
-    JsonOption,
-    KeepsOption,
-    MemoryOption,
-    ModelOption,
-    RefineOption,
-    RevisionOption,
-    SizesOption,
-    SpeedOption,
-    WordsOption,
-    budgets,
-    expect_choice,
-    option,
-    parse_device_map,
-    parse_keep,
-    parse_names,
-    parse_sizes,
-)
 from strace_lens.corpus.engine import ray_engine, this_process
 from strace_lens.corpus.parts import part_path
 from strace_lens.corpus.plan import plan_sweep
@@ -83,74 +58,76 @@ def sweep_command(
     ],
     out: Annotated[
         Path | None,
-        option(
+        opt.option(
             "Folder of the run, with a folder within for each of several combinations of "
             "--estimator and --keep. Required unless --dry-run is given."
         ),
     ] = None,
-    model: ModelOption = "smollm2",
-    estimator: EstimatorsOption = "greedy",
-    keep: KeepsOption = "none",
-    sizes: SizesOption = None,
-    refine: RefineOption = REFINE,
-    controls: ControlsOption = "size",
-    hidden: Annotated[bool, option("Keep the geometry of the hidden states.")] = True,
-    ablation: Annotated[str, option("What replaces an ablated edge: zero or mean.")] = "zero",
-    words: WordsOption = None,
-    dedupe: Annotated[bool, option("Leave out repeated texts.", "--dedupe")] = False,
-    count: Annotated[int | None, option("Draw this many prompts, by the seed.", "--sample")] = None,
-    limit: Annotated[int | None, option("Read only this many prompts.")] = None,
+    model: opt.Model = "smollm2",
+    estimator: opt.Estimators = "greedy",
+    keep: opt.Keeps = "none",
+    sizes: opt.Sizes = None,
+    refine: opt.Refine = REFINE,
+    controls: opt.Controls = "size",
+    hidden: Annotated[bool, opt.option("Keep the geometry of the hidden states.")] = True,
+    ablation: Annotated[str, opt.option("What replaces an ablated edge: zero or mean.")] = "zero",
+    words: opt.Words = None,
+    dedupe: Annotated[bool, opt.option("Leave out repeated texts.", "--dedupe")] = False,
+    count: Annotated[
+        int | None, opt.option("Draw this many prompts, by the seed.", "--sample")
+    ] = None,
+    limit: Annotated[int | None, opt.option("Read only this many prompts.")] = None,
     generate: Annotated[
-        int, option("Tokens that the model adds to each prompt, each traced in turn.")
+        int, opt.option("Tokens that the model adds to each prompt, each traced in turn.")
     ] = 0,
     temperature: Annotated[
-        float, option("Temperature of the added tokens; 0 adds the most probable ones.")
+        float, opt.option("Temperature of the added tokens; 0 adds the most probable ones.")
     ] = 0.0,
     top_p: Annotated[
-        float, option("Draw from the most probable tokens that hold this much probability.")
+        float, opt.option("Draw from the most probable tokens that hold this much probability.")
     ] = 1.0,
-    corrupt: CorruptOption = "none",
+    corrupt: opt.Corrupt = "none",
     corrupt_rate: Annotated[
-        float, option("Share of the words or tokens that are corrupted.")
+        float, opt.option("Share of the words or tokens that are corrupted.")
     ] = 1.0,
     text_column: Annotated[
-        str, option("Column that holds the text, in CSV, TSV, Parquet and datasets.")
+        str, opt.option("Column that holds the text, in CSV, TSV, Parquet and datasets.")
     ] = "text",
     split: Annotated[
-        str | None, option("Which split of a datasets folder or name. Default: train.")
+        str | None, opt.option("Which split of a datasets folder or name. Default: train.")
     ] = None,
-    engine: Annotated[str, option("local, or ray for several workers.")] = "local",
-    workers: Annotated[int, option("Number of workers of the Ray engine.")] = 2,
+    engine: Annotated[str, opt.option("local, or ray for several workers.")] = "local",
+    workers: Annotated[int, opt.option("Number of workers of the Ray engine.")] = 2,
     address: Annotated[
-        str | None, option("Address of a Ray cluster. Default: one is started here.")
+        str | None, opt.option("Address of a Ray cluster. Default: one is started here.")
     ] = None,
     retry_failed: Annotated[
-        bool, option("Measure again the prompts that failed before.", "--retry-failed")
+        bool, opt.option("Measure again the prompts that failed before.", "--retry-failed")
     ] = False,
     threads: Annotated[
         int | None,
-        option("Threads of each worker; the last bits of results depend on it."),
+        opt.option("Threads of each worker; the last bits of results depend on it."),
     ] = None,
-    device: DeviceOption = None,
-    device_map: DeviceMapOption = None,
-    dtype: DtypeOption = "float32",
-    allow_pickle: AllowPickleOption = False,
-    revision: RevisionOption = None,
+    device: opt.Device = None,
+    device_map: opt.DeviceMap = None,
+    dtype: opt.Dtype = "float32",
+    allow_pickle: opt.AllowPickle = False,
+    revision: opt.Revision = None,
     seed: Annotated[
-        int, option("Seed of cuts, samples, estimators, controls and added tokens.")
+        int, opt.option("Seed of cuts, samples, estimators, controls and added tokens.")
     ] = 0,
-    bos: BosOption = None,
-    memory: MemoryOption = None,
+    bos: opt.Bos = None,
+    memory: opt.Memory = None,
     dry_run: Annotated[
         bool,
-        option(
+        opt.option(
             "Estimate the cost of the sweep and run nothing; only the configuration of the model "
             "is read. PROMPTS may be COUNTxTOKENS, as 5000x50.",
             "--dry-run",
         ),
     ] = False,
-    speed: SpeedOption = "here",
-    as_json: JsonOption = False,
+    speed: opt.Speed = "here",
+    as_json: opt.Json = False,
 ) -> None:
     """Trace and measure many prompts into a folder, for `strace-lens phases` to read.
 
@@ -159,16 +136,16 @@ def sweep_command(
     Example: strace-lens sweep builtin --estimator greedy,fisher --keep none,attention --out runs/x
     """
     with one_line_errors(), _folder(out, dry_run), Bar(_Rate()) as bar:
-        expect_choice(engine, ENGINES, "engine")
+        opt.expect_choice(engine, ENGINES, "engine")
         if workers < 1:
             raise ValueError(f"workers must be at least 1; got {workers}")
-        forward, backward = budgets(memory)
-        estimators = parse_names(estimator)
+        forward, backward = opt.budgets(memory)
+        estimators = opt.parse_names(estimator)
         for name in estimators:
             estimator_of(name)
-        keeps = list(dict.fromkeys(parse_keep(part) for part in keep.split(",")))
+        keeps = list(dict.fromkeys(opt.parse_keep(part) for part in keep.split(",")))
         options = Options(
-            sizes=parse_sizes(sizes) or (ESTIMATOR_SIZES if controls == "all" else SIZES),
+            sizes=opt.parse_sizes(sizes) or (ESTIMATOR_SIZES if controls == "all" else SIZES),
             refine=refine,
             controls=controls,
             ablation=ablation,
@@ -188,7 +165,7 @@ def sweep_command(
             load_model,
             model,
             device=device,
-            device_map=parse_device_map(device_map),
+            device_map=opt.parse_device_map(device_map),
             dtype=dtype,
             allow_pickle=allow_pickle,
             revision=revision,

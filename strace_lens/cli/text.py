@@ -10,24 +10,8 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors
-from strace_lens.cli.options import (
-    AllowPickleOption,
-    BosOption,
-    DeviceOption,
-    DtypeOption,
-    EstimatorOption,
-    JsonOption,
-    KeepOption,
-    MemoryOption,
-    ModelOption,
-    RevisionOption,
-    budgets,
-    option,
-    parse_keep,
-    parse_sizes,
-    prompt_text,
-)
 from strace_lens.density.along_text import SMALL, TEXT_SIZES, text_density
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
@@ -45,28 +29,28 @@ EXTREMES = 5
 def text_command(
     text: Annotated[str | None, typer.Argument(help="The text whose tokens are measured.")] = None,
     text_file: Annotated[
-        Path | None, option("Read the text from this file.", dir_okay=False)
+        Path | None, opt.option("Read the text from this file.", dir_okay=False)
     ] = None,
-    model: ModelOption = "smollm2",
-    estimator: EstimatorOption = "greedy",
-    keep: KeepOption = "none",
+    model: opt.Model = "smollm2",
+    estimator: opt.Estimator = "greedy",
+    keep: opt.Keep = "none",
     sizes: Annotated[
         str | None,
-        option(f"Relative sizes. Default: {', '.join(f'{s:g}' for s in TEXT_SIZES)}."),
+        opt.option(f"Relative sizes. Default: {', '.join(f'{s:g}' for s in TEXT_SIZES)}."),
     ] = None,
     small: Annotated[
-        float, option("The size whose predictions are shown next to the model's.")
+        float, opt.option("The size whose predictions are shown next to the model's.")
     ] = SMALL,
-    min_context: Annotated[int, option("Tokens before the first measured one.")] = 2,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "float32",
-    allow_pickle: AllowPickleOption = False,
-    revision: RevisionOption = None,
-    out: Annotated[Path, option(f"Folder for {PAGE} and {TABLE}.")] = Path("out"),
-    seed: Annotated[int, option("Seed of estimators that draw.")] = 0,
-    bos: BosOption = None,
-    memory: MemoryOption = None,
-    as_json: JsonOption = False,
+    min_context: Annotated[int, opt.option("Tokens before the first measured one.")] = 2,
+    device: opt.Device = None,
+    dtype: opt.Dtype = "float32",
+    allow_pickle: opt.AllowPickle = False,
+    revision: opt.Revision = None,
+    out: Annotated[Path, opt.option(f"Folder for {PAGE} and {TABLE}.")] = Path("out"),
+    seed: Annotated[int, opt.option("Seed of estimators that draw.")] = 0,
+    bos: opt.Bos = None,
+    memory: opt.Memory = None,
+    as_json: opt.Json = False,
 ) -> None:
     """Colour a text by how much of the model each of its tokens needs.
 
@@ -77,10 +61,10 @@ def text_command(
     """
     folder = results_folder(out, (PAGE, TABLE))
     with one_line_errors(), folder, Bar() as bar:
-        given = prompt_text(text, text_file, "a text", "--text-file")
+        given = opt.prompt_text(text, text_file, "a text", "--text-file")
         estimator_of(estimator)
-        kept = parse_keep(keep)
-        forward, backward = budgets(memory)
+        kept = opt.parse_keep(keep)
+        forward, backward = opt.budgets(memory)
         bar.step(f"loading {model}")
         loaded = load_model(
             model, device=device, dtype=dtype, allow_pickle=allow_pickle, revision=revision
@@ -90,7 +74,7 @@ def text_command(
         tokens = text_density(
             loaded,
             prompt,
-            sizes=parse_sizes(sizes) or TEXT_SIZES,
+            sizes=opt.parse_sizes(sizes) or TEXT_SIZES,
             small=small,
             min_context=min_context,
             estimator=estimator,

@@ -10,36 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors
-from strace_lens.cli.options import (
-    TABLES,
-    AblationOption,
-    AllowPickleOption,
-    AloneOption,
-    BosOption,
-    CorruptedOption,
-    DeviceMapOption,
-    DeviceOption,
-    DtypeOption,
-    EstimatorOption,
-    ImportanceOption,
-    JsonOption,
-    KeepOption,
-    MemoryOption,
-    ModelOption,
-    ReferenceOption,
-    RefineOption,
-    RevisionOption,
-    SizesOption,
-    TableOption,
-    budgets,
-    expect_choice,
-    option,
-    parse_device_map,
-    parse_keep,
-    parse_sizes,
-    prompt_text,
-)
 from strace_lens.density.causal import phase_ablation
 from strace_lens.density.cost import Plan, as_text, plan
 from strace_lens.density.curve import DensityCurve, density_curve
@@ -67,36 +39,36 @@ RESULT = "trace.safetensors"
 IMPORTANCE = "l1"
 
 
-def trace(
+def trace_command(
     prompt: Annotated[
         str | None, typer.Argument(help="The text whose next token is traced.")
     ] = None,
     prompt_file: Annotated[
-        Path | None, option("Read the prompt from a file instead.", dir_okay=False)
+        Path | None, opt.option("Read the prompt from a file instead.", dir_okay=False)
     ] = None,
-    model: ModelOption = "smollm2",
-    sizes: SizesOption = None,
-    refine: RefineOption = REFINE,
-    estimator: EstimatorOption = "greedy",
-    keep: KeepOption = "none",
-    importance: ImportanceOption = IMPORTANCE,
-    ablation: AblationOption = "zero",
-    corrupted: CorruptedOption = None,
-    reference: ReferenceOption = None,
-    device: DeviceOption = None,
-    device_map: DeviceMapOption = None,
-    dtype: DtypeOption = "float32",
-    allow_pickle: AllowPickleOption = False,
-    revision: RevisionOption = None,
-    out: Annotated[Path, option(f"Folder for {PAGE} and {RESULT}.")] = Path("out"),
-    seed: Annotated[int, option("Seed of the random control and of estimators that draw.")] = 0,
-    bos: BosOption = None,
-    memory: MemoryOption = None,
-    alone: AloneOption = False,
-    table: TableOption = "short",
-    as_json: JsonOption = False,
+    model: opt.Model = "smollm2",
+    sizes: opt.Sizes = None,
+    refine: opt.Refine = REFINE,
+    estimator: opt.Estimator = "greedy",
+    keep: opt.Keep = "none",
+    importance: opt.Importance = IMPORTANCE,
+    ablation: opt.Ablation = "zero",
+    corrupted: opt.Corrupted = None,
+    reference: opt.Reference = None,
+    device: opt.Device = None,
+    device_map: opt.DeviceMap = None,
+    dtype: opt.Dtype = "float32",
+    allow_pickle: opt.AllowPickle = False,
+    revision: opt.Revision = None,
+    out: Annotated[Path, opt.option(f"Folder for {PAGE} and {RESULT}.")] = Path("out"),
+    seed: Annotated[int, opt.option("Seed of the random control and of estimators that draw.")] = 0,
+    bos: opt.Bos = None,
+    memory: opt.Memory = None,
+    alone: opt.Alone = False,
+    table: opt.Table = "short",
+    as_json: opt.Json = False,
     dry_run: Annotated[
-        bool, option("Estimate passes, bytes and seconds; run nothing.", "--dry-run")
+        bool, opt.option("Estimate passes, bytes and seconds; run nothing.", "--dry-run")
     ] = False,
 ) -> None:
     """Trace one prompt: how much of the model does its next token need?
@@ -110,18 +82,18 @@ def trace(
     """
     folder = nullcontext() if dry_run else results_folder(out, (PAGE, RESULT))
     with one_line_errors(), folder, Bar() as bar:
-        text = prompt_text(prompt, prompt_file)
-        grid = parse_sizes(sizes) or SIZES
+        text = opt.prompt_text(prompt, prompt_file)
+        grid = opt.parse_sizes(sizes) or SIZES
         _check_ranking(estimator, importance)
-        expect_choice(table, TABLES, "table")
-        own = way_of(estimator, parse_keep(keep), importance)
+        opt.expect_choice(table, opt.TABLES, "table")
+        own = way_of(estimator, opt.parse_keep(keep), importance)
         others = [] if alone else [way for way in WAYS if way != own]
-        forward, backward = budgets(memory)
+        forward, backward = opt.budgets(memory)
         bar.step(f"loading {model}")
         loaded = load_model(
             model,
             device=device,
-            device_map=parse_device_map(device_map),
+            device_map=opt.parse_device_map(device_map),
             dtype=dtype,
             allow_pickle=allow_pickle,
             revision=revision,

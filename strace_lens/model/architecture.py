@@ -147,16 +147,9 @@ class Architecture:
 
 
 def describe(model: Model, *, causal_only: bool = True) -> Architecture:
-    """Read the architecture of a model, unverified.
+    """Read the architecture of a model, unverified; models without one are refused by the reason.
 
-    Args:
-        model: a HookedTransformer or a TransformerBridge.
-        causal_only: refuse bidirectional attention, for which the token graph is not defined.
-
-    Raises:
-        UnsupportedModelError: for an encoder-decoder or state-space model, a bidirectional one
-            where it is refused, or one that lacks a hook point the graphs are made of; the message
-            names it.
+    With `causal_only`, so are models of bidirectional attention, which have no token graph.
     """
     refuse_other_classes(model)
     cfg: Any = model.cfg
@@ -216,11 +209,7 @@ def _position_switches(model: Model) -> tuple[int, ...]:
 
 
 def refuse_other_classes(model: object) -> None:
-    """Refuse what is no model of TransformerLens.
-
-    Raises:
-        UnsupportedModelError: it is none.
-    """
+    """Refuse what is no model of TransformerLens."""
     if not hasattr(model, "cfg") or not hasattr(model, "run_with_hooks"):
         raise UnsupportedModelError(
             f"{type(model).__name__} is not a TransformerLens model; wrap it first with "
@@ -342,12 +331,7 @@ class AttentionOutput:
     def constant(
         self, scale: Float[Tensor, " pos"], row_sums: Float[Tensor, "head pos"]
     ) -> Float[Tensor, "pos d_model"]:
-        """What biases alone add to the stream.
-
-        Args:
-            scale: of the norm after attention.
-            row_sums: of the pattern.
-        """
+        """What biases alone add to the stream, by the norm's scale and the pattern's row sums."""
         carried = torch.einsum("he,hed->hd", self.value_bias, self.weight)
         # Patterns are in single precision in some models whose weights are in half or in double.
         wide = torch.promote_types(carried.dtype, row_sums.dtype)

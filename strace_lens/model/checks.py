@@ -72,23 +72,17 @@ def probe_tokens(architecture: Architecture) -> Int[Tensor, " pos"]:
 
 
 @verb
-def architecture_of(model: Model) -> Architecture:
+def architecture_of(model: Model, pattern_is_live: bool | None = None) -> Architecture:
     """The architecture of a model, proven by `check` the first time and remembered after.
 
     It is proven again when the model's weights, dtype, device or settings have changed.
 
-    Raises:
-        UnsupportedModelError: the model cannot be traced; the message says why.
-    """
-    return prove(model)
-
-
-def prove(model: Model, pattern_is_live: bool | None = None) -> Architecture:
-    """`architecture_of` a model of which it may be known already where writes reach the output.
-
     Args:
         model: the model.
-        pattern_is_live: as for `check`.
+        pattern_is_live: as for `check`, where it is known already.
+
+    Raises:
+        UnsupportedModelError: the model cannot be traced; the message says why.
     """
     refuse_other_classes(model)
     return remembered(model, "architecture", lambda: check(model, describe(model), pattern_is_live))
@@ -119,7 +113,10 @@ def check(
         if pattern_is_live is None:
             pattern_is_live = _pattern_is_live(model, architecture, tokens)
         silent = _is_silent(model, architecture, tokens)
-        pointwise = _mlps_are_pointwise(model, architecture, tokens)
+        rows = tokens[None].to(device_of(model))
+        pointwise = architecture.mlp and mlps_are_pointwise(
+            model, architecture.layers, lambda: model.run_with_hooks(rows, padding_side="right")
+        )
         padding = padding_is_exact(model, architecture, tokens)
     return dataclasses.replace(
         architecture,
@@ -135,9 +132,6 @@ def check_sums(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) ->
 
     Returns:
         The architecture with what attention and MLPs are multiplied by before they are added.
-
-    Raises:
-        UnsupportedModelError: a node is not that sum; the message names the block.
     """
     outputs = {f"blocks.{layer}.{_MLP_MODULE}" for layer in range(arch.layers)}
     wanted = outputs & set(cast(Any, model).hook_dict) | set(hook_points(arch))
@@ -155,7 +149,12 @@ def check_sums(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) ->
             return at_least_single(cache[f"blocks.{layer}.{name}"][0])
 
         def expect(name: str, node: Tensor, parts: list[Tensor], layer: int = layer) -> None:
-            _expect_sum(arch, layer, name, node, parts, dtype)
+            gap = float((node - torch.stack(parts).sum(0)).norm() / node.norm().clamp_min(1e-30))
+            if not gap < tolerance(dtype):
+                raise UnsupportedModelError(
+                    f"{arch.name} cannot be traced: at blocks.{layer} the parts of {name} do not "
+                    f"add up to it (relative gap {gap:.1e})"
+                )
 
         attention = _attention_by_hand(model, arch, layer, at)
         # Behind a norm no multiple can be told from the norm's gain.
@@ -205,28 +204,8 @@ def _multiple(whole: Tensor, part: Tensor, dtype: torch.dtype) -> float:
     return scale if exact else 1.0
 
 
-def _expect_sum(
-    arch: Architecture,
-    layer: int,
-    name: str,
-    node: Tensor,
-    parts: list[Tensor],
-    dtype: torch.dtype,
-) -> None:
-    gap = float((node - torch.stack(parts).sum(0)).norm() / node.norm().clamp_min(1e-30))
-    if not gap < tolerance(dtype):
-        raise UnsupportedModelError(
-            f"{arch.name} cannot be traced: at blocks.{layer} the parts of {name} do not add up to "
-            f"it (relative gap {gap:.1e})"
-        )
-
-
 def _pattern_is_live(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> bool:
-    """Whether writes to attention patterns reach the output, as all other writes must.
-
-    Raises:
-        UnsupportedModelError: another write does not, or one to some of the patterns.
-    """
+    """Whether writes to attention patterns reach the output, as all other writes must."""
     dead = _dead_writes(model, arch, tokens)
     pattern = {point for point in dead if point.endswith("hook_pattern")}
     if pattern and (len(pattern) < arch.layers or arch.post_norm):
@@ -263,11 +242,7 @@ def _dead_writes(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) 
 
 
 def expect_equal_rows(arch: Architecture, logits: Float[Tensor, "row pos vocab"]) -> None:
-    """Equal prompts must have equal logits, or no two runs can be compared.
-
-    Raises:
-        UnsupportedModelError: they have not.
-    """
+    """Equal prompts must have equal logits, or no two runs can be compared."""
     same = logits[:1].expand_as(logits)
     if not torch.allclose(logits, same, rtol=1e-2, atol=1e-2, equal_nan=True):
         raise UnsupportedModelError(
@@ -290,13 +265,6 @@ def _is_silent(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) ->
     hooks += [(f"blocks.{arch.layers - 1}.hook_resid_post", read)]
     model.run_with_hooks(tokens[None].to(device_of(model)), fwd_hooks=hooks, padding_side="right")
     return not bool(last[0].any())
-
-
-def _mlps_are_pointwise(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> bool:
-    rows = tokens[None].to(device_of(model))
-    return arch.mlp and mlps_are_pointwise(
-        model, arch.layers, lambda: model.run_with_hooks(rows, padding_side="right")
-    )
 
 
 def padding_is_exact(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> bool:

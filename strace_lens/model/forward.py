@@ -68,11 +68,7 @@ def last_logits(
 
 
 def expect_one_class(architecture: Architecture, lengths: Int[Tensor, " row"], what: str) -> None:
-    """Refuse to run prompts beside one another that would change each other.
-
-    Raises:
-        ValueError: the lengths are of several `Architecture.padding_class`.
-    """
+    """Refuse to run prompts beside one another whose `Architecture.padding_class` differs."""
     if architecture.padding_is_exact and not architecture.position_switches:
         return
     first, *others = lengths.unique().tolist()
@@ -110,10 +106,6 @@ def all_logits(
     Args:
         model, architecture, tokens, hooks, gradient: as in `last_logits`.
         positions: of the tokens, where they do not simply count up.
-
-    Raises:
-        FloatingPointError: a logit is NaN or infinite.
-        RuntimeError: a forward pass of the model is under way already, here or in another thread.
     """
     with hold(model), torch.set_grad_enabled(gradient):
         logits = model.run_with_hooks(
@@ -212,11 +204,7 @@ def bytes_per_row(architecture: Architecture, tokens: int, itemsize: int = 4) ->
 
 
 def rows_per_pass(architecture: Architecture, tokens: int, memory_budget: int) -> int:
-    """How many rows fit the budget; at least one.
-
-    Raises:
-        ValueError: the budget is not positive.
-    """
+    """How many rows fit the budget; at least one."""
     if memory_budget <= 0:
         raise ValueError(f"memory_budget must be positive; got {memory_budget} bytes")
     return max(1, memory_budget // bytes_per_row(architecture, tokens))

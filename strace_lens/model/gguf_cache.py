@@ -207,12 +207,7 @@ def _checksum(file: Path) -> str:
 def _write(
     entry: Path, source: Mapping[str, Any], made: tuple[Any, Any], dtype: torch.dtype
 ) -> None:
-    """Write an entry whole or not at all, and remove those of other versions of the same file.
-
-    Raises:
-        OSError: nothing can be written there, or there is too little room.
-        ValueError: what is written does not read back as it was.
-    """
+    """Write an entry whole or not at all, and remove those of other versions of the same file."""
     model, tokenizer = made
     entry.parent.mkdir(parents=True, exist_ok=True)
     needed = sum(parameter.nbytes for parameter in model.parameters())
@@ -252,11 +247,7 @@ def _as_if_never_quantised(model: Any, dtype: torch.dtype) -> Any:
 
 
 def _expect_same(made: tuple[Any, Any], again: tuple[Any, Any]) -> None:
-    """Refuse an entry that differs in anything from what it was made of.
-
-    Raises:
-        ValueError: it does; the message says in what.
-    """
+    """Refuse an entry that differs in anything from what it was made of."""
     for ours, theirs in zip(_facts(*made), _facts(*again), strict=True):
         if ours != theirs:
             raise ValueError(f"its {ours[0]} does not read back as it was")

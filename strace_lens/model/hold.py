@@ -16,7 +16,6 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
@@ -29,20 +28,11 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-@dataclass
-class _Hold:
-    """A model in use.
+_holds: weakref.WeakKeyDictionary[torch.nn.Module, tuple[int, dict[Any, Any]]] = (
+    weakref.WeakKeyDictionary()
+)
+"""The thread that uses each model, and what was noted of the model since it was taken."""
 
-    Attributes:
-        thread: that uses it.
-        noted: what was worked out about it since it was taken, by the function that did so.
-    """
-
-    thread: int
-    noted: dict[Callable[[Any], Any], Any] = field(default_factory=dict)
-
-
-_holds: weakref.WeakKeyDictionary[torch.nn.Module, _Hold] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -69,9 +59,9 @@ def hold(model: object) -> Iterator[None]:
         with _lock:
             held = _holds.get(model)
             if held is None:
-                _holds[model] = _Hold(thread)
+                _holds[model] = (thread, {})
         if held is not None:
-            if held.thread != thread:
+            if held[0] != thread:
                 raise RuntimeError(_in_another_thread(model))
             yield
             return
@@ -120,11 +110,12 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
 def noted(function: Callable[[Any], T], model: object) -> T:
     """What a function says of a model, asked once for as long as the model is held."""
     held = _holds.get(model) if isinstance(model, torch.nn.Module) else None
-    if held is None or held.thread != threading.get_ident():
+    if held is None or held[0] != threading.get_ident():
         return function(model)
-    if function not in held.noted:
-        held.noted[function] = function(model)
-    return held.noted[function]
+    noted = held[1]
+    if function not in noted:
+        noted[function] = function(model)
+    return noted[function]
 
 
 def of_this_thread(model: object, hook: Callable[..., Any]) -> Callable[..., Any]:

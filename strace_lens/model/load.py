@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from strace_lens.model.architecture import Model, UnsupportedModelError
-from strace_lens.model.checks import prove
+from strace_lens.model.checks import architecture_of
 from strace_lens.model.gguf_cache import through_cache
 from strace_lens.model.hold import verb
 from strace_lens.model.proofs import proof_file, recalled, remember
@@ -106,8 +106,8 @@ def load_model(
         bridge = wrapped(name, hf, tokenizer)
     proof = None if proofs is None else proof_file(proofs, bridge)
     known = None if proof is None else recalled(proof)
-    architecture = prove(bridge, known)
-    expect_same(bridge, reference)
+    architecture = architecture_of(bridge, known)
+    expect_same(bridge, *reference)
     if proof is not None and known is None:
         remember(proof, architecture.pattern_is_live)
     return bridge
@@ -169,7 +169,7 @@ def _from_transformers(
         )
         tokenizer = tokenizer_of(source, gguf, revision)
     except (OSError, ValueError, KeyError, struct.error) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = reason_of(error)
         if not allow_pickle and _only_pickled(source, reason):
             reason = (
                 "it has no safetensors, and a pickle (pytorch_model.bin) can run code when it is "
@@ -206,6 +206,11 @@ def _snapshot(name: str, revision: str) -> str:
     return str(Path(found).parent)
 
 
+def reason_of(error: Exception) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def _only_pickled(source: str, reason: str) -> bool:
     """Whether what transformers missed are safetensors of a model that has other weights."""
     folder = Path(source)
@@ -215,11 +220,7 @@ def _only_pickled(source: str, reason: str) -> bool:
 
 
 def wrapped(name: str, hf: Any, tokenizer: Any) -> Model:
-    """The bridge around a model of transformers, in compatibility mode.
-
-    Raises:
-        UnsupportedModelError: TransformerLens cannot wrap it.
-    """
+    """The bridge around a model of transformers, in compatibility mode."""
     from transformer_lens.model_bridge import TransformerBridge
 
     try:
@@ -229,10 +230,9 @@ def wrapped(name: str, hf: Any, tokenizer: Any) -> Model:
         raise
     # Where TransformerLens was not written for a variant, anything may fail on the way.
     except (ValueError, RuntimeError, AttributeError, KeyError, IndexError, TypeError) as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UnsupportedModelError(
             f"{name} ({type(hf).__name__}) cannot be traced: TransformerLens cannot wrap it: "
-            f"{reason}"
+            f"{reason_of(error)}"
         ) from error
     return bridge
 
@@ -262,6 +262,5 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot use device {name!r}: {reason}") from error
+        raise ValueError(f"cannot use device {name!r}: {reason_of(error)}") from error
     return device

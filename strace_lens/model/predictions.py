@@ -52,13 +52,7 @@ def top_tokens(
     tokens: Int[Tensor, "row top"],
     token_text: Callable[[int], str],
 ) -> list[tuple[tuple[str, float], ...]]:
-    """Text and probability of some tokens of each row.
-
-    Args:
-        log_probs: of each row.
-        tokens: of `most_probable`.
-        token_text: of `token_texts`.
-    """
+    """Text and probability of some tokens of each row."""
     probabilities = log_probs.gather(-1, tokens).exp().tolist()
     return [
         tuple((token_text(t), p) for t, p in zip(*row, strict=True))
@@ -76,8 +70,7 @@ def paired_top_tokens(
     """The most probable tokens of the model and of each trace, most probable to the model first.
 
     Args:
-        full: log-probabilities of the model.
-        traces: log-probabilities of its traces.
+        full, traces: log-probabilities of the model and of its traces.
         head: which tokens belong to the head.
         tokens: of `most_probable`, for the traces.
         token_text: of `token_texts`.

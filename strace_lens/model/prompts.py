@@ -45,10 +45,8 @@ _LETTERS = _byte_letters()
 def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text that token ids stand for, special tokens included.
 
-    Args:
-        tokenizer: of the ids; None writes them as numbers, parted by spaces.
-        ids: decoded as one. Bytes that are no whole character, as at the end of a prompt cut within
-            one, are written as `<0xE6>`.
+    Bytes that are no whole character, as at the end of a prompt cut within one, are written as
+    `<0xE6>`. Without a tokenizer the ids are written as numbers, parted by spaces.
     """
     if tokenizer is None:
         return " ".join(map(str, ids))
@@ -66,11 +64,7 @@ def label(tokenizer: Any, token: int) -> str:
     """One token as text, for axes and tables.
 
     A word keeps the space that it begins with, and bytes that are no whole character are written
-    as `<0xE6>`. An id that the tokenizer does not know is `<id>`.
-
-    Args:
-        tokenizer: of the token; None writes the id as a number.
-        token: its id.
+    as `<0xE6>`. An id that the tokenizer does not know is `<id>`; without one it is a number.
     """
     return str(token) if tokenizer is None else _joined([_piece(tokenizer, token)])
 
@@ -78,11 +72,7 @@ def label(tokenizer: Any, token: int) -> str:
 def added_text(tokenizer: Any, before: Sequence[int], added: Sequence[int]) -> str:
     """What some tokens add to the text of those before them.
 
-    Args:
-        tokenizer: of the ids; None writes them as numbers.
-        before: ids that the text begins with.
-        added: ids that it goes on with. Where these end a character that `before` begins, only
-            their bytes are known, as in `text_of`.
+    Where these end a character that those before begin, only their bytes are known (`text_of`).
     """
     first, whole = text_of(tokenizer, before), text_of(tokenizer, [*before, *added])
     if whole.startswith(first):
@@ -231,11 +221,7 @@ def extended(model: Model, prompt: Prompt, added: Sequence[int]) -> Prompt:
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text with what the tokenizer puts before it, and never a second BOS.
-
-    Raises:
-        PromptError: the text is not Unicode.
-    """
+    """Token ids of a text with what the tokenizer puts before it, and never a second BOS."""
     before, own = _read(tokenizer, text)
     bos = _bos_of(tokenizer)
     if bos is not None and own[:1] == [bos]:
@@ -244,11 +230,7 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def bare_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text without any that the tokenizer adds.
-
-    Raises:
-        PromptError: the text is not Unicode.
-    """
+    """Token ids of a text without any that the tokenizer adds."""
     return _read(tokenizer, text)[1]
 
 
@@ -372,9 +354,6 @@ def windows(
         length: tokens of a window, those of `first` included.
         count: how many windows; fewer where the texts are too short for so many different ones.
         first: tokens that every window starts with (a BOS).
-
-    Raises:
-        PromptError: the texts together have fewer tokens than one window.
     """
     tokenizer = own_tokenizer(model)
     if tokenizer is None:

@@ -8,7 +8,6 @@ so both run one probe prompt and their next-token distributions are compared.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,14 +23,6 @@ PROBE_TOKENS = 32
 # median of SmolLM2 by 0.007 (float16) and 0.04 (bfloat16) from what it gives in single precision.
 _SINGLE = 1e-3
 _HALF = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """What a Hugging Face model answers to a probe prompt, on the CPU."""
-
-    tokens: Int[Tensor, " pos"]
-    logits: Float[Tensor, "pos vocab"]
 
 
 @verb
@@ -60,11 +51,13 @@ def check_model(model: Model, against: Any = None) -> float:
     """
     if against is None:
         against = _original(model)
-    return expect_same(model, reference_of(against))
+    return expect_same(model, *reference_of(against))
 
 
-def reference_of(hugging_face: Any) -> Reference:
-    """Run the probe prompt through a Hugging Face model that no bridge has touched."""
+def reference_of(
+    hugging_face: Any,
+) -> tuple[Int[Tensor, " pos"], Float[Tensor, "pos vocab"]]:
+    """The probe prompt, and its logits by a Hugging Face model that no bridge has touched."""
     config = hugging_face.config.get_text_config()
     context = getattr(config, "max_position_embeddings", None) or PROBE_TOKENS
     generator = torch.Generator().manual_seed(0)
@@ -73,10 +66,12 @@ def reference_of(hugging_face: Any) -> Reference:
     device = device_of_part(hugging_face)
     with hold(hugging_face), torch.no_grad():
         logits = hugging_face(tokens[None].to(device)).logits[0]
-    return Reference(tokens, logits.cpu())
+    return tokens, logits.cpu()
 
 
-def expect_same(model: Model, reference: Reference) -> float:
+def expect_same(
+    model: Model, tokens: Int[Tensor, " pos"], reference: Float[Tensor, "pos vocab"]
+) -> float:
     """The largest total variation between a model and the reference; see `check_model`.
 
     In half precision rounding alone sends a token of a mixture to other experts, and everything at
@@ -88,15 +83,14 @@ def expect_same(model: Model, reference: Reference) -> float:
     """
     with hold(model), torch.no_grad():
         logits = model.run_with_hooks(
-            reference.tokens[None].to(device_of(model)), return_type="logits", padding_side="right"
+            tokens[None].to(device_of(model)), return_type="logits", padding_side="right"
         )[0].cpu()
-    if logits.shape != reference.logits.shape:
+    if logits.shape != reference.shape:
         raise _not_the_model(
             model,
-            f"it gives {logits.shape[-1]} logits and the Hugging Face model "
-            f"{reference.logits.shape[-1]}",
+            f"it gives {logits.shape[-1]} logits and the Hugging Face model {reference.shape[-1]}",
         )
-    if not all(bool(x.isfinite().all()) for x in (logits, reference.logits)):
+    if not all(bool(x.isfinite().all()) for x in (logits, reference)):
         raise FloatingPointError(
             f"{_name(model)} gave NaN or infinite logits; load it in float32 or check its weights"
         )
@@ -104,11 +98,11 @@ def expect_same(model: Model, reference: Reference) -> float:
         [
             # One position at a time, since log-probabilities in double take much memory.
             total_variation(theirs.double().log_softmax(-1), ours.double().log_softmax(-1))
-            for theirs, ours in zip(reference.logits, logits, strict=True)
+            for theirs, ours in zip(reference, logits, strict=True)
         ]
     )
     largest, typical = float(gaps.max()), float(gaps.median())
-    half = max(_HALF.get(x.dtype, 0.0) for x in (logits, reference.logits))
+    half = max(_HALF.get(x.dtype, 0.0) for x in (logits, reference))
     if not (typical <= half if half else largest <= _SINGLE):
         raise _not_the_model(
             model,
@@ -132,11 +126,7 @@ def _not_the_model(model: Model, difference: str) -> UnsupportedModelError:
 
 
 def _original(model: Model) -> Any:
-    """The model inside a bridge, without the bridge.
-
-    Raises:
-        ValueError: the model holds no original, or one whose weights were changed.
-    """
+    """The model inside a bridge, without the bridge."""
     original = getattr(model, "original_model", None)
     if original is None:
         raise ValueError(

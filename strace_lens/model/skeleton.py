@@ -24,6 +24,7 @@ from strace_lens.model.load import (
     DTYPES,
     ModelNotFoundError,
     locate,
+    reason_of,
     tokenizer_of,
     wrapped,
 )
@@ -121,9 +122,9 @@ def _read(model: str, revision: str | None) -> tuple[str, Any, Any]:
         try:
             config = AutoConfig.from_pretrained(source, **file, **at)
         except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise ModelNotFoundError(
-                f"cannot read the configuration of {str(Path(source, gguf or ''))!r}: {reason}"
+                f"cannot read the configuration of {str(Path(source, gguf or ''))!r}: "
+                f"{reason_of(error)}"
             ) from error
         try:
             tokenizer = tokenizer_of(source, gguf, revision)
@@ -143,8 +144,7 @@ def _made(name: str, config: Any, dtype: torch.dtype, device: str) -> Any:
                 copy.deepcopy(config), dtype=dtype, attn_implementation="eager"
             )
     except ValueError as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise UnsupportedModelError(f"{name} cannot be traced: {reason}") from error
+        raise UnsupportedModelError(f"{name} cannot be traced: {reason_of(error)}") from error
     # A configuration that was never saved does not say of which class its model is.
     made.config.architectures = made.config.architectures or [type(made).__name__]
     return made.eval()

@@ -36,9 +36,6 @@ def weights_hash(model: Model) -> str:
 
     The same weights give the same hash on every device, in every process and wherever a device map
     has put them. It reads every byte: 0.4 seconds for SmolLM2-135M in float32.
-
-    Args:
-        model: a HookedTransformer or a TransformerBridge.
     """
     digest = hashlib.sha256()
     for tensor in _tensors(model, buffers=False, whole=True):
@@ -57,9 +54,6 @@ def fingerprint(model: Model) -> Hashable:
     is missed, and so is a write to weights that lie on the disk. Buffers that no state dict holds
     are left out: they follow from the configuration, and some models rewrite them from run to run
     (LongRoPE).
-
-    Args:
-        model: a HookedTransformer or a TransformerBridge.
     """
     facts: list[Hashable] = [repr(getattr(model, "cfg", None))]
     samples: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
@@ -80,11 +74,6 @@ def remembered(model: Model, fact: str, make: Callable[[], T]) -> T:
     """A fact of a model as it is now: remembered, or worked out anew if the model changed.
 
     The fingerprint is taken once for as long as the model is held (`hold`).
-
-    Args:
-        model: a HookedTransformer or a TransformerBridge.
-        fact: its name.
-        make: works it out.
     """
     mark = noted(fingerprint, model)
     if model not in _known or _known[model][0] != mark:
@@ -105,12 +94,9 @@ def expect_same_weights(what: object, made: Mapping[str, Any], model: Model) -> 
 
     Args:
         what: was made, for the message.
-        made: how, with the hash of the weights under "weights". What names none, as a file of
-            version 0.1 or a trace made by hand, is accepted.
-        model: a HookedTransformer or a TransformerBridge.
-
-    Raises:
-        ValueError: the hashes differ.
+        made: how, with the hash of the weights under "weights". What names none, as a trace made by
+            hand, is accepted.
+        model: which must hold the same weights.
     """
     theirs = made.get("weights")
     if theirs is not None and theirs != (ours := noted(remembered_hash, model)):

@@ -24,16 +24,7 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
 def numbers_of(
     frame: pd.DataFrame, name: str, *, missing: float | None = None
 ) -> Float64[np.ndarray, " row"]:
-    """Return a column as float64.
-
-    Args:
-        frame: With that column.
-        name: Of the column.
-        missing: Stands for None, NaN and NA, which are refused by default.
-
-    Raises:
-        ValueError: If a value is not a finite number.
-    """
+    """Return a column as float64; `missing` stands for None, NaN and NA, else refused."""
     values = pd.Series(frame[name])
     parsed = pd.Series(pd.to_numeric(values, errors="coerce"))
     numbers = parsed.to_numpy(dtype="float64", na_value=np.nan, copy=True)
@@ -46,16 +37,7 @@ def numbers_of(
 def whole_numbers(
     frame: pd.DataFrame, name: str, *, missing: int | None = None
 ) -> Int64[np.ndarray, " row"]:
-    """Return a column as int64.
-
-    Args:
-        frame: With that column.
-        name: Of the column.
-        missing: Stands for None, NaN and NA, which are refused by default.
-
-    Raises:
-        ValueError: If a value is not a whole number.
-    """
+    """Return a column as int64; `missing` stands for None, NaN and NA, else refused."""
     numbers = numbers_of(frame, name, missing=None if missing is None else float(missing))
     refuse_rows(frame, name, numbers % 1 != 0, "is no whole number")
     return numbers.astype(np.int64)

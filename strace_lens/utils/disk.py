@@ -32,21 +32,12 @@ class TextFileError(ValueError):
 
 
 def read_text(path: str | Path) -> str:
-    """Read a UTF-8 text file, with every line end as it is and without a byte order mark.
-
-    Raises:
-        OSError: If the file cannot be read.
-        TextFileError: If its bytes are not UTF-8 or it is a binary file.
-    """
+    """Read a UTF-8 text file, with every line end as it is and without a byte order mark."""
     return decoded(Path(path).read_bytes(), path)
 
 
 def decoded(data: bytes, path: str | Path) -> str:
-    """Decode the bytes of a file as `read_text` does.
-
-    Raises:
-        TextFileError: If the bytes are not UTF-8 or hold a zero.
-    """
+    """Decode the bytes of a file as `read_text` does."""
     if data.startswith(_UTF_16):
         raise TextFileError(
             f"{path}, line 1: not UTF-8 (it begins with the byte order mark of UTF-16); convert "
@@ -66,12 +57,7 @@ def decoded(data: bytes, path: str | Path) -> str:
 
 
 def read_prompt(path: str | Path) -> str:
-    r"""Read a text file without the one line end (`\n` or `\r\n`) that editors add at the end.
-
-    Raises:
-        OSError: If the file cannot be read.
-        TextFileError: If it is not UTF-8 text.
-    """
+    r"""Read a text file without the one line end (`\n` or `\r\n`) that editors add at the end."""
     text = read_text(path)
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
@@ -134,13 +120,9 @@ def parse_json(content: str | bytes, where: str | Path, *, nan: bool = False) ->
     return value
 
 
-def parse_object(content: str | bytes, where: str | Path, *, nan: bool = False) -> dict[str, Any]:
-    """Parse JSON strictly, as `parse_json` does, and require an object.
-
-    Raises:
-        JsonError: If `parse_json` refuses the content or it holds another kind of value.
-    """
-    value = parse_json(content, where, nan=nan)
+def parse_object(content: str | bytes, where: str | Path) -> dict[str, Any]:
+    """Parse JSON strictly, as `parse_json` does, and require an object."""
+    value = parse_json(content, where)
     if not isinstance(value, dict):
         raise JsonError(f"{where}: not a JSON object but a {type(value).__name__}")
     return value

@@ -24,13 +24,13 @@ def test_a_bridge_equals_its_own_original_and_an_untouched_copy(name: str) -> No
 def test_the_original_is_compared_without_the_modules_that_the_bridge_put_into_it() -> None:
     """Run with the bridge's modules, it would agree with the bridge whatever that computes."""
     model = cases.fresh_bridge("llama")
-    truth = reference_of(tiny.hf_model("llama"))
+    tokens, truth = reference_of(tiny.hf_model("llama"))
     model.original_model.model.norm.register_forward_hook(lambda module, given, out: 1.1 * out)
     with pytest.raises(UnsupportedModelError, match="the bridge is not the model"):
         check_model(model)
     with torch.no_grad():
-        inside = model.original_model(truth.tokens[None]).logits[0]
-    assert cases.relative_error(inside, truth.logits) > 1e-2
+        inside = model.original_model(tokens[None]).logits[0]
+    assert cases.relative_error(inside, truth) > 1e-2
 
 
 def test_hooks_of_the_users_are_no_part_of_the_original() -> None:
@@ -45,14 +45,14 @@ def test_hooks_of_the_users_are_no_part_of_the_original() -> None:
 def test_the_gap_and_its_position_are_named() -> None:
     other = tiny.BRIDGES["llama"]()
     with torch.no_grad():
-        other.model.embed_tokens.weight[reference_of(other).tokens[10]] += 0.1
-    reference = reference_of(other)
+        other.model.embed_tokens.weight[reference_of(other)[0][10]] += 0.1
+    tokens, reference = reference_of(other)
     message = r"tiny-llama \(LlamaForCausalLM\) .* total variation of (\S+) at position (\d+) of a"
     with pytest.raises(UnsupportedModelError, match=message) as caught:
         check_model(tiny.bridge("llama"), other)
     with torch.no_grad():
-        ours = tiny.hf_model("llama")(reference.tokens[None]).logits[0].softmax(-1)
-    gaps = (ours - reference.logits.softmax(-1)).abs().sum(-1) / 2
+        ours = tiny.hf_model("llama")(tokens[None]).logits[0].softmax(-1)
+    gaps = (ours - reference.softmax(-1)).abs().sum(-1) / 2
     assert f"{float(gaps.max()):.1e} at position {int(gaps.argmax())} " in str(caught.value)
 
 
@@ -97,8 +97,8 @@ def test_a_hooked_transformer_needs_a_model_to_compare_with() -> None:
 
 def test_the_probe_is_no_longer_than_the_context() -> None:
     config = tf.GPT2Config(**{**tiny._GPT, "n_positions": 7})
-    assert len(reference_of(tf.GPT2LMHeadModel(config).eval()).tokens) == 7
-    assert len(reference_of(tiny.hf_model("gpt2")).tokens) == PROBE_TOKENS
+    assert len(reference_of(tf.GPT2LMHeadModel(config).eval())[0]) == 7
+    assert len(reference_of(tiny.hf_model("gpt2"))[0]) == PROBE_TOKENS
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
