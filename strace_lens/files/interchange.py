@@ -21,7 +21,7 @@ import json
 import math
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -246,27 +246,17 @@ def write_graph(found: Subgraph | Circuit, path: str | Path) -> None:
         path: ends in `.graphml`, or in `.json` for the node-link form of networkx.
 
     Raises:
-        ValueError: another suffix, or `made` holds what JSON cannot.
+        ValueError: another suffix, or `metadata` holds what JSON cannot.
     """
-    suffix = Path(path).suffix
-    if suffix not in _WRITERS:
-        raise ValueError(f"a graph file ends in {' or '.join(_WRITERS)}; got {str(path)!r}")
     graph = _plain_subgraph(found) if isinstance(found, Subgraph) else _plain_circuit(found)
-    write_whole(path, _WRITERS[suffix](graph).encode())
-
-
-def _graphml(graph: nx.MultiDiGraph) -> str:
-    return "\n".join(nx.generate_graphml(graph))
-
-
-def _node_link_json(graph: nx.MultiDiGraph) -> str:
-    return json.dumps(nx.node_link_data(graph, edges="edges"))
-
-
-_WRITERS: dict[str, Callable[[nx.MultiDiGraph], str]] = {
-    ".graphml": _graphml,
-    ".json": _node_link_json,
-}
+    match Path(path).suffix:
+        case ".graphml":
+            text = "\n".join(nx.generate_graphml(graph))
+        case ".json":
+            text = json.dumps(nx.node_link_data(graph, edges="edges"))
+        case _:
+            raise ValueError(f"a graph file ends in .graphml or .json; got {str(path)!r}")
+    write_whole(path, text.encode())
 
 
 def _empty_graph(kind: str, facts: Mapping[str, Any]) -> nx.MultiDiGraph:
