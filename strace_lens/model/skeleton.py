@@ -83,29 +83,24 @@ def skeleton(
         name, config, tokenizer = _read(str(model), revision)
     else:
         name, config = str(model.model_type), model
+    assumptions = []
     # Modules draw their values even where they keep none.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _read_off(name, config, DTYPES[dtype], tokenizer)
-
-
-def _read_off(name: str, config: Any, dtype: torch.dtype, tokenizer: Any) -> Skeleton:
-    assumptions = []
-    made = _made(name, config, dtype, "meta")
-    weights_bytes = sum(p.nbytes for p in made.parameters())
-    architecture = _described(name, config, made)
-    small = _small(name, config)
-    if small is None:
-        # The costlier answer is the safe one.
-        live = False
-        assumptions.append("attention is taken to be computed twice: no small model could be made")
-    else:
-        live = check(small, describe(small)).pattern_is_live
+        made = _made(name, config, DTYPES[dtype], "meta")
+        architecture, small = _described(name, config, made), _small(name, config)
+        if small is None:
+            live = False  # the costlier answer is the safe one
+            assumptions.append(
+                "attention is taken to be computed twice: no small model could be made"
+            )
+        else:
+            live = check(small, describe(small)).pattern_is_live
     return Skeleton(
         name=name,
         architecture=dataclasses.replace(architecture, pattern_is_live=live),
-        dtype=dtype,
-        weights_bytes=weights_bytes,
+        dtype=DTYPES[dtype],
+        weights_bytes=sum(p.nbytes for p in made.parameters()),
         tokenizer=tokenizer,
         assumptions=tuple(assumptions),
     )
