@@ -184,7 +184,7 @@ def plan_sweep(
             that is not known.
 
     Example:
-        >>> plan = sl.plan_sweep("smollm2", sl.read_corpus("builtin"), keep=[(), ("attention",)])
+        >>> plan = plan_sweep("smollm2", sl.read_corpus("builtin"), keep=[(), ("attention",)])
         >>> print(f"{plan.seconds / 60:.0f} minutes, {plan.disk_bytes / 2**20:.0f} MiB")
     """
     if workers < 1:
