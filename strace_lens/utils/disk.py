@@ -120,9 +120,9 @@ def parse_json(content: str | bytes, where: str | Path, *, nan: bool = False) ->
     return value
 
 
-def parse_object(content: str | bytes, where: str | Path) -> dict[str, Any]:
+def parse_object(content: str | bytes, where: str | Path, *, nan: bool = False) -> dict[str, Any]:
     """Parse JSON strictly, as `parse_json` does, and require an object."""
-    value = parse_json(content, where)
+    value = parse_json(content, where, nan=nan)
     if not isinstance(value, dict):
         raise JsonError(f"{where}: not a JSON object but a {type(value).__name__}")
     return value
