@@ -78,8 +78,8 @@ def test_the_wheel_runs_from_where_it_is_installed(built, tmp_path) -> None:
     code = """
 import json, strace_lens as sl
 from importlib.resources import files
-from strace_lens.report.explorer import _asset
-print(json.dumps([sl.__file__, len(_asset("page.html")), len(sl.read_corpus("builtin"))]))
+from strace_lens.report.page import asset
+print(json.dumps([sl.__file__, len(asset("page.html")), len(sl.read_corpus("builtin"))]))
 """
     told = python("-c", code, cwd=tmp_path, PYTHONPATH=str(place))
     assert str(place) in told

@@ -24,7 +24,7 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.load import DEFAULT, load_model
 from strace_lens.report.compare import comparison_report
 from strace_lens.report.summary import summarize_comparison
-from strace_lens.report.tables_compare import print_comparison
+from strace_lens.report.tables import print_comparison
 from strace_lens.utils.disk import JsonError, parse_json, results_folder, write_whole
 
 OUT = Path("out/compare")

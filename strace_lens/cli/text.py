@@ -17,7 +17,7 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.load import load_model
 from strace_lens.model.prompts import tokenize
-from strace_lens.plot.text_density import text_density_page
+from strace_lens.report.text_density import text_density_page
 from strace_lens.traces.estimators import estimator_of
 from strace_lens.utils.disk import results_folder, write_whole
 

@@ -14,18 +14,17 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
-from plotly.colors import hex_to_rgb, sample_colorscale
+from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from strace_lens.measures.intervals import interval_text
 from strace_lens.plot.style import (
+    ESTIMATOR_COLOURS,
+    ESTIMATOR_DASHES,
     INK,
-    LINE,
     SCALE,
-    SYMBOLS,
     cell_bounds,
     dressed,
-    figure,
     note,
     percent,
     size_axis,
@@ -35,18 +34,19 @@ from strace_lens.plot.style import (
 ABOVE = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
 """A legend above the plotting area, at its right."""
 
+BELOW = {"orientation": "h", "x": 0, "y": -0.12, "yanchor": "top", "traceorder": "normal"}
+"""A legend below the plotting area."""
+
 SHOWN_SIZES = (0.001, 0.01, 0.1, 0.4)
 """Sizes drawn where all would be too many: the measured ones nearest to these, in log."""
 
 SIZE_TITLE = "relative size s (log)"
 
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _ROW, _ONLY_ROW = 230, 320  # pixels of a row of panels: one of several, and the only one
 _GAP = 100  # from one row to the next
 _CLEAR = 40  # of the legend, above the two lines that name a panel
 _TOP, _BOTTOM = 112, 60
-_TITLE, _LEGEND = 52, 26  # pixels that a title and a line of the legend take
-_ENTRIES = 4  # of the legend that stand in one line of it, with names of any length
+_LINE = 18  # of a panel's name, beyond two
 
 Looks = Mapping[Any, tuple[str, dict[str, Any]]]
 """What each line is called and how it looks, by the value that tells it from the others."""
@@ -63,46 +63,17 @@ def of_run(table: pd.DataFrame, name: str) -> pd.DataFrame:
     return table.loc[table["run"].eq(name)]
 
 
-def dash_of(number: int) -> str:
-    """The dash of the lines of a run, by its number from 1; after the last they begin again."""
-    return _DASHES[(number - 1) % len(_DASHES)]
+def run_line(number: int, name: str) -> dict[str, Any]:
+    """How the line of a run looks: as its estimator's if it has its name, else by its number."""
+    if name not in ESTIMATOR_COLOURS:
+        name = list(ESTIMATOR_COLOURS)[(number - 1) % len(ESTIMATOR_COLOURS)]
+    return {"color": ESTIMATOR_COLOURS[name], "dash": ESTIMATOR_DASHES[name]}
 
 
-def symbol_of(number: int) -> str:
-    """The marker of a run, by its number from 1."""
-    return SYMBOLS[(number - 1) % len(SYMBOLS)]
-
-
-def name_runs(fig: go.Figure, names: Sequence[str], markers: bool = False) -> None:
-    """Name several runs in the legend, by dash or by marker."""
-    for number, name in enumerate(names if len(names) > 1 else (), start=1):
-        look: dict[str, Any] = {"mode": "lines", "line": {"color": INK, "dash": dash_of(number)}}
-        if markers:
-            look = {"mode": "markers", "marker": {"color": INK, "symbol": symbol_of(number)}}
-        fig.add_scatter(x=[None], y=[None], name=text_of(name), hoverinfo="skip", **look)
-
-
-def make_room(fig: go.Figure, inner: int, lines: int = 0) -> go.Figure:
-    """Set the height, so that some lines of text and the legend fit between title and panels.
-
-    Args:
-        fig: any figure.
-        inner: pixels from the top of the uppermost panel to the bottom of the lowest.
-        lines: of small text, such as `style.remark`, right above the panels.
-    """
-    drawn = cast(Sequence[Any], fig.data)
-    entries = {one.legendgroup or one.name for one in drawn if one.showlegend is not False}
-    text = LINE * lines + 6
-    top = _TITLE + _LEGEND * max(1, math.ceil(len(entries) / _ENTRIES)) + text
-    legend = {**ABOVE, "y": 1 + text / inner, "traceorder": "normal"}
-    margin = {"t": top, "b": _BOTTOM, "l": 72}
-    return fig.update_layout(height=inner + top + _BOTTOM, margin=margin, legend=legend)
-
-
-def empty(title: str, why: str) -> go.Figure:
-    """A figure that says why it shows nothing."""
-    fig = figure(title, height=240)
-    note(fig, why)
+def empty(title: str) -> go.Figure:
+    """A figure of a table without rows, which says so."""
+    fig = dressed(make_subplots(), title, height=240)
+    note(fig, "there is no row to draw")
     return fig.update_xaxes(visible=False).update_yaxes(visible=False)
 
 
@@ -116,17 +87,21 @@ def run_panels(
     """Empty panels, a row a run, named after the run and after what each shows.
 
     Args:
-        table: with a column `run`.
+        table: with a column `run`; without rows, the figure says so and has no panels.
         title: of the figure, as text.
         panels: what each column shows, or a function of the run's name to that; an empty name
             leaves the run's alone. As HTML.
         y_titles: of the columns from the left; those without one share the scale of the last.
         row_height: of the panels of a run, in pixels; 0 for the usual.
     """
+    if table.empty:
+        return empty(title)
     names = [str(name) for name in table["run"].unique()]
     shown = [list(panels(name) if callable(panels) else panels) for name in names]
     rows = len(names)
-    inner = (row_height or (_ROW if rows > 1 else _ONLY_ROW)) * rows + _GAP * (rows - 1)
+    more = _LINE * max(panel.count("<br>") for of in shown for panel in of)
+    gap = _GAP + more
+    inner = (row_height or (_ROW if rows > 1 else _ONLY_ROW)) * rows + gap * (rows - 1)
     fig = make_subplots(
         rows=rows,
         cols=len(shown[0]),
@@ -136,32 +111,45 @@ def run_panels(
             for panel in of
         ],
         horizontal_spacing=0.1 if len(y_titles) > 1 else 0.06,
-        vertical_spacing=_GAP / inner if rows > 1 else 0,
+        vertical_spacing=gap / inner if rows > 1 else 0,
     )
     fig.update_annotations(font={"size": 13})
-    legend = {**ABOVE, "y": 1 + _CLEAR / inner, "traceorder": "normal"}
-    dressed(fig, title, inner + _TOP + _BOTTOM, margin={"t": _TOP, "b": _BOTTOM}, legend=legend)
+    top = _TOP + more
+    legend = {**ABOVE, "y": 1 + (_CLEAR + more) / inner, "traceorder": "normal"}
+    dressed(fig, title, inner + top + _BOTTOM, margin={"t": top, "b": _BOTTOM}, legend=legend)
     for col, y_title in enumerate(y_titles, start=1):
         fig.update_yaxes(title_text=y_title, col=col)
     return fig
 
 
-def add_band(fig: go.Figure, curve: pd.DataFrame, colour: str, **place: object) -> None:
-    """The area between `low` and `high` of a curve by `size`, where none of its columns is NaN."""
-    there = curve.dropna()
-    if len(there):
-        red, green, blue = hex_to_rgb(colour)
-        fig.add_scatter(
-            x=[*there["size"], *there["size"][::-1]],
-            y=[*there["low"], *there["high"][::-1]],
-            fill="toself",
-            fillcolor=f"rgba({red},{green},{blue},0.13)",
-            mode="lines",
-            line={"width": 0},
-            showlegend=False,
-            hoverinfo="skip",
-            **place,
-        )
+def add_points(
+    fig: go.Figure,
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    hover: Callable[[dict[Any, Any]], str],
+    **look: Any,
+) -> None:
+    """Two columns of a table as lines or markers, under a name that stands in the legend once.
+
+    Args:
+        fig: to draw into.
+        table: a row a point.
+        x: column along the first axis.
+        y: column along the second.
+        hover: a row to the text under the pointer.
+        look: of the line or the markers: name, mode, row, column.
+    """
+    look.setdefault("legendgroup", look["name"])
+    drawn = cast(Sequence[Any], fig.data)
+    known = any(one.legendgroup == look["legendgroup"] and one.showlegend for one in drawn)
+    fig.add_scatter(
+        x=table[x],
+        y=table[y],
+        hoverinfo="text",
+        hovertext=["" if pd.isna(row[y]) else hover(row) for row in table.to_dict("records")],
+        **{"showlegend": not known, **look},
+    )
 
 
 def add_mean(
@@ -169,7 +157,7 @@ def add_mean(
     curve: pd.DataFrame,
     columns: tuple[str, str, str, str],
     line: dict[str, Any],
-    hover: Callable[[dict[str, Any], str], str],
+    hover: Callable[[dict[Any, Any], str], str],
     **look: Any,
 ) -> None:
     """A line over the band of its interval; no band where the interval is NaN.
@@ -184,23 +172,31 @@ def add_mean(
         look: of the line's trace: name, legend group, row and column.
     """
     along, value, low, high = columns
+    look.setdefault("legendgroup", look["name"])
     if low not in curve:
         curve = curve.assign(**{low: np.nan, high: np.nan})
-    place = {k: look[k] for k in ("row", "col", "legendgroup") if k in look}
-    ends = pd.DataFrame({"size": curve[along], "low": curve[low], "high": curve[high]})
-    add_band(fig, ends.astype("float64"), line["color"], **place)
-    fig.add_scatter(
-        x=curve[along],
-        y=curve[value],
+    band = curve[[along, low, high]].dropna()
+    if len(band):
+        fig.add_scatter(
+            x=[*band[along], *band[along][::-1]],
+            y=[*band[low], *band[high][::-1]],
+            fill="toself",
+            fillcolor=line["color"],
+            opacity=0.13,
+            mode="lines",
+            line={"width": 0},
+            showlegend=False,
+            hoverinfo="skip",
+            **{k: look[k] for k in ("row", "col", "legendgroup") if k in look},
+        )
+    add_points(
+        fig,
+        curve,
+        along,
+        value,
+        lambda row: hover(row, interval_text(row[value], row[low], row[high])),
         mode="lines+markers" if len(curve) == 1 else "lines",
         line={"width": 2.5, **line},
-        hoverinfo="text",
-        hovertext=[
-            ""
-            if np.isnan(row[value])
-            else hover(row, interval_text(*(row[c] for c in columns[1:])))
-            for row in curve.to_dict("records")
-        ],
         **look,
     )
 
@@ -210,7 +206,7 @@ def add_means(
     table: pd.DataFrame,
     columns: Sequence[str],
     looks: Looks,
-    hover: Callable[[dict[str, Any], str, str], str],
+    hover: Callable[[dict[Any, Any], str, str], str],
     *,
     by: str = "",
     along: str = "size",
@@ -231,7 +227,6 @@ def add_means(
         along: column of what the lines run along.
         gaps: whether a line has gaps where it is NaN; else it goes on to its next point.
     """
-    named: set[Any] = set()
     for _, own, row in by_run(table):
         for col, column in enumerate(columns, start=1):
             start = f"{column}_" if f"{column}_low" in table else ""
@@ -247,34 +242,27 @@ def add_means(
                     lambda r, value, column=column: hover(r, value, column),
                     name=name,
                     legendgroup=str(key),
-                    showlegend=key not in named,
                     row=row,
                     col=col,
                 )
-                named.add(key)
         if along == "size":
             axis = size_axis(own["size"].to_numpy(dtype=np.float64))
             fig.update_xaxes(axis, title_text=SIZE_TITLE, row=row)
 
 
-def at_size(row: Mapping[str, Any], prompts: str = "prompts") -> str:
+def at_size(row: Mapping[Any, Any], prompts: str = "prompts") -> str:
     """The first line of a hover text: the size of a row, and the prompts that a column counts."""
-    return f"<b>s = {row['size']:.4g}</b>, {row[prompts]} prompts<br>"
+    return f"<b>s = {row['size']:.6g}</b>, {row[prompts]} prompt{'s' * (row[prompts] != 1)}<br>"
 
 
 def add_level(
     fig: go.Figure, x: Float[np.ndarray, " point"], y: float, colour: str, hover: str, **look: Any
 ) -> None:
     """A dotted level line from the least to the greatest x, not in the legend."""
-    fig.add_scatter(
-        x=[x.min(), x.max()],
-        y=[y, y],
-        showlegend=False,
-        mode="lines",
-        line={"color": colour, "dash": "dot", "width": 1.5},
-        hoverinfo="text",
-        hovertext=[hover] * 2,
-        **look,
+    ends = pd.DataFrame({"x": [x.min(), x.max()], "y": y})
+    line = {"color": colour, "dash": "dot", "width": 1.5}
+    add_points(
+        fig, ends, "x", "y", lambda _: hover, mode="lines", line=line, showlegend=False, **look
     )
 
 
@@ -282,7 +270,7 @@ def add_heat(
     fig: go.Figure,
     rows: pd.DataFrame,
     column: str,
-    hover: Callable[[dict[str, Any]], str],
+    hover: Callable[[dict[Any, Any]], str],
     drawn: Callable[[np.ndarray], np.ndarray] = lambda values: values,
     *,
     across: str = "size",
@@ -347,6 +335,41 @@ def share_colours(lowest: float | int, cut: bool = False) -> dict[str, Any]:
     return {"colorscale": SCALE, "cmin": lowest, "cmax": 0, "colorbar": bar}
 
 
+def named_ticks(names: Sequence[str]) -> dict[str, Any]:
+    """An axis of things by their names, at 0, 1, 2 and so on."""
+    return {
+        "tickmode": "array",
+        "tickvals": list(range(len(names))),
+        "ticktext": [text_of(name) for name in names],
+        "showgrid": False,
+    }
+
+
+def add_menu(
+    fig: go.Figure, shows: Mapping[str, list[bool]], titles: Mapping[str, str] | None = None
+) -> go.Figure:
+    """Show what the first entry shows, and a menu if there are more.
+
+    Args:
+        fig: with everything drawn.
+        shows: which of its traces are visible, by the name of the entry.
+        titles: of the figure, as HTML, by the same names.
+    """
+    for number, visible in enumerate(next(iter(shows.values()))):
+        fig.update_traces({"visible": visible}, selector=number)
+    buttons = [
+        {
+            "label": text_of(name),
+            "method": "update",
+            "args": [{"visible": visible}, {"title.text": titles[name]} if titles else {}],
+        }
+        for name, visible in shows.items()
+    ]
+    place = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 6}}
+    menus = [{"type": "dropdown", "buttons": buttons, **place}] if len(shows) > 1 else []
+    return fig.update_layout(updatemenus=menus)
+
+
 def error_bars(
     mean: np.ndarray | float, low: np.ndarray | float, high: np.ndarray | float
 ) -> dict[str, object]:
@@ -372,5 +395,5 @@ def shown_sizes(sizes: Sequence[float] | Float[np.ndarray, " size"]) -> list[flo
 
 def size_colours(count: int) -> list[str]:
     """One hue from pale to dark, for what has an order: sizes, quarters of the depth."""
-    found = sample_colorscale(SCALE, np.linspace(0.3, 1, count).tolist(), colortype="tuple")
-    return ["#" + "".join(f"{round(255 * float(part)):02x}" for part in colour) for colour in found]
+    found = sample_colorscale(SCALE, np.linspace(0.3, 1, count).tolist())
+    return [str(colour) for colour in found]

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
 from strace_lens.circuits.agreement import agreement
-from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.evaluate import FAITHFUL
 from strace_lens.comparison.comparison import Comparison, MethodResult, chance_level
+from strace_lens.plot.charts import add_menu, add_points, named_ticks
 from strace_lens.plot.style import (
     INK,
     SCALE,
@@ -31,10 +32,13 @@ _DIVERGING = [[0.0, "#D55E00"], [0.5, "#f7f7f7"], [1.0, "#0072B2"]]
 
 
 def plot_faithfulness(comparison: Comparison) -> go.Figure:
-    """Faithfulness by fraction of edges, a line a method; the legend ranks them by CMD.
+    """Mean metric when each method's best edges are kept and all others ablated.
 
-    1 is the full model, 0 the model with every edge ablated, the dashed line 0.85. Where CPR is
-    taken from edges ranked by sign, that curve is a thin line with open dots.
+    On this scale the model with every edge ablated is 0 and the full model 1 (solid line); dashed
+    is 0.85, from which edges are counted. CMD, by which the legend ranks, is the area between a
+    curve and 1 over the fraction itself, so most of it lies in the right-hand decade. Thin lines
+    with open dots rank edges by signed score, as the MIB benchmark does for CPR, the area under a
+    curve.
 
     Raises:
         ValueError: no method ran.
@@ -47,9 +51,9 @@ def plot_faithfulness(comparison: Comparison) -> go.Figure:
     )
     for result in sorted(results, key=lambda r: r.faithfulness.cmd):
         curve = result.faithfulness
-        _add_curve(fig, result, curve.values, f"{text_of(result.method)}  {curve.cmd:.3f}")
+        _add_curve(fig, result, curve.values)
         if curve.cpr_values != curve.values:
-            _add_curve(fig, result, curve.cpr_values, None)
+            _add_curve(fig, result, curve.cpr_values, by_sign=True)
     fig.add_hline(y=1, line={"color": INK, "width": 1})
     fig.add_hline(y=FAITHFUL, line={"color": INK, "width": 1, "dash": "dash"})
     curves = [r.faithfulness for r in results]
@@ -76,36 +80,36 @@ def plot_faithfulness(comparison: Comparison) -> go.Figure:
 
 
 def _add_curve(
-    fig: go.Figure, result: MethodResult, values: tuple[float, ...], name: str | None
+    fig: go.Figure, result: MethodResult, values: tuple[float, ...], by_sign: bool = False
 ) -> None:
-    """A curve under a name of the legend; without one it is that of the ranking by sign."""
+    """A curve by size, thin where it is that of the ranking by sign."""
     curve, method = result.faithfulness, text_of(result.method)
     line, marker = method_line(result.method), method_marker(result.method, 6)
-    by_sign = name is None
     if by_sign:
         line, marker = line | {"width": 1}, marker | {"symbol": f"{marker['symbol']}-open"}
-    fig.add_scatter(
-        x=curve.fractions,
-        y=values,
-        name=name or f"{method} by sign",
+    points = {"fraction": curve.fractions, "edges": curve.edges, "value": values}
+    add_points(
+        fig,
+        pd.DataFrame(points),
+        "fraction",
+        "value",
+        lambda r: (
+            f"<b>{method}</b>{', by sign' * by_sign}, {percent(r['fraction'])}: {r['edges']:,} "
+            f"edges<br>faithfulness {r['value']:.4g}"
+        ),
+        name=f"{method} by sign" if by_sign else f"{method}  {curve.cmd:.3f}",
         showlegend=not by_sign,
         legendgroup=method,
         mode="lines+markers",
         line=line,
         marker=marker,
-        hoverinfo="text",
-        hovertext=[
-            f"<b>{method}</b>{', by sign' * by_sign}, {percent(fraction)}: {edges:,} edges"
-            f"<br>faithfulness {value:.4g}"
-            for fraction, edges, value in zip(curve.fractions, curve.edges, values, strict=True)
-        ],
     )
 
 
 def plot_quality(comparison: Comparison) -> go.Figure:
-    """CMD against seconds of discovery; a method beats random below the grey line.
+    """CMD, on the evaluation pairs, against the wall time that a method took to score all edges.
 
-    The legend ranks the methods by CMD.
+    Less is better, and a method above the dotted line is no better than chance.
 
     Raises:
         ValueError: no method ran.
@@ -131,8 +135,8 @@ def plot_quality(comparison: Comparison) -> go.Figure:
             hoverinfo="text",
             hovertext=[
                 f"<b>{method}</b><br>{scores.seconds:.3g} s, {scores.forwards:.4g} forward and "
-                f"{scores.backwards:.4g} backward passes<br>CPR "
-                f"{result.faithfulness.cpr:.4g}, CMD {y:.4g}"
+                f"{scores.backwards:.4g} backward passes<br>CPR {result.faithfulness.cpr:.4g}, CMD "
+                f"{y:.4g}"
             ],
         )
     if comparison.random_cmd:
@@ -146,7 +150,10 @@ def plot_quality(comparison: Comparison) -> go.Figure:
 
 
 def plot_overlap(comparison: Comparison) -> go.Figure:
-    """Jaccard index of every two methods' circuits: those of 85 %, or of one size from a menu.
+    """Edges that the circuits of two methods share, over the edges of either.
+
+    The circuits of 85 % differ in size, which bounds their overlap: a circuit of 10 edges inside
+    one of 100 has 0.1. The menu compares circuits of equal size.
 
     Raises:
         ValueError: no method ran.
@@ -159,21 +166,26 @@ def plot_overlap(comparison: Comparison) -> go.Figure:
     for fraction in graph.faithfulness.fractions:
         if int(fraction * graph.scores.edges) >= 1 and fraction < 1:
             own[f"best {percent(fraction)} of each"] = [
-                _best(r, max(1, int(fraction * r.scores.edges))) for r in results
+                r.scores.top(max(1, int(fraction * r.scores.edges)), absolute=_absolute(r))
+                for r in results
             ]
     for circuits in own.values():
         found = {
-            (i, j): _jaccard(a, b)
+            (i, j): a.jaccard(b)
             for (i, a), (j, b) in itertools.combinations(enumerate(circuits), 2)
+            if a.keep.shape == b.keep.shape
         }
         said = [f"{text_of(n)}</b>, {len(c):,} edges" for n, c in zip(names, circuits, strict=True)]
-        _add_matrix(fig, said, found, "Jaccard", "Jaccard", SCALE, 0)
-    _menu(fig, list(own))
-    return fig
+        _add_matrix(fig, said, found, "Jaccard", colorscale=SCALE, zmin=0)
+    return add_menu(fig, {name: [name == other for other in own] for name in own})
 
 
 def plot_agreement(comparison: Comparison) -> go.Figure:
-    """How alike every two methods rank all edges: Spearman, or rank-biased overlap from a menu.
+    """How alike every two methods rank all edges.
+
+    Spearman's correlation weighs all edges alike, rank-biased overlap (menu) the best edges most.
+    Methods that say nothing of most edges tie them, which lowers both. Blank: a method that scores
+    all edges the same, or by token position where the other does not.
 
     Raises:
         ValueError: no method ran.
@@ -187,25 +199,19 @@ def plot_agreement(comparison: Comparison) -> go.Figure:
         if a.scores.values.shape == b.scores.values.shape
     }
     kinds = {
-        "spearman": ("Spearman's rank correlation", "Spearman", _DIVERGING, -1),
-        "rbo": ("rank-biased overlap", "RBO", SCALE, 0),
+        "Spearman's rank correlation": ("spearman", {"colorscale": _DIVERGING, "zmin": -1}),
+        "rank-biased overlap": ("rbo", {"colorscale": SCALE, "zmin": 0}),
     }
     said = [f"{text_of(name)}</b>" for name in names]
-    for key, look in kinds.items():
-        _add_matrix(fig, said, {pair: both[key] for pair, both in found.items()}, *look)
-    _menu(fig, [what for what, *_ in kinds.values()])
-    return fig
+    for what, (key, look) in kinds.items():
+        _add_matrix(fig, said, {pair: both[key] for pair, both in found.items()}, what, **look)
+    return add_menu(fig, {what: [what == other for other in kinds] for what in kinds})
 
 
 def _matrix_figure(title: str, names: Sequence[str]) -> go.Figure:
     """An empty figure for matrices of methods: rows downwards, in the order given."""
     fig = figure(title, 250 + 27 * len(names), margin={"t": 96})
-    ticks = {
-        "tickmode": "array",
-        "tickvals": list(range(len(names))),
-        "ticktext": [text_of(name) for name in names],
-        "showgrid": False,
-    }
+    ticks = named_ticks(names)
     fig.update_xaxes(tickangle=-40, range=[-0.5, len(names) - 0.5], **ticks)
     return fig.update_yaxes(range=[len(names) - 0.5, -0.5], **ticks)
 
@@ -215,9 +221,7 @@ def _add_matrix(
     names: Sequence[str],
     values: Mapping[tuple[int, int], float],
     what: str,
-    short: str,
-    colours: list[list[Any]],
-    least: int,
+    **look: Any,
 ) -> None:
     """A symmetric matrix as a heat map with its numbers, blank where there is none.
 
@@ -226,9 +230,7 @@ def _add_matrix(
         names: of rows and columns, as the end of bold HTML.
         values: by row and column, of every two once.
         what: the values are, in hover texts.
-        short: the same over the bar of colours.
-        colours: of the values.
-        least: value that the colours start at; they end at 1.
+        look: of the heat map: its colours, and the value that they start at.
     """
     count = len(names)
     shown = np.full((count, count), np.nan)
@@ -248,10 +250,9 @@ def _add_matrix(
         ],
         xgap=1,
         ygap=1,
-        colorscale=colours,
-        zmin=least,
         zmax=1,
-        colorbar={"title": {"text": short}, "thickness": 14},
+        colorbar={"thickness": 14},
+        **look,
     )
 
 
@@ -274,26 +275,7 @@ def _absolute(result: MethodResult) -> bool:
     return bool(result.circuit.metadata.get("absolute", False))
 
 
-def _best(result: MethodResult, edges: int) -> Circuit:
-    return result.scores.top(edges, absolute=_absolute(result))
-
-
-def _jaccard(a: Circuit, b: Circuit) -> float:
-    return a.jaccard(b) if a.keep.shape == b.keep.shape else float("nan")
-
-
 def _range(values: Float[np.ndarray, " dot"], least: float) -> tuple[float, float]:
     """The range of an axis with room around the dots, at least `least` wide."""
     middle, half = (values.min() + values.max()) / 2, max(least, np.ptp(values)) * 0.62
     return float(middle - half), float(middle + half)
-
-
-def _menu(fig: go.Figure, labels: list[str]) -> None:
-    """A menu that shows one plotly trace at a time, the first one first."""
-    buttons = []
-    for i, label in enumerate(labels):
-        fig.update_traces({"visible": i == 0}, selector=i)
-        shows = [j == i for j in range(len(labels))]
-        buttons.append({"label": label, "method": "restyle", "args": [{"visible": shows}]})
-    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 6}}
-    fig.update_layout(updatemenus=[{"type": "dropdown", "buttons": buttons, **place}])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import Phases, find_phases
 from strace_lens.density.ways import Way, dense_share, top_size
+from strace_lens.plot.charts import BELOW, add_points
 from strace_lens.plot.style import (
     BANDS,
     COLOURS,
@@ -22,7 +23,7 @@ from strace_lens.plot.style import (
     quoted,
     remark,
     size_axis,
-    size_texts,
+    size_text,
 )
 
 _WAY_COLOURS = {
@@ -32,13 +33,22 @@ _WAY_COLOURS = {
 }
 _OTHER_WAY = COLOURS["mlp"]
 _CONSTRUCTION = 9  # width in pixels of the stroke under a curve where it is constructed
+_CONTROLS = {
+    "random": ("random subgraph", "dash"),
+    "inverse": ("inverse of the trace", "dot"),
+    "random_inverse": ("inverse of the random subgraph", "dashdot"),
+}
+_TV = "total variation from the model's output"
 
 
 def plot_density(curve: DensityCurve, phases: Phases | None = None) -> go.Figure:
-    """Total variation by size, its head and tail parts, its controls, and the phases as bands.
+    """How far the output of the trace is from the model's, at each size.
 
-    A filled marker is a size at which the trace has the model's top-1 token, an open one a size at
-    which it has not. Controls that were left out of the curve are left out of the figure.
+    The shaded areas under the curve are the two parts of its total variation: over the head (the
+    model's top-p nucleus) and over the tail. A filled marker is a size at which the trace has the
+    model's top-1 token. Controls, if they were run, hold a random subgraph of as many edges
+    (dashed), all edges but the trace's (dotted), or all but the random subgraph's; each keeps every
+    residual edge. Vertical bands are the phases found in the curve.
 
     Args:
         curve: of `density_curve`.
@@ -47,58 +57,10 @@ def plot_density(curve: DensityCurve, phases: Phases | None = None) -> go.Figure
     phases = find_phases(curve) if phases is None else phases
     table = curve.table
     named = "" if math.isnan(curve.density) else f" (density {curve.density:.3f})"
-    fig = figure(
-        f"Density curve{named}",
-        height=520,
-        margin={"t": 92, "b": 60},
-        legend={
-            "orientation": "h",
-            "x": 0,
-            "y": -0.18,
-            "yanchor": "top",
-            "traceorder": "normal",
-        },
-    )
+    margin = {"t": 92, "b": 60}
+    fig = figure(f"Density curve{named}", 520, margin=margin, legend={**BELOW, "y": -0.18})
     _add_bands(fig, phases)
-    _add_errors(fig, table)
-    _add_controls(fig, table)
-    fig.add_scatter(
-        x=table["size"],
-        y=table["tv"],
-        name="trace",
-        legendrank=999,
-        mode="lines",
-        line={"color": COLOURS["trace"], "width": 2.5},
-        hoverinfo="text",
-        hovertext=_hover(curve),
-    )
-    for agrees, name, fill in (
-        (True, "same top-1 token", INK),
-        (False, "another top-1 token", "white"),
-    ):
-        rows = table[table["top1"] == agrees]
-        fig.add_scatter(
-            x=rows["size"],
-            y=rows["tv"],
-            name=name,
-            legendrank=999,
-            mode="markers",
-            marker={
-                "symbol": "circle",
-                "size": 8,
-                "color": fill,
-                "line": {"width": 1.5, "color": COLOURS["trace"]},
-            },
-            hoverinfo="skip",
-        )
-    fig.update_xaxes(size_axis(table["size"].to_numpy()))
-    fig.update_yaxes(range=[-0.02, 1.04], title_text="total variation from the model's output")
-    return fig
-
-
-def _add_errors(fig: go.Figure, table: pd.DataFrame) -> None:
-    """Head and tail error as stacked areas: together they reach up to the curve."""
-    for part in ("head", "tail"):
+    for part in ("head", "tail"):  # stacked, they reach up to the curve
         fig.add_scatter(
             x=table["size"],
             y=table[f"{part}_error"],
@@ -109,44 +71,56 @@ def _add_errors(fig: go.Figure, table: pd.DataFrame) -> None:
             legendrank=1001,  # after the curves, though drawn beneath them
             hoverinfo="skip",
         )
-
-
-def _add_controls(fig: go.Figure, table: pd.DataFrame) -> None:
-    controls = {
-        "random": ("random subgraph", "dash"),
-        "inverse": ("inverse of the trace", "dot"),
-        "random_inverse": ("inverse of the random subgraph", "dashdot"),
-    }
-    for control, (name, dash) in controls.items():
-        run = table.loc[table[f"{control}_tv"].notna()]  # refined sizes have no controls
-        values = run[f"{control}_tv"]
-        if len(run):
-            fig.add_scatter(
-                x=run["size"],
-                y=values,
+    for control, (name, dash) in _CONTROLS.items():
+        there = table.dropna(subset=[f"{control}_tv"])  # refined sizes have no controls
+        if len(there):
+            add_points(
+                fig,
+                there,
+                "size",
+                f"{control}_tv",
+                lambda r, name=name, of=f"{control}_tv": f"{_size(r)}<br>{name}: TV {r[of]:.4g}",
                 name=name,
                 mode="lines",
                 line={"color": COLOURS[control], "dash": dash, "width": 2},
-                hoverinfo="text",
-                hovertext=[
-                    f"{text}<br>{name}: TV {tv:.4g}"
-                    for text, tv in zip(size_texts(run), values, strict=True)
-                ],
             )
-
-
-def _hover(curve: DensityCurve) -> list[str]:
-    """Exact size, edges and every measure of each size."""
-    table = curve.table
-    return [
-        f"{text}<br>TV {row['tv']:.4g} = head {row['head_error']:.4g} + tail "
-        f"{row['tail_error']:.4g}<br>KL {row['kl']:.4g} nats<br>top-1 {quoted(token)}, "
-        f"p = {probability:.3g}, {'the same as' if row['top1'] else 'another than'} "
-        f"the model's<br>shared nucleus {100 * row['nucleus']:.0f} %"
-        for text, row, ((token, probability), *_) in zip(
-            size_texts(table), table.to_dict("records"), curve.tops, strict=True
+    look: dict[str, Any] = {"legendrank": 999, "mode": "lines"}
+    look["line"] = {"color": COLOURS["trace"], "width": 2.5}
+    tops = table.assign(top=[top for top, *_ in curve.tops])
+    add_points(fig, tops, "size", "tv", _measures, name="trace", **look)
+    for agrees, name, fill in (
+        (True, "same top-1 token", INK),
+        (False, "another top-1 token", "white"),
+    ):
+        ring = {"width": 1.5, "color": COLOURS["trace"]}
+        marker = {"symbol": "circle", "size": 8, "color": fill, "line": ring}
+        rows = table[table["top1"] == agrees]
+        fig.add_scatter(
+            x=rows["size"],
+            y=rows["tv"],
+            name=name,
+            legendrank=999,
+            mode="markers",
+            marker=marker,
+            hoverinfo="skip",
         )
-    ]
+    fig.update_xaxes(size_axis(table["size"].to_numpy()))
+    return fig.update_yaxes(range=[-0.02, 1.04], title_text=_TV)
+
+
+def _size(row: dict[Any, Any]) -> str:
+    return size_text(row["size"], row["edges"])
+
+
+def _measures(row: dict[Any, Any]) -> str:
+    """Exact size, edges and every measure of a row."""
+    token, probability = row["top"]
+    return (
+        f"{_size(row)}<br>TV {row['tv']:.4g} = head {row['head_error']:.4g} + tail "
+        f"{row['tail_error']:.4g}<br>KL {row['kl']:.4g} nats<br>top-1 {quoted(token)}, "
+        f"p = {probability:.3g}, {'the same as' if row['top1'] else 'another than'} the model's"
+        f"<br>shared nucleus {100 * row['nucleus']:.0f} %"
+    )
 
 
 def _add_bands(fig: go.Figure, phases: Phases) -> None:
@@ -184,11 +158,13 @@ def _add_bands(fig: go.Figure, phases: Phases) -> None:
 
 
 def plot_ways(curves: Mapping[Way, DensityCurve]) -> go.Figure:
-    """Total variation by size in several ways of measuring one prompt.
+    """Total variation from the model's output at each size, in several ways of measuring a prompt.
 
-    The wide pale stroke under a curve is its construction, what follows its refinement. A dot is
-    the size from which on the trace has the model's top token. The upright line is the share of the
-    graph that residual and MLP edges make up.
+    By default the trace of the paper's search with every other edge ablated (the definition), the
+    same trace with attention edges left in place (what the authors' released evaluation computes),
+    and a tighter ranking. The wide pale stroke is construction, what follows is refinement. A dot
+    marks the size from which on the trace has the model's top token. The upright line is the share
+    of the graph that residual and MLP edges make up.
 
     Args:
         curves: of `ways.measure_ways`, at least one.
@@ -199,7 +175,7 @@ def plot_ways(curves: Mapping[Way, DensityCurve]) -> go.Figure:
         f"How much of the graph predicts {quoted(token)} (p = {probability:.2f})",
         height=460,
         margin={"t": 60, "b": 60},
-        legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
+        legend={**BELOW, "y": -0.2},
     )
     share = dense_share(first)
     fig.add_vline(x=share, line={"color": "#777777", "width": 1.5, "dash": "dot"})
@@ -218,9 +194,7 @@ def plot_ways(curves: Mapping[Way, DensityCurve]) -> go.Figure:
         _add_way(fig, way, curve, number)
     sizes = np.concatenate([curve.table["size"].to_numpy() for curve in curves.values()])
     fig.update_xaxes(size_axis(sizes))
-    return fig.update_yaxes(
-        range=[-0.02, 1.04], title_text="total variation from the model's output"
-    )
+    return fig.update_yaxes(range=[-0.02, 1.04], title_text=_TV)
 
 
 def _add_way(fig: go.Figure, way: Way, curve: DensityCurve, number: int) -> None:
@@ -241,19 +215,19 @@ def _add_way(fig: go.Figure, way: Way, curve: DensityCurve, number: int) -> None
             legendrank=1001,
             hoverinfo="skip",
         )
-    fig.add_scatter(
-        x=sizes,
-        y=tv,
+    add_points(
+        fig,
+        table,
+        "size",
+        "tv",
+        lambda row: (
+            f"{way.title}<br>{_size(row)}<br>TV {row['tv']:.3g} = head {row['head_error']:.3g} + "
+            f"tail {row['tail_error']:.3g}<br>{percent(row['ablatable_size'])} of the edges that "
+            f"can be ablated<br>top-1 {quoted(row['top'])}"
+        ),
         name=way.title,
         mode="lines",
         line={"color": colour, "width": 2.5},
-        hoverinfo="text",
-        hovertext=[
-            f"{way.title}<br>{text}<br>TV {row['tv']:.3g} = head {row['head_error']:.3g} + tail "
-            f"{row['tail_error']:.3g}<br>{percent(row['ablatable_size'])} of the edges that can be "
-            f"ablated<br>top-1 {quoted(row['top'])}"
-            for text, row in zip(size_texts(table), table.to_dict("records"), strict=True)
-        ],
     )
     size = top_size(curve)
     if not math.isnan(size):

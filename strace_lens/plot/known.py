@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from strace_lens.comparison.comparison import Comparison, chance_level
+from strace_lens.plot.charts import ABOVE, add_points, named_ticks
 from strace_lens.plot.style import (
     COLOURS,
     INK,
@@ -32,7 +33,9 @@ MOST_EDGES = 80
 def plot_auroc(comparison: Comparison) -> go.Figure:
     """AUROC of every method against the true circuit as bars, and precision as diamonds.
 
-    The dotted line is what a method must exceed to beat random; 0.5 is the mean of chance.
+    AUROC is the chance that a true edge scores above another one; 0.5 is the mean of chance, and
+    the dotted line is what a method must exceed to beat random. Precision is the share of true
+    edges among as many of the best as there are true ones.
 
     Raises:
         ValueError: no true circuit is known.
@@ -41,28 +44,27 @@ def plot_auroc(comparison: Comparison) -> go.Figure:
     if not known:
         raise ValueError(f"no true circuit of {comparison.task!r} is known")
     known.sort(key=lambda r: (r.auroc, r.precision or 0.0))
+    truth = f" ({text_of(comparison.truth_name)})" if comparison.truth_name else ""
     fig = figure(
-        f"Against the true circuit{_truth_name(comparison)}",
+        f"Against the true circuit{truth}",
         height=150 + 26 * len(known),
         margin={"t": 84},
-        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
+        legend={**ABOVE, "x": 0, "xanchor": "left", "y": 1},
         bargap=0.3,
     )
-    names = [text_of(r.method) for r in known]
-    auroc = [r.auroc for r in known]
+    names, auroc = [text_of(r.method) for r in known], [r.auroc for r in known]
+    look: dict[str, Any] = {"y": list(range(len(names))), "hoverinfo": "text"}
     fig.add_bar(
         x=auroc,
-        y=list(range(len(names))),
         orientation="h",
         name="AUROC",
         marker={"color": [look_of(r.method).colour for r in known], "opacity": 0.75},
-        hoverinfo="text",
         hovertext=[f"<b>{n}</b><br>AUROC {a:.4f}" for n, a in zip(names, auroc, strict=True)],
         showlegend=False,
+        **look,
     )
     fig.add_scatter(
         x=[r.precision for r in known],
-        y=list(range(len(names))),
         name="precision at the true size",
         mode="markers",
         marker={
@@ -71,26 +73,23 @@ def plot_auroc(comparison: Comparison) -> go.Figure:
             "color": "white",
             "line": {"color": INK, "width": 2},
         },
-        hoverinfo="text",
         hovertext=[
             f"<b>{n}</b><br>precision {r.precision:.4f}<br>{len(r.missed)} true edges missed"
             for n, r in zip(names, known, strict=True)
         ],
+        **look,
     )
     if comparison.random_auroc:
         level = chance_level(comparison.random_auroc)
         fig.add_vline(x=level, line={"color": INK, "width": 1.5, "dash": "dot"})
     fig.update_xaxes(range=[-0.02, 1.03], title_text="AUROC (bars), precision (diamonds)")
-    labels = [f"{n}  {a:.3f}" for n, a in zip(names, auroc, strict=True)]
-    fig.update_yaxes(tickmode="array", tickvals=list(range(len(names))), ticktext=labels)
-    fig.update_yaxes(showgrid=False)
-    return fig
+    return fig.update_yaxes(named_ticks([f"{r.method}  {r.auroc:.3f}" for r in known]))
 
 
 def plot_found(comparison: Comparison) -> go.Figure:
     """Which true edges each method has among as many of its best as there are true ones.
 
-    A truth of more than `MOST_EDGES` edges is not drawn; the figure says so.
+    Dark: a true edge that is among them. Pale: one that the method misses.
 
     Raises:
         ValueError: no true circuit is known.
@@ -105,6 +104,7 @@ def plot_found(comparison: Comparison) -> go.Figure:
         note(fig, f"The true circuit has {len(edges):,} edges, too many to draw one by one.")
         return fig
     found = np.array([[edge not in r.missed for edge in edges] for r in results], dtype=np.float64)
+    missed = "missed" if len(edges) <= 12 else "–"
     fig.add_heatmap(
         x=list(range(len(edges))),
         y=list(range(len(results))),
@@ -116,10 +116,7 @@ def plot_found(comparison: Comparison) -> go.Figure:
         xgap=2,
         ygap=2,
         texttemplate="%{text}",
-        text=[
-            ["" if there else "missed" if len(edges) <= 12 else "–" for there in row]
-            for row in found
-        ],
+        text=np.where(found > 0, "", missed),
         hoverinfo="text",
         hovertext=[
             [
@@ -129,29 +126,18 @@ def plot_found(comparison: Comparison) -> go.Figure:
             for r, row in zip(results, found, strict=True)
         ],
     )
-    fig.update_xaxes(
-        tickmode="array",
-        tickvals=list(range(len(edges))),
-        ticktext=[text_of(edge) for edge in edges],
-        tickangle=-40,
-        showgrid=False,
-    )
-    fig.update_yaxes(
-        tickmode="array",
-        tickvals=list(range(len(results))),
-        ticktext=[text_of(r.method) for r in results],
-        range=[len(results) - 0.5, -0.5],
-        showgrid=False,
-    )
-    return fig
+    fig.update_xaxes(tickangle=-40, **named_ticks(edges))
+    methods = named_ticks([r.method for r in results])
+    return fig.update_yaxes(range=[len(results) - 0.5, -0.5], **methods)
 
 
 def plot_projection(comparison: Comparison) -> go.Figure:
-    """Whether an s-Trace contains the components of the circuits, by the size of the trace.
+    """The s-Trace of the first clean prompt, projected to heads and MLPs.
 
-    Above, the share of each circuit's heads and MLPs that have an edge in the trace. Below, the
-    AUROC of the share of its edges that the trace keeps, as a sign that a component is in the
-    circuit; 0.5 is chance.
+    Above: share of a circuit's components with at least one edge in the trace of each size. Below:
+    whether the trace keeps more of the edges of components inside the circuit than of those outside
+    (AUROC; 0.5 is chance, dashed); a circuit of all components has none. The number behind a name
+    counts the circuit's components.
 
     Raises:
         ValueError: the comparison has no projection.
@@ -163,29 +149,24 @@ def plot_projection(comparison: Comparison) -> go.Figure:
     fig = dressed(panels, "An s-Trace of one prompt against the circuits", 700)
     for name, rows in table.groupby("circuit", sort=False):
         name = str(name)
-        count = int(rows["circuit_components"].iloc[0])
-        line = {"color": INK, "width": 4} if name == TRUTH else method_line(name)
-        texts = [
-            f"<b>{text_of(name)}</b>, {count:,} components"
-            f"<br>trace of s = {row['size']:.4g}: {row['edges']:,} edges, "
-            f"{row['components']:,} components"
-            f"<br>recall {row['recall']:.3f}, precision {row['precision']:.3f}, "
-            f"AUROC {row['auroc']:.3f}"
-            f"<br>edges kept: {percent(row['share_inside'])} of those inside, "
-            f"{percent(row['share_outside'])} of those outside"
-            for row in rows.to_dict("records")
-        ]
+        shown, count = text_of(name), int(rows["circuit_components"].iloc[0])
         for panel, column in enumerate(("recall", "auroc"), start=1):
-            fig.add_scatter(
-                x=rows["size"],
-                y=rows[column],
-                name=f"{text_of(name)} ({count:,})",
-                legendgroup=text_of(name),
-                showlegend=panel == 1,
+            add_points(
+                fig,
+                rows,
+                "size",
+                column,
+                lambda row, shown=shown, count=count: (
+                    f"<b>{shown}</b>, {count:,} components<br>trace of s = {row['size']:.4g}: "
+                    f"{row['edges']:,} edges, {row['components']:,} components<br>recall "
+                    f"{row['recall']:.3f}, precision {row['precision']:.3f}, AUROC "
+                    f"{row['auroc']:.3f}<br>edges kept: {percent(row['share_inside'])} of those "
+                    f"inside, {percent(row['share_outside'])} of those outside"
+                ),
+                name=f"{shown} ({count:,})",
+                legendgroup=shown,
                 mode="lines",
-                line=line,
-                hoverinfo="text",
-                hovertext=texts,
+                line={"color": INK, "width": 4} if name == TRUTH else method_line(name),
                 row=panel,
                 col=1,
             )
@@ -196,9 +177,5 @@ def plot_projection(comparison: Comparison) -> go.Figure:
     fig.update_xaxes(title=axis["title"], row=2)
     fig.update_yaxes(title_text="share of components in the trace", range=[-0.03, 1.03], row=1)
     fig.update_yaxes(title_text="AUROC of components", range=[-0.03, 1.03], row=2)
-    fig.update_layout(legend={"title": {"text": "circuit (components)"}, "tracegroupgap": 0})
-    return fig
-
-
-def _truth_name(comparison: Comparison) -> str:
-    return f" ({text_of(comparison.truth_name)})" if comparison.truth_name else ""
+    legend = {"title": {"text": "circuit (components)"}, "tracegroupgap": 0}
+    return fig.update_layout(legend=legend)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -9,12 +11,18 @@ from plotly.subplots import make_subplots
 
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import LayerPhase, Phases
-from strace_lens.plot.charts import add_heat, log_shares, share_colours
+from strace_lens.plot.charts import (
+    ABOVE,
+    BELOW,
+    add_heat,
+    add_points,
+    log_shares,
+    share_colours,
+)
 from strace_lens.plot.style import (
     COLOURS,
     INK,
     LABELS,
-    LINE,
     PARTS,
     SCALE,
     dressed,
@@ -23,7 +31,7 @@ from strace_lens.plot.style import (
     percent,
     remark,
     size_axis,
-    size_texts,
+    size_text,
 )
 from strace_lens.traces.edges import KINDS
 
@@ -31,26 +39,28 @@ _EMPTY = "no size measured has an edge"
 
 
 def plot_kinds(curve: DensityCurve) -> go.Figure:
-    """Share of residual, attention and MLP edges by size; sizes without an edge are left out."""
+    """Share of residual, attention and MLP edges among the edges of the trace of each size.
+
+    Sizes too small to hold an edge are left out.
+    """
     table = curve.table.query("edges > 0")
     fig = figure("Composition of the trace by kind of edge", height=420)
-    fig.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02})
-    fig.update_layout(legend={"yanchor": "bottom", "traceorder": "normal"})
+    fig.update_layout(legend={**ABOVE, "traceorder": "normal"})
     for kind in KINDS:
-        shares = table[kind].to_numpy()
-        fig.add_scatter(
-            x=table["size"],
-            y=shares,
+        add_points(
+            fig,
+            table,
+            "size",
+            kind,
+            lambda r, kind=kind: (
+                f"{size_text(r['size'], r['edges'])}<br>{LABELS[kind]}: {percent(r[kind])} of its "
+                "edges"
+            ),
             name=LABELS[kind],
             stackgroup="kind",
             mode="lines+markers",
             line={"color": COLOURS[kind], "width": 1},
             marker={"size": 4},
-            hoverinfo="text",
-            hovertext=[
-                f"{text}<br>{LABELS[kind]}: {percent(share)} of its edges"
-                for text, share in zip(size_texts(table), shares, strict=True)
-            ],
         )
     fig.update_xaxes(size_axis(curve.table["size"].to_numpy()))
     fig.update_yaxes(range=[0, 1], tickformat=".0%", title_text="share of the trace's edges")
@@ -60,20 +70,21 @@ def plot_kinds(curve: DensityCurve) -> go.Figure:
 
 
 def plot_layers(curve: DensityCurve) -> go.Figure:
-    """Share of the trace's edges that each layer holds, by size (blank for none); the mean layer.
+    """Share of the trace's edges that each layer holds, at each size; blank cells hold none.
 
-    The colours end at three times an even share; the hover text has the exact one.
+    The line is the mean layer. Small traces hold few edges, so their shares are coarse.
     """
     table, cells = curve.table, _layer_table(curve)
     layers = curve.trace.shape.layers
-    top = min(1.0, 3 / layers)
+    top = min(1.0, 3 / layers)  # where the colours end: three times an even share
     fig = figure("Composition of the trace by layer", height=max(380, min(620, 14 * layers + 140)))
     add_heat(
         fig,
         cells,
         "of_trace",
         lambda r: (
-            f"{r['text']}<br>layer {r['layer']}: {r['edges']:,} edges, {percent(r['of_trace'])}"
+            f"{size_text(r['size'], r['kept'])}<br>layer {r['layer']}: {r['edges']:,} edges, "
+            f"{percent(r['of_trace'])}"
         ),
         lambda shares: np.where(shares > 0, shares, np.nan),
         zmin=0,
@@ -89,18 +100,16 @@ def plot_layers(curve: DensityCurve) -> go.Figure:
     )
     some = table.query("edges > 0")
     for colour, width in (("black", 5), ("white", 2.5)):  # an outline, legible on any ground
-        fig.add_scatter(
-            x=some["size"],
-            y=some["mean_layer"],
+        add_points(
+            fig,
+            some,
+            "size",
+            "mean_layer",
+            lambda r: f"{size_text(r['size'], r['edges'])}<br>mean layer {r['mean_layer']:.2f}",
             name="mean layer",
             mode="lines+markers" if len(some) == 1 else "lines",
             line={"color": colour, "width": width},
             showlegend=False,
-            hoverinfo="skip" if colour == "black" else "text",
-            hovertext=[
-                f"{text}<br>mean layer {mean:.2f}"
-                for text, mean in zip(size_texts(some), some["mean_layer"], strict=True)
-            ],
         )
     fig.update_xaxes(size_axis(table["size"].to_numpy()), showgrid=False)
     fig.update_yaxes(title_text="layer (line: mean layer)")
@@ -119,7 +128,7 @@ def _layer_table(curve: DensityCurve) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "size": np.repeat(table["size"].to_numpy(), layers),
-            "text": np.repeat(size_texts(table), layers),
+            "kept": np.repeat(table["edges"].to_numpy(), layers),
             "layer": np.tile(np.arange(layers), len(counts)),
             "edges": counts.ravel(),
             "reachable": np.tile(reachable, len(counts)),
@@ -148,11 +157,12 @@ def missing(phases: Phases) -> dict[str, str]:
 
 
 def plot_layer_phases(curve: DensityCurve, phases: Phases) -> go.Figure:
-    """Phase diagram, layer by size, and beneath it what each step of size gains.
+    """Which share of a layer's edges the trace of each size holds, and what each step gains.
 
-    Upper part: share of a layer's edges that the trace of each size holds, in logarithmic colours;
-    blank where it holds none. Lower part: by how much head and tail error fall from one measured
-    size to the next, drawn over the step from the smaller to the larger (negative: they rise).
+    Above, the shares in logarithmic colours; blank cells hold none. Below: by how much the head
+    error and the tail error fall over each step from one measured size to the next. Lines mark
+    where head subgraph and tail refinement end: at the smallest measured size from which on the
+    error stays under a tenth of its mass.
     """
     table = curve.table
     fig = make_subplots(
@@ -163,7 +173,7 @@ def plot_layer_phases(curve: DensityCurve, phases: Phases) -> go.Figure:
         "Layer phases",
         height=max(560, min(820, 14 * curve.trace.shape.layers + 340)),
         margin={"t": 92},
-        legend={"orientation": "h", "x": 0, "y": -0.12, "yanchor": "top"},
+        legend=BELOW,
     )
     _add_filling(fig, curve)
     _add_gains(fig, curve)
@@ -187,8 +197,8 @@ def _add_filling(fig: go.Figure, curve: DensityCurve) -> None:
         cells,
         "of_layer",
         lambda r: (
-            f"{r['text']}<br>layer {r['layer']}: {r['edges']:,} of {r['reachable']:,} edges, "
-            f"{percent(r['of_layer'])}"
+            f"{size_text(r['size'], r['kept'])}<br>layer {r['layer']}: {r['edges']:,} of "
+            f"{r['reachable']:,} edges, {percent(r['of_layer'])}"
         ),
         log_shares,
         row=1,
@@ -201,25 +211,25 @@ def _add_filling(fig: go.Figure, curve: DensityCurve) -> None:
 
 def _add_gains(fig: go.Figure, curve: DensityCurve) -> None:
     """Fall of head and tail error at each step; the first size has no step and stands at 0."""
-    table = curve.table
-    texts = size_texts(table)
+    before = curve.table["size"].shift()
     for part, (dash, _) in PARTS.items():
-        falls = -np.diff(table[f"{part}_error"].to_numpy(), prepend=table[f"{part}_error"].iloc[0])
-        befores = [f"{s:.10g}" for s in table["size"]]
-        fig.add_scatter(
-            x=table["size"],
-            y=falls,
+        falls = -curve.table[f"{part}_error"].diff().fillna(0.0)
+        add_points(
+            fig,
+            curve.table.assign(fall=falls, before=before),
+            "size",
+            "fall",
+            lambda r, part=part: (
+                f"{size_text(r['size'], r['edges'])}<br>"
+                + (
+                    "the smallest size measured: no step before it"
+                    if np.isnan(r["before"])
+                    else f"{part} error falls by {r['fall']:.4g} since s = {r['before']:.10g}"
+                )
+            ),
             name=f"{part} error",
             mode="lines",
             line={"color": COLOURS[part], "dash": dash, "width": 2.5, "shape": "vh"},
-            hoverinfo="text",
-            hovertext=[
-                f"{texts[0]}<br>the smallest size measured: no step before it",
-                *(
-                    f"{text}<br>{part} error falls by {fall:.4g} since s = {before}"
-                    for text, fall, before in zip(texts[1:], falls[1:], befores, strict=False)
-                ),
-            ],
             row=2,
             col=1,
         )
@@ -237,28 +247,17 @@ def _add_ends(fig: go.Figure, phases: Phases) -> None:
         if phase is None:
             remark(fig, reasons[part], row)
             continue
-        at = float(np.log10(phase.stop))
         # Over the heat map on a white ground, legible in any colour.
         _upper_line(fig, phase.stop, {"color": "white", "width": 5})
         fig.add_vline(x=phase.stop, line={"color": INK, "width": 2, "dash": PARTS[part][0]})
-        fig.add_annotation(
-            text=f"{end} s = {phase.stop:.3g}",
-            x=at,
-            y=1,
-            yref="paper",
-            xanchor="right" if at > -2.5 else "left",
-            yanchor="bottom",
-            yshift=2 + LINE * row,
-            showarrow=False,
-            font={"size": 12},
-        )
+        remark(fig, f"{end} s = {phase.stop:.3g}", row)
 
 
 def plot_layer_profiles(phases: Phases) -> go.Figure:
-    """Head subgraph and tail refinement over the layers.
+    """Where the edges of the head subgraph and those that the tail refinement adds lie.
 
-    Upper part: share of the subgraph's edges that lie in a layer (its mean layer as a line); lower
-    part: share of the layer's edges that belong to the subgraph.
+    Above: share of each set by layer, with its mean layer as a vertical line. Below: share of each
+    layer.
     """
     fig = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     dressed(
@@ -266,7 +265,7 @@ def plot_layer_profiles(phases: Phases) -> go.Figure:
         "Head subgraph and tail refinement by layer",
         height=580,
         margin={"t": 80},
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},
+        legend={**ABOVE, "y": 1},
     )
     reasons = missing(phases)
     if len(reasons) == 2:
@@ -285,32 +284,35 @@ def plot_layer_profiles(phases: Phases) -> go.Figure:
 
 def _add_profile(fig: go.Figure, part: str, phase: LayerPhase) -> None:
     dash, symbol = PARTS[part]
-    layers = list(range(len(phase.reachable)))
-    edges = phase.counts.sum(0).tolist()
-    of_all, of_layer = phase.share_by_layer.tolist(), phase.share_of_layer.tolist()
-    for row, shares in ((1, of_all), (2, of_layer)):
-        fig.add_scatter(
-            x=layers,
-            y=shares,
+    layers = pd.DataFrame(
+        {
+            "layer": range(len(phase.reachable)),
+            "edges": phase.counts.sum(0).numpy(),
+            "of_all": phase.share_by_layer.numpy(),
+            "of_layer": phase.share_of_layer.numpy(),
+        }
+    )
+    for row, share in enumerate(("of_all", "of_layer"), start=1):
+        add_points(
+            fig,
+            layers,
+            "layer",
+            share,
+            lambda r: (
+                f"<b>{phase.name}</b>, layer {r['layer']}: {r['edges']:,} edges<br>"
+                f"{percent(r['of_all'])} of the subgraph, {percent(r['of_layer'])} of the layer"
+            ),
             name=phase.name,
-            legendgroup=part,
-            showlegend=row == 1,
             mode="lines+markers",
             line={"color": COLOURS[part], "dash": dash, "width": 2.5},
             marker={"symbol": symbol, "size": 8},
-            hoverinfo="text",
-            hovertext=[
-                f"<b>{phase.name}</b>, layer {layer}: {edges[layer]:,} edges<br>"
-                f"{percent(of_all[layer])} of the subgraph, {percent(of_layer[layer])} of the layer"
-                for layer in layers
-            ],
             row=row,
             col=1,
         )
     _upper_line(fig, phase.mean_layer, {"color": COLOURS[part], "dash": dash, "width": 1.5})
 
 
-def _upper_line(fig: go.Figure, x: float, line: dict[str, object]) -> None:
+def _upper_line(fig: go.Figure, x: float, line: dict[str, Any]) -> None:
     """A vertical line through the upper of two subplots."""
     fig.add_shape(
         type="line", x0=x, x1=x, xref="x", y0=0, y1=1, yref="y domain", line=line, layer="above"

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
@@ -62,44 +61,36 @@ BANDS = {
 # One hue, from pale to dark: more is more ink, with or without colour vision. Blank is none at all.
 SCALE = [[0.0, "#ebecf6"], [0.3, "#b9bddd"], [0.65, "#686ea8"], [1.0, "#17183f"]]
 
+_AXIS = {
+    "gridcolor": GRID,
+    "linecolor": INK,
+    "ticks": "outside",
+    "zeroline": False,
+    "automargin": True,
+    "title": {"standoff": 8},
+}
+_TITLE = {
+    "x": 0,
+    "xref": "paper",
+    "xanchor": "left",
+    "y": 1,
+    "yref": "container",
+    "yanchor": "top",
+    "pad": {"t": 12},
+    "font": {"size": 16},
+}
+_FONT = "system-ui, 'Segoe UI', 'DejaVu Sans', Arial, sans-serif"
 TEMPLATE = go.layout.Template(
     layout={
-        "font": {
-            "family": "system-ui, 'Segoe UI', 'DejaVu Sans', Arial, sans-serif",
-            "size": 13,
-            "color": INK,
-        },
-        "title": {
-            "x": 0,
-            "xref": "paper",
-            "xanchor": "left",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 12},
-            "font": {"size": 16},
-        },
+        "font": {"family": _FONT, "size": 13, "color": INK},
+        "title": _TITLE,
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "colorway": [c for name, c in COLOURS.items() if name != "trace"],
         "hoverlabel": {"align": "left", "bgcolor": "white", "font": {"color": INK, "size": 13}},
         "margin": {"l": 64, "r": 24, "t": 56, "b": 56},
-        "xaxis": {
-            "gridcolor": GRID,
-            "linecolor": INK,
-            "ticks": "outside",
-            "zeroline": False,
-            "automargin": True,
-            "title": {"standoff": 8},
-        },
-        "yaxis": {
-            "gridcolor": GRID,
-            "linecolor": INK,
-            "ticks": "outside",
-            "zeroline": False,
-            "automargin": True,
-            "title": {"standoff": 8},
-        },
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
     }
 )
 
@@ -147,11 +138,6 @@ def percent(share: float | int) -> str:
 def size_text(size: float, edges: int) -> str:
     """The line that starts every hover text: exact relative size and edges."""
     return f"<b>s = {size:.10g}</b>, {edges:,} edge{'s' * (edges != 1)}"
-
-
-def size_texts(table: pd.DataFrame) -> list[str]:
-    """`size_text` of each row of a curve's table."""
-    return [size_text(s, int(e)) for s, e in zip(table["size"], table["edges"], strict=True)]
 
 
 def size_axis(sizes: Sequence[float] | Float[np.ndarray, " size"]) -> dict[str, object]:

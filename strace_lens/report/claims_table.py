@@ -23,7 +23,7 @@ from strace_lens.corpus.analyses.claim_rules import (
     HOLDS_NOT,
     STATISTICS,
 )
-from strace_lens.measures.intervals import interval_text
+from strace_lens.measures.intervals import row_text
 
 MARKS = {HOLDS: "✓", HOLDS_NOT: "✗", CANNOT_TELL: "?"}
 """What stands for each verdict, so that no reader depends on colours."""
@@ -62,7 +62,22 @@ def print_claims(console: Console, table: pd.DataFrame) -> None:
     """
     runs = table["run"].unique().tolist()
     for first in range(0, len(runs), RUNS_WIDE):
-        console.print(_terminal_table(table, runs[first : first + RUNS_WIDE]))
+        some = runs[first : first + RUNS_WIDE]
+        shown = Table(
+            box=box.SIMPLE_HEAD, pad_edge=False, title="The paper's claims", title_justify="left"
+        )
+        shown.add_column("claim and statistic", width=_FIRST)
+        for run in some:
+            shown.add_column(Text("\n".join(_heading(table, run))), overflow="fold")
+        for claim, verdicts, statistics in _claims(table, some):
+            marked = [f"{MARKS[verdict]} {verdict.upper()}" for verdict in verdicts]
+            shown.add_row(Text(claim, style="bold"), *marked)
+            for name, of_runs in statistics.items():
+                star = "*" if STATISTICS[name].decides else " "
+                cells = ("\n".join(map(_line, rows)) for rows in of_runs)
+                shown.add_row(Text(f" {star} {STATISTICS[name].text}"), *map(Text, cells))
+            shown.add_section()
+        console.print(shown)
     console.print(f"{LEGEND}; * decides the claim. Rules and the paper's values: claims.csv\n")
 
 
@@ -73,23 +88,66 @@ def claims_html(table: pd.DataFrame) -> str:
         table: of `claims`.
     """
     runs = table["run"].unique().tolist()
-    heads = "".join(f'<th scope="col">{_head_html(table, run)}</th>' for run in runs)
-    glance, rows = [], []
-    for number, statement in CLAIMS.items():
-        mine = table[table["claim"] == number]
-        verdicts = "".join(_verdict_html(_whole(mine, run)) for run in runs)
-        text = f"{number}. {html.escape(statement)}"
-        glance.append(f'<tr><th scope="row">{text}</th>{verdicts}</tr>')
-        rows.append(
-            f'<tr class="claim"><th scope="row">{text}</th><td></td>{verdicts}</tr>'
-            + "".join(_statistic_html(mine, name, runs) for name in _names(mine))
+    heads = ""
+    for run in runs:
+        model, estimator, name = map(html.escape, _heading(table, run))
+        heads += (
+            f'<th scope="col">{model}<br><strong>{estimator}</strong><small>{name}</small></th>'
         )
+    glance, all_rows = [], []
+    for claim, verdicts, statistics in _claims(table, runs):
+        start = f'<th scope="row">{html.escape(claim)}</th>'
+        whole = "".join(f'<td class="{_CLASSES[v]}">{_bold(v)}</td>' for v in verdicts)
+        glance.append(f"<tr>{start}{whole}</tr>")
+        all_rows.append(f'<tr class="claim">{start}<td></td>{whole}</tr>')
+        for name, of_runs in statistics.items():
+            asked = STATISTICS[name]
+            text = f"<strong>{asked.text}</strong>" if asked.decides else asked.text
+            all_rows.append(
+                f'<tr><th scope="row">{text}<small>{asked.rule}</small></th>'
+                f"<td>{html.escape(asked.paper)}</td>{''.join(map(_cell_html, of_runs))}</tr>"
+            )
     return (
         f"<h2>The paper's claims</h2><p>{_INTRODUCTION}</p>"
         f"{_table_html(f'<th>claim</th>{heads}', glance)}"
         f"<h3>Every statistic</h3><p>{_NOTES}</p>"
-        f"{_table_html(f'<th>claim and statistic</th><th>the paper</th>{heads}', rows)}"
+        f"{_table_html(f'<th>claim and statistic</th><th>the paper</th>{heads}', all_rows)}"
     )
+
+
+Rows = list[dict[Any, Any]]
+
+
+def _claims(
+    table: pd.DataFrame, runs: Sequence[str]
+) -> Iterator[tuple[str, list[str], dict[str, list[Rows]]]]:
+    """Each claim, the verdict on it in each run, and the rows of each run by statistic.
+
+    A statistic has one row in a run, or one for each other run.
+    """
+    for number, statement in CLAIMS.items():
+        mine = table[table["claim"] == number]
+        whole = mine.drop_duplicates("run").set_index("run")["claim_verdict"]
+        statistics = {
+            str(name): [rows[rows["run"] == run].to_dict("records") for run in runs]
+            for name, rows in mine.groupby("statistic", sort=False)
+        }
+        yield f"{number}. {statement}", [whole[run] for run in runs], statistics
+
+
+def _heading(table: pd.DataFrame, run: str) -> tuple[str, str, str]:
+    """Model, estimator with the kinds kept, and name of a run."""
+    row = table[table["run"] == run].iloc[0]
+    return row["model"].rpartition("/")[2], f"{row['estimator']}, keep {row['keep']}", run
+
+
+def _value(row: dict[Any, Any]) -> str:
+    return row_text({**row, "mean": row["value"]}, shown=STATISTICS[row["statistic"]].shown)
+
+
+def _line(row: dict[Any, Any]) -> str:
+    other = f"\n  with {row['other']}" if row["other"] else ""
+    return f"{MARKS[row['verdict']]} {_value(row)}{other}"
 
 
 def _table_html(heads: str, rows: Sequence[str]) -> str:
@@ -99,85 +157,18 @@ def _table_html(heads: str, rows: Sequence[str]) -> str:
     )
 
 
-def _statistic_html(mine: pd.DataFrame, name: str, runs: Sequence[str]) -> str:
-    asked = STATISTICS[name]
-    text = f"<strong>{asked.text}</strong>" if asked.decides else asked.text
-    cells = "".join(_cell_html(list(_rows(mine, run, name))) for run in runs)
-    return (
-        f'<tr><th scope="row">{text}<small>{asked.rule}</small></th>'
-        f"<td>{html.escape(asked.paper)}</td>{cells}</tr>"
-    )
+def _bold(verdict: str) -> str:
+    return f"<b>{MARKS[verdict]} {verdict}</b>"
 
 
-def _terminal_table(table: pd.DataFrame, runs: Sequence[str]) -> Table:
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="The paper's claims")
-    shown.title_justify = "left"
-    shown.add_column("claim and statistic", width=_FIRST)
-    for run in runs:
-        shown.add_column(Text("\n".join(_heading(table, run))), overflow="fold")
-    for number, statement in CLAIMS.items():
-        mine = table[table["claim"] == number]
-        whole = [_whole(mine, run) for run in runs]
-        marked = [f"{MARKS[verdict]} {verdict.upper()}" for verdict in whole]
-        shown.add_row(Text(f"{number}. {statement}", style="bold"), *marked)
-        for name in _names(mine):
-            cells = [_cell_text(list(_rows(mine, run, name))) for run in runs]
-            star = "*" if STATISTICS[name].decides else " "
-            shown.add_row(Text(f" {star} {STATISTICS[name].text}"), *map(Text, cells))
-        shown.add_section()
-    return shown
-
-
-def _heading(table: pd.DataFrame, run: str) -> tuple[str, str, str]:
-    """Model, estimator with the kinds kept, and name of a run."""
-    row = table[table["run"] == run].iloc[0]
-    return row["model"].rpartition("/")[2], f"{row['estimator']}, keep {row['keep']}", run
-
-
-def _head_html(table: pd.DataFrame, run: str) -> str:
-    model, made, name = map(html.escape, _heading(table, run))
-    return f"{model}<br><strong>{made}</strong><small>{name}</small>"
-
-
-def _names(mine: pd.DataFrame) -> list[str]:
-    return mine["statistic"].unique().tolist()
-
-
-def _whole(mine: pd.DataFrame, run: str) -> str:
-    return mine.loc[mine["run"] == run, "claim_verdict"].iloc[0]
-
-
-def _rows(mine: pd.DataFrame, run: str, name: str) -> Iterator[dict[str, Any]]:
-    """The rows of a cell: one, or for each other run one."""
-    there = mine[(mine["run"] == run) & (mine["statistic"] == name)]
-    yield from there.to_dict("records")
-
-
-def _value(row: dict[str, Any]) -> str:
-    return interval_text(row["value"], row["low"], row["high"], STATISTICS[row["statistic"]].shown)
-
-
-def _cell_text(rows: Sequence[dict[str, Any]]) -> str:
-    lines = []
-    for row in rows:
-        other = f"\n  with {row['other']}" if row["other"] else ""
-        lines.append(f"{MARKS[row['verdict']]} {_value(row)}{other}")
-    return "\n".join(lines)
-
-
-def _verdict_html(verdict: str) -> str:
-    return f'<td class="{_CLASSES[verdict]}"><b>{MARKS[verdict]} {verdict}</b></td>'
-
-
-def _cell_html(rows: Sequence[dict[str, Any]]) -> str:
+def _cell_html(rows: Rows) -> str:
     """Verdict first, then the value and what is to be noted; of claim 6 for each other run."""
     parts = []
     for row in rows:
-        verdict = row["verdict"]
         other = f"with {row['other']}" if row["other"] else ""
         notes = (other, row["note"], f"{row['prompts']} prompts")
         small = "".join(f"<small>{html.escape(note)}</small>" for note in notes if note)
-        parts.append(f"<b>{MARKS[verdict]} {verdict}</b><br>{_value(row)}{small}")
+        parts.append(f"{_bold(row['verdict'])}<br>{_value(row)}{small}")
     verdicts = {row["verdict"] for row in rows}
     of = _CLASSES[verdicts.pop()] if len(verdicts) == 1 else ""
     return f'<td class="{of}">{"<br>".join(parts)}</td>'

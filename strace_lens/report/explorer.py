@@ -13,8 +13,6 @@ import html
 import json
 import zlib
 from collections.abc import Sequence
-from importlib.resources import files
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -24,26 +22,17 @@ from torch import Tensor
 
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import find_phases
-from strace_lens.report.page import model_name, trace_title
+from strace_lens.report.page import asset, fill, model_name, trace_title
 from strace_lens.report.summary import finite
 from strace_lens.traces.edges import KINDS, hook_name, order_of
 
 MOST_EDGES = 2_000_000
 """Edges on one page; about three and a half bytes each, so that it stays under 8 MB."""
 
-_ASSETS = files("strace_lens.report") / "assets"
 _SCRIPTS = ("text", "unpack", "drawing", "graph", "charts", "prediction", "main")
 _NUMBERS = (
-    *("size", "edges", "tv", "kl", "head_error", "tail_error", "nucleus"),
-    *(
-        "trace_head_mass",
-        "random_tv",
-        "inverse_tv",
-        "random_inverse_tv",
-        "ablatable_size",
-        *KINDS,
-        "mean_layer",
-    ),
+    *("size", "edges", "tv", "kl", "head_error", "tail_error", "nucleus", "trace_head_mass"),
+    *("random_tv", "inverse_tv", "random_inverse_tv", "ablatable_size", *KINDS, "mean_layer"),
 )
 
 
@@ -75,17 +64,14 @@ def explorer(curves: Sequence[DensityCurve], *, most_edges: int = MOST_EDGES) ->
         allow_nan=False,
         sort_keys=True,  # a curve read back from a file has its facts in this order
     )
-    return Template(_asset("page.html")).substitute(
+    return fill(
+        "page.html",
         title=html.escape(_title(curves)),
-        style=_asset("style.css"),
+        style=asset("style.css"),
         # Within a script element nothing is escaped, but a "</script>" of a prompt would end it.
         results=packed.replace("<", "\\u003c"),
-        script="\n".join(_asset(f"{name}.js") for name in _SCRIPTS),
+        script="\n".join(asset(f"{name}.js") for name in _SCRIPTS),
     )
-
-
-def _asset(name: str) -> str:
-    return (_ASSETS / name).read_text(encoding="utf-8")
 
 
 def _title(curves: Sequence[DensityCurve]) -> str:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from strace_lens.density.causal import read_ablation
@@ -26,10 +25,11 @@ from strace_lens.plot.style import quoted, visible
 from strace_lens.report.explorer import explorer
 from strace_lens.report.page import (
     NUMBER,
+    drawn,
     facts_html,
-    figure_html,
     model_name,
     page,
+    paragraphs,
     sentence,
     table_html,
     trace_title,
@@ -78,15 +78,15 @@ def trace_report(
         "The trace": [_explorer(curve)],
         "Density: how much of the graph the prediction needs": [
             _ways(ways) if ways and len(ways) > 1 else "",
-            figure_html(plot_density(curve, phases), "density", _density_caption(curve, phases)),
+            drawn(plot_density, curve, phases, more=_REFINED * bool(curve.table["refined"].any())),
         ],
         "Composition: what the trace is made of": [
-            figure_html(plot_kinds(curve), "kinds", _KINDS),
-            figure_html(plot_layers(curve), "layers", _LAYERS),
+            drawn(plot_kinds, curve),
+            drawn(plot_layers, curve),
         ],
         "Phases along the layers": [
-            figure_html(plot_layer_phases(curve, phases), "layer-phases", _LAYER_PHASES),
-            figure_html(plot_layer_profiles(phases), "layer-profiles", _PROFILES),
+            drawn(plot_layer_phases, curve, phases),
+            drawn(plot_layer_profiles, phases),
             _phase_table(phases),
             "<h3>Does the split hold? Ablation of early and late layers</h3>",
             _ablation(phases, ablation),
@@ -105,8 +105,7 @@ def _explorer(curve: DensityCurve) -> str:
 
 def _ways(curves: Mapping[Way, DensityCurve]) -> str:
     """The figure of all ways and what follows from it."""
-    read = "".join(f"<p>{html.escape(s)}</p>" for s in read_ways(curves))
-    return figure_html(plot_ways(curves), "ways", _WAYS) + read
+    return drawn(plot_ways, curves) + paragraphs(read_ways(curves))
 
 
 def _other(way: Way, curve: DensityCurve, ablation: pd.DataFrame | None) -> str:
@@ -114,8 +113,8 @@ def _other(way: Way, curve: DensityCurve, ablation: pd.DataFrame | None) -> str:
     phases = find_phases(curve)
     return (
         f"<h3>Phases in another way: {html.escape(way.title)}</h3>"
-        f"<p>{html.escape(sentence(phases.describe()))}</p>"
-        + figure_html(plot_layer_phases(curve, phases), f"layer-phases-{way.name}", _LAYER_PHASES)
+        + paragraphs([sentence(phases.describe())])
+        + drawn(plot_layer_phases, curve, phases, suffix=f"-{way.name}")
         + _phase_table(phases)
         + _ablation(phases, ablation)
     )
@@ -140,13 +139,6 @@ def _facts(curve: DensityCurve) -> str:
     return f"{facts_html(facts)}<dt>the model's next token</dt><dd>{top}</dd>"
 
 
-def _density_caption(curve: DensityCurve, phases: Phases) -> str:
-    random = curve.table["random_tv"].to_numpy()
-    controls = " The controls were left out." if np.isnan(random).all() else _CONTROLS
-    refined = _REFINED if curve.table["refined"].to_numpy().any() else ""
-    return _DENSITY + controls + refined + (_BANDS if phases.along_sizes else "")
-
-
 def _sizes(curve: DensityCurve) -> str:
     """Every measure at every size."""
     table = curve.to_pandas()
@@ -159,19 +151,15 @@ def _sizes(curve: DensityCurve) -> str:
 
 
 def _phase_table(phases: Phases) -> str:
-    table = phases.layer_table()
-    reasons = "".join(f"<p>{html.escape(sentence(r))}</p>" for r in missing(phases).values())
-    if table.empty:
-        return reasons
-    return reasons + table_html(
-        table.rename(columns=lambda c: c.replace("_", " ")), ("edges", *KINDS)
-    )
+    table = phases.layer_table().rename(columns=lambda c: c.replace("_", " "))
+    reasons = paragraphs(map(sentence, missing(phases).values()))
+    return reasons if table.empty else reasons + table_html(table, ("edges", *KINDS))
 
 
 def _ablation(phases: Phases, table: pd.DataFrame | None) -> str:
     if table is not None and not table.empty:
-        found = "".join(f"<p>{html.escape(s)}</p>" for s in read_ablation(table))
-        return f"<p>{_ABLATION}</p>" + table_html(_ablation_cells(table), ("of", "edges")) + found
+        shown = table_html(_ablation_cells(table), ("of", "edges"))
+        return f"<p>{_ABLATION}</p>" + shown + paragraphs(read_ablation(table))
     if phases.head is None or phases.tail is None:
         part = "head subgraph" if phases.head is None else "tail refinement"
         return f"<p>The table is absent: this curve has no {part} to ablate.</p>"
@@ -204,49 +192,9 @@ _EXPLORER = (
     "The slider sets the relative size s of the trace. Hover over an edge for its hook point and "
     "tokens; click on a node for the edges into it."
 )
-_WAYS = (
-    "Total variation from the model's output at each size: for the trace of the paper's search "
-    "with every other edge ablated (the definition), for the same trace with attention edges left "
-    "in place (what the authors' released evaluation computes), and for a tighter ranking. The "
-    "wide pale stroke is construction, what follows is refinement. A dot marks the size from which "
-    "on the trace has the model's top token."
-)
-_DENSITY = (
-    "How far the output of the trace is from the model's, at each size. The shaded areas under the "
-    "curve are the two parts of its total variation: over the head (the model's top-p nucleus) and "
-    "over the tail. A filled marker is a size at which the trace has the model's top-1 token."
-)
-_CONTROLS = (
-    " The controls hold a random subgraph of as many edges (dashed), all edges but the trace's "
-    "(dotted), or all but the random subgraph's; each keeps every residual edge. They are run at "
-    "the sizes of the grid alone."
-)
 _REFINED = (
-    " Sizes were added to the grid where total variation moves by more than a tenth from one size "
+    "Sizes were added to the grid where total variation moves by more than a tenth from one size "
     "to the next, and where head and tail are restored."
-)
-_BANDS = (
-    " The vertical bands are the phases found in the curve; the sizes between which each boundary "
-    "lies are given above."
-)
-_KINDS = (
-    "Share of residual, attention and MLP edges among the edges of the trace of each size. Sizes "
-    "too small to hold an edge are left out."
-)
-_LAYERS = (
-    "Share of the trace's edges that each layer holds, at each size; blank cells hold none. "
-    "The line is the mean layer. Small traces hold few edges, so their shares are coarse."
-)
-_LAYER_PHASES = (
-    "Above: which share of a layer's edges the trace of each size holds, in logarithmic colours; "
-    "blank cells hold none. Below: by how much the head error and the tail error fall over each "
-    "step from one measured size to the next. Lines mark where head subgraph and tail refinement "
-    "end: at the smallest measured size from which on the error stays under a tenth of its mass."
-)
-_PROFILES = (
-    "Where the edges of the head subgraph and those that the tail refinement adds lie. Above: "
-    "share of each set by layer, with its mean layer as a vertical line. Below: "
-    "share of each layer."
 )
 _ABLATION = (
     "From the trace at the end of the refinement, each row ablates edges of one part: those that "

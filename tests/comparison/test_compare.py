@@ -27,7 +27,7 @@ from strace_lens.comparison.comparison import COLUMNS, Comparison, chance_level
 from strace_lens.ground_truth.linear import linear_weights
 from strace_lens.ground_truth.models import GroundTruth, ground_truth
 from strace_lens.report.summary import summarize_comparison
-from strace_lens.report.tables_compare import comparison_cells, comparison_facts, truth_lines
+from strace_lens.report.tables import comparison_cells, comparison_facts, truth_lines
 from tests import cases
 from tests.circuits.made import tiny_task
 from tests.ground_truth.exact_effects import exact_effects
@@ -257,8 +257,8 @@ def test_the_printed_cells_are_those_of_the_table(found):
     assert "AUROC" not in cells  # no truth is known
     assert cells["> random"].tolist()[-1] == "-"
     assert cells["CPR"].tolist() == [f"{x:.3f}" for x in found.table["cpr"]]
-    facts = " ".join(comparison_facts(found))
-    for words in ("tiny-gpt2 on words", "3 pairs seen", "2 others", "resample", f"{DRAWS} random"):
+    facts = " ".join(comparison_facts(found).values())
+    for words in ("3 seen", "2 others", "resample", f"{DRAWS} random"):
         assert words in facts
     assert truth_lines(found) == []
 
@@ -344,10 +344,10 @@ def test_a_gradient_is_exact_on_the_linear_model(linear, of_linear):
 def test_the_truth_is_printed_with_the_edges_missed(of_linear):
     cells, lines = comparison_cells(of_linear), truth_lines(of_linear)
     assert cells["AUROC"].tolist() == [f"{x:.3f}" for x in of_linear.table["auroc"]]
-    assert str(len(of_linear.truth)) in lines[0]
-    for result, line in zip(of_linear.results, lines[1:], strict=True):
-        said = f"misses {len(result.missed)}" if result.missed else "misses none"
-        assert line.strip().startswith(f"{result.method} {said}")
+    assert f"{len(of_linear.truth)} edges" in comparison_facts(of_linear)["true circuit"]
+    for result, line in zip(of_linear.results, lines, strict=True):
+        said = f"misses {len(result.missed)} true" if result.missed else "misses no true edge"
+        assert line.startswith(f"{result.method} {said}")
 
 
 def test_the_truth_is_among_the_circuits_of_the_projection(of_linear):

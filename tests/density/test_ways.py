@@ -92,7 +92,7 @@ def test_the_figure_draws_each_way_and_the_share(curves) -> None:
     drawn = {
         trace.name: trace
         for trace in fig.data
-        if trace.mode == "lines" and trace.showlegend is None
+        if trace.mode == "lines" and trace.hoverinfo == "text"
     }
     assert list(drawn) == [way.title for way in curves]
     for way, curve in curves.items():

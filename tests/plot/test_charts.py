@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from plotly.colors import hex_to_rgb
+from plotly.colors import unlabel_rgb
 
 from strace_lens.plot.charts import shown_sizes, size_colours
 from strace_lens.plot.corpus import composition, density, states
@@ -72,7 +72,7 @@ def test_the_sizes_shown_are_measured_ones_each_once() -> None:
 
 
 def test_colours_of_what_has_an_order_darken() -> None:
-    light = [np.mean(hex_to_rgb(colour)) for colour in size_colours(5)]
+    light = [np.mean(unlabel_rgb(colour)) for colour in size_colours(5)]
     assert light == sorted(light, reverse=True)
     assert len(set(light)) == 5
     assert size_colours(0) == []

@@ -13,7 +13,7 @@ import torch
 
 from strace_lens.circuits.circuit import Circuit, Scores, circuit_of_edges, empty_circuit
 from strace_lens.circuits.graph import ComponentGraph, node_of
-from strace_lens.plot.circuit_drawing import COLOUR, input_of, plot_circuit, plot_circuits
+from strace_lens.plot.circuit_drawing import COLOUR, input_of, plot_circuits
 
 GRAPHS = {
     "heads": ComponentGraph("m", layers=3, heads=4, kv_heads=4),
@@ -27,6 +27,11 @@ HOVER = re.compile(r"<b>(.+)</b><br>(?:score|weight) (\S+), rank (\d+)")
 def scores_of(graph: ComponentGraph, seed: int = 0) -> Scores:
     values = torch.randn(graph.exists.shape, generator=torch.Generator().manual_seed(seed))
     return Scores(graph, values * graph.exists, "made-up")
+
+
+def plot_circuit(circuit: Circuit, scores: Scores | None = None, most: int = 300) -> go.Figure:
+    """One circuit, named after its method."""
+    return plot_circuits({str(circuit.metadata.get("method", "")): (circuit, scores)}, most)
 
 
 def text_of(title: str) -> str:

@@ -53,7 +53,7 @@ def test_it_says_what_was_run_and_how(page: str) -> None:
     for said in (
         "Circuits of made-up in tiny-gpt2",
         f"component graph{whole.graph.edges} edges",
-        "pairs of prompts2 to find circuits, 2 to evaluate them (the same); 1 dropped",
+        "pairs of prompts2 seen by the methods, circuits evaluated on the same; 1 dropped",
         f"logit_difference: mean {whole.metric_clean:.4g} on the clean prompts",
         "50 % right",
         "ablated edges carryresample: their value on the corrupted prompt",
@@ -124,7 +124,7 @@ def test_without_truth_and_projection_the_page_says_so() -> None:
     text = Page(page).text
     assert "Against the true circuit" not in text
     assert "this model has no token graph" in text
-    assert "others, held out" in text
+    assert "circuits evaluated on 2 others" in text
     assert "% right" not in text
     assert "finding" not in [a.get("class") for _, a in Page(page).tags]
     (shown,) = tables(page)

@@ -79,7 +79,7 @@ def test_it_says_what_was_run(page: str) -> None:
         f"prompts8, of {tokens.min()} to {tokens.max()} tokens",
         "relative sizes9, from 0.0001 to 1",
         "With 8 prompts they are rough",
-        "Mean curves over the 8 prompts that all runs have",
+        "Mean total variation of the traces over the prompts that all runs have, a line a run.",
     ):
         assert said in text
 

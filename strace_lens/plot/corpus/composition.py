@@ -1,4 +1,8 @@
-"""What the traces of a corpus are made of by size: kinds, layers, phases and components."""
+"""What the traces of a corpus are made of by size: kinds, layers, phases and components.
+
+Each parameter is the table of that name that `analyse` returns; figures have a row of panels a run.
+Pages show the docstring of a figure as its caption.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,9 @@ from strace_lens.plot.charts import (
     add_heat,
     add_level,
     add_means,
+    add_points,
     at_size,
     by_run,
-    empty,
     error_bars,
     log_shares,
     of_run,
@@ -26,15 +30,7 @@ from strace_lens.plot.charts import (
     shown_sizes,
     size_colours,
 )
-from strace_lens.plot.style import (
-    COLOURS,
-    INK,
-    LABELS,
-    PARTS,
-    SCALE,
-    measured_axis,
-    percent,
-)
+from strace_lens.plot.style import COLOURS, INK, LABELS, PARTS, SCALE, measured_axis, percent
 
 _KINDS: Looks = {kind: (LABELS[kind], {"color": COLOURS[kind]}) for kind in LABELS}
 _SHARES = {"share": "all edges of the trace", "marginal": "edges that the size adds"}
@@ -44,37 +40,28 @@ _DEPTHS = {"": "all edges", "block_": "attention and MLP edges", "ablatable_": "
 _PRESENT = {"present": "edges present", "ablatable_present": "ablatable edges present"}
 _PHASES = {"head": "head subgraph", "tail": "tail refinement"}
 _COMPONENTS = {"residual": "joins of the residual stream", "attention": "heads", "mlp": "MLPs"}
-_NO_EDGE = "no size measured has an edge"
 
 
 def plot_kinds(kinds_by_size: pd.DataFrame) -> go.Figure:
-    """Share of each kind of edge by size: of the trace, and of what each size adds.
+    """Share of each kind among the edges of the trace, and among those that each size adds.
 
-    Means over the prompts with such edges, with 95 % bootstrap intervals; a row of panels a run.
-
-    Args:
-        kinds_by_size: the table of `analyse`.
+    Means over the prompts that have such edges.
     """
     return _plot_shares("Composition by kind of edge", kinds_by_size, "kind", _KINDS)
 
 
 def plot_quarters(quarters_by_size: pd.DataFrame) -> go.Figure:
-    """Share of each quarter of the layers by size, as `plot_kinds`; the later, the darker.
-
-    Args:
-        quarters_by_size: the table of `analyse`.
-    """
-    last = 0 if quarters_by_size.empty else int(quarters_by_size["quarter"].to_numpy().max())
-    colours = enumerate(size_colours(last), start=1)
-    looks = {q: (f"quarter {q}", {"color": colour}) for q, colour in colours}
+    """The same by quarters of the depth, first layers to last; the later, the darker."""
+    quarters = np.unique(quarters_by_size["quarter"].to_numpy()).tolist()
+    looks = {
+        quarter: (f"quarter {quarter}", {"color": colour})
+        for quarter, colour in zip(quarters, size_colours(len(quarters)), strict=True)
+    }
     return _plot_shares("Composition by quarter of the depth", quarters_by_size, "quarter", looks)
 
 
 def _plot_shares(title: str, table: pd.DataFrame, part: str, looks: Looks) -> go.Figure:
-    if table.empty:
-        return empty(title, _NO_EDGE)
-
-    def hover(row: dict[str, Any], value: str, column: str) -> str:
+    def hover(row: dict[Any, Any], value: str, column: str) -> str:
         layers = f" (layers {row['first']} to {row['last']})" if "first" in row else ""
         start = at_size(row, "prompts" if column == "share" else f"{column}_prompts")
         return f"{start}{looks[row[part]][0]}{layers}: {value} of {_SHARES[column]}"
@@ -85,30 +72,18 @@ def _plot_shares(title: str, table: pd.DataFrame, part: str, looks: Looks) -> go
 
 
 def plot_phase_diagram(phase_diagram: pd.DataFrame, head_and_tail_means: pd.DataFrame) -> go.Figure:
-    """Layer by size, a row a run: what is present, and the fall in head and in tail error.
+    """Layer by size: the share of a layer's edges present, and the fall in head and tail error.
 
-    Present is the share of the layer's edges, in logarithmic colours; of its ablatable edges in
-    runs that keep kinds of edges, since the others are there at every size. Gains are an
-    attribution by composition; head and tail, and all runs, share one scale. Blank is nothing.
-    Lines stand at the geometric means of where the head subgraph is complete (solid) and the tail
-    refined (dashed).
-
-    Args:
-        phase_diagram: the table of `analyse`.
-        head_and_tail_means: the table of `analyse`, for the same runs.
+    Of runs that keep kinds of edges, the ablatable edges are shown, since the others are there at
+    every size. The falls are shared out over layers by the ablatable edges that a size adds there:
+    an attribution by composition, not an intervention. Blank is nothing. Lines stand at the
+    geometric means of where the head subgraph is complete (solid) and the tail refined (dashed).
     """
-    title = "Layer phases: what is present, and what falls with it"
-    if phase_diagram.empty:
-        return empty(title, "no size was measured")
     present_in = {name: _present_column(own) for name, own, _ in by_run(phase_diagram)}
     fig = run_panels(
         phase_diagram,
-        title,
-        lambda name: (
-            _PRESENT[present_in[name]],
-            "fall in head error",
-            "fall in tail error",
-        ),
+        "Layer phases: what is present, and what falls with it",
+        lambda name: (_PRESENT[present_in[name]], "fall in head error", "fall in tail error"),
         ["layer"],
     )
     for name, own, row in by_run(phase_diagram):
@@ -121,7 +96,7 @@ def plot_phase_diagram(phase_diagram: pd.DataFrame, head_and_tail_means: pd.Data
                 own,
                 column,
                 lambda r, c=column, hover=hover: hover(r, c),
-                log_shares if present else _not_zero,
+                log_shares if present else lambda gains: np.where(gains == 0, np.nan, gains),
                 **place,
                 name=column,
                 coloraxis="coloraxis" if present else "coloraxis2",
@@ -134,24 +109,22 @@ def plot_phase_diagram(phase_diagram: pd.DataFrame, head_and_tail_means: pd.Data
     return fig.update_layout(
         coloraxis=share_colours(-_DECADES, cut=True),
         coloraxis_colorbar={**bar, "y": 0.5},
-        coloraxis2=_gain_colours(float(gains.min()), float(gains.max())),
+        coloraxis2=_gain_colours(gains.min(initial=0.0), gains.max(initial=1e-9)),
         coloraxis2_colorbar={**bar, "y": -0.05, "title": {"text": "fall in<br>error (TV)"}},
     )
 
 
 def _add_ends(fig: go.Figure, means: pd.DataFrame, place: dict[str, Any]) -> None:
     sizes = dict(zip(means["quantity"], means["mean"], strict=True))
-    for part in PARTS:
+    for part, (dash, _) in PARTS.items():
         at = sizes.get(f"{part}_size", np.nan)
         if not np.isnan(at):
-            ink = {"color": INK, "width": 2, "dash": PARTS[part][0]}
-            for line in ({"color": "white", "width": 5}, ink):
+            for line in ({"color": "white", "width": 5}, {"color": INK, "width": 2, "dash": dash}):
                 fig.add_vline(x=at, line=line, **place)
 
 
 def _gain_colours(low: float, high: float) -> dict[str, Any]:
     """The one hue upwards from zero; below it, where an error rises, another."""
-    low, high = min(low, 0.0), max(high, 1e-9)
     if low == 0:
         return {"colorscale": SCALE, "cmin": 0, "cmax": high}
     zero = -low / (high - low)
@@ -161,7 +134,7 @@ def _gain_colours(low: float, high: float) -> dict[str, Any]:
 
 def _present_column(own: pd.DataFrame) -> str:
     """What is drawn as present: ablatable edges, where they are not all edges and not none."""
-    none = np.isnan(own["ablatable_present"].to_numpy(dtype=np.float64)).all()
+    none = own["ablatable_present"].isna().to_numpy().all()
     return "present" if none or _alike(own, *_PRESENT) else "ablatable_present"
 
 
@@ -170,14 +143,14 @@ def _alike(table: pd.DataFrame, one: str, other: str) -> bool:
     return np.array_equal(table[one].to_numpy(), table[other].to_numpy(), equal_nan=True)
 
 
-def _present_text(row: dict[str, Any], column: str) -> str:
+def _present_text(row: dict[Any, Any], column: str) -> str:
     return (
         f"<b>s = {row['size']:.4g}</b>, layer {row['layer']}<br>{percent(row[column])} of its "
         f"{_PRESENT[column]}"
     )
 
 
-def _gain_text(row: dict[str, Any], column: str) -> str:
+def _gain_text(row: dict[Any, Any], column: str) -> str:
     added = "no edge" if np.isnan(row["added"]) else f"{percent(row['added'])} of the edges"
     return (
         f"<b>s = {row['size']:.4g}</b>, layer {row['layer']}<br>{column.split('_')[0]} error falls "
@@ -185,28 +158,17 @@ def _gain_text(row: dict[str, Any], column: str) -> str:
     )
 
 
-def _not_zero(gains: np.ndarray) -> np.ndarray:
-    return np.where(gains == 0, np.nan, gains)
-
-
 def plot_head_and_tail(head_and_tail: pd.DataFrame, head_and_tail_means: pd.DataFrame) -> go.Figure:
-    """Mean depth of the head subgraph and of what the tail refinement adds; a row a run.
+    """Relative depth of the head subgraph's edges and of those that the tail refinement adds.
 
-    From left to right all edges, those of attention and MLP alone, and, if a run keeps kinds of
-    edges, the ablatable ones. A thin line is a prompt that has both;
-    large marks are means with 95 % bootstrap intervals over the prompts that have the phase;
-    dotted, the whole graph.
-
-    Args:
-        head_and_tail: the table of `analyse`.
-        head_and_tail_means: the table of `analyse`, for the same runs.
+    0 is the first layer and 1 the last; over all edges, over those of attention and MLPs alone,
+    and, if a run keeps kinds of edges, over those that it ablates. A thin line is a prompt that has
+    both; large marks are means over the prompts that have the phase; dotted, the whole graph.
     """
-    title = "Depth of head subgraph and tail refinement"
-    if head_and_tail.empty:
-        return empty(title, "no prompt was measured")
     depths = dict(_DEPTHS)
     if _alike(head_and_tail, "graph_depth", "graph_ablatable_depth"):
         del depths["ablatable_"]
+    title = "Depth of head subgraph and tail refinement"
     fig = run_panels(head_and_tail, title, list(depths.values()), ["relative depth"], 280)
     for name, own, row in by_run(head_and_tail):
         means = of_run(head_and_tail_means, name).set_index("quantity")
@@ -214,9 +176,8 @@ def plot_head_and_tail(head_and_tail: pd.DataFrame, head_and_tail_means: pd.Data
             place: dict[str, Any] = {"row": row, "col": col}
             columns = [f"{part}_{kinds}depth" for part in _PHASES]
             _add_prompts(fig, own, columns, place)
-            for at, part in enumerate(_PHASES):
-                mean = means.loc[columns[at]].to_dict()
-                _add_mean_depth(fig, part, at, mean, len(own), place)
+            for at, (part, column) in enumerate(zip(_PHASES, columns, strict=True)):
+                _add_mean_depth(fig, part, means.loc[[column]].assign(at=at), len(own), place)
             depth = float(means.loc[f"graph_{kinds}depth", "mean"])
             if not np.isnan(depth):
                 line = {"color": INK, "dash": "dot", "width": 1.5}
@@ -230,133 +191,97 @@ def _add_prompts(
     fig: go.Figure, rows: pd.DataFrame, columns: list[str], place: dict[str, Any]
 ) -> None:
     """A line a prompt from one phase to the other, in one trace that NaN parts."""
-    x: list[float] = []
-    y: list[float] = []
-    texts: list[str] = []
-    for prompt, head, tail in rows[["prompt", *columns]].itertuples(index=False):
-        x += [0, 1, np.nan]
-        y += [head, tail, np.nan]
-        about = f"<b>prompt {prompt}</b><br>head {head:.3f}, tail {tail:.3f}"
-        texts += [about, about, ""]
-    fig.add_scatter(
-        x=x,
-        y=y,
+    ends = rows[["prompt", *columns]].set_axis(["prompt", "head", "tail"], axis=1)
+    parts = [ends.assign(x=0, y=ends["head"]), ends.assign(x=1, y=ends["tail"]), ends.assign(x=2)]
+    add_points(
+        fig,
+        pd.concat(parts).sort_index(kind="stable"),
+        "x",
+        "y",
+        lambda r: f"<b>prompt {r['prompt']}</b><br>head {r['head']:.3f}, tail {r['tail']:.3f}",
         name="one prompt",
-        legendgroup="prompt",
-        showlegend=place["row"] == place["col"] == 1,
         mode="lines+markers",
         line={"color": "rgba(0,0,0,0.15)", "width": 1},
         marker={"size": 4, "color": "rgba(0,0,0,0.3)"},
-        hoverinfo="text",
-        hovertext=texts,
         **place,
     )
 
 
 def _add_mean_depth(
-    fig: go.Figure, part: str, at: int, mean: dict[str, Any], prompts: int, place: dict[str, Any]
+    fig: go.Figure, part: str, mean: pd.DataFrame, prompts: int, place: dict[str, Any]
 ) -> None:
-    fig.add_scatter(
-        x=[at],
-        y=[mean["mean"]],
+    look = {"symbol": PARTS[part][1], "color": COLOURS[part], "size": 12}
+    add_points(
+        fig,
+        mean,
+        "at",
+        "mean",
+        lambda r: (
+            f"<b>{_PHASES[part]}</b>, {r['prompts']:.0f} of {prompts} prompts<br>"
+            f"depth {row_text(r)}"
+        ),
         name=f"mean, {_PHASES[part]}",
-        legendgroup=part,
-        showlegend=place["row"] == place["col"] == 1,
         mode="markers",
-        marker={
-            "symbol": PARTS[part][1],
-            "color": COLOURS[part],
-            "size": 12,
-            "line": {"width": 1.5, "color": INK},
-        },
-        error_y=error_bars(mean["mean"], mean["low"], mean["high"]),
-        hoverinfo="text",
-        hovertext=[
-            f"<b>{_PHASES[part]}</b>, {mean['prompts']:.0f} of {prompts} prompts<br>depth "
-            + row_text(mean)
-        ],
+        marker={**look, "line": {"width": 1.5, "color": INK}},
+        error_y=error_bars(*(mean[c].to_numpy() for c in ("mean", "low", "high"))),
         **place,
     )
 
 
 def plot_lorenz(lorenz: pd.DataFrame) -> go.Figure:
-    """Lorenz curves of the use of components at a few sizes, a row a run and a column a kind.
-
-    Args:
-        lorenz: the table of `analyse`.
-    """
-    title = "How evenly components are used: Lorenz curves"
-    if lorenz.empty:
-        return empty(title, _NO_EDGE)
+    """Lorenz curves: share of all edges that the least used components hold, at a few sizes."""
     kinds = [kind for kind in _COMPONENTS if (lorenz["kind"] == kind).to_numpy().any()]
     heads = [_COMPONENTS[kind] for kind in kinds]
+    title = "How evenly components are used: Lorenz curves"
     fig = run_panels(lorenz, title, heads, ["share of their edges"], 280)
-    named: set[float] = set()
+    even = pd.DataFrame({"x": [0, 1], "y": [0, 1]})
     for _, own, row in by_run(lorenz):
         sizes = shown_sizes(own["size"].to_numpy(dtype=np.float64))
         for col, kind in enumerate(kinds, start=1):
-            place: dict[str, Any] = {"row": row, "col": col}
-            fig.add_scatter(
-                x=[0, 1],
-                y=[0, 1],
-                name="evenly",
-                legendgroup="evenly",
-                showlegend=row == col == 1,
-                mode="lines",
-                line={"color": INK, "dash": "dot", "width": 1},
-                hoverinfo="skip",
-                **place,
-            )
+            place: dict[str, Any] = {"row": row, "col": col, "mode": "lines"}
+            line = {"color": INK, "dash": "dot", "width": 1}
+            add_points(fig, even, "x", "y", lambda _: "", name="evenly", line=line, **place)
             for size, colour in zip(sizes, size_colours(len(sizes)), strict=True):
-                curve = own.loc[own["kind"].eq(kind) & own["size"].eq(size)]
-                fig.add_scatter(
-                    x=curve["components"],
-                    y=curve["use"],
+                add_points(
+                    fig,
+                    own.loc[own["kind"].eq(kind) & own["size"].eq(size)],
+                    "components",
+                    "use",
+                    lambda r, kind=kind: (
+                        f"<b>s = {r['size']:.4g}</b><br>the least used {percent(r['components'])} "
+                        f"of the {_COMPONENTS[kind]}<br>have {percent(r['use'])} of their edges"
+                    ),
                     name=f"s = {size:.3g}",
-                    legendgroup=f"{size:.3g}",
-                    showlegend=size not in named,
-                    mode="lines",
                     line={"color": colour, "width": 2.5},
-                    hoverinfo="text",
-                    hovertext=[
-                        f"<b>s = {size:.4g}</b><br>the least used {percent(r['components'])} of "
-                        f"the {_COMPONENTS[kind]}<br>have {percent(r['use'])} of their edges"
-                        for r in curve.to_dict("records")
-                    ],
                     **place,
                 )
-                named.add(size)
-            fig.update_xaxes(title_text=f"share of the {_COMPONENTS[kind]}", **place)
+            fig.update_xaxes(title_text=f"share of the {_COMPONENTS[kind]}", row=row, col=col)
     axis = {"range": [-0.02, 1.02], "tickformat": ".0%"}
     return fig.update_xaxes(axis).update_yaxes(axis)
 
 
 def plot_gini(gini: pd.DataFrame) -> go.Figure:
-    """Gini coefficient of the use of components by size, a panel a run; dotted, of the graphs.
+    """Gini coefficient of the use of components by size; dotted: of the whole graphs.
 
-    With 95 % bootstrap intervals over prompts.
-
-    Args:
-        gini: the table of `analyse`.
+    Its intervals are moved so that resamples have the value as their mean.
     """
-    title = "How evenly components are used: Gini coefficient"
-    if gini.empty:
-        return empty(title, _NO_EDGE)
 
-    def hover(row: dict[str, Any], value: str, _: str) -> str:
+    def hover(row: dict[Any, Any], value: str, _: str) -> str:
         return f"<b>s = {row['size']:.4g}</b>, {_COMPONENTS[row['kind']]}<br>Gini {value}"
 
+    title = "How evenly components are used: Gini coefficient"
     fig = run_panels(gini, title, [""], ["Gini coefficient"])
     add_means(fig, gini, ["gini"], _KINDS, hover, by="kind")
     for _, own, row in by_run(gini):
         for kind, graph in own.groupby("kind", sort=False)["graph"].first().to_dict().items():
+            called = _COMPONENTS[str(kind)]
             add_level(
                 fig,
                 own["size"].to_numpy(dtype=np.float64),
                 graph,
                 COLOURS[str(kind)],
-                f"<b>whole graphs</b>, {_COMPONENTS[str(kind)]}: {graph:.3f}",
-                name=f"graph, {_COMPONENTS[str(kind)]}",
+                f"<b>whole graphs</b>, {called}: {graph:.3f}",
+                name=f"graph, {called}",
                 legendgroup=kind,
                 row=row,
                 col=1,
@@ -365,21 +290,14 @@ def plot_gini(gini: pd.DataFrame) -> go.Figure:
 
 
 def plot_core(core: pd.DataFrame) -> go.Figure:
-    """Share of the components of a kind that nearly all prompts' traces use, by size.
+    """Share of components that at least 90 % of the prompts' traces hold an edge of, by size."""
 
-    Args:
-        core: the table of `analyse`.
-    """
-    title = "What nearly all traces share"
-    if core.empty:
-        return empty(title, _NO_EDGE)
-
-    def hover(row: dict[str, Any], _: str, __: str) -> str:
+    def hover(row: dict[Any, Any], *_: str) -> str:
         return (
             f"<b>s = {row['size']:.4g}</b><br>{row['core']} of {row['components']} "
             f"{_COMPONENTS[row['kind']]}, {percent(row['share'])}"
         )
 
-    fig = run_panels(core, title, [""], ["share of components"])
+    fig = run_panels(core, "What nearly all traces share", [""], ["share of components"])
     add_means(fig, core, ["share"], _KINDS, hover, by="kind")
     return fig.update_yaxes(range=[-0.02, 1.02], tickformat=".0%")

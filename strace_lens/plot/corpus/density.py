@@ -1,4 +1,8 @@
-"""What a prompt's density goes with, shallow statistics, and density along generated texts."""
+"""What a prompt's density goes with, shallow statistics, and density along generated texts.
+
+Each parameter is the table of that name that `analyse` returns, but for those of prompts; figures
+have a row of panels a run. Pages show the docstring of a figure as its caption.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from strace_lens.plot.charts import (
     Looks,
     add_level,
     add_means,
+    add_points,
     at_size,
     by_run,
     empty,
@@ -21,7 +26,7 @@ from strace_lens.plot.charts import (
     of_run,
     run_panels,
 )
-from strace_lens.plot.style import COLOURS, INK, SCALE, SYMBOLS, figure, percent, quoted, text_of
+from strace_lens.plot.style import COLOURS, INK, SCALE, SYMBOLS, figure, quoted, text_of
 
 AGAINST = {
     "entropy": "entropy of the full output (nats)",
@@ -53,47 +58,53 @@ _PALE = "#bbbbbb"
 
 
 def plot_density_against(prompts: pd.DataFrame, density_correlations: pd.DataFrame) -> go.Figure:
-    """Density of each prompt against entropy, length and loss, coloured by label; a row a run.
+    """Density of each prompt against entropy, length and loss, coloured by its first label.
 
-    Above each panel Spearman's rho with its 95 % bootstrap interval and the prompts it is of.
+    Entropy is that of the full model's output, loss that of the true next token. Above each panel
+    stands Spearman's rho with its interval; correlations given the other two are in the table
+    below.
 
     Args:
         prompts: `run`, `prompt`, `density`, `entropy`, `tokens`, `loss`, `label` (text, empty for
             none).
         density_correlations: the table of `analyse`, for the same runs.
     """
-    title = "Density against uncertainty, length and loss"
-    if prompts.empty:
-        return empty(title, "no prompt was measured")
     plain = density_correlations[density_correlations["given"] == ""].set_index(["run", "what"])
 
     def heads(run: str) -> list[str]:
         return [_rho(plain, run, what) for what in AGAINST]
 
     values = sorted(prompts["label"].unique())
-    looks = {value: _look(i, len(values)) for i, value in enumerate(values)}
-    fig = run_panels(prompts, title, heads, ["density"], 260)
-    named: set[str] = set()
+    coloured = 1 < len(values) <= len(LABEL_COLOURS)
+    fig = run_panels(
+        prompts, "Density against uncertainty, length and loss", heads, ["density"], 260
+    )
     for _, own, row in by_run(prompts):
         for col, (what, called) in enumerate(AGAINST.items(), start=1):
             for value, rows in own.groupby("label", sort=True):
-                there = rows.dropna(subset=[what])
-                fig.add_scatter(
-                    x=there[what],
-                    y=there["density"],
+                place = values.index(value)
+                add_points(
+                    fig,
+                    rows.dropna(subset=[what]),
+                    what,
+                    "density",
+                    lambda r, what=what, called=called: (
+                        f"<b>prompt {r['prompt']}</b>{', ' * bool(r['label'])}{text_of(r['label'])}"
+                        f"<br>density {r['density']:.4g}<br>{called}: {r[what]:.4g}"
+                    ),
                     name=text_of(str(value)) or "no label",
-                    legendgroup=str(value),
-                    showlegend=str(value) not in named and 1 < len(values) <= len(LABEL_COLOURS),
                     mode="markers",
-                    marker=looks[value],
-                    hoverinfo="text",
-                    hovertext=[_prompt_text(r, what, called) for r in there.to_dict("records")],
+                    marker={
+                        "color": LABEL_COLOURS[place] if coloured else INK,
+                        "symbol": SYMBOLS[place % len(SYMBOLS)] if coloured else "circle",
+                        "size": 7,
+                        "opacity": 0.8,
+                    },
                     row=row,
                     col=col,
                 )
-                named.add(str(value))
             fig.update_xaxes(title_text=called, row=row, col=col)
-    return fig
+    return fig.update_layout(showlegend=coloured)
 
 
 def _rho(plain: pd.DataFrame, run: str, what: str) -> str:
@@ -101,77 +112,48 @@ def _rho(plain: pd.DataFrame, run: str, what: str) -> str:
         return f"{what}: no correlation"
     row: Any = plain.loc[(run, what)]
     if np.isnan(row["rho"]):
-        return f"{what}: too few or all alike (n = {row['prompts']})"
-    return f"ρ = {_of(row)}, n = {row['prompts']}"
+        return f"{what}: too few or all alike (n = {row['prompts']:.0f})"
+    return f"ρ = {_of(row)}, n = {row['prompts']:.0f}"
 
 
 def _of(row: Any) -> str:
     return interval_text(row["rho"], row["low"], row["high"], "{:.2f}")
 
 
-def _look(place: int, values: int) -> dict[str, Any]:
-    if not 1 < values <= len(LABEL_COLOURS):
-        return {"color": INK, "size": 7, "opacity": 0.7}
-    return {
-        "color": LABEL_COLOURS[place],
-        "symbol": SYMBOLS[place % len(SYMBOLS)],
-        "size": 7,
-        "opacity": 0.85,
-    }
-
-
-def _prompt_text(row: dict[str, Any], what: str, called: str) -> str:
-    label = f", {text_of(str(row['label']))}" if row["label"] else ""
-    return (
-        f"<b>prompt {row['prompt']}</b>{label}<br>density {row['density']:.4g}<br>"
-        f"{called}: {row[what]:.4g}"
-    )
-
-
 def plot_density_by_label(density_by_label: pd.DataFrame) -> go.Figure:
-    """Mean density of the prompts of each value of a label, a panel a run and label.
+    """Mean density of the prompts of each value of a label.
 
-    With 95 % bootstrap intervals; above, the Kruskal-Wallis test of whether the values differ.
-
-    Args:
-        density_by_label: the table of `analyse`.
+    Above each panel stands the Kruskal-Wallis test of whether the values differ.
     """
-    title = "Density by label"
-    if density_by_label.empty:
-        return empty(title, "no label has two to twelve values")
-    panels = density_by_label.assign(
-        run=[f"{run}, {label}" for run, label in _pairs(density_by_label)]
-    )
+    pairs = zip(density_by_label["run"], density_by_label["label"], strict=True)
+    panels = density_by_label.assign(run=[f"{run}, {label}" for run, label in pairs])
     tests = panels.drop_duplicates("run").set_index("run")
-    most = int(panels.groupby("run").size().to_numpy().max())
-    fig = run_panels(panels, title, lambda run: [_test_text(tests.loc[run])], [""], 24 * most + 30)
+    most = panels["run"].value_counts().to_numpy().max(initial=1)
+    fig = run_panels(
+        panels,
+        "Density by label",
+        lambda run: [_test_text(tests.loc[run])],
+        [""],
+        24 * int(most) + 30,
+    )
     for _, own, row in by_run(panels):
         rows = own.sort_values("mean", kind="stable")
-        fig.add_scatter(
-            x=rows["mean"],
-            y=[text_of(str(value)) for value in rows["value"]],
+        add_points(
+            fig,
+            rows.assign(value=[text_of(str(value)) for value in rows["value"]]),
+            "mean",
+            "value",
+            lambda r: f"<b>{r['value']}</b>, {r['prompts']} prompts<br>density {row_text(r)}",
+            name="mean",
             showlegend=False,
             mode="markers",
             marker={"color": COLOURS["trace"], "size": 9},
-            error_x=error_bars(*(rows[c].to_numpy(dtype=np.float64) for c in _ENDS)),
-            hoverinfo="text",
-            hovertext=[
-                f"<b>{text_of(str(r['value']))}</b>, {r['prompts']} prompts<br>"
-                f"density {row_text(r)}"
-                for r in rows.to_dict("records")
-            ],
+            error_x=error_bars(*(rows[c].to_numpy() for c in ("mean", "low", "high"))),
             row=row,
             col=1,
         )
         fig.update_yaxes(type="category", range=[-0.6, len(rows) - 0.4], row=row, col=1)
     return fig.update_xaxes(title_text="mean density", matches="x")
-
-
-_ENDS = ("mean", "low", "high")
-
-
-def _pairs(table: pd.DataFrame) -> zip[tuple[str, str]]:
-    return zip(table["run"], table["label"], strict=True)
 
 
 def _test_text(row: Any) -> str:
@@ -181,16 +163,11 @@ def _test_text(row: Any) -> str:
 
 
 def plot_between_runs(between_runs: pd.DataFrame) -> go.Figure:
-    """Spearman correlation of per-prompt density between runs, with its interval in the cell.
-
-    Args:
-        between_runs: the table of `analyse`.
-    """
+    """Spearman correlation of the density of a prompt between runs, with its interval."""
     title = "Density of a prompt between runs: Spearman's rho"
     if between_runs.empty:
-        return empty(title, "there is one run alone")
+        return empty(title)
     names = between_runs["a"].unique().tolist()
-    wide = between_runs.pivot(index="a", columns="b", values="rho").loc[names, names]
     said = between_runs.assign(
         cell=[
             _of(r) if r["a"] != r["b"] else f"{r['rho']:.2f}"
@@ -198,108 +175,106 @@ def plot_between_runs(between_runs: pd.DataFrame) -> go.Figure:
         ],
         hover=[_pair_text(r) for r in between_runs.to_dict("records")],
     )
-    cells, hovers = (
-        said.pivot(index="a", columns="b", values=column).loc[names, names].to_numpy().tolist()
-        for column in ("cell", "hover")
+    wide, cells, hovers = (
+        said.pivot(index="a", columns="b", values=column).loc[names, names].to_numpy()
+        for column in ("rho", "cell", "hover")
     )
-    shown = [text_of(name) for name in names]
-    fig = figure(title, height=120 + max(60 * len(names), 160))
-    fig.add_heatmap(
-        x=shown,
-        y=shown,
-        z=wide.to_numpy(dtype=np.float64),
+    return _add_runs(
+        figure(title, height=120 + max(60 * len(names), 160)),
+        names,
+        x=[text_of(name) for name in names],
+        z=wide,
         text=cells,
         texttemplate="%{text}",
         hovertext=hovers,
-        hoverinfo="text",
         colorscale="RdBu",
         reversescale=True,
         zmin=-1,
         zmax=1,
         colorbar={"thickness": 14, "title": {"text": "rho"}},
-    )
-    fig.update_xaxes(type="category", showgrid=False)
+    ).update_xaxes(type="category")
+
+
+def _add_runs(fig: go.Figure, names: list[str], **cells: Any) -> go.Figure:
+    """A heat map with a row a run, from the top."""
+    fig.add_heatmap(y=[text_of(name) for name in names], hoverinfo="text", **cells)
+    fig.update_xaxes(showgrid=False)
     return fig.update_yaxes(type="category", showgrid=False, autorange="reversed")
 
 
-def _pair_text(row: dict[str, Any]) -> str:
-    a, b = (text_of(row[name]) for name in ("a", "b"))
+def _pair_text(row: dict[Any, Any]) -> str:
     difference = interval_text(
         row["mean_difference"], row["difference_low"], row["difference_high"]
     )
     return (
-        f"<b>{a} and {b}</b>, {row['prompts']} prompts<br>rho {_of(row)}<br>"
-        f"density of the first less that of the second: {difference}"
+        f"<b>{text_of(row['a'])} and {text_of(row['b'])}</b>, {row['prompts']} prompts<br>"
+        f"rho {_of(row)}<br>density of the first less that of the second: {difference}"
     )
 
 
-def plot_density_of_prompts(prompts: pd.DataFrame) -> go.Figure:
-    """Density of every prompt in every run, prompts by their mean density.
+def plot_density_of_prompts(shared_prompts: pd.DataFrame) -> go.Figure:
+    """Density of every shared prompt in every run, prompts sorted by their mean.
+
+    Prompts have the numbers of the first run.
 
     Args:
-        prompts: `run`, `prompt` (the same number for the same text), `density`.
+        shared_prompts: `run`, `prompt` (the same number for the same text), `density`.
     """
     title = "Density of every prompt in every run"
-    if prompts.empty:
-        return empty(title, "no prompt was measured")
-    wide = prompts.pivot(index="run", columns="prompt", values="density")
-    wide = wide.loc[prompts["run"].unique()]
+    if shared_prompts.empty:
+        return empty(title)
+    wide = shared_prompts.pivot(index="run", columns="prompt", values="density")
+    wide = wide.loc[shared_prompts["run"].unique()]
     wide = wide[wide.mean().sort_values(kind="stable").index]
-    shown = [text_of(str(name)) for name in wide.index]
-    fig = figure(title, height=130 + max(40 * len(wide), 90))
-    fig.add_heatmap(
+    said = [
+        [
+            f"<b>{text_of(name)}</b>, prompt {prompt}<br>density {value:.4g}"
+            for prompt, value in row.items()
+        ]
+        for name, row in wide.iterrows()
+    ]
+    fig = _add_runs(
+        figure(title, height=130 + max(40 * len(wide), 90)),
+        wide.index.tolist(),
         x=list(range(wide.shape[1])),
-        y=shown,
         z=wide.to_numpy(dtype=np.float64),
+        text=said,
         colorscale=SCALE,
         colorbar={"thickness": 14, "title": {"text": "density"}},
-        hoverinfo="text",
-        text=[
-            [
-                f"<b>{name}</b>, prompt {prompt}<br>density {value:.4g}"
-                for prompt, value in zip(wide.columns, row, strict=True)
-            ]
-            for name, row in zip(shown, wide.to_numpy(), strict=True)
-        ],
     )
-    fig.update_xaxes(title_text="prompts, from the least dense on average", showgrid=False)
-    fig.update_xaxes(showticklabels=False, ticks="")
-    return fig.update_yaxes(type="category", showgrid=False, autorange="reversed")
+    fig.update_xaxes(title_text="prompts, from the least dense on average")
+    return fig.update_xaxes(showticklabels=False, ticks="")
 
 
 def plot_density_parts(density_parts: pd.DataFrame, part_correlations: pd.DataFrame) -> go.Figure:
-    """Plateau and half size of each prompt against entropy, a row a run.
+    """The two parts of a density against the entropy of the full model's output.
 
-    Args:
-        density_parts: the table of `analyse`.
-        part_correlations: the table of `analyse`, for the same runs; rho stands above each panel.
+    The plateau (TV at the smallest size) is lower where both outputs are broad whatever is
+    computed; the half size is that at which TV falls below half of it. Above each panel stands
+    Spearman's rho.
     """
-    title = "The parts of density against uncertainty"
-    if density_parts.empty:
-        return empty(title, "no prompt was measured")
     plain = part_correlations[part_correlations["what"] == "entropy"].set_index(["run", "part"])
 
     def heads(run: str) -> list[str]:
-        return [_rho_of_part(plain.loc[(run, part)]) for part in PARTS]
+        return [_rho(plain, run, part) for part in PARTS]
 
+    title = "The parts of density against uncertainty"
     fig = run_panels(density_parts, title, heads, list(PARTS.values()), 260)
-    for name, own, row in by_run(density_parts):
+    for _, own, row in by_run(density_parts):
         for col, (part, called) in enumerate(PARTS.items(), start=1):
-            there = own.dropna(subset=[part])
-            fig.add_scatter(
-                x=there["entropy"],
-                y=there[part],
-                name=name,
+            add_points(
+                fig,
+                own.dropna(subset=[part]),
+                "entropy",
+                part,
+                lambda r, part=part, called=called: (
+                    f"<b>prompt {r['prompt']}</b><br>{called}: {r[part]:.3g}<br>"
+                    f"entropy {r['entropy']:.3g} nats"
+                ),
+                name=part,
                 showlegend=False,
                 mode="markers",
                 marker={"color": COLOURS["trace"], "size": 6, "opacity": 0.6},
-                hoverinfo="text",
-                hovertext=[
-                    f"<b>prompt {prompt}</b><br>{called}: {value:.3g}<br>entropy {entropy:.3g} nats"
-                    for prompt, value, entropy in zip(
-                        there["prompt"], there[part], there["entropy"], strict=True
-                    )
-                ],
                 row=row,
                 col=col,
             )
@@ -307,33 +282,23 @@ def plot_density_parts(density_parts: pd.DataFrame, part_correlations: pd.DataFr
     return fig.update_xaxes(title_text="entropy of the full output (nats)")
 
 
-def _rho_of_part(row: Any) -> str:
-    n = f"n = {row['prompts']:.0f}"
-    return f"no ρ, {n}" if np.isnan(row["rho"]) else f"ρ = {_of(row)}, {n}"
-
-
 def plot_shallow(shallow: pd.DataFrame, shallow_full_model: pd.DataFrame) -> go.Figure:
-    """TV of the traces' output to each target by size; dotted, that of the full model's output.
+    """Mean total variation of the trace's output to each target, by size.
 
-    Means over prompts with 95 % bootstrap intervals, a panel a run.
-
-    Args:
-        shallow: the table of `analyse`.
-        shallow_full_model: the table of `analyse`, for the same runs.
+    Targets are the model's output, the corpus' unigram distribution, and the model's output after a
+    BOS alone; dotted: the full model's own distance to the latter two.
     """
-    title = "Traces' output against shallow statistics"
-    if shallow.empty:
-        return empty(title, "no target was measured")
 
-    def hover(row: dict[str, Any], value: str, _: str) -> str:
+    def hover(row: dict[Any, Any], value: str, _: str) -> str:
         return f"{at_size(row)}TV to the {TARGETS[row['target']][0].removeprefix('the ')} {value}"
 
+    title = "Traces' output against shallow statistics"
     fig = run_panels(shallow, title, [""], ["total variation"])
     add_means(fig, shallow, ["tv"], _TO_TARGETS, hover, by="target")
     for run, own, number in by_run(shallow):
         for row in of_run(shallow_full_model, run).to_dict("records"):
             called, line = TARGETS[row["target"]]
-            value = interval_text(row["tv"], row["low"], row["high"])
+            value = row_text({**row, "mean": row["tv"]})
             add_level(
                 fig,
                 own["size"].to_numpy(dtype=np.float64),
@@ -349,75 +314,54 @@ def plot_shallow(shallow: pd.DataFrame, shallow_full_model: pd.DataFrame) -> go.
 
 
 def plot_nearest(nearest: pd.DataFrame) -> go.Figure:
-    """How many prompts' traces are nearer to a target than the full model is, or nearest to it.
+    """Share of prompts whose trace is nearer to a target than the full model is, or nearest to it.
 
-    Shares of prompts with Wilson's 95 % intervals, a row of panels a run.
-
-    Args:
-        nearest: the table of `analyse`.
+    Intervals are Wilson's.
     """
-    title = "How many traces are near to shallow statistics"
-    if nearest.empty:
-        return empty(title, "no target was measured")
 
-    def hover(row: dict[str, Any], _: str, column: str) -> str:
+    def hover(row: dict[Any, Any], _: str, column: str) -> str:
         name = TARGETS[row["target"]][0]
-        return f"{at_size(row)}to {name}, {_NEAR[column]}: {_share_text(row, column)}"
+        return f"{at_size(row)}to {name}, {_NEAR[column]}: {row_text(row, column, '{:.1%}')}"
 
+    title = "How many traces are near to shallow statistics"
     fig = run_panels(nearest, title, list(_NEAR.values()), ["share of prompts"])
     # The full model is never nearer to itself than it is: that line is NaN, and left out.
     add_means(fig, nearest, list(_NEAR), _TO_TARGETS, hover, by="target")
     return fig.update_yaxes(range=[-0.03, 1.03], tickformat=".0%")
 
 
-def _share_text(row: dict[str, Any], column: str) -> str:
-    low, high = row[f"{column}_low"], row[f"{column}_high"]
-    text = percent(row[column])
-    return text if np.isnan(low) else f"{text} [{percent(low)}, {percent(high)}]"
-
-
 def plot_growth(growth: pd.DataFrame, growth_lines: pd.DataFrame) -> go.Figure:
-    """Density after each generated token: every text pale, the mean of the texts that got so far.
+    """Density of each prompt as the model adds tokens to it, and the mean over the texts."""
 
-    Args:
-        growth: the table of `analyse`.
-        growth_lines: the table of `analyse`, for the same runs.
-    """
-    title = "Density as the model writes on"
-    if growth.empty:
-        return empty(title, "no run wrote on: a sweep with --generate does")
-    fig = run_panels(growth, title, [""], ["density"])
-    for run, _, row in by_run(growth):
-        for i, (of, text) in enumerate(of_run(growth_lines, run).groupby("of")):
-            fig.add_scatter(
-                x=text["step"],
-                y=text["density"],
-                name="one text",
-                legendgroup="text",
-                showlegend=row == 1 and i == 0,
-                mode="lines" if len(text) > 1 else "markers",
-                line={"color": _PALE, "width": 1},
-                hoverinfo="text",
-                hovertext=[
-                    f"text of prompt {of}, {r['step']} tokens written<br>"
-                    f"density {r['density']:.3f}, writes {_written(r['next'])}"
-                    for r in text.to_dict("records")
-                ],
-                row=row,
-                col=1,
-            )
+    def hover_text(row: dict[Any, Any]) -> str:
+        writes = quoted(row["next"]) if isinstance(row["next"], str) else "nothing more"
+        return (
+            f"text of prompt {row['of']}, {row['step']} tokens written<br>"
+            f"density {row['density']:.3f}, writes {writes}"
+        )
 
-    def hover(row: dict[str, Any], value: str, _: str) -> str:
+    def hover(row: dict[Any, Any], value: str, _: str) -> str:
         return (
             f"<b>{row['step']} tokens written</b>, {row['prompts']} texts<br>density {value}"
             f"<br>{row['tokens']:.1f} tokens, entropy {row['entropy']:.2f} nats"
         )
 
+    fig = run_panels(growth, "Density as the model writes on", [""], ["density"])
+    for run, _, row in by_run(growth):
+        for _, text in of_run(growth_lines, run).groupby("of"):
+            add_points(
+                fig,
+                text,
+                "step",
+                "density",
+                hover_text,
+                name="one text",
+                mode="lines" if len(text) > 1 else "markers",
+                line={"color": _PALE, "width": 1},
+                row=row,
+                col=1,
+            )
     mean: Looks = {"": ("mean", {"color": COLOURS["trace"]})}
     add_means(fig, growth, ["density"], mean, hover, along="step")
-    step = max(1, math.ceil(int(growth["step"].to_numpy().max()) / 12))
+    step = max(1, math.ceil(growth["step"].to_numpy().max(initial=0) / 12))
     return fig.update_xaxes(title_text="tokens written so far", tick0=0, dtick=step)
-
-
-def _written(token: object) -> str:
-    return quoted(token) if isinstance(token, str) else "nothing more"

@@ -1,4 +1,8 @@
-"""Final states of a corpus' traces: against the full model's, and those of any two sizes."""
+"""Final states of a corpus' traces: against the full model's, and those of any two sizes.
+
+Each parameter is the table of that name that `analyse` returns; figures have a row of panels a run.
+Pages show the docstring of a figure as its caption.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,14 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from strace_lens.measures.intervals import interval_text, row_text
+from strace_lens.measures.intervals import row_text
 from strace_lens.plot.charts import (
     SIZE_TITLE,
     Looks,
     add_heat,
     add_means,
+    add_points,
     by_run,
-    empty,
     run_panels,
     shown_sizes,
     size_colours,
@@ -34,30 +38,24 @@ _STATE_PATH = {
     "step": ("length of the step", "step"),
     "curvature": ("angle to the step before", "radians"),
 }
-_NONE = "no run kept hidden states"
 _HEIGHT = 340  # of a matrix, in pixels
 _BAR = {"thickness": 14}
 _TICKS = [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 def plot_geometry(geometry_by_layer: pd.DataFrame) -> go.Figure:
-    """Layer by size, a row a run: cosine and CKA of the trace's stream with the full model's.
+    """The trace's stream after each block against the full model's.
 
-    Both in one scale from 0 to 1, values below 0 as 0; blank where there is none.
-
-    Args:
-        geometry_by_layer: the table of `analyse`.
+    Cosine at the last token, and linear CKA over all tokens, of which the last layer has none.
     """
-    title = "Hidden states of the trace against the full model's"
-    if geometry_by_layer.empty:
-        return empty(title, _NONE)
 
-    def hover(row: dict[str, Any], name: str) -> str:
+    def hover(row: dict[Any, Any], name: str) -> str:
         return (
             f"<b>s = {row['size']:.4g}</b>, layer {row['layer']}<br>"
             f"{_LIKE_FULL[name]}: {row_text(row, name)}<br>{row[f'{name}_prompts']} prompts"
         )
 
+    title = "Hidden states of the trace against the full model's"
     fig = run_panels(geometry_by_layer, title, list(_LIKE_FULL.values()), ["layer"])
     for _, own, row in by_run(geometry_by_layer):
         for col, name in enumerate(_LIKE_FULL, start=1):
@@ -72,29 +70,24 @@ def plot_geometry(geometry_by_layer: pd.DataFrame) -> go.Figure:
 
 
 def plot_path(geometry_by_layer: pd.DataFrame) -> go.Figure:
-    """Velocity and curvature of the path at the last token, by layer, at a few sizes.
+    """The path at the last token, at a few sizes: length of each layer's step, and its turns.
 
-    Means over prompts with 95 % bootstrap intervals; dotted, the full model.
-
-    Args:
-        geometry_by_layer: the table of `analyse`.
+    A turn is the angle between successive steps. Dotted: the full model.
     """
-    title = "Path of the last token through the layers"
-    if geometry_by_layer.empty:
-        return empty(title, _NONE)
 
-    def hover(row: dict[str, Any], value: str, name: str) -> str:
+    def hover(row: dict[Any, Any], value: str, name: str) -> str:
         return (
             f"<b>s = {row['size']:.4g}</b>, layer {row['layer']}<br>{name} {value}"
             f"<br>{row[f'{name}_prompts']} prompts"
         )
 
     panels, units = zip(*_PATH.values(), strict=True)
-    fig = run_panels(geometry_by_layer, title, panels, units)
-    shown = pd.concat(
+    fig = run_panels(geometry_by_layer, "Path of the last token through the layers", panels, units)
+    few = [
         own.loc[own["size"].isin(shown_sizes(own["size"].to_numpy(dtype=np.float64)))]
         for _, own, _ in by_run(geometry_by_layer)
-    )
+    ]
+    shown = pd.concat(few) if few else geometry_by_layer
     sizes = np.unique(shown["size"]).tolist()
     looks: Looks = {
         size: (f"s = {size:.3g}", {"color": colour})
@@ -102,38 +95,32 @@ def plot_path(geometry_by_layer: pd.DataFrame) -> go.Figure:
     }
     add_means(fig, shown, list(_PATH), looks, hover, by="size", along="layer")
     for _, own, row in by_run(geometry_by_layer):
-        full = own.drop_duplicates("layer")
         for col, name in enumerate(_PATH, start=1):
-            fig.add_scatter(
-                x=full["layer"],
-                y=full[f"full_{name}"],
+            add_points(
+                fig,
+                own.drop_duplicates("layer"),
+                "layer",
+                f"full_{name}",
+                lambda r, name=name: (
+                    f"<b>full model</b>, layer {r['layer']}<br>{name} {r[f'full_{name}']:.3g}"
+                ),
                 name="full model",
-                legendgroup="full",
-                showlegend=row == col == 1,
                 mode="lines",
                 line={"color": INK, "dash": "dot", "width": 2},
-                hoverinfo="text",
-                hovertext=[
-                    f"<b>full model</b>, layer {r['layer']}<br>{name} "
-                    + interval_text(r[f"full_{name}"], np.nan, np.nan)
-                    for r in full.to_dict("records")
-                ],
                 row=row,
                 col=col,
             )
-        last = int(own["layer"].to_numpy().max())
-        fig.update_xaxes(range=[-0.5, last + 0.5], row=row)
+        fig.update_xaxes(range=[-0.5, own["layer"].to_numpy().max() + 0.5], row=row)
     fig.update_yaxes(type="log", col=1, dtick=1)
     return fig.update_xaxes(title_text="layer", tickformat="d")
 
 
 def plot_states_alike(state_matrices: pd.DataFrame) -> go.Figure:
-    """Size by size, a row a run: cosine, linear CKA and its estimate without bias.
+    """The last token's state behind the final norm, in the trace of each size against all others.
 
-    All in one scale from 0 to 1, values below 0 as 0; blank where there is none.
-
-    Args:
-        state_matrices: the table of `analyse`.
+    Cosine: mean over prompts. Linear CKA: whether two sizes arrange the prompts alike; with fewer
+    prompts than the model is wide it is high for any two sets of states, which its estimate without
+    bias is not. Values below 0 are shown as 0; blank where there is none.
     """
     title = "Final states of any two sizes: how alike"
     fig = _plot_matrices(state_matrices, title, _ALIKE, ["coloraxis"] * 3)
@@ -141,15 +128,13 @@ def plot_states_alike(state_matrices: pd.DataFrame) -> go.Figure:
 
 
 def plot_states_apart(state_matrices: pd.DataFrame) -> go.Figure:
-    """Size by size, a row a run: distance, and information imbalance, above 1 as 1.
+    """The same states: mean distance over prompts, and information imbalance, above 1 as 1.
 
-    Args:
-        state_matrices: the table of `analyse`.
+    The imbalance (Glielmo et al. 2022) is near 0 where the nearest neighbours among prompts at the
+    size of the row are neighbours at that of the column too, near 1 where they tell nothing of it.
     """
     title = "Final states of any two sizes: how far apart"
     fig = _plot_matrices(state_matrices, title, _APART, ["coloraxis", "coloraxis2"])
-    if state_matrices.empty:
-        return fig
     far = {"colorscale": SCALE, "cmin": 0, "colorbar": {**_BAR, "x": 0.455}}
     ticks = {"tickvals": [0, 0.5, 1], "ticktext": ["0", "0.5", "≥ 1"], "x": 1.0}
     fig.update_xaxes(domain=[0, 0.45], col=1).update_xaxes(domain=[0.55, 1], col=2)
@@ -165,8 +150,6 @@ def _plot_matrices(
     table: pd.DataFrame, title: str, measures: Mapping[str, str], coloraxes: list[str]
 ) -> go.Figure:
     """A heat map for each run and measure; the first size upwards, the second to the right."""
-    if table.empty:
-        return empty(title, _NONE)
     fig = run_panels(table, title, list(measures.values()), [SIZE_TITLE], _HEIGHT)
     for _, own, row in by_run(table):
         axis = measured_axis(np.unique(own["size_a"].to_numpy(dtype=np.float64)))
@@ -183,12 +166,12 @@ def _plot_matrices(
                 row=row,
                 col=col,
             )
-        fig.update_xaxes(axis, row=row).update_yaxes({**axis, "title": None}, row=row)
+        fig.update_xaxes(axis, row=row).update_yaxes(axis, row=row)
     fig.update_yaxes(title_text=SIZE_TITLE, col=1)
     return fig.update_xaxes(title_text=SIZE_TITLE)
 
 
-def _matrix_text(row: dict[str, Any], called: str) -> str:
+def _matrix_text(row: dict[Any, Any], called: str) -> str:
     value = "none" if np.isnan(row["value"]) else f"{row['value']:.4g}"
     return (
         f"<b>s = {row['size_a']:.4g} (y) and {row['size_b']:.4g} (x)</b><br>{called}: {value}<br>"
@@ -197,25 +180,19 @@ def _matrix_text(row: dict[str, Any], called: str) -> str:
 
 
 def plot_state_path(state_curvature: pd.DataFrame) -> go.Figure:
-    """Length of each step from size to size, and the angle between successive steps.
+    """The same state's path from size to size: length of each step, and its turns.
 
-    Means over prompts with 95 % bootstrap intervals.
-
-    Args:
-        state_curvature: the table of `analyse`.
+    A turn is the angle between successive steps: 0 goes straight on, π straight back.
     """
-    title = "Path of the final state from size to size"
-    if state_curvature.empty:
-        return empty(title, _NONE)
 
-    def hover(row: dict[str, Any], value: str, name: str) -> str:
+    def hover(row: dict[Any, Any], value: str, name: str) -> str:
         return (
             f"<b>to s = {row['size']:.4g}</b><br>{_STATE_PATH[name][0]} {value}<br>"
             f"{row[f'{name}_prompts']} prompts"
         )
 
     panels, units = zip(*_STATE_PATH.values(), strict=True)
-    fig = run_panels(state_curvature, title, panels, units)
+    fig = run_panels(state_curvature, "Path of the final state from size to size", panels, units)
     mean: Looks = {"": ("mean", {"color": COLOURS["trace"]})}
     add_means(fig, state_curvature, list(_STATE_PATH), mean, hover)
     for _, own, row in by_run(state_curvature):

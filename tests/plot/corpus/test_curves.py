@@ -15,6 +15,7 @@ from strace_lens.plot.corpus.curves import (
     plot_head_tail,
     plot_mean_curves,
     plot_prompt_boundaries,
+    plot_shared_curves,
     plot_sizes_needed,
 )
 from strace_lens.plot.style import COLOURS
@@ -44,7 +45,7 @@ def bands(fig: object) -> list[object]:
 
 @pytest.mark.parametrize("kind", made_tables.KINDS)
 @pytest.mark.parametrize("curve", list(NAMES))
-def test_lines_are_the_means_of_the_table_a_dash_a_run(kind: str, curve: str) -> None:
+def test_lines_are_the_means_of_the_table_a_panel_a_run(kind: str, curve: str) -> None:
     curves, boundaries = tables(kind)
     own = curve in ("head", "tail")
     fig = plot_head_tail(curves) if own else plot_mean_curves(curves, boundaries)
@@ -52,14 +53,13 @@ def test_lines_are_the_means_of_the_table_a_dash_a_run(kind: str, curve: str) ->
     names = curves["run"].unique()
     assert len(lines) == len(names)
     assert {d.line.color for d in lines} == {COLOURS[curve]}
+    assert [d.yaxis for d in lines] == ["y", "y2"][: len(names)]
     for name, line in zip(names, lines, strict=True):
         rows = curves[(curves["run"] == name) & (curves["curve"] == curve)]
         assert list(line.x) == rows["size"].tolist()
         assert list(line.y) == rows["mean"].tolist()
-        assert f"{rows['mean'].iloc[0]:.4g}" in line.hovertext[0]
+        assert f"{NAMES[curve]} {rows['mean'].iloc[0]:.3g}" in line.hovertext[0]
     assert [d.showlegend for d in lines] == [True, False][: len(lines)]
-    if len(lines) > 1:
-        assert [d.line.dash for d in lines] == ["solid", "dash"]
 
 
 @pytest.mark.parametrize("kind", made_tables.KINDS)
@@ -72,9 +72,30 @@ def test_the_thin_lines_are_the_medians_of_the_trace(kind: str) -> None:
         assert list(line.y) == rows["median"].tolist()
 
 
+def test_the_trace_is_drawn_over_its_controls() -> None:
+    names = [d.name for d in plot_mean_curves(*tables("one run")).data if d.name]
+    assert names[-1] == "trace"
+
+
+@pytest.mark.parametrize("kind", made_tables.KINDS)
+def test_shared_curves_are_the_traces_a_line_a_run(kind: str) -> None:
+    curves, boundaries = tables(kind)
+    fig = plot_shared_curves(curves, boundaries)
+    lines = [d for d in fig.data if d.fill is None]
+    names = curves["run"].unique()
+    for name, line in zip(names, lines, strict=True):
+        rows = curves[(curves["run"] == name) & (curves["curve"] == "trace")]
+        assert line.name == name.replace("<", "&lt;").replace(">", "&gt;")
+        assert list(line.x) == rows["size"].tolist()
+        assert list(line.y) == rows["mean"].tolist()
+    assert len({d.line.color for d in lines}) == len(names)
+    ends = boundaries[boundaries["quantity"].isin(ENDS)]
+    assert [shape.x0 for shape in fig.layout.shapes] == ends["value"].dropna().tolist()
+
+
 def test_bands_go_from_the_low_to_the_high_end() -> None:
     curves, _ = tables("one run")
-    band = bands(plot_head_tail(curves))[1]
+    (band,) = [d for d in bands(plot_head_tail(curves)) if d.legendgroup == "head"]
     rows = curves[curves["curve"] == "head"]
     assert list(band.y) == [*rows["mean_low"], *rows["mean_high"][::-1]]
 
@@ -106,37 +127,27 @@ def test_a_boundary_is_named_with_its_interval_or_said_to_be_missing() -> None:
     made_up.loc[start, ["value", "low", "high", "found"]] = 0.02, 0.01, 0.04, 0.9
     made_up.loc[stop, ["value", "low", "high", "found"]] = np.nan, np.nan, np.nan, 0.25
     found = made.texts(plot_mean_curves(curves, made_up))
-    assert "first: construction starts: s = 0.02 [0.01, 0.04], found in 90 %" in found
-    other = "&lt;other&gt;: construction stops: not found; there in 25 %"
-    assert other in found
+    first, other = (text.split("<br>") for text in found)
+    assert first[0] == "<b>first</b>"
+    assert "construction starts: s = 0.02 [0.01, 0.04], found in 90 % of resamples" in first
+    assert other[0] == "<b>&lt;other&gt;</b>"
+    assert "construction stops: not found; there in 25 % of resamples" in other
 
 
-def test_runs_are_named_where_there_are_several() -> None:
-    names = [d.name for d in plot_head_tail(tables("two runs")[0]).data]
-    assert {"first", "&lt;other&gt;"} < set(names)
-    assert "first" not in [d.name for d in plot_head_tail(tables("one run")[0]).data]
-
-
-def test_missing_controls_are_said() -> None:
+def test_controls_that_were_not_measured_are_left_out() -> None:
     curves, boundaries = tables("one run")
-    trace = curves[curves["curve"] == "trace"]
-    said = "not measured: inverse of the trace, random subgraph, inverse of the random subgraph"
-    assert said in made.texts(plot_mean_curves(trace, boundaries))
-
-
-def test_boundaries_of_many_runs_are_drawn_and_not_told() -> None:
-    curves, boundaries = tables("one run")
-    three = [t.assign(run=f"{name}") for name in "abc" for t in (curves,)]
-    bounds = [boundaries.assign(run=name) for name in "abc"]
-    fig = plot_mean_curves(pd.concat(three), pd.concat(bounds))
-    assert not any("construction starts" in text for text in made.texts(fig))
-    assert len(fig.layout.shapes) == 3 * len(plot_mean_curves(curves, boundaries).layout.shapes)
+    fig = plot_mean_curves(curves[curves["curve"] == "trace"], boundaries)
+    assert {d.name for d in fig.data if d.name} == {"trace", "median of the trace"}
 
 
 def test_empty_tables_say_why_nothing_is_drawn() -> None:
     curves, boundaries = (t.head(0) for t in tables("one run"))
-    assert made.texts(plot_mean_curves(curves, boundaries)) == ["no prompt has a curve"]
-    assert made.texts(plot_head_tail(curves)) == ["no prompt has head and tail errors"]
+    for fig in (
+        plot_mean_curves(curves, boundaries),
+        plot_shared_curves(curves, boundaries),
+        plot_head_tail(curves),
+    ):
+        assert made.texts(fig) == ["there is no row to draw"]
 
 
 @functools.cache
@@ -155,7 +166,7 @@ def drawn(values: object) -> list[float]:
 
 
 def markers(fig: object) -> list[object]:
-    return [d for d in fig.data if d.mode == "markers" and d.x[0] is not None]
+    return [d for d in fig.data if d.mode == "markers"]
 
 
 @pytest.mark.parametrize("kind", made_tables.KINDS)
@@ -175,31 +186,24 @@ def test_markers_are_the_medians_and_bars_the_quartiles(kind: str) -> None:
 
 def test_the_first_size_lies_below_the_one_from_which_on_it_holds() -> None:
     fig = plot_sizes_needed(needed("two runs"))
-    for name in ("first", "&lt;other&gt;"):
-        top = [d for d in markers(fig) if d.name == name and "top token" in d.hovertext[0]]
+    for axis in ("y", "y2"):
+        top = [d for d in markers(fig) if d.yaxis == axis and "top token" in d.hovertext[0]]
         (held, first) = sorted(top, key=lambda d: d.marker.color == "white")
-        assert (held.marker.symbol, held.marker.line.color) == (
-            first.marker.symbol,
-            first.marker.line.color,
-        )
+        assert held.marker.line.color == first.marker.line.color
         assert 0 < first.y[0] - held.y[0] < 0.4
         assert "from there on" in held.hovertext[0]
         assert "for the first time" in first.hovertext[0]
-    legend = {d.name: d.marker.color for d in fig.data if d.x[0] is None}
+    legend = {d.name: d.marker.color for d in markers(fig) if d.showlegend}
+    assert list(legend) == ["from there on", "for the first time"]
     assert legend["for the first time"] == "white"
 
 
-def test_runs_differ_by_marker_and_lie_beside_each_other() -> None:
+def test_runs_have_a_panel_each_and_the_same_rows() -> None:
     fig = plot_sizes_needed(needed("two runs"))
-    found = {
-        name: [d for d in markers(fig) if d.name == name] for name in ("first", "&lt;other&gt;")
-    }
-    assert {d.marker.symbol for d in found["first"]} == {"circle"}
-    assert {d.marker.symbol for d in found["&lt;other&gt;"]} == {"square"}
-    for one, other in zip(*found.values(), strict=True):
-        assert one.marker.color == other.marker.color
-        assert one.marker.line.color == other.marker.line.color
-        assert set(np.round(np.subtract(other.y, one.y), 6)) == {0.4}
+    first, other = ([d for d in markers(fig) if d.yaxis == axis] for axis in ("y", "y2"))
+    for one, beside in zip(first, other, strict=True):
+        assert one.marker.line.color == beside.marker.line.color
+        assert list(one.y) == list(beside.y)
 
 
 def test_who_never_gets_there_is_said_and_bars_run_out_of_the_axis() -> None:
@@ -217,23 +221,19 @@ def test_who_never_gets_there_is_said_and_bars_run_out_of_the_axis() -> None:
     assert "quartiles 0.5 to never" in text
 
 
-def test_prompts_that_never_get_there_are_counted_in_the_label_run_by_run() -> None:
+def test_prompts_that_never_get_there_are_counted_in_the_label_of_their_run() -> None:
     table = needed("two runs").copy()
     table.loc[(table["what"] == "top1") & (table["run"] == "<other>"), "never"] = 2
     table.loc[table["rule"] == "first", "never"] = 1  # is in the texts under the pointer alone
-    labels = plot_sizes_needed(table).layout.yaxis.ticktext
-    assert [t for t in labels if "never" in t] == [
-        "top token is the model's<br>(never: 0 of 5, 2 of 4)"
-    ]
-    table["prompts"] = 5
-    labels = plot_sizes_needed(table).layout.yaxis.ticktext
-    assert "top token is the model's<br>(never: 0, 2 of 5)" in labels
+    fig = plot_sizes_needed(table)
+    assert not any("never" in label for label in fig.layout.yaxis.ticktext)
+    assert "top token is the model's (2 of 4 never)" in fig.layout.yaxis2.ticktext
     (text,) = [
-        t
-        for t in made.hovers(plot_sizes_needed(table))
-        if t.startswith("<b>&lt;other&gt;</b>, top token") and "first time" in t
+        d.hovertext[0]
+        for d in markers(fig)
+        if d.yaxis == "y2" and "top token" in d.hovertext[0] and "first time" in d.hovertext[0]
     ]
-    assert text.endswith("1 of 5 prompts never")
+    assert text.endswith("1 of 4 prompts never")
 
 
 @pytest.mark.parametrize("kind", made_tables.KINDS)
@@ -278,4 +278,4 @@ def test_a_corpus_without_boundaries_is_counted_and_has_no_points() -> None:
 
 def test_no_prompts_at_all_are_said() -> None:
     for plot, table in ((plot_sizes_needed, needed), (plot_prompt_boundaries, boundaries)):
-        assert made.texts(plot(table("one run").head(0))) == ["no prompt was measured"]
+        assert made.texts(plot(table("one run").head(0))) == ["there is no row to draw"]

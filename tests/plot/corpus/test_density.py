@@ -54,7 +54,7 @@ def test_many_labels_or_one_are_left_uncoloured() -> None:
     for labels in ([str(i) for i in range(len(frame))], ""):
         fig = plot_density_against(frame.assign(label=labels), table("density_correlations"))
         assert len({item.marker.color for item in fig.data}) == 1
-        assert not any(item.showlegend for item in fig.data)
+        assert fig.layout.showlegend is False
 
 
 def test_labels_of_prompts_are_no_markup() -> None:

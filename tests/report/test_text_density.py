@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from strace_lens.model.predictions import TopToken
-from strace_lens.plot.text_density import (
+from strace_lens.report.text_density import (
     colours,
     luminance,
     text_density_html,
