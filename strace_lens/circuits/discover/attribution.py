@@ -43,7 +43,7 @@ from strace_lens.circuits.wiring import (
     stream_point,
     stream_points,
 )
-from strace_lens.model.architecture import Model, device_of
+from strace_lens.model.architecture import Model, UnsupportedModelError, device_of
 from strace_lens.model.forward import Hook
 from strace_lens.model.hold import fixed_weights
 from strace_lens.model.norms import Norm
@@ -67,13 +67,13 @@ def eap(experiment: Experiment, *, seed: int = 0, positions: bool = False) -> Ed
     Args:
         positions: score an edge at each token position apart.
     """
-    total = _empty(experiment, positions)
+    total = empty_scores(experiment, positions)
     for rows in experiment.gradient_chunks(len(experiment.task)):
         kept: Values = {}
         hooks = output_hooks(experiment.wiring, kept)
-        read = _backward(experiment, rows, hooks=hooks, untouched=True)
+        read = run_backward(experiment, rows, hooks=hooks, untouched=True)
         clean = outputs_of(experiment.wiring, kept)
-        _add(experiment, total, read, _differences(experiment, clean, rows))
+        add_products(experiment, total, read, differences_of(experiment, clean, rows))
     return total / len(experiment.task)
 
 
@@ -101,14 +101,14 @@ def eap_ig(
 
 
 def _integrated(experiment: Experiment, metric: Metric, steps: int, positions: bool) -> EdgeValues:
-    points, total = _points(steps), _empty(experiment, positions)
+    points, total = _points(steps), empty_scores(experiment, positions)
     for rows in experiment.gradient_chunks(len(experiment.task)):
         clean, corrupted = (run[0].embed[rows] for run in (experiment.clean, experiment.corrupted))
-        differences = _differences(experiment, experiment.clean[0].rows(rows), rows)
+        differences = differences_of(experiment, experiment.clean[0].rows(rows), rows)
         for point in points:
             hook = ("blocks.0.hook_resid_pre", _write(corrupted + (clean - corrupted) * point))
-            read = _backward(experiment, rows, metric, hooks=[hook])
-            _add(experiment, total, read, differences)
+            read = run_backward(experiment, rows, metric, hooks=[hook])
+            add_products(experiment, total, read, differences)
     return total / (len(experiment.task) * steps)
 
 
@@ -130,11 +130,13 @@ def clean_corrupted(
 
     Passes: two forward and backward, two forward (Hanna et al. 2024, appendix).
     """
-    total = _empty(experiment, positions)
+    total = empty_scores(experiment, positions)
     for rows in experiment.gradient_chunks(len(experiment.task)):
-        differences = _differences(experiment, experiment.clean[0].rows(rows), rows)
+        differences = differences_of(experiment, experiment.clean[0].rows(rows), rows)
         for tokens in (experiment.task.clean, experiment.task.corrupted):
-            _add(experiment, total, _backward(experiment, rows, tokens=tokens), differences)
+            add_products(
+                experiment, total, run_backward(experiment, rows, tokens=tokens), differences
+            )
     return total / (2 * len(experiment.task))
 
 
@@ -151,15 +153,15 @@ def eap_ig_activations(
     Raises:
         ValueError: fewer than one step.
     """
-    points, total = _points(steps), _empty(experiment, positions)
+    points, total = _points(steps), empty_scores(experiment, positions)
     for rows in experiment.gradient_chunks(len(experiment.task)):
-        differences = _differences(experiment, experiment.clean[0].rows(rows), rows)
+        differences = differences_of(experiment, experiment.clean[0].rows(rows), rows)
         for name, sources in _groups(experiment):
             change = differences[sources].sum(0)
             for point in points:
                 hook = (name, _add_to(change * (point - 1)))
-                read = _backward(experiment, rows, hooks=[hook])
-                _add(experiment, total, read, differences, sources)
+                read = run_backward(experiment, rows, hooks=[hook])
+                add_products(experiment, total, read, differences, sources)
     return total / (len(experiment.task) * steps)
 
 
@@ -182,7 +184,8 @@ def _points(steps: int) -> list[float]:
     return [k / steps for k in range(1, steps + 1)]
 
 
-def _empty(experiment: Experiment, positions: bool) -> EdgeValues:
+def empty_scores(experiment: Experiment, positions: bool) -> EdgeValues:
+    """A zero for every edge, or with `positions` for every edge at each token position."""
     shape = [experiment.graph.destinations, experiment.graph.sources]
     if positions:
         check_positions(experiment.task)
@@ -190,7 +193,7 @@ def _empty(experiment: Experiment, positions: bool) -> EdgeValues:
     return torch.zeros(shape, device=device_of(experiment.model))
 
 
-def _differences(experiment: Experiment, clean: Outputs, rows: slice) -> Differences:
+def differences_of(experiment: Experiment, clean: Outputs, rows: slice) -> Differences:
     """Clean outputs less what replaces them, sources first."""
     change = clean.map(torch.sub, experiment.replaced.rows(rows))
     return source_rows(experiment.model, experiment.wiring, change)
@@ -204,7 +207,7 @@ def _add_to(value: Tensor) -> Callable[..., Tensor]:
     return lambda stream, hook: stream + value
 
 
-def _backward(
+def run_backward(
     experiment: Experiment,
     rows: slice,
     metric: Metric | None = None,
@@ -212,10 +215,12 @@ def _backward(
     tokens: Int[Tensor, "pair pos"] | None = None,
     hooks: Sequence[Hook] = (),
     untouched: bool = False,
+    written: Values | None = None,
 ) -> tuple[Values, Values]:
     """One forward and backward pass over some pairs, on the clean prompts and the task's metric.
 
-    Where it is `untouched`, the hooks change nothing, and this run is itself the clean one.
+    Where it is `untouched`, the hooks change nothing, and this run is itself the clean one. What
+    hooks have `written`, see `read_gradients`.
     """
     metric = experiment.score if metric is None else metric
     task, device = experiment.task, device_of(experiment.model)
@@ -233,22 +238,27 @@ def _backward(
         score,
         hooks=hooks,
         every_position=task.every_position,
+        written=written,
     )
     experiment.passes.forward_rows += len(answers)
     experiment.passes.backward_rows += len(answers)
     return read
 
 
-def _add(
+def add_products(
     experiment: Experiment,
     total: EdgeValues,
     read: tuple[Values, Values],
     differences: Differences,
     sources: slice | None = None,
+    *,
+    fixed_scales: bool = False,
 ) -> None:
     """Add (differences . gradients) of every edge, or of the edges out of some sources."""
     exists = experiment.graph.exists.to(total)
-    for destinations, gradient in destination_gradients(experiment.model, experiment.wiring, *read):
+    for destinations, gradient in destination_gradients(
+        experiment.model, experiment.wiring, *read, fixed_scales=fixed_scales
+    ):
         written = experiment.graph.written_before(destinations.stop - 1)
         which = slice(0, written)
         if sources is not None:
@@ -277,6 +287,7 @@ def read_gradients(
     *,
     hooks: Sequence[Hook] = (),
     every_position: bool = False,
+    written: Values | None = None,
 ) -> tuple[Values, Values]:
     """Run rows forward and backward.
 
@@ -287,12 +298,14 @@ def read_gradients(
         score: the metric of each row, differentiated as a sum.
         hooks: run before ours, as one that interpolates the embedding.
         every_position: unembed every position.
+        written: filled by `hooks` with tensors that ask for gradients and that they write, by hook
+            point; each must have reached the score.
 
     Returns:
         The streams that heads and MLPs read, and the gradients at every point where one reads.
 
     Raises:
-        UnsupportedModelError: the weights are quantised.
+        UnsupportedModelError: the weights are quantised, or what a hook wrote was not used.
         FloatingPointError: a logit or a gradient is NaN or infinite.
     """
     streams: Values = {}
@@ -322,10 +335,13 @@ def read_gradients(
             every_position=every_position,
             gradient=True,
         )
-        found = torch.autograd.grad(
-            score(logits).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
-        )
-    gradients = dict(zip(leaves, found, strict=True))
+        asked = {**leaves, **(written or {})}
+        found = torch.autograd.grad(score(logits).sum(), list(asked.values()), allow_unused=True)
+    gradients = dict(zip(asked, found, strict=True))
+    for name in written or ():
+        if gradients.pop(name) is None:
+            raise UnsupportedModelError(f"{wiring.graph.model} does not use what is at {name}")
+    gradients = {n: torch.zeros_like(leaves[n]) if g is None else g for n, g in gradients.items()}
     for name, gradient in gradients.items():
         if not bool(torch.isfinite(gradient).all()):
             raise FloatingPointError(
@@ -339,13 +355,19 @@ def _output_point(wiring: Wiring) -> str:
 
 
 def destination_gradients(
-    model: Model, wiring: Wiring, streams: Values, gradients: Values
+    model: Model,
+    wiring: Wiring,
+    streams: Values,
+    gradients: Values,
+    *,
+    fixed_scales: bool = False,
 ) -> Iterator[tuple[slice, Float[Tensor, "destination row pos d_model"]]]:
     """Gradients in the stream that each destination reads, those of some blocks at a time.
 
     Args:
         model, wiring: as for `read_gradients`.
         streams, gradients: as it returns them.
+        fixed_scales: take what norms divide by for constants.
 
     Yields:
         Destinations, and their gradients, which hold only until the next are asked for.
@@ -360,11 +382,12 @@ def destination_gradients(
             own = buffer[place * per_layer : (place + 1) * per_layer]
             stream = streams[f"blocks.{layer}.hook_resid_pre"]
             heads = own[: per_layer - graph.mlp]
-            _head_gradients(model, wiring, layer, stream, gradients, heads)
+            _head_gradients(model, wiring, layer, stream, gradients, heads, fixed_scales)
             if graph.mlp:
                 point, stream = wiring.mlp_point, streams[stream_point(wiring, layer)]
                 gradient = gradients[f"blocks.{layer}.{point}"].reshape(stream.shape)
-                own[-1] = _before_norm(wiring.mlp_norms[layer], gradient, stream)
+                norm = wiring.mlp_norms[layer]
+                own[-1] = _before_norm(norm, gradient, stream, fixed_scales)
         count = len(blocks) * per_layer
         if blocks[-1] == layers[-1]:
             buffer[count] = gradients[_output_point(wiring)]
@@ -377,6 +400,7 @@ def _before_norm(
     norm: Norm | None,
     gradient: Float[Tensor, "row pos d_model"],
     stream: Float[Tensor, "row pos d_model"],
+    fixed_scale: bool,
 ) -> Float[Tensor, "row pos d_model"]:
     """The gradient in the stream, from that behind a norm."""
     if norm is None:
@@ -384,6 +408,8 @@ def _before_norm(
     centred = norm.centre(stream)
     scale = norm.scale(centred)
     gradient = norm.centre(gradient * norm.gain) / scale
+    if fixed_scale:
+        return gradient
     return _off_direction(gradient[None], centred / scale)[0]
 
 
@@ -394,6 +420,7 @@ def _head_gradients(
     stream: Float[Tensor, "row pos d_model"],
     gradients: Values,
     out: Float[Tensor, "destination row pos d_model"],
+    fixed_scale: bool,
 ) -> None:
     """Fill in the gradients in the stream that the inputs of a block's heads read."""
     norm, first = wiring.attention_norms[layer], 0
@@ -410,7 +437,7 @@ def _head_gradients(
         own = out[first : first + weight.shape[0]].flatten(1, 2)
         torch.bmm(gradient.flatten(0, 1).transpose(0, 1), weight.transpose(1, 2), out=own)
         first += weight.shape[0]
-    if scale is not None:
+    if scale is not None and not fixed_scale:
         _off_direction(out, centred / scale)
 
 

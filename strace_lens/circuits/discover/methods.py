@@ -17,6 +17,7 @@ from strace_lens.circuits.discover import (
     attribution,
     edge_pruning,
     flow,
+    relp,
 )
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.graph import EdgeValues
@@ -80,7 +81,7 @@ class Method:
 _NODES = "it scores nodes, and all out-edges of a node alike"
 _CLEAN = "it reads the clean run alone, not what an ablation would change"
 
-# Hue by family: black patches exactly, blues and pinks take gradients, red and orange search or
+# Hue by family: black patches exactly, blues and purples take gradients, red and orange search or
 # learn a mask, green follows the flow, grey is chance.
 METHODS: dict[str, Method] = {
     "edge-patching": Method(activation.edge_patching, Look("#000000", "solid", "circle")),
@@ -94,6 +95,13 @@ METHODS: dict[str, Method] = {
         blind_spot=_NODES,
     ),
     "eap": Method(attribution.eap, Look("#56B4E9", "solid", "circle"), first_order=True),
+    "relp": Method(relp.relp, first_order=True, look=Look("#882255", "solid", "circle")),
+    "relevance-patching": Method(
+        relp.relevance_patching,
+        first_order=True,
+        blind_spot=_NODES,
+        look=Look("#882255", "dash", "square"),
+    ),
     "eap-ig": Method(attribution.eap_ig, Look("#0072B2", "solid", "circle"), first_order=True),
     "eap-ig-activations": Method(
         attribution.eap_ig_activations,
