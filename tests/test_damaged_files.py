@@ -1,8 +1,8 @@
 """Thousands of damaged files of every format: each is read as it was, or refused by its name.
 
 A file is damaged as disks, transfers and editors do it: bytes changed, taken out, put in or cut
-off, lengths and numbers of the header replaced. In files of other programs, which have no checksum,
-one value is of another kind.
+off, lengths and numbers of the header replaced. Others are edited with care: one value of the
+header is of another kind, and the checksum is right.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from strace_lens.files.interchange import (
     load_importances,
     save_importances,
 )
+from strace_lens.files.result_files import read_result, write_result
 from tests import tiny
 
 MUTANTS = 400
@@ -224,6 +225,18 @@ def edited(facts: dict[str, Any], path: tuple[str | int, ...], other: Any) -> di
     return copy
 
 
+@pytest.mark.parametrize("name", ["trace", "curve", "scores", "circuit"])
+def test_a_value_of_another_kind_is_refused_though_the_checksum_is_right(small, tmp_path, name):
+    form, content = small[name]
+    path = tmp_path / "edited"
+    path.write_bytes(content)
+    _, arrays, facts = read_result(path, (name,))
+    chosen = list(edits(facts))
+    for where, other in random.Random(name).sample(chosen, min(len(chosen), 60)):
+        write_result(path, name, arrays, edited(facts, where, other))
+        assert read_or_refused(form, path), f"{where} may be {other!r}"
+
+
 @pytest.mark.parametrize("name", ["importances", "importance circuit"])
 def test_a_value_of_another_kind_in_an_importance_file_is_refused(small, tmp_path, name):
     """Without a checksum, as other programs write it; what is not read may be anything."""
@@ -239,3 +252,16 @@ def test_a_value_of_another_kind_in_an_importance_file_is_refused(small, tmp_pat
     for where, other in random.Random(name).sample(chosen, 60):
         path.write_text(json.dumps(edited(facts, where, other)))
         assert read_or_refused(form, path), f"{where} may be {other!r}"
+
+
+@pytest.mark.parametrize("field", ["layers", "heads", "tokens", "kv_heads"])
+@pytest.mark.parametrize("name", ["trace", "scores"])
+def test_a_graph_of_a_claimed_size_is_not_made(small, tmp_path, name, field, little_memory):
+    form, content = small[name]
+    path = tmp_path / "edited"
+    path.write_bytes(content)
+    _, arrays, facts = read_result(path, (name,))
+    graph = "graph" if "graph" in facts else "shape"
+    if field in facts[graph]:
+        write_result(path, name, arrays, edited(facts, (graph, field), 2**31 - 1))
+        assert read_or_refused(form, path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,9 +24,16 @@ from strace_lens.circuits.circuit import Circuit, Scores
 from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.density.curve import DensityCurve
 from strace_lens.files.result_files import ResultFileError, read_result, write_result
-from strace_lens.model.predictions import TopToken
+from strace_lens.files.schema import check_curve, read_as
 from strace_lens.model.prompts import Prompt
-from strace_lens.traces.edges import UNREACHABLE, GraphShape, is_complete, order_of, ranks_of
+from strace_lens.traces.edges import (
+    UNREACHABLE,
+    GraphShape,
+    is_complete,
+    kinds_to_keep,
+    order_of,
+    ranks_of,
+)
 from strace_lens.traces.trace import Trace
 
 Arrays = Mapping[str, Tensor]
@@ -35,12 +43,13 @@ T = TypeVar("T")
 _TABLE = "table."
 """What stands before the name of a column in the names of a file's arrays."""
 
-_CURVE_FACTS = [
-    f.name
-    for f in dataclasses.fields(DensityCurve)
-    if f.name not in ("trace", "table", "tops", "top_tokens")
-]
-_SCORES_FACTS = ("method", "task", "forwards", "backwards")
+_CURVE_FACTS = {
+    name: hint
+    for name, hint in typing.get_type_hints(DensityCurve).items()
+    if name not in ("trace", "table")
+}
+"""What a curve holds beside its trace and its table, and of what kind."""
+_SCORES_FACTS = {"method": str, "task": str, "forwards": float, "backwards": float}
 
 
 def save(result: Trace | DensityCurve | Circuit | Scores, path: str | Path) -> None:
@@ -110,10 +119,8 @@ def _trace_parts(trace: Trace) -> tuple[Arrays, Facts]:
 
 
 def _trace(arrays: Arrays, facts: Facts) -> Trace:
-    shape = GraphShape(**facts["shape"])
-    prompt = Prompt(
-        facts["prompt"]["text"], tuple(facts["prompt"]["ids"]), tuple(facts["prompt"]["strings"])
-    )
+    shape = read_as(facts["shape"], GraphShape, "shape")
+    prompt = read_as(facts["prompt"], Prompt, "prompt")
     if len(prompt.ids) != shape.tokens or prompt.sha256 != facts["prompt_sha256"]:
         raise ValueError("it does not belong to the prompt that it names")
     order = _order(arrays, shape)
@@ -122,12 +129,18 @@ def _trace(arrays: Arrays, facts: Facts) -> Trace:
         raise ValueError("it does not rank every edge of its graph once")
     importance = None
     if "importance" in arrays:
+        if not bool(torch.isfinite(arrays["importance"]).all()):
+            raise ValueError("its importances hold NaN or infinity")
         flat = shape.full(0.0, torch.float32).flat()
         flat[order] = arrays["importance"]
         importance = shape.split(flat)
     return Trace(
-        shape=shape, prompt=prompt, ranks=ranks, metadata=facts["metadata"], importance=importance
+        shape=shape, prompt=prompt, ranks=ranks, metadata=_metadata(facts), importance=importance
     )
+
+
+def _metadata(facts: Facts) -> dict[str, Any]:
+    return read_as(facts["metadata"], Mapping[str, Any], "metadata")
 
 
 def _order(arrays: Arrays, shape: GraphShape) -> Int64[Tensor, " edge"]:
@@ -149,27 +162,24 @@ def _curve_parts(curve: DensityCurve) -> tuple[Arrays, Facts]:
         **facts,
         "columns": list(columns),
         "texts": {"top": curve.tops, "top_tokens": curve.top_tokens},
-        "curve": {name: getattr(curve, name) for name in _CURVE_FACTS},
+        "curve": {
+            name: getattr(curve, name)
+            for name in _CURVE_FACTS
+            if name not in ("tops", "top_tokens")
+        },
     }
 
 
 def _curve(arrays: Arrays, facts: Facts) -> DensityCurve:
     table = pd.DataFrame({name: arrays[f"{_TABLE}{name}"].numpy() for name in facts["columns"]})
-    own = {name: facts["curve"][name] for name in _CURVE_FACTS}
-    own |= {"top": _pairs(own["top"]), "keep": tuple(own["keep"])}
-    return DensityCurve(
-        trace=_trace(arrays, facts),
-        table=table,
-        tops=tuple(_pairs(top) for top in facts["texts"]["top"]),
-        top_tokens=tuple(
-            tuple(TopToken(*cell) for cell in row) for row in facts["texts"]["top_tokens"]
-        ),
-        **own,
-    )
-
-
-def _pairs(top: list[list[Any]]) -> tuple[tuple[str, float], ...]:
-    return tuple((token, probability) for token, probability in top)
+    stored = {**facts["curve"], "tops": facts["texts"]["top"]}
+    stored["top_tokens"] = facts["texts"]["top_tokens"]
+    own = {name: read_as(stored[name], _CURVE_FACTS[name], name) for name in _CURVE_FACTS}
+    if kinds_to_keep(own["keep"]) != own["keep"]:
+        raise ValueError(f"keep is {own['keep']}, which no curve holds so")
+    curve = DensityCurve(trace=_trace(arrays, facts), table=table, **own)
+    check_curve(curve)
+    return curve
 
 
 # ------------------------------------------------------------------ circuits and scores
@@ -179,12 +189,16 @@ def _graph_facts(found: Circuit | Scores) -> dict[str, Any]:
     return {"graph": dataclasses.asdict(found.graph), "metadata": dict(found.metadata)}
 
 
+def _graph(facts: Facts) -> ComponentGraph:
+    return read_as(facts["graph"], ComponentGraph, "graph")
+
+
 def _circuit_parts(circuit: Circuit) -> tuple[Arrays, Facts]:
     return {"keep": circuit.keep}, _graph_facts(circuit)
 
 
 def _circuit(arrays: Arrays, facts: Facts) -> Circuit:
-    return Circuit(ComponentGraph(**facts["graph"]), arrays["keep"], facts["metadata"])
+    return Circuit(_graph(facts), arrays["keep"], _metadata(facts))
 
 
 def _scores_parts(scores: Scores) -> tuple[Arrays, Facts]:
@@ -195,12 +209,12 @@ def _scores_parts(scores: Scores) -> tuple[Arrays, Facts]:
 
 def _scores(arrays: Arrays, facts: Facts) -> Scores:
     return Scores(
-        graph=ComponentGraph(**facts["graph"]),
+        graph=_graph(facts),
         values=arrays["values"],
         seconds=math.nan,
-        signed=facts["effects"],
-        metadata=facts["metadata"],
-        **{name: facts[name] for name in _SCORES_FACTS},
+        signed=read_as(facts["effects"], bool, "effects"),
+        metadata=_metadata(facts),
+        **{name: read_as(facts[name], hint, name) for name, hint in _SCORES_FACTS.items()},
     )
 
 

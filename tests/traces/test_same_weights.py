@@ -65,7 +65,6 @@ TAKE_TRACES: dict[str, Callable[..., object]] = {
     "density_curves": lambda model, trace, **allowed: sl.density_curves(model, [trace], **allowed),
     "hooks": lambda model, trace, **allowed: trace.hooks(0.1, model, **allowed),
     "learn": start_from(sl.learn, steps=1, sizes=(0.05, 0.2)),
-    "prune": start_from(sl.prune, probes=1, factor=0.1, smallest=0.5),
 }
 
 

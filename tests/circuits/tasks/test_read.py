@@ -85,7 +85,7 @@ def without(key: str) -> dict[str, Any]:
         ("3,4", "not JSON Lines but text; give one object a line"),
         ("{'clean': 'a'}", r"not JSON \(Expecting property name"),
         ("3", "not JSON Lines but text; give one object a line"),
-        ("[" * 100_000, r"not JSON \(nested more than"),
+        ("[" * 100_000, r"not JSON \(nested too deeply\)"),
         ('{"clean": 1e400}', r"not JSON \(1e400 is larger than any 64-bit number"),
         ("[1]", "not a JSON object but a list"),
         *((without(key), f"the key '{key}' is missing; a line needs clean") for key in LINE),
