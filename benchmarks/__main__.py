@@ -20,6 +20,7 @@ from benchmarks import (
     fitting,
     importance,
     masked_forward,
+    relevance,
     scaling,
     scheduling,
     sparse_seconds,
@@ -44,6 +45,7 @@ LONG = (
     circuits_attribution,
     circuits_masked,
     circuits_scaling,
+    relevance,
 )
 
 

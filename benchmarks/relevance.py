@@ -23,7 +23,7 @@ from strace_lens.circuits.run_circuits import circuit_metric
 from strace_lens.model.architecture import Model
 
 PAIRS = 4
-TASKS = ("ioi",)
+TASKS = ("ioi", "greater-than", "agreement", "induction")
 DEPTHS = (6, 12, 24)
 
 
@@ -56,16 +56,17 @@ def correlations(name: str, model: Model, task: sl.Task) -> tuple[float, float]:
     return both[0], both[1]
 
 
+def measure(name: str, model: Model, task: sl.Task) -> None:
+    before, after = correlations(name, model, task)
+    report(f"Pearson with exact patching of MLPs, relp less attribution, {name}", after - before, 0)
+
+
 def main() -> None:
     for name in TASKS:
-        made = sl.make_task(smollm2(), name, pairs=PAIRS, seed=0)
-        before, after = correlations(f"SmolLM2, {name}", smollm2(), made)
-        report(f"Pearson of MLP outputs above attribution patching's, {name}", after - before, 0)
+        measure(f"SmolLM2, {name}", smollm2(), sl.make_task(smollm2(), name, pairs=PAIRS, seed=0))
     for layers in DEPTHS:
         model = random_gpt2(layers, heads=8, d_head=32, vocabulary=2048)
-        label = f"random GPT-2 of {layers} layers"
-        before, after = correlations(label, model, random_task(model, PAIRS))
-        report(f"Pearson of MLP outputs above attribution patching's, {label}", after - before, 0)
+        measure(f"random GPT-2, {layers} layers", model, random_task(model, PAIRS))
 
 
 if __name__ == "__main__":

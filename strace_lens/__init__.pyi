@@ -1,7 +1,7 @@
 """The public names of the package, and the modules that define them."""
 
 from .circuits.circuit import Circuit, Scores
-from .circuits.discover.methods import METHODS, discover
+from .circuits.discover.methods import METHODS, discover, method
 from .circuits.evaluate import faithfulness
 from .circuits.run_circuits import run_circuits
 from .circuits.task import Task
@@ -75,6 +75,7 @@ __all__ = [
     "load",
     "load_model",
     "make_task",
+    "method",
     "phase_ablation",
     "plan",
     "plot_density",

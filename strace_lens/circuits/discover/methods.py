@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 from strace_lens.circuits.circuit import Scores
 from strace_lens.circuits.discover import (
@@ -139,6 +141,60 @@ METHODS: dict[str, Method] = {
 }
 """Every way of finding a circuit, by name."""
 
+F = TypeVar("F", bound=Callable[..., EdgeValues])
+
+
+def method(name: str, *, signed: bool = True, first_order: bool = False) -> Callable[[F], F]:
+    """Register a function of your own as a method of discovery, for `discover` and `compare`.
+
+    The function takes an `Experiment` called `experiment`, a keyword `seed`, and keywords with
+    defaults, which become its options; it returns one score an edge, `[destination, source]` or
+    with token positions behind. `del METHODS[name]` takes the method back.
+
+    Args:
+        name: of the method, a word of letters, digits and hyphens that is no key of `METHODS` yet.
+        signed: the scores estimate what an edge is worth to the metric, positive where it helps;
+            False where only their order means something.
+        first_order: the scores are gradients times changes: see `Method`.
+
+    Returns:
+        A decorator, which returns the function itself.
+
+    Raises:
+        ValueError: a name that is taken or is no word, or a function of other parameters.
+
+    Example:
+        >>> import torch
+        >>> @sl.method("constant", signed=False)
+        ... def constant(experiment, *, seed=0, value=1.0):
+        ...     return torch.full(experiment.graph.exists.shape, value) * experiment.graph.exists
+        >>> from strace_lens.ground_truth.models import ground_truth
+        >>> known = ground_truth("linear")
+        >>> float(sl.discover(known.model, known.task, "constant", value=2.0).values.max())
+        2.0
+        >>> del sl.METHODS["constant"]
+    """
+    if not re.fullmatch(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*", name):
+        raise ValueError(f"a method's name is letters, digits and hyphens; got {name!r}")
+    if name in METHODS:
+        raise ValueError(
+            f"there is a method {name!r} already; choose another name, or del METHODS[{name!r}]"
+        )
+
+    def register(function: F) -> F:
+        first, *others = inspect.signature(function).parameters.values()
+        keywords = {p.name for p in others if p.kind is not p.POSITIONAL_ONLY}
+        no_default = [p.name for p in others if p.default is p.empty]
+        if first.name != "experiment" or "seed" not in keywords or no_default:
+            raise ValueError(
+                f"method {name!r} must be a function (experiment, *, seed=0, ...) whose options "
+                f"have defaults; got {function.__name__}{inspect.signature(function)}"
+            )
+        METHODS[name] = Method(function, signed=signed, first_order=first_order)
+        return function
+
+    return register
+
 
 @verb
 def discover(
@@ -205,6 +261,7 @@ def discover_in(experiment: Experiment, method: str, *, seed: int = 0, **options
     values = METHODS[method].find(experiment, seed=seed, **options)
     seconds = time.perf_counter() - began
     forward, backward = passes.forward_rows - forward, passes.backward_rows - backward
+    values = _checked(experiment, method, values)
     _check_ranks(experiment, method, values)
     return Scores(
         graph=experiment.graph,
@@ -238,6 +295,22 @@ def unchanged_pairs(task: Task, ablation: str) -> str | None:
         f"clean and corrupted are the same tokens in {len(same)} of {len(task)} pairs of task "
         f"{task.name!r} ({named}, counted from 0); they say nothing of any edge"
     )
+
+
+def _checked(experiment: Experiment, method: str, values: object) -> EdgeValues:
+    """What a method returned, zero where there is no edge, or an error that says what is wrong."""
+    graph = experiment.graph
+    wanted = (graph.destinations, graph.sources)
+    if not isinstance(values, Tensor) or tuple(values.shape[:2]) != wanted or values.ndim > 3:
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(
+            f"{method} must return a tensor [destination, source] of {wanted}, with token "
+            f"positions behind if they differ; it returned {got}"
+        )
+    exists = graph.exists_like(values)
+    if not bool(torch.isfinite(values[exists]).all()):
+        raise ValueError(f"{method} gave NaN or infinite scores; check its options")
+    return values.detach().masked_fill(~exists, 0)
 
 
 def _check_ranks(experiment: Experiment, method: str, values: EdgeValues) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from strace_lens.circuits.discover.methods import METHODS, discover, random_scores
-from strace_lens.circuits.experiment import make_experiment
+from strace_lens.circuits.discover.attribution import eap
+from strace_lens.circuits.discover.methods import METHODS, discover, method, random_scores
+from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.task import Task
+from strace_lens.comparison.compare import compare
 from tests import cases
 from tests.circuits.made import double_model, tiny_task, uneven_task
 
@@ -102,3 +107,81 @@ def test_random_positions_need_one_length() -> None:
     experiment = make_experiment(cases.model_of("llama"), uneven_task())
     with pytest.raises(ValueError, match="one length"):
         random_scores(experiment, positions=True)
+
+
+# ------------------------------------------------------------------ methods of a user's own
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """The methods are afterwards what they were."""
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
+
+
+def twice_eap(experiment: Experiment, *, seed: int = 0, times: float = 2.0) -> Tensor:
+    """Another method's scores times a number, with nonsense where there is no edge."""
+    return (eap(experiment) * times).masked_fill(~experiment.graph.exists, 7.0)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_method_of_ones_own_runs_as_any_other() -> None:
+    assert method("twice-eap", signed=False, first_order=True)(twice_eap) is twice_eap
+    model, task = cases.model_of("gpt2"), tiny_task()
+    known = discover(model, task, "eap")
+    ours = discover(model, task, "twice-eap", times=3.0)
+    assert torch.equal(ours.values, known.values * 3)
+    assert (ours.forwards, ours.backwards) == (known.forwards, known.backwards)
+    assert (ours.method, ours.signed, ours.metadata["times"]) == ("twice-eap", False, 3.0)
+    assert METHODS["twice-eap"].first_order
+    with pytest.raises(ValueError, match="twice-eap has no option 'steps'; it has times"):
+        discover(model, task, "twice-eap", steps=3)
+    found = compare(model, task, ["twice-eap", "random"], sample=2)
+    assert [result.method for result in found.results] == ["twice-eap", "random"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("eap", r"there is a method 'eap' already; choose another name, or del METHODS\['eap'\]"),
+        ("a,b", "letters, digits and hyphens; got 'a,b'"),
+        ("", "letters, digits and hyphens; got ''"),
+    ],
+)
+def test_a_name_that_is_taken_or_no_word_is_refused(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        method(name)
+    assert METHODS["eap"].find is eap
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda experiment: experiment,
+        lambda it, *, seed=0: it,
+        lambda experiment, *, seed=0, order: experiment,
+    ],
+)
+def test_a_function_of_other_parameters_is_refused(function: Any) -> None:
+    with pytest.raises(ValueError, match=r"'mine' must be a function \(experiment, \*, seed=0"):
+        method("mine")(function)
+    assert "mine" not in METHODS
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda shape: torch.ones(shape)[1:], r"mine must return a tensor \[destination, source\]"),
+        (lambda shape: [1.0], "positions behind if they differ; it returned list"),
+        (lambda shape: torch.full(shape, torch.nan), "mine gave NaN or infinite scores"),
+        (torch.zeros, "mine scores every edge of task 'words' zero"),
+    ],
+)
+def test_what_a_method_returns_is_checked(returned: Any, said: str) -> None:
+    method("mine")(lambda experiment, *, seed=0: returned(experiment.graph.exists.shape))
+    with pytest.raises(ValueError, match=said):
+        discover(cases.model_of("gpt2"), tiny_task(), "mine")
