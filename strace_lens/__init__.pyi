@@ -3,6 +3,8 @@
 from .circuits.circuit import Circuit, Scores
 from .circuits.discover.methods import METHODS, discover, method
 from .circuits.evaluate import faithfulness
+from .circuits.interventions import ablate, activation_patch
+from .circuits.path_patching import path_patch
 from .circuits.run_circuits import run_circuits
 from .circuits.task import Task
 from .circuits.tasks.accuracy import accuracy
@@ -55,7 +57,9 @@ __all__ = [
     "Trace",
     "UnsupportedModelError",
     "__version__",
+    "ablate",
     "accuracy",
+    "activation_patch",
     "analyse",
     "check_model",
     "claims",
@@ -76,6 +80,7 @@ __all__ = [
     "load_model",
     "make_task",
     "method",
+    "path_patch",
     "phase_ablation",
     "plan",
     "plot_density",

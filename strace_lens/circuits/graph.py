@@ -8,6 +8,7 @@ masks and scores are dense `[destination, source]` tensors, and names are made w
 
 from __future__ import annotations
 
+import difflib
 import functools
 import itertools
 import re
@@ -154,11 +155,19 @@ class ComponentGraph:
         return _look_up(self._numbers[1], name, f"source of {self.model}")
 
     def destination_index(self, name: str) -> int:
-        """Number of a destination.
+        """Number of a destination; the input of a head may be written `a2.h0<q>` or `a2.h0.q`.
 
         Raises:
             ValueError: there is none of that name.
         """
+        name = re.sub(r"\.([qkv])$", r"<\1>", name)
+        shared = re.fullmatch(r"(a\d+)\.h(\d+)<([kv])>", name)
+        if shared and self.heads != self.kv_heads and int(shared[2]) < self.heads:
+            own = int(shared[2]) // (self.heads // self.kv_heads)
+            raise ValueError(
+                f"{self.model} groups its queries, so {name!r} is no input of one head: "
+                f"head {shared[2]} reads {shared[1]}.kv{own}<{shared[3]}>"
+            )
         return _look_up(self._numbers[0], name, f"destination of {self.model}")
 
     def edge_name(self, destination: int, source: int) -> str:
@@ -209,6 +218,6 @@ def node_of(destination: str) -> str:
 
 def _look_up(numbers: dict[str, int], name: str, what: str) -> int:
     if name not in numbers:
-        some = ", ".join(list(numbers)[:3])
-        raise ValueError(f"there is no {what} named {name!r}; they are named like {some}")
+        (nearest,) = difflib.get_close_matches(name, numbers, 1, cutoff=0)
+        raise ValueError(f"there is no {what} named {name!r}; the nearest is {nearest!r}")
     return numbers[name]

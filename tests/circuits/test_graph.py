@@ -122,8 +122,9 @@ def test_a_models_graph_is_that_of_its_weights(name: str) -> None:
         ("a0.h0", "'a0.h0' is no edge; write it as 'a0.h1->m2'"),
         ("m1->a0.h0<q>", "its source comes too late"),
         ("a1.h0->a1.h1<q>", "its source comes too late"),
-        ("a0.h4->m0", "no source of grouped named 'a0.h4'.* like embed, a0.h0"),
-        ("embed->a0.h0<k>", "no destination of grouped named 'a0.h0<k>'"),
+        ("a0.h4->m0", "no source of grouped named 'a0.h4'; the nearest is 'a0.h"),
+        ("embed->a0.h3<k>", "groups its queries, .* head 3 reads a0.kv1<k>"),
+        ("embed->a0.kv4.k", "no destination of grouped named 'a0.kv4<k>'; the nearest is 'a0.kv"),
         ("logits->m0", "no source of grouped named 'logits'"),
         ("m0->embed", "no destination of grouped named 'embed'"),
         ("", "is no edge"),
@@ -132,6 +133,11 @@ def test_a_models_graph_is_that_of_its_weights(name: str) -> None:
 def test_a_name_that_is_no_edge_is_an_error(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GROUPED.parse_edge(name)
+
+
+def test_the_input_of_a_head_has_two_spellings() -> None:
+    assert GROUPED.parse_edge("embed->a1.h3.q") == GROUPED.parse_edge("embed->a1.h3<q>")
+    assert GROUPED.parse_edge("m0->a1.kv1.v") == GROUPED.parse_edge("m0->a1.kv1<v>")
 
 
 def test_graphs_of_two_models_do_not_mix() -> None:

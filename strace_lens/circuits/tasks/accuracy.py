@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from strace_lens.circuits.experiment import Experiment
-from strace_lens.circuits.metrics import METRICS, Reference, answers_win
+from strace_lens.circuits.metrics import METRICS, Logits, Reference, answers_win
 from strace_lens.circuits.outputs import read_logits
 from strace_lens.circuits.task import Task
 from strace_lens.model.architecture import Model, describe
@@ -100,23 +100,29 @@ def failure(standing: TaskAccuracy) -> str | None:
 def _standing(task: Task, metric: str, run: Reference) -> TaskAccuracy:
     """What the runs of all pairs of a task make of a metric."""
     clean, corrupted = (METRICS[metric](logits, run) for logits in (run.clean, run.corrupted))
-    right = chance = None
+    chance, right = None, right_answers(run.clean, run, metric)
     if metric == "probability_difference":
-        right, chance = float((clean > 0).float().mean()), 0.5
-    elif bool((run.answers >= 0).any(-1).all()):
-        right = float(answers_win(run.clean, run).float().mean())
+        chance = 0.5
+    elif right is not None:
         answers, wrong = ((ids >= 0).sum(-1) for ids in (run.answers, run.incorrect))
         compared = torch.where(wrong > 0, answers + wrong, run.clean.shape[-1])
         chance = float((answers / compared).mean())
     return TaskAccuracy(
         task=task.name,
         pairs=len(task),
-        accuracy=right,
+        accuracy=None if right is None else float(right.float().mean()),
         metric=metric,
         clean=float(clean.mean()),
         corrupted=float(corrupted.mean()),
         chance=chance,
     )
+
+
+def right_answers(logits: Logits, run: Reference, metric: str) -> Bool[Tensor, " row"] | None:
+    """Which rows are right, as `TaskAccuracy.accuracy` counts them; None without answers."""
+    if metric == "probability_difference":
+        return METRICS[metric](logits, run) > 0
+    return answers_win(logits, run) if bool((run.answers >= 0).any(-1).all()) else None
 
 
 def task_logits(
