@@ -37,6 +37,7 @@ def test_random_tasks_have_answers_that_differ(model):
     assert float(scores.abs().max()) > 1e-3
 
 
+@pytest.mark.extended
 def test_the_plain_forward_is_the_models_own(model, capsys):
     task = random_task(model)
     with torch.no_grad():

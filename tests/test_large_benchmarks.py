@@ -110,6 +110,7 @@ def test_the_shapes_of_the_replication_are_those_of_the_released_models(name: st
     assert sum(p.numel() for p in made.parameters()) == PUBLISHED[name]
 
 
+@pytest.mark.extended
 def test_the_cost_of_the_replication_is_printed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,8 @@ write_graph(curve.trace.subgraph(0.1), out / "subgraph.graphml")
 write_graph(scores.top(20), out / "circuit.graph.json")
 """
 
+pytestmark = pytest.mark.extended
+
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory) -> tuple[dict[str, bytes], ...]:
@@ -97,7 +99,6 @@ def left(tmp_path_factory) -> tuple[dict[str, bytes], ...]:
     )
 
 
-@pytest.mark.extended
 def test_two_processes_leave_the_same_files(left):
     one, two = left
     assert one.keys() == two.keys()

@@ -83,7 +83,7 @@ def read_corpus(
         ValueError: a limit below 1, no source, or a split of a source that has none.
 
     Example:
-        >>> prompts = sl.read_corpus("builtin", limit=8)
+        >>> prompts = sl.read_corpus("builtin", limit=2)
     """
     if not str(source).strip():
         raise ValueError(f"the source is empty; name a file, a folder, a data set or {BUILTIN!r}")

@@ -75,7 +75,7 @@ def sweep(
         PartError: no prompt could be measured; the reasons are in the parts.
 
     Example:
-        >>> prompts = sl.read_corpus("builtin", limit=8)
+        >>> prompts = sl.read_corpus("builtin", limit=2)
         >>> run = sl.sweep(sl.load_model(), prompts, "runs/first", sl.Options(keep=("attention",)))
         >>> run.prompts[["text", "density"]]
     """

@@ -80,6 +80,9 @@ def text_density(
         ValueError: sizes outside (0, 1] or not rising, a `small` that is none of them, an unknown
             estimator or kind of edges to keep, or no token with enough context.
         PromptError: as in `tokenize`.
+
+    Example:
+        >>> sl.text_density(model, "The capital of France is Paris.")[["token", "density"]]
     """
     if small not in sizes:
         listed = ", ".join(f"{size:g}" for size in sizes)

@@ -123,6 +123,9 @@ def phase_ablation(
 
     Raises:
         ValueError: a trace of another model, or a trace or replacement of other weights.
+
+    Example:
+        >>> sl.phase_ablation(model, curve)[["ablated", "edges", "head_error", "tail_error"]]
     """
     curve.trace.expect_model(model, allow_other_model=allow_other_model)
     phases = find_phases(curve)

@@ -109,6 +109,9 @@ def plan(
     Raises:
         ValueError: fewer than two tokens or more than the model's context, a negative `refine`,
             or a budget that is not positive.
+
+    Example:
+        >>> sl.plan(model, tokens=100)
     """
     architecture, dtype = architecture_of(model), next(cast(Any, model).parameters()).dtype
     if not 2 <= tokens <= architecture.context:

@@ -153,6 +153,10 @@ def density_curve(
             edges to keep, a trace of another model, a trace or replacement of other weights, or a
             replacement of another length than the prompt. A trace that does not say which weights
             it was made with is held to the shape of its graph alone.
+
+    Example:
+        >>> curve = sl.density_curve(model, trace)
+        >>> curve.to_pandas()[["size", "edges", "tv", "random_tv"]]
     """
     (curve,) = density_curves(
         model,
@@ -199,6 +203,10 @@ def density_curves(
 
     Raises:
         ValueError: as `density_curve` does.
+
+    Example:
+        >>> greedy, fisher = (sl.estimate(model, graph, name) for name in ("greedy", "fisher"))
+        >>> [curve.density for curve in sl.density_curves(model, [greedy, fisher])]
     """
     architecture = architecture_of(model)
     for trace in traces:

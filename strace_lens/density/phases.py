@@ -150,6 +150,10 @@ def find_phases(curve: DensityCurve, threshold: float = THRESHOLD) -> Phases:
 
     Raises:
         ValueError: a threshold outside (0, 1).
+
+    Example:
+        >>> phases = sl.find_phases(curve)
+        >>> phases.get("construction"), phases.head
     """
     table = curve.table
     sizes = table["size"].to_numpy()

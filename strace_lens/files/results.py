@@ -89,6 +89,11 @@ def load(path: str | Path, *types: type[T]) -> T:
     Raises:
         FileNotFoundError: If there is no such file.
         ResultFileError: If the file is damaged or foreign, or holds a result of another type.
+
+    Example:
+        >>> sl.save(trace, "trace.safetensors")
+        >>> sl.load("trace.safetensors", sl.Trace).edges
+        4398
     """
     kinds = [kind for each, (kind, _) in _WRITERS.items() if each in (types or _WRITERS)]
     kind, arrays, facts = read_result(path, kinds)

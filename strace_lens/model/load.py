@@ -80,6 +80,10 @@ def load_model(
             computes something else than transformers does.
         FloatingPointError: a logit on the probe prompt is NaN or infinite.
         ValueError: an unknown dtype or device, or a revision of what does not come from the hub.
+
+    Example:
+        >>> model = sl.load_model()
+        >>> graph = sl.token_graph(model, "The capital of France is")
     """
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")

@@ -48,6 +48,10 @@ def check_model(model: Model, against: Any = None) -> float:
         FloatingPointError: a logit of either is NaN or infinite.
         ValueError: there is nothing to compare with, because the model is a HookedTransformer or
             its weights were processed, and `against` is not given.
+
+    Example:
+        >>> sl.check_model(sl.load_model()) < 1e-3  # total variation, the largest of the probe
+        True
     """
     if against is None:
         against = _original(model)

@@ -53,6 +53,9 @@ def plot_density(curve: DensityCurve, phases: Phases | None = None) -> go.Figure
     Args:
         curve: of `density_curve`.
         phases: of the same curve; found here if not given.
+
+    Example:
+        >>> sl.plot_density(curve).write_html("density.html")
     """
     phases = find_phases(curve) if phases is None else phases
     table = curve.table

@@ -53,6 +53,10 @@ def explorer(curves: Sequence[DensityCurve], *, most_edges: int = MOST_EDGES) ->
 
     Raises:
         ValueError: no curves, or `most_edges` is less than one for each.
+
+    Example:
+        >>> page = sl.explorer([curve])
+        >>> Path("explorer.html").write_text(page, encoding="utf-8")
     """
     if not curves:
         raise ValueError("no curves to explore; give at least one")

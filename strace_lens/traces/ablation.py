@@ -90,6 +90,12 @@ def replacement(
     Raises:
         ValueError: an unknown kind, or resample ablation without a second prompt.
         PromptError: a corrupted prompt of another number of tokens, or too short references.
+
+    Example:
+        >>> other = "The capital of Japan is"
+        >>> swap = sl.replacement(model, graph.prompt, "resample", corrupted=other)
+        >>> sl.density_curve(model, trace, replacement=swap, controls=False).ablation
+        'resample'
     """
     if kind not in ABLATIONS:
         raise ValueError(f"unknown ablation {kind!r}; choose from {', '.join(ABLATIONS)}")

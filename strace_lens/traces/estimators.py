@@ -133,6 +133,10 @@ def estimate(
         ValueError: an unknown estimator or kind of edges to keep, a graph to fit of one token or of
             other weights, a target that is no distribution, or a start of another graph.
         UnsupportedModelError: gradients through quantised weights.
+
+    Example:
+        >>> tight = sl.estimate(model, graph, "fisher")
+        >>> sl.density_curve(model, tight, controls=False).density
     """
     found, kinds = estimator_of(estimator), kinds_to_keep(keep)
     estimator = EARLIER_NAMES.get(estimator, estimator)

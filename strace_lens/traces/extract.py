@@ -41,6 +41,10 @@ def extract(
 
     Raises:
         ValueError: an unknown importance or order.
+
+    Example:
+        >>> trace = sl.extract(graph)
+        >>> trace.to_pandas(0.01)[["kind", "layer", "head", "source_token", "target_token"]]
     """
     if order not in ORDERS:
         raise ValueError(f"unknown order {order!r}; choose from {', '.join(ORDERS)}")

@@ -103,6 +103,10 @@ def fisher(
         ValueError: as `estimate` does; also for no probes, and for kinds of edges to keep that
             leave nothing to fit.
         UnsupportedModelError: quantised weights.
+
+    Example:
+        >>> sl.fisher(model, graph, keep=("attention",)).metadata["importance"]
+        'fisher'
     """
     fit = fit_to(
         model,

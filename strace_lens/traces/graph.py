@@ -189,6 +189,11 @@ def token_graph(
         UnsupportedModelError: the model cannot be traced, or not on this prompt.
         PromptError: the prompt cannot be traced.
         FloatingPointError: the model's logits are not finite.
+
+    Example:
+        >>> graph = sl.token_graph(model, "The capital of France is")
+        >>> graph.shape.edges
+        4398
     """
     architecture = architecture_of(model)
     tokens = tokenize(model, architecture, prompt, bos)

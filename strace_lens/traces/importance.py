@@ -173,6 +173,10 @@ def edge_importance(
 
     Raises:
         ValueError: an unknown importance.
+
+    Example:
+        >>> sl.edge_importance(graph, "proximity").attention.shape  # layer, head, query, key
+        torch.Size([30, 9, 5, 5])
     """
     function = importance_function(name)
     if memory_budget <= 0:

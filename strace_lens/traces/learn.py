@@ -90,6 +90,9 @@ def learn(
         ValueError: as `estimate` does; also for an option out of its range, and for kinds of edges
             to keep that leave nothing to fit.
         UnsupportedModelError: quantised weights.
+
+    Example:
+        >>> learned = sl.learn(model, graph, start=sl.extract(graph), steps=20)
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1; got {steps}")

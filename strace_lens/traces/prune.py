@@ -65,6 +65,10 @@ def prune(
         ValueError: as `estimate` does; also for an option out of its range, and for kinds of edges
             to keep that leave nothing to fit.
         UnsupportedModelError: quantised weights.
+
+    Example:
+        >>> pruned = sl.prune(model, graph, factor=0.5)
+        >>> sl.density_curve(model, pruned, controls=False).density
     """
     if not 0 < factor < 1:
         raise ValueError(f"factor must lie in (0, 1), as the share a step keeps; got {factor}")

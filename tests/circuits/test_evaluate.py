@@ -190,6 +190,7 @@ def test_both_rankings_of_the_benchmark_are_the_single_ones_put_together():
     assert list(signed.to_pandas()) == ["fraction", "edges", "faithfulness"]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("negative", [0, 1])
 def test_circuits_that_are_the_same_by_sign_and_by_magnitude_run_once(negative):
     experiment = problem_of("gpt2")
@@ -218,6 +219,7 @@ def test_the_default_grid_on_a_graph_too_small_for_it_keeps_no_edge_at_first():
     assert curve.values[-1] == 1.0
 
 
+@pytest.mark.extended
 def test_edges_by_position():
     experiment = problem_of("gpt2")
     scores = random_scores(experiment, 1, 6)
@@ -236,6 +238,7 @@ def test_edges_on_no_path_change_nothing_under_resample():
     torch.testing.assert_close(runs[:4], runs[4:], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.extended
 def test_the_range_is_measured_once_for_an_experiment():
     experiment = make_experiment(cases.model_of("llama"), words_task())
     scores = random_scores(experiment, 5)
@@ -245,6 +248,7 @@ def test_the_range_is_measured_once_for_an_experiment():
     assert before - (experiment.passes.forward_rows - before) == 4 * len(experiment.task)
 
 
+@pytest.mark.extended
 def test_cmds_of_many_rankings_are_those_of_each_alone():
     experiment = problem_of("gpt2")
     rankings = [
@@ -388,6 +392,7 @@ def test_the_true_circuits_of_a_compiled_program_are_faithful_complete_and_minim
         assert min(minimality(experiment, full_circuit(experiment.graph)).values()) < COSTLY
 
 
+@pytest.mark.extended
 def test_one_edge_at_a_time_is_one_run_each():
     experiment = problem_of("llama")
     circuit = random_scores(experiment, 2).top(6)

@@ -115,6 +115,7 @@ def test_a_batch_gives_what_each_circuit_gives_alone_in_any_budget(name: str) ->
     assert experiment.passes.forward_rows == len(circuits) * len(TASK) + len(TASK)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("direction", ["noise", "denoise"])
 @pytest.mark.parametrize("ablation", ["resample", "zero"])
 @pytest.mark.parametrize("name", NAMES)
@@ -309,6 +310,7 @@ def real_task() -> Task:
     )
 
 
+@pytest.mark.extended
 def test_smollm2_end_to_end() -> None:
     model, task = real.smollm2(), real_task()
     graph = component_graph(model)

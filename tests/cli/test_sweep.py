@@ -45,6 +45,7 @@ def run(*arguments: Any) -> Result:
     return CliRunner().invoke(app, ["sweep", *map(str, arguments), "--threads", "1", *SIZES])
 
 
+@pytest.mark.extended
 def test_a_sweep_leaves_a_run_and_says_what_comes_next(
     file: Path, model: str, tmp_path: Path
 ) -> None:
@@ -193,6 +194,7 @@ def test_a_corpus_that_is_none_is_one_line(
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.extended
 def test_another_run_in_the_folder_is_told_by_its_difference(
     file: Path, model: str, tmp_path: Path
 ) -> None:
@@ -203,6 +205,7 @@ def test_another_run_in_the_folder_is_told_by_its_difference(
     assert "holds another run: controls was 'size' and is 'none'" in result.stderr
 
 
+@pytest.mark.extended
 def test_other_kinds_kept_are_another_run(file: Path, model: str, tmp_path: Path) -> None:
     given = (file, "--limit", 1, "--controls", "none", "--no-hidden", "--model", model)
     out = ("--out", tmp_path / "run")
@@ -285,6 +288,7 @@ def test_a_combination_named_twice_is_swept_once(file: Path, model: str, tmp_pat
     assert read_run(tmp_path / "run").manifest["options"]["estimator"] == "greedy"
 
 
+@pytest.mark.extended
 def test_another_revision_is_another_run(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

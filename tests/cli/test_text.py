@@ -60,6 +60,7 @@ def test_edges_can_be_kept(model: str, tmp_path: Path) -> None:
     assert "greedy, edges of attention left in place" in (tmp_path / "text.html").read_text()
 
 
+@pytest.mark.extended
 def test_json_is_one_object_and_a_file_can_hold_the_text(model: str, tmp_path: Path) -> None:
     (tmp_path / "given.txt").write_text(TEXT)
     out = tmp_path / "out"

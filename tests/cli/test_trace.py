@@ -95,6 +95,7 @@ def test_the_result_file_holds_what_json_says(json_run):
     assert "plotly" in (out / "trace.html").read_text("utf-8")
 
 
+@pytest.mark.extended
 def test_the_full_table_says_sizes_and_phases(folder, tmp_path):
     file = tmp_path / "prompt.txt"
     file.write_text(PROMPT + "\n", "utf-8")
@@ -252,6 +253,7 @@ def test_other_ablations_run(folder, tmp_path, ablation):
     assert found["sizes"][-1]["tv"] < 1e-5
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -343,6 +345,7 @@ def test_greedy_takes_another_importance(folder, tmp_path):
     assert json.loads(result.stdout)["importance"] == "l2"
 
 
+@pytest.mark.extended
 def test_a_dry_run_tells_of_the_fitting(folder):
     result = run(PROMPT, "--model", folder, "--dry-run", "--estimator", "learned")
     assert f"after {steps('learned')} steps of fitting: 119 rows" in result.stdout

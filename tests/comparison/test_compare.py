@@ -403,6 +403,7 @@ def test_random_is_always_among_the_methods():
     assert check_methods(METHODS) == list(METHODS)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("methods", "options", "words"),
     [

@@ -114,6 +114,7 @@ def test_what_is_not_whole_is_done_again(tmp_path: Path, place: str, damage: str
     assert path.read_bytes() != damaged
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("change", "words"),
     [

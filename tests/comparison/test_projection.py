@@ -132,6 +132,7 @@ def test_what_does_not_fit_is_refused():
         trace_of_task(cases.model_of("llama"), tiny_task(), 5)
 
 
+@pytest.mark.extended
 def test_a_model_that_reads_in_both_directions_has_no_trace():
     pytest.importorskip("tracr")
     compiled = compile_program("count")

@@ -104,6 +104,7 @@ def by_hand(trace: sl.Trace, words: str, target: Tensor, hooks=()) -> tuple[list
     return tv, top1
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("prompt", "name", "seed"), RUNS)
 def test_every_role_equals_its_masks_run_alone(runs, prompt, name, seed) -> None:
     trace, words = trace_of(prompt, name, seed), PROMPTS[prompt].text
@@ -194,6 +195,7 @@ def test_mean_ablation_is_fitted_and_measured(tmp_path) -> None:
     )
 
 
+@pytest.mark.extended
 def test_kinds_that_are_kept_are_kept_by_the_controls(tmp_path) -> None:
     run = sl.sweep(MODEL(), PROMPTS, tmp_path / "run", options("fisher", keep=("attention",)))
     trace = sl.estimate(MODEL(), graph_of(PROMPTS[0].text), "fisher", keep=("attention",), seed=1)

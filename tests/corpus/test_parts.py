@@ -60,6 +60,7 @@ def mutant(data: bytes, number: int) -> bytes:
     )[number % 4]
 
 
+@pytest.mark.extended
 def test_no_byte_of_a_part_can_change_unseen(part: Path) -> None:
     data, manifest = part.read_bytes(), read_manifest(part.parents[1])
     read_part(part, manifest)
@@ -102,6 +103,7 @@ def test_a_part_of_other_columns_is_refused(
         read_run(part.parents[1])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
 def test_a_damaged_column_is_measured_again(place: float, part: Path) -> None:
     whole = part.read_bytes()

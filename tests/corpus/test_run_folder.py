@@ -60,6 +60,7 @@ def test_another_run_is_refused_by_the_first_difference(folder: Path) -> None:
             open_run(folder, {**said, **changed})
 
 
+@pytest.mark.extended
 def test_every_mutant_is_refused_by_name_or_reads_the_same(folder: Path) -> None:
     path, whole = folder / "manifest.json", read_manifest(folder)
     data = path.read_bytes()

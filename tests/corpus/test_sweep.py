@@ -320,6 +320,7 @@ def test_labels_that_generating_adds_are_not_overwritten(tmp_path: Path) -> None
     assert sweep(model(), given, tmp_path / "run", options()).prompts["label_step"][0] == "9"
 
 
+@pytest.mark.extended
 def test_parts_of_two_models_in_one_folder_are_an_error(
     whole: tuple[Path, Run], tmp_path: Path
 ) -> None:
@@ -406,6 +407,7 @@ def test_sampled_text_depends_on_its_prompt_and_the_seed_alone() -> None:
     assert texts(prompts(3), temperature=1e-12, top_p=1.0) == greedy
 
 
+@pytest.mark.extended
 def test_another_temperature_is_another_run(tmp_path: Path) -> None:
     chosen = options(generate=1, temperature=1.5, hidden=False, controls="none")
     sweep(model(), prompts(2), tmp_path / "run", chosen)
@@ -413,6 +415,7 @@ def test_another_temperature_is_another_run(tmp_path: Path) -> None:
         sweep(model(), prompts(2), tmp_path / "run", replace(chosen, temperature=1.0))
 
 
+@pytest.mark.extended
 def test_other_estimators_and_ablations(tmp_path: Path) -> None:
     chosen = options(estimator="scheduled", ablation="mean", controls="none", hidden=False)
     run = sweep(model(), prompts(1), tmp_path / "run", chosen)

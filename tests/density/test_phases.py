@@ -20,6 +20,7 @@ def curve() -> sl.DensityCurve:
     return sl.density_curve(model, trace, sizes=np.linspace(0.02, 1, 50).tolist(), refine=0)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["mistral", "gptj"])
 @pytest.mark.parametrize("grid", [(0.005, 0.02, 0.1, 0.3, 0.7, 1.0), (0.005, 0.05, 0.2, 0.5, 1.0)])
 def test_the_boundaries_of_a_refined_curve_do_not_depend_on_its_grid(name, grid):

@@ -7,6 +7,7 @@ import pytest
 from tests.golden import golden
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["tiny-ranks", "compare-tiny"])
 def test_what_was_kept_still_comes_out(name):
     assert golden.check(name) == []

@@ -46,6 +46,7 @@ def test_it_copies() -> None:
     assert torch.equal(logits.argmax(-1), made().task.answers[:, 0])
 
 
+@pytest.mark.extended
 def test_the_forward_pass_of_the_training_is_the_models() -> None:
     weights, tokens = induction_weights(), made().task.clean
     ours = induction._logits(weights, tokens)
@@ -55,6 +56,7 @@ def test_the_forward_pass_of_the_training_is_the_models() -> None:
     torch.testing.assert_close(ours.double(), by_hand, rtol=0, atol=1e-4)
 
 
+@pytest.mark.extended
 def test_the_truth_is_the_textbook_circuit() -> None:
     """Previous-token head into the keys of the induction head, whose values go to the logits."""
     first, second = live_heads()
@@ -74,6 +76,7 @@ def test_the_truth_is_the_textbook_circuit() -> None:
     assert torch.equal(made().truth("resample").keep, circuit_of_edges(graph, values).keep)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
 def test_true_edges_stand_clear_of_the_others(ablation: str) -> None:
     truth = made().truth(ablation)
@@ -91,6 +94,7 @@ def test_true_edges_stand_clear_of_the_others(ablation: str) -> None:
     assert float(cost[~true].max()) < 0.1
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
 def test_the_truth_alone_does_the_task(ablation: str) -> None:
     truth = made().truth(ablation)
@@ -101,6 +105,7 @@ def test_the_truth_alone_does_the_task(ablation: str) -> None:
     assert rest < 0.1 * full_mean
 
 
+@pytest.mark.extended
 def test_a_seed_gives_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(induction, "STEPS", 3)
     train = induction._train.__wrapped__

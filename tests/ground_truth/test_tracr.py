@@ -61,7 +61,13 @@ MERGED = {
     "count-less-freq": (23, 13, 13, 6),
 }
 
-each_program = pytest.mark.parametrize("name", PROGRAMS)
+SHORT = ("reverse", "shift")
+"""Programs on which every test runs in the first tier."""
+
+each_program = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in SHORT else pytest.mark.extended) for name in PROGRAMS],
+)
 
 
 @functools.cache
@@ -139,6 +145,7 @@ def test_outputs_are_the_interpreters_on_every_input(name: str) -> None:
     assert compared == len(inputs) * compiled.program.length - undefined
 
 
+@pytest.mark.extended
 @each_program
 def test_the_model_is_the_weights(name: str) -> None:
     compiled = compile_program(name)

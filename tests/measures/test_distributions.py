@@ -246,6 +246,7 @@ def test_shared_nucleus_of_many_tokens_against_whole_sorts():
     assert len(set(found)) >= 5  # the noise reaches most levels
 
 
+@pytest.mark.extended
 @given(weight_pairs(), st.sampled_from((0.05, 0.5, 0.9)))
 @settings(max_examples=150)
 def test_head_and_tail_against_exact_lists(pair, level):

@@ -133,6 +133,7 @@ def test_first_and_later_loads_give_what_the_file_gives_to_the_bit(
     assert reads == ["my llama.gguf"] * 2  # without a cache, and the first time with one
 
 
+@pytest.mark.extended
 def test_a_change_of_weights_in_memory_does_not_reach_the_cache(
     gguf: Path, cache: Path, reads: list[str]
 ) -> None:
@@ -307,6 +308,7 @@ def test_an_entry_that_vanishes_while_it_is_read_is_no_error(
     assert kept(gguf)
 
 
+@pytest.mark.extended
 def test_entries_of_other_versions_of_the_same_file_are_removed(
     gguf: Path, cache: Path, reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

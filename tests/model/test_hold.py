@@ -179,6 +179,7 @@ def test_a_sweep_gives_the_same_in_every_mode(mode: str, tmp_path: Path) -> None
     pd.testing.assert_frame_equal(found.sizes, expected.sizes)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("mode", MODES)
 def test_what_was_made_in_a_mode_serves_outside_it(mode: str) -> None:
     """A tensor that inference mode makes can never be saved for a backward pass."""

@@ -92,6 +92,7 @@ def test_a_folder_named_by_a_dot_loads(folder: Path, monkeypatch: pytest.MonkeyP
     assert architecture_of(load_model(".", device="cpu")).name == "my-gpt2"
 
 
+@pytest.mark.extended
 def test_dtypes(folder: Path) -> None:
     model = load_model(folder, device="cpu", dtype="bfloat16")
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}

@@ -130,6 +130,7 @@ def test_it_is_made_again_where_anything_else_ran(
         assert tried == ["tiny"]
 
 
+@pytest.mark.extended
 def test_other_weights_and_other_dtypes_are_proven_apart(
     gguf: Path, cache: Path, tried: list[str], tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_where_no_small_model_can_be_made_attention_is_taken_at_its_dearest(
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("config", "message"),
     [

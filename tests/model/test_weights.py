@@ -221,6 +221,7 @@ def test_the_full_circuit_is_the_model_after_folding(name: str) -> None:
     torch.testing.assert_close(values[0], right, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_a_model_can_change_its_dtype_after_use(dtype: torch.dtype) -> None:
     model, task = cases.fresh_bridge("llama"), tiny_task()

@@ -72,6 +72,7 @@ def test_faithfulness_is_each_curve_best_first() -> None:
             assert f"{edges:,} edges" in text
 
 
+@pytest.mark.extended
 def test_the_curve_of_cpr_is_drawn_where_it_is_another() -> None:
     whole = made.comparison()
     others = [line for line in plot_faithfulness(whole).data if not line.showlegend]

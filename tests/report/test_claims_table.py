@@ -98,6 +98,7 @@ def test_a_terminal_shows_every_run_and_statistic(table: pd.DataFrame) -> None:
     assert "✓ holds, ✗ does not hold, ? cannot be told; * decides the claim" in words
 
 
+@pytest.mark.extended
 def test_more_runs_than_fit_make_several_tables() -> None:
     runs = [dataclasses.replace(GOOD, name=f"run{n}") for n in range(5)]
     text = printed(claims(runs))

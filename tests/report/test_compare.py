@@ -111,6 +111,7 @@ def test_missed_edges_are_named(page: str) -> None:
     assert "e12" not in text
 
 
+@pytest.mark.extended
 def test_without_truth_and_projection_the_page_says_so() -> None:
     bare = dataclasses.replace(
         made.comparison(known=False),

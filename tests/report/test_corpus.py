@@ -115,6 +115,7 @@ def test_names_of_runs_and_labels_are_no_markup() -> None:
     assert hostile in other.text
 
 
+@pytest.mark.extended
 def test_one_prompt_makes_a_page_that_says_there_are_no_intervals() -> None:
     read = page_of(made.runs(1, 1), found(1, 1))
     assert "A single prompt gives no interval" in read.text
@@ -124,6 +125,7 @@ def test_one_prompt_makes_a_page_that_says_there_are_no_intervals() -> None:
     assert set(figures(read)) == set(FIGURES) - {"density-by-label"}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("table", "gone", "why"),
     [
@@ -142,6 +144,7 @@ def test_a_figure_without_rows_is_left_out_with_a_line_why(table, gone, why) -> 
     assert why in read.text
 
 
+@pytest.mark.extended
 def test_failed_prompts_are_named_with_their_error() -> None:
     run = made.runs(1)[0]
     failures = pd.DataFrame({"prompt": [3], "text": ["a"], "error": ["NaN logits <here>"]})

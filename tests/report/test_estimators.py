@@ -52,6 +52,7 @@ def test_runs_without_controls_have_no_such_section() -> None:
     assert "Estimators and their controls" not in text
 
 
+@pytest.mark.extended
 def test_the_tables_hold_every_run_and_number() -> None:
     sections = estimator_sections(found())
     assert all(frame["run"].tolist() == list(NAMES) for frame in sections.values())

@@ -33,6 +33,7 @@ def test_the_page_needs_nothing_from_anywhere() -> None:
     assert not re.findall(r"\$[a-z]", page)  # no place of the template was left open
 
 
+@pytest.mark.extended
 def test_64_tokens_of_smollm2_take_less_than_8_mb() -> None:
     curve = large_curve()
     page = sl.explorer([curve])

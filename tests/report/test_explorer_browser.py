@@ -130,6 +130,7 @@ def test_more_is_drawn_as_s_grows_and_less_as_it_falls(browser, one) -> None:
         assert seen[3:] == [seen[1], seen[0]]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("width", WIDTHS)
 def test_hover_names_the_edge_under_the_pointer(browser, one, width) -> None:
     trace = made.curve().trace
@@ -268,6 +269,7 @@ def test_a_page_whose_data_is_torn_says_so(browser, one, tmp_path) -> None:
     page.close()
 
 
+@pytest.mark.extended
 def test_tokens_of_other_scripts_are_cut_and_isolated(browser, tmp_path) -> None:
     family, hebrew = "\U0001f469\u200d\U0001f469\u200d\U0001f467", "\u05e9\u05dc\u05d5\u05dd"
     for token, shown in (

@@ -98,6 +98,7 @@ def tied_graphs(draw: st.DrawFn) -> tuple[GraphShape, np.ndarray]:
     return shape, draw(hnp.arrays(np.float32, size, elements=st.sampled_from(levels)))
 
 
+@pytest.mark.extended
 @settings(max_examples=300)
 @given(tied_graphs())
 def test_equals_a_flat_heap_over_the_whole_graph(graph):
@@ -145,6 +146,7 @@ def test_a_ranking_that_hangs_is_left_as_it_is(graph):
 RANKS = [0, 1, 2, 3, 500, 2**24, 2**24 + 1, 2**30, 2**30 + 1, 2**31 - 2**24]
 
 
+@pytest.mark.extended
 @settings(max_examples=200)
 @given(tied_graphs(), st.data())
 def test_a_ranking_that_does_not_hang_is_searched_best_first(graph, data):
@@ -164,6 +166,7 @@ def test_a_ranking_that_does_not_hang_is_searched_best_first(graph, data):
     assert_same(connected_order(unread, shape), connected_order(ranks, shape))
 
 
+@pytest.mark.extended
 def test_ranks_beyond_the_whole_numbers_of_float32_stay_in_order():
     heads = 2**24 + 1000
     shape = GraphShape(layers=1, heads=heads, tokens=1, mlp=False)

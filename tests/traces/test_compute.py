@@ -113,6 +113,7 @@ def priced_by_hand(trace: Trace, arch: Architecture, edges: int) -> int:
     return total + projection * (len(keys) + len(values))
 
 
+@pytest.mark.extended
 @given(made=TRACES, data=st.data())
 def test_the_price_is_that_of_the_edges_one_by_one(
     made: tuple[Architecture, int, int, bool], data: st.DataObject
@@ -125,6 +126,7 @@ def test_the_price_is_that_of_the_edges_one_by_one(
     assert found.share.tolist() == [adds / found.full for adds in truth]
 
 
+@pytest.mark.extended
 @given(made=TRACES)
 def test_more_edges_cost_no_less_and_all_of_them_the_pass_without_what_nothing_reads(
     made: tuple[Architecture, int, int, bool],
@@ -249,6 +251,7 @@ def reached(trace: Trace, edges: int) -> tuple[nx.MultiDiGraph, set, set]:
     return graph, fed, nx.ancestors(graph, output) | {output}
 
 
+@pytest.mark.extended
 @given(shape=SHAPES, seed=SEEDS, connected=st.booleans(), data=st.data())
 def test_paths_are_those_of_networkx(
     shape: GraphShape, seed: int, connected: bool, data: st.DataObject
@@ -268,6 +271,7 @@ def test_paths_are_those_of_networkx(
         assert {(names[level], token) for level, token in nodes.nonzero().tolist()} == fed
 
 
+@pytest.mark.extended
 @given(shape=SHAPES, seed=SEEDS, connected=st.booleans())
 def test_the_reach_is_the_first_count_with_a_path(
     shape: GraphShape, seed: int, connected: bool

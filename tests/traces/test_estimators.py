@@ -41,6 +41,7 @@ def by_hand(name: str, graph: sl.TokenGraph, **options) -> sl.Trace:
     return (sl.fisher if name == "fisher" else sl.prune)(model, graph, **options)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["greedy", "scheduled", "fisher", "pruned"])
 def test_an_estimator_is_its_function(graph, name) -> None:
     told: list[tuple[int, int, str]] = []
@@ -89,6 +90,7 @@ def test_a_start_is_made_first_unless_it_is_given(graph, brief) -> None:
     assert same_ranks(sl.estimate(model, graph, "fisher", start=start), sl.fisher(model, graph))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["fisher", "pruned", "brief"])
 def test_kinds_to_keep_reach_the_fit_and_its_start(graph, brief, name) -> None:
     trace = sl.estimate(tiny.bridge("llama"), graph, name, keep=("mlp",), seed=3)

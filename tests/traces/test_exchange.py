@@ -31,6 +31,7 @@ def random_trace(shape: GraphShape, seed: int) -> Trace:
     return Trace(shape, prompt, shape.split(ranks), made_of, shape.split(importance))
 
 
+@pytest.mark.extended
 @given(shape=SHAPES, seed=st.integers(0, 999))
 def test_a_trace_comes_back_from_its_frame_in_any_order_of_rows(shape, seed) -> None:
     trace = random_trace(shape, seed)
@@ -150,6 +151,7 @@ def test_edges_removed_in_networkx_are_gone() -> None:
     assert not bool(back.kept.attention.any())
 
 
+@pytest.mark.extended
 @given(shape=SHAPES, seed=st.integers(0, 99), size=st.floats(0.01, 1))
 def test_a_subgraph_comes_back_from_networkx(shape, seed, size) -> None:
     subgraph = random_trace(shape, seed).subgraph(size)

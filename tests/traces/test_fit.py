@@ -190,6 +190,7 @@ def quantised_as_bitsandbytes_does(model: Any) -> Any:
 
 
 # Both the quantisation of torch itself and the types of tensor that it makes are on their way out.
+@pytest.mark.extended
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per")
 @pytest.mark.parametrize(
     ("quantised", "words"),

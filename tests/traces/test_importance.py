@@ -233,6 +233,7 @@ def test_normf_of_a_node_that_cancels_to_zero_is_finite() -> None:
     assert (scores.residual.item(), scores.mlp.item()) == (0, 0)
 
 
+@pytest.mark.extended
 @given(data=st.data(), tokens=st.integers(1, 4), heads=st.integers(1, 3), width=st.integers(1, 3))
 def test_small_whole_numbers_follow_the_formulas_node_by_node(
     data: st.DataObject, tokens: int, heads: int, width: int

@@ -121,6 +121,7 @@ def slow_slope(name: str, kind: str, keep: EdgeTensors, target: Tensor) -> Tenso
     return EdgeTensors(*found).flat()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "kind", "options"),
     [
@@ -186,6 +187,7 @@ def divergence(name: str, trace: sl.Trace) -> float:
     return float(jensen_shannon(full.log_softmax(-1), logits.log_softmax(-1)).mean())
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", FEW)
 def test_learning_brings_the_traces_nearer_to_the_output(name: str) -> None:
     before = divergence(name, start_of(name))
@@ -193,6 +195,7 @@ def test_learning_brings_the_traces_nearer_to_the_output(name: str) -> None:
     print(before, [divergence(name, learned(name, steps=12, **o)) for o in (regularized, free)])
 
 
+@pytest.mark.extended
 def test_a_seed_gives_the_same_trace_and_another_one_another() -> None:
     for options in ({}, {"context_fraction": 0.3}):
         first, same, other = (order_of(learned(seed=s, **options)) for s in (3, 3, 4))

@@ -154,6 +154,7 @@ def test_rows_that_keep_different_kinds_share_a_pass() -> None:
         assert relative_error(together, alone) < 1e-5
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["llama", "opt"])
 def test_groups_that_differ_share_a_pass_whatever_the_budget(name: str) -> None:
     groups = []

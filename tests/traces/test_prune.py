@@ -150,6 +150,7 @@ def test_what_is_kept_is_never_pruned_and_comes_last(
     assert edges != in_order(pruned(name, replacement=instead, **given).ranks, trace.shape)
 
 
+@pytest.mark.extended
 def test_a_smallest_size_ends_it_early_and_leaves_the_larger_traces() -> None:
     whole, early = (order_of(pruned("llama", smallest=s)) for s in (1e-4, 0.3))
     count = math.ceil(0.3 * len(whole))

@@ -44,6 +44,7 @@ def random_ranks(shape: GraphShape) -> EdgeTensors:
     return shape.split(flat)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("name", "kind"), EVERY_MODEL)
 def test_weights_of_zero_and_one_are_the_masked_run(name: str, kind: str) -> None:
     instead, shape = replacement_of(name, kind), shape_of(name)

@@ -81,6 +81,7 @@ def test_a_trace_of_other_weights_is_refused_unless_asked_for(verb: str) -> None
     run(other, by_hand)
 
 
+@pytest.mark.extended
 def test_an_estimate_takes_a_start_of_other_weights_by_request() -> None:
     model, other = tiny.bridge("mistral"), model_of_other_weights("mistral")
     prompt = tiny.token_ids(20)

@@ -238,6 +238,7 @@ def random_scores(shape: GraphShape, seed: int = 0) -> EdgeTensors:
 # Tests.
 
 
+@pytest.mark.extended
 @settings(max_examples=300)
 @given(graphs(), st.sampled_from(COSTS))
 def test_scheduled_blocks_are_those_of_brute_force(graph, cost):
@@ -247,6 +248,7 @@ def test_scheduled_blocks_are_those_of_brute_force(graph, cost):
     assert_ranked_by(priorities(scores, shape, need), ranks, shape)
 
 
+@pytest.mark.extended
 @settings(max_examples=200)
 @given(graphs(max_tokens=3), st.sampled_from(COSTS))
 def test_needs_and_blocks_solve_the_whole_problem_together(graph, cost):

@@ -230,7 +230,7 @@ def discover(
         >>> from strace_lens.ground_truth.models import ground_truth
         >>> known = ground_truth("linear")  # a small model whose circuit is known, and its task
         >>> sl.discover(known.model, known.task, "eap").top(2).edge_names()
-        ['embed->logits', 'embed->a0.h2<v>']
+        ['embed->logits', 'embed->a0.h0<v>']
     """
     experiment = make_experiment(
         model, task, metric=metric, ablation=ablation, memory_budget=memory_budget

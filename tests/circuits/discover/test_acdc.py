@@ -97,6 +97,7 @@ def test_grouped_queries_mlps_and_unequal_lengths() -> None:
     torch.testing.assert_close(ours, losses, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.extended
 def test_only_the_edges_on_the_screen_are_tested() -> None:
     model, task, tau, screen = small_model(), small_task(), 0.02, 12
     experiment = make_experiment(model, task)
@@ -117,6 +118,7 @@ def test_only_the_edges_on_the_screen_are_tested() -> None:
     assert float(ratio[0]) > 0
 
 
+@pytest.mark.extended
 def test_scores_say_how_many_edges_were_tested_and_whose_order_the_others_have() -> None:
     model, task = small_model(), small_task()
     screened = discover(model, task, "acdc", screen=12, tau=0.02)
@@ -151,6 +153,7 @@ def test_passes_of_one_row_at_a_time() -> None:
     assert experiment.passes.forward_rows == 3 * (3 + tested)
 
 
+@pytest.mark.extended
 def test_tau_bounds_the_circuit() -> None:
     experiment = make_experiment(small_model(), small_task())
     assert not bool((acdc(experiment, tau=1e6) >= 1e6).any())

@@ -139,6 +139,7 @@ def test_passes_are_one_an_edge() -> None:
     assert experiment.passes.backward_rows == 0
 
 
+@pytest.mark.extended
 def test_a_small_budget_changes_nothing() -> None:
     experiment, _ = linear()
     task = experiment.task.take([0, 1])

@@ -144,6 +144,7 @@ def test_eap_ig_in_one_step_is_eap() -> None:
     assert_close(attribution.eap_ig(experiment, steps=1), attribution.eap(experiment).double())
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["llama", "bloom", "layernorm"])
 def test_clean_corrupted_is_the_mean_of_both_ends(name: str) -> None:
     truth = torch.zeros(plain_graph(name).exists.shape, dtype=torch.float64)
@@ -185,6 +186,7 @@ def test_the_kl_objective_leaves_the_problem_as_it_was() -> None:
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["mistral", "gemma2", "phi", "attention_only"])
 def test_eap_ig_over_activations_against_shares(name: str) -> None:
     values = attribution.eap_ig_activations(double_experiment(name, TASK), steps=2)
@@ -210,6 +212,7 @@ def test_in_many_steps_a_groups_out_edges_sum_to_its_effect() -> None:
     assert_close(sums, effects, 0.01)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "method",
     [
@@ -289,6 +292,7 @@ PASSES = {  # forward, backward; `mistral` has two layers
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("method", PASSES)
 def test_passes_are_counted(method: str) -> None:
     scores = discover(cases.model_of("mistral"), TASK, method)
@@ -425,6 +429,7 @@ def model(request: pytest.FixtureRequest) -> Iterator[Any]:
         parameter.requires_grad_(False)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("method", FUNCTIONS)
 def test_the_model_is_left_as_it_was(model: Any, method: Any) -> None:
     experiment = make_experiment(model, TASK)

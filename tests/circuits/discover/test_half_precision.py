@@ -36,6 +36,7 @@ def test_every_method_agrees_with_single_precision_behind_a_norm(
     assert float((half - single).norm() / single.norm()) < 0.1
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", [name for name in tiny.BRIDGES if name not in REFUSED])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_family_runs_in_half_precision(name: str, dtype: torch.dtype) -> None:

@@ -62,6 +62,7 @@ def test_smollm2_does_each_task(name: str) -> None:
     assert found.corrupted <= corrupted
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", TASKS)
 def test_tokens_are_those_of_the_texts_and_differ_only_where_they_must(name: str) -> None:
     task, tokenizer = made(name), own_tokenizer(real.smollm2())

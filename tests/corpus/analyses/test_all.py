@@ -107,6 +107,7 @@ def test_runs_without_geometry_are_cut_too() -> None:
     assert one.geometry["cosine"].shape == (2, len(run.grid), 0)
 
 
+@pytest.mark.extended
 def test_runs_side_by_side_are_each_on_the_shared_prompts(runs) -> None:
     curves, boundaries = side_by_side(runs, seed=3)
     for run in on_shared_prompts(runs):

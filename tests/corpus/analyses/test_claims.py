@@ -190,6 +190,7 @@ def covered(statistic, draw_values, truth: float, studies: int = 300) -> float:
     return hits / studies
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("statistic", "draw_values", "truth"),
     [

@@ -231,7 +231,7 @@ def test_the_figure_holds_every_prompt() -> None:
     fig = plot_density_parts(
         density_parts(alone).assign(run="x"), part_correlations(alone).assign(run="x")
     )
-    assert "no ρ" in fig.layout.annotations[0].text
+    assert "too few or all alike (n = 1)" in fig.layout.annotations[0].text
     assert not plot_density_parts(parts.iloc[:0], correlations).data
 
 

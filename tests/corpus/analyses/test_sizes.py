@@ -111,6 +111,7 @@ def test_a_curve_that_does_not_fall_has_no_phase() -> None:
     assert table.iloc[1].notna().all()
 
 
+@pytest.mark.extended
 def test_the_interval_of_a_prompt_holds_where_the_break_is() -> None:
     table = prompt_boundaries(run_of(*[three(-3, -2)] * 6, noise=0.02), resamples=60)
     for name, at in (("construction_start", 1e-3), ("construction_stop", 1e-2)):
@@ -291,6 +292,7 @@ def test_the_published_head_and_tail_are_those_of_a_rerun(rerun: Run) -> None:
     np.testing.assert_allclose(found[list(table)].to_numpy(float), table.to_numpy(float), rtol=1e-3)
 
 
+@pytest.mark.extended
 def test_the_published_scalars_are_those_of_a_rerun(rerun: Run) -> None:
     table = published("prompts", rerun)
     found = per_prompt(rerun).drop(columns="prompt")

@@ -1,0 +1,57 @@
+"""The examples in the docstrings of the public verbs run, and print what they say."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import strace_lens as sl
+
+VERBS = [name for name in sl.__all__ if inspect.isfunction(getattr(sl, name))]
+FIRST = ("sweep",)  # whose run others read
+pytestmark = pytest.mark.extended
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What the examples take for granted: a model, what a prompt comes to, a task; a folder."""
+    model = sl.load_model()
+    graph = sl.token_graph(model, "The capital of France is")
+    trace = sl.extract(graph)
+    curve = sl.density_curve(model, trace)
+    task = sl.make_task(model, "ioi", pairs=4)
+    folder = tmp_path_factory.mktemp("examples")
+    pair = {"clean": "In France they eat", "corrupted": "In Japan they eat"}
+    pair |= {"answers": [" bread"], "wrong_answers": [" rice"]}
+    (folder / "pairs.jsonl").write_text(json.dumps(pair))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield {
+            "sl": sl,
+            "Path": Path,
+            "model": model,
+            "graph": graph,
+            "trace": trace,
+            "curve": curve,
+            "task": task,
+        }
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS, key=lambda name: name not in FIRST))
+def test_the_example_of_a_verb_runs(verb: str, names: dict[str, Any]) -> None:
+    examples = doctest.DocTestParser().get_examples(inspect.getdoc(getattr(sl, verb)) or "")
+    assert examples, f"{verb} has no example"
+    for example in examples:
+        try:
+            value = repr(eval(example.source, names))
+        except SyntaxError:  # a statement
+            exec(example.source, names)
+            value = ""
+        if example.want:
+            assert value == example.want.rstrip("\n"), example.source
