@@ -75,7 +75,7 @@ def trace_report(
     ]
     others = {way: other for way, other in (ways or {}).items() if other is not curve}
     sections = {
-        "The trace": [_explorer(curve)],
+        "The trace": [_explorer(curve, ways or {})],
         "Density: how much of the graph the prediction needs": [
             _ways(ways) if ways and len(ways) > 1 else "",
             drawn(plot_density, curve, phases, more=_REFINED * bool(curve.table["refined"].any())),
@@ -97,9 +97,16 @@ def trace_report(
     return page(trace_title(curve), "\n".join(lead), sections)
 
 
-def _explorer(curve: DensityCurve) -> str:
-    """The explorer in a frame of its own, so that neither page changes how the other looks."""
-    inner = html.escape(explorer([curve], most_edges=EXPLORED_EDGES))
+def _explorer(curve: DensityCurve, ways: Mapping[Way, DensityCurve]) -> str:
+    """The explorer in a frame of its own, so that neither page changes how the other looks.
+
+    It shows the curve first and switches between it and the other ways.
+    """
+    curves, names = [curve], None
+    if len(ways) > 1:
+        ordered = sorted(ways.items(), key=lambda item: item[1] is not curve)
+        curves, names = [each for _, each in ordered], [way.title for way, _ in ordered]
+    inner = html.escape(explorer(curves, names=names, most_edges=EXPLORED_EDGES))
     return f'<iframe title="The explorer" srcdoc="{inner}"></iframe><p>{_EXPLORER}</p>'
 
 
@@ -190,7 +197,8 @@ def _drawn(row: dict[Any, Any], name: str) -> str:
 
 _EXPLORER = (
     "The slider sets the relative size s of the trace. Hover over an edge for its hook point and "
-    "tokens; click on a node for the edges into it."
+    "tokens; click on a node for the edges into it, and on a cell of the grid to draw one head "
+    "alone. The address of this page holds what is selected."
 )
 _REFINED = (
     "Sizes were added to the grid where total variation moves by more than a tenth from one size "

@@ -17,13 +17,14 @@ import strace_lens as sl
 from strace_lens.cli import app
 from strace_lens.report.explorer import pack
 from strace_lens.traces.edges import order_of
+from tests.cases import random_ranks
 from tests.plot import made
 from tests.report.made import large_curve
 
 
 def results(page: str) -> list[dict]:
     (text,) = re.findall(r'<script id="results" type="application/json">(.*?)</script>', page)
-    return json.loads(text)
+    return json.loads(text)["results"]
 
 
 def test_the_page_needs_nothing_from_anywhere() -> None:
@@ -50,6 +51,38 @@ def test_a_long_trace_is_drawn_up_to_its_share() -> None:
     ]
 
 
+def in_ways() -> list[sl.DensityCurve]:
+    """One trace measured in two ways, and another trace of the same prompt."""
+    curve = made.curve()
+    shuffled = dataclasses.replace(
+        curve.trace, ranks=random_ranks(curve.trace.shape, 1), importance=None
+    )
+    reread = dataclasses.replace(curve.trace, ranks=curve.trace.ranks.map(torch.clone))
+    return [
+        curve,
+        dataclasses.replace(curve, trace=reread, keep=("attention",)),
+        dataclasses.replace(curve, trace=shuffled),
+    ]
+
+
+def test_ways_of_one_prompt_share_the_edges_of_the_same_trace() -> None:
+    page = sl.explorer(
+        in_ways(), names=["as defined", "attention kept", "shuffled"], most_edges=200
+    )
+    first, second, third = results(page)
+    assert [r["packed"] for r in (first, second, third)] == [100, 100, 100]  # of two traces
+    assert (second["order"], second["importance"]) == (0, None)
+    assert first["importance"] is not None
+    assert isinstance(third["order"], str)
+
+
+def test_names_are_of_one_prompt_and_as_many_as_curves() -> None:
+    with pytest.raises(ValueError, match="2 names for 3 curves; give one for each"):
+        sl.explorer(in_ways(), names=["a", "b"])
+    with pytest.raises(ValueError, match="one prompt and one model; leave out names"):
+        sl.explorer([made.curve(), made.curve("gpt2")], names=["a", "b"])
+
+
 def test_text_of_a_prompt_cannot_leave_the_data() -> None:
     hostile = "</script><script>alert(1)</script>"
     page = sl.explorer([made.with_token(hostile)])
@@ -68,7 +101,7 @@ def test_nothing_to_explore_is_refused() -> None:
     with pytest.raises(ValueError, match="give at least one"):
         sl.explorer([])
     with pytest.raises(ValueError, match="most_edges must be at least one a curve; got 1"):
-        sl.explorer([made.curve()] * 2, most_edges=1)
+        sl.explorer([made.curve(), made.curve("gpt2")], most_edges=1)
 
 
 def test_the_command_reads_files_and_folders(tmp_path) -> None:
@@ -165,6 +198,8 @@ def test_every_size_is_told_as_the_table_has_it() -> None:
         assert [tuple(token) for token in told["top_tokens"]] == list(tokens)
         assert np.sum(told["counts"]) == row["edges"]
     assert packed["levels"][-1] == "blocks.2.hook_resid_post"
+    whole = curve.trace.shape.reachable()
+    assert packed["reachable"][1] == [int(layer.sum()) for layer in whole.attention]
 
 
 def test_what_is_not_there_is_none() -> None:

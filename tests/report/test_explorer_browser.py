@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
+import networkx as nx
 import pytest
 from playwright.sync_api import Page
 
@@ -301,3 +305,242 @@ def test_it_works_within_the_page_of_a_trace(browser, tmp_path) -> None:
     assert frame.locator(".status").inner_text().startswith(f"s = 1: {curve.trace.edges} edges")
     context.close()
     assert errors == []
+
+
+def shown(page: Page, panel: int = 0) -> set[int]:
+    """Ranks of the edges that the filters leave."""
+    return set(page.evaluate(f"Array.from(explorer.panels[{panel}].graph.shown())"))
+
+
+def test_it_opens_at_a_size_that_can_be_read(browser, one) -> None:
+    curve = made.curve()
+    few = curve.table[(curve.table["edges"] > 0) & (curve.table["edges"] <= 400)]
+    with opened(browser, one) as page:
+        top1, edges = curve.table["top1"].to_numpy(), curve.table["edges"].tolist()
+        agrees = [edges[i] for i in range(len(top1)) if top1[i:].all() and edges[i]]
+        expected = min(int(few["edges"].max()), agrees[0])
+        assert f": {expected:,} edge" in status(page)
+
+
+@pytest.mark.parametrize("through", [30, 60, 120])
+def test_only_paths_through_a_node_are_left(browser, one, through) -> None:
+    trace = made.curve().trace
+    *_, level, token = edges_by_rank(trace)[through]  # where that edge ends
+    edges = int(made.curve().table.set_index("size").loc[0.2, "edges"])
+    known = {rank: edge for rank, edge in edges_by_rank(trace).items() if rank < edges}
+    graph = nx.DiGraph()
+    graph.add_node((level, token))
+    for rank, (_, _, _, low, source, high, target) in known.items():
+        graph.add_edge((low, source), (high, target), rank=rank)
+    reached = {(level, token), *nx.descendants(graph, (level, token))}
+    behind = {(level, token), *nx.ancestors(graph, (level, token))}
+    expected = {
+        rank
+        for rank, (_, _, _, low, source, high, target) in known.items()
+        if (low, source) in reached or (high, target) in behind
+    }
+    with opened(browser, one) as page:
+        page.evaluate("explorer.pick(0.2)")
+        assert shown(page) == set(known)
+        x, y = page.evaluate(f"explorer.panels[0].graph.locateNode({token}, {level})")
+        page.mouse.click(x, y)
+        page.get_by_label("Only paths through the chosen node").check()
+        assert shown(page) == expected
+        assert through in expected
+        page.get_by_role("button", name="Clear filters").click()
+        assert shown(page) == set(known)
+
+
+def test_the_grid_counts_the_edges_of_each_head_and_selects_them(browser, one) -> None:
+    trace = made.curve().trace
+    edges = int(made.curve().table.set_index("size").loc[0.2, "edges"])
+    cells: dict[tuple[int, str, int], set[int]] = {}
+    for rank, (kind, layer, head, *_) in edges_by_rank(trace).items():
+        if rank < edges:
+            cells.setdefault((layer, KINDS[kind], head), set()).add(rank)
+    heads = trace.shape.heads
+    with opened(browser, one) as page:
+        page.evaluate("explorer.pick(0.2)")
+        for layer in range(trace.shape.layers):
+            columns = [("attention", head) for head in range(heads)]
+            for column, (kind, head) in enumerate([*columns, ("mlp", -1), ("residual", -1)]):
+                count = page.evaluate(f"explorer.panels[0].heads.count({layer}, {column})")
+                assert count == len(cells.get((layer, kind, head), ()))
+        x, y = page.evaluate("explorer.panels[0].heads.locate(1, 2)")
+        page.mouse.move(x, y)
+        tip = page.get_by_role("tooltip").inner_text()
+        whole = int(trace.shape.reachable().attention[1, 2].sum())
+        assert tip.startswith(f"L1 H2: {len(cells[1, 'attention', 2])} of {whole} edges")
+        page.mouse.click(x, y)
+        assert shown(page) == cells[1, "attention", 2]
+        grid = page.locator("canvas.heads")
+        grid.focus()
+        page.keyboard.press("ArrowUp")  # the last layer's first head
+        page.keyboard.press("Enter")
+        last = trace.shape.layers - 1
+        assert shown(page) == cells[1, "attention", 2] | cells.get((last, "attention", 0), set())
+        assert page.locator("#said").inner_text().startswith(f"L{last} H0: ")
+        page.keyboard.press("Escape")
+        assert len(shown(page)) == edges
+
+
+def test_the_threshold_leaves_the_important_edges(browser, one) -> None:
+    trace = made.curve().trace
+    with opened(browser, one) as page:
+        page.evaluate("explorer.pick(0.2)")
+        before = shown(page)
+        slider = page.get_by_role("slider", name="Importance at least")
+        slider.focus()
+        slider.evaluate("e => { e.value = 190; e.dispatchEvent(new Event('input')); }")
+        least = page.evaluate("Number(new URLSearchParams(explorer.fragment()).get('least'))")
+        kept = shown(page)
+        assert 0 < len(kept) < len(before)
+        for rank in before:
+            importance = importance_of(trace, rank)
+            if abs(importance / least - 1) > 0.01:  # packed with eight bits
+                assert (rank in kept) == (importance >= least)
+
+
+def test_bundles_hold_the_edges_of_a_kind_layer_and_pair_of_tokens(browser, one) -> None:
+    curve = made.curve()
+    edges = int(curve.table.set_index("size").loc[0.4, "edges"])
+    together: dict[tuple[int, ...], int] = {}
+    for rank, (kind, _, _, low, source, _, target) in edges_by_rank(curve.trace).items():
+        if rank < edges:
+            key = (kind, low, source, target)
+            together[key] = together.get(key, 0) + 1
+    with opened(browser, one) as page:
+        page.evaluate("explorer.pick(0.4)")
+        assert f"{edges} edges, drawn one by one" in page.locator(".drawn").inner_text()
+        page.get_by_role("combobox", name="Draw").select_option("bundles")
+        bundles = page.evaluate(
+            """() => { const { items } = explorer.panels[0].graph.view();
+            return items.first.map((_, i) =>
+              ["kind", "level", "source", "target", "number"].map((name) => items[name][i])); }"""
+        )
+        assert {tuple(bundle[:4]): bundle[4] for bundle in bundles} == together
+        said = page.locator(".drawn").inner_text()
+        assert f"{len(together)} bundles of {edges} edges" in said
+        heavy = max(range(len(bundles)), key=lambda i: bundles[i][4])
+        x, y = page.evaluate(f"explorer.panels[0].graph.locate({heavy})")
+        page.mouse.move(x, y)
+        assert " attention edges: blocks." in page.get_by_role("tooltip").inner_text()
+
+
+@pytest.mark.extended
+def test_more_edges_than_can_be_told_apart_are_bundled(browser, tmp_path) -> None:
+    path = tmp_path / "large.html"
+    path.write_text(sl.explorer([large_curve()]), encoding="utf-8")
+    with opened(browser, path) as page:
+        assert "drawn one by one" in page.locator(".drawn").inner_text()
+        page.evaluate("explorer.pick(1)")
+        assert "The 1,500 heaviest of" in page.locator(".drawn").inner_text()
+
+
+def ways_page(folder: Path) -> Path:
+    curve = made.curve()
+    early = dataclasses.replace(curve, table=curve.table.assign(tv=curve.table["tv"] / 2))
+    path = folder / "ways.html"
+    path.write_text(sl.explorer([curve, early], names=["as defined", "halved"]), encoding="utf-8")
+    return path
+
+
+def test_curves_are_switched_in_one_place_and_keep_what_was_chosen(browser, tmp_path) -> None:
+    tv = made.curve().table.set_index("size").loc[0.1, "tv"]
+    with opened(browser, ways_page(tmp_path)) as page:
+        page.evaluate("explorer.pick(0.1)")
+        x, y = page.evaluate("explorer.panels[0].heads.locate(1, 2)")
+        page.mouse.click(x, y)
+        before = shown(page)
+        assert page.locator(".panel:visible").count() == 1
+        assert f"TV {tv:.3f}" in status(page)
+        page.get_by_label("halved").check()
+        assert page.locator(".panel:visible").count() == 1
+        assert f"TV {tv / 2:.3f}" in status(page, 1)
+        assert shown(page, 1) == before
+
+
+def test_the_phases_are_marked_under_the_slider(browser, one) -> None:
+    phases = find_phases(made.curve()).along_sizes
+    with opened(browser, one) as page:
+        marks = page.locator("#phases .phase")
+        assert marks.locator("b").all_text_contents() == [phase.name for phase in phases]
+        box = page.locator("#phases").bounding_box()
+        logs = [math.log10(s) for s in made.curve().table["size"]]
+        for mark, phase in zip(marks.all(), phases, strict=True):
+            at = (math.log10(phase.start) - logs[0]) / (logs[-1] - logs[0])
+            assert mark.bounding_box()["x"] == pytest.approx(box["x"] + at * box["width"], abs=1)
+
+
+def test_a_link_shows_again_what_was_chosen(browser, tmp_path) -> None:
+    path = ways_page(tmp_path)
+    with opened(browser, path) as page:
+        page.get_by_label("halved").check()
+        page.evaluate("explorer.pick(0.2)")
+        x, y = page.evaluate("explorer.panels[1].graph.locateNode(5, 3)")
+        page.mouse.click(x, y)
+        visible = page.locator(".panel:visible")
+        visible.get_by_role("button", name="Pin the node").click()
+        visible.get_by_label("Name of").fill("naïve & <b>bold</b>")
+        visible.get_by_label("Only paths through the chosen node").check()
+        before, said = shown(page, 1), status(page, 1)
+        page.wait_for_timeout(600)
+        link = page.url
+        assert page.evaluate("explorer.fragment().toString()") == link.partition("#")[2]
+    again = browser.new_page()
+    again.goto(link)
+    again.wait_for_selector("html[data-ready]")
+    assert status(again, 1) == said
+    assert shown(again, 1) == before
+    named = again.locator(".panel:visible").get_by_label("Name of")
+    assert named.input_value() == "naïve & <b>bold</b>"
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "fragment",
+    ["s=x&node=99.99&heads=7.1+a&least=-3&curve=8&pin=1", "s=0&through=1&draw=all", "%%%"],
+)
+def test_a_link_that_does_not_fit_is_left_aside(browser, one, fragment) -> None:
+    with opened(browser, one) as page:
+        first = status(page)
+    page = browser.new_page()
+    page.goto(f"{one.as_uri()}#{fragment}")
+    page.wait_for_selector("html[data-ready]")
+    assert status(page) == first
+    assert page.locator("#notice").is_hidden()
+    page.close()
+
+
+def test_the_drawing_is_saved_as_svg_and_json(browser, one) -> None:
+    trace = made.curve().trace
+    with opened(browser, one) as page:
+        page.evaluate("explorer.pick(0.1)")
+        x, y = page.evaluate("explorer.panels[0].graph.locateNode(5, 3)")
+        page.mouse.click(x, y)
+        page.get_by_role("button", name="Pin the node").click()
+        files = {}
+        for name in ("Save SVG", "Save JSON"):
+            with page.expect_download() as saved:
+                page.get_by_role("button", name=name).click()
+            files[name] = Path(saved.value.path()).read_text(encoding="utf-8")
+    drawing = ElementTree.fromstring(files["Save SVG"])
+    edges = int(made.curve().table.set_index("size").loc[0.1, "edges"])
+    paths = [e.get("d", "") for e in drawing if e.tag.endswith("path")]
+    assert sum(path.count("M") for path in paths) == edges
+    found = json.loads(files["Save JSON"])
+    pin = f"{trace.prompt.strings[5]}"
+    assert found["pins"][0]["token"] == pin
+    assert found["pins"][0]["hook"] == hook_name(trace.shape, 3)
+    known = edges_by_rank(trace)
+    assert len(found["edges"]) == edges
+    for edge in found["edges"]:
+        kind, layer, head, low, source, high, target = known[edge["rank"]]
+        assert (edge["kind"], edge["layer"]) == (KINDS[kind], layer)
+        assert edge["head"] == (None if head < 0 else head)
+        assert edge["from"]["hook"] == hook_name(trace.shape, low)
+        assert edge["to"]["position"] == target
+        assert (edge["from"]["position"], edge["to"]["hook"]) == (
+            source,
+            hook_name(trace.shape, high),
+        )

@@ -4,6 +4,7 @@
 const RIGHT = 12, TOP = 16;
 const FONT = "11px system-ui, \"DejaVu Sans\", sans-serif";
 const AT_A_TIME = 15_000; // edges that one frame draws, so that the page stays alive
+const PINNED = "600 11px system-ui, \"DejaVu Sans\", sans-serif";
 
 /** Pixels that the widest of some labels takes. */
 function widest(labels) {
@@ -12,11 +13,13 @@ function widest(labels) {
   return Math.max(...labels.map((label) => context.measureText(label).width));
 }
 
+const layerLabel = (layer) => `L${layer}`;
+
 /** Where nodes lie, in pixels, on a drawing of the given width. */
 function geometry(result, width) {
   const { tokens } = result.shape;
   const levels = result.levels.length;
-  const left = 14 + widest(result.levels);
+  const left = 18 + widest([layerLabel(result.shape.layers - 1)]);
   const dx = Math.max(11, Math.min(90, (width - left - RIGHT) / tokens));
   const dy = Math.max(7, Math.min(52, 560 / levels));
   const foot = dx > 70 ? 30 : 20 + widest(result.tokens.map((t) => visible(t, 14)));
@@ -59,6 +62,8 @@ function themeColours() {
     kinds: KINDS.map((kind) => read(`--${kind}`)),
     ink: read("--ink"),
     faint: read("--faint"),
+    paper: read("--paper"),
+    panel: read("--panel"),
   };
 }
 
@@ -74,7 +79,22 @@ function sized(canvas, at) {
   return context;
 }
 
-/** Every node as a faint dot, the output as a larger one, tokens below and hook points beside. */
+/** The labels of a drawing: layers at the left, each in the middle of its nodes, and tokens below. */
+function labelsOf(result, at) {
+  const { layers } = result.shape, step = (at.levels - 1) / layers;
+  const every = Math.ceil(14 / (at.dy * step));
+  const labels = [];
+  for (let layer = layers - 1; layer >= 0; layer -= every) {
+    labels.push({ text: layerLabel(layer), x: at.left - 8, y: at.y((layer + 0.5) * step), align: "right", turn: 0 });
+  }
+  for (let token = 0; token < at.tokens; token++) {
+    labels.push({ text: visible(result.tokens[token], 14), x: at.x(token), y: at.y(-0.5) + (at.slanted ? 8 : 14),
+      align: at.slanted ? "right" : "center", turn: at.slanted ? -90 : 0 });
+  }
+  return labels;
+}
+
+/** Every node as a faint dot, the output as a larger one, with the labels. */
 function drawGround(context, result, at, colours) {
   context.clearRect(0, 0, at.width, at.height);
   context.fillStyle = colours.faint;
@@ -89,71 +109,112 @@ function drawGround(context, result, at, colours) {
   context.fill();
   context.font = FONT;
   context.textBaseline = "middle";
-  context.textAlign = "right";
-  const every = Math.ceil(14 / at.dy);
-  for (let level = at.levels - 1; level >= 0; level -= every) {
-    context.fillText(result.levels[level], at.left - 8, at.y(level));
-  }
-  for (let token = 0; token < at.tokens; token++) {
+  for (const { text, x, y, align, turn } of labelsOf(result, at)) {
     context.save();
-    context.translate(at.x(token), at.y(-0.5) + 8);
-    if (at.slanted) context.rotate(-Math.PI / 2);
-    context.textAlign = at.slanted ? "right" : "center";
-    context.textBaseline = at.slanted ? "middle" : "top";
-    context.fillText(visible(result.tokens[token], 14), 0, 0);
+    context.translate(x, y);
+    context.rotate((turn * Math.PI) / 180);
+    context.textAlign = align;
+    context.fillText(text, 0, 0);
     context.restore();
   }
 }
 
-/** Draw the first `count` edges, some each frame; returns a function that stops it. */
-function drawEdges(context, at, edges, heads, count, colours) {
-  const opacity = Math.max(0.05, Math.min(0.9, 0.9 * (400 / Math.max(1, count)) ** 0.5));
-  const order = [1, 2, 0]; // attention lies below, being most: the stream stays in sight
-  let pass = 0, next = 0, frame = 0;
+/** Draw some strokes, as many edges a frame as keep the page alive; returns a function that stops it. */
+function drawStrokes(context, at, items, heads, strokes, colours) {
+  let next = 0, frame = 0;
   const some = () => {
-    const kind = order[pass], stop = Math.min(count, next + AT_A_TIME);
-    context.globalAlpha = kind === 1 ? opacity : Math.max(opacity, 0.5);
-    context.strokeStyle = colours.kinds[kind];
-    while (next < stop) {
-      // The first ranks are drawn thick; edges of one thickness share one stroke.
-      const band = Math.min(stop, next < 100 ? 100 : next < 1000 ? 1000 : next + 1000);
-      context.lineWidth = next < 100 ? 2.2 : next < 1000 ? 1.4 : 0.8;
+    for (let edges = 0; next < strokes.length && edges < AT_A_TIME; next++) {
+      const stroke = strokes[next];
+      context.globalAlpha = stroke.opacity;
+      context.strokeStyle = colours.kinds[stroke.kind];
+      context.lineWidth = stroke.width;
       context.beginPath();
-      for (let rank = next; rank < band; rank++) {
-        if (edges.kind[rank] !== kind) continue;
-        const [x0, y0, x1, y1, x2, y2] = path(at, edges, heads, rank);
+      for (const i of stroke.some) {
+        const [x0, y0, x1, y1, x2, y2] = path(at, items, heads, i);
         context.moveTo(x0, y0);
         context.quadraticCurveTo(x1, y1, x2, y2);
       }
       context.stroke();
-      next = band;
+      edges += stroke.some.length;
     }
     context.globalAlpha = 1;
-    if (next >= count) [pass, next] = [pass + 1, 0];
-    frame = pass < order.length && count > 0 ? requestAnimationFrame(some) : 0;
+    frame = next < strokes.length ? requestAnimationFrame(some) : 0;
   };
   some();
   return () => cancelAnimationFrame(frame);
 }
 
-/** Stroke some edges boldly and ring a node: what is pointed at or chosen. */
-function drawMarked(context, at, edges, heads, ranks, node, colours) {
+/** Stroke some edges boldly; ring a node, and name those that are pinned. */
+function drawMarked(context, at, marked, heads, node, pins, colours) {
   context.clearRect(0, 0, at.width, at.height);
   context.lineWidth = 2.5;
-  for (const rank of ranks) {
-    const [x0, y0, x1, y1, x2, y2] = path(at, edges, heads, rank);
-    context.strokeStyle = colours.kinds[edges.kind[rank]];
-    context.beginPath();
-    context.moveTo(x0, y0);
-    context.quadraticCurveTo(x1, y1, x2, y2);
-    context.stroke();
+  for (const { items, some } of marked) {
+    for (const i of some) {
+      const [x0, y0, x1, y1, x2, y2] = path(at, items, heads, i);
+      context.strokeStyle = colours.kinds[items.kind[i]];
+      context.beginPath();
+      context.moveTo(x0, y0);
+      context.quadraticCurveTo(x1, y1, x2, y2);
+      context.stroke();
+    }
   }
-  if (node === null) return;
-  context.strokeStyle = colours.ink;
-  context.lineWidth = 2;
-  context.beginPath();
-  context.arc(at.x(node.token), at.y(node.level), 6.5, 0, 2 * Math.PI);
-  context.stroke();
+  const ring = ({ token, level }, radius) => {
+    context.strokeStyle = colours.ink;
+    context.lineWidth = 2;
+    context.beginPath();
+    context.arc(at.x(token), at.y(level), radius, 0, 2 * Math.PI);
+    context.stroke();
+  };
+  context.font = PINNED;
+  context.textBaseline = "middle";
+  for (const pin of pins) {
+    ring(pin, 5);
+    const { x, y, align } = pinLabel(at, pin);
+    context.textAlign = align;
+    context.lineWidth = 4;
+    context.strokeStyle = colours.paper;
+    context.strokeText(pin.name, x, y);
+    context.fillStyle = colours.ink;
+    context.fillText(pin.name, x, y);
+  }
+  if (node !== null) ring(node, 6.5);
+}
+
+/** Where the name of a pinned node stands: towards the middle of the drawing. */
+function pinLabel(at, { token, level }) {
+  const right = at.x(token) < at.width / 2;
+  return { x: at.x(token) + (right ? 9 : -9), y: at.y(level), align: right ? "left" : "right" };
+}
+
+/** What is drawn as an SVG element that stands alone. */
+function drawingSvg(result, at, view, pins, colours) {
+  const { heads } = result.shape;
+  const anchors = { left: "start", center: "middle", right: "end" };
+  const short = (value) => Number(value.toFixed(2));
+  const drawing = svg("svg", { xmlns: "http://www.w3.org/2000/svg", viewBox: `0 0 ${at.width} ${at.height}`,
+    width: at.width, height: at.height, "font-family": "system-ui, sans-serif", "font-size": 11 },
+  svg("rect", { width: "100%", height: "100%", fill: colours.paper }));
+  for (const { kind, width, opacity, some } of view.strokes) {
+    const d = some.map((i) => {
+      const [x0, y0, x1, y1, x2, y2] = path(at, view.items, heads, i).map(short);
+      return `M${x0} ${y0}Q${x1} ${y1} ${x2} ${y2}`;
+    }).join("");
+    drawing.append(svg("path", { d, fill: "none", stroke: colours.kinds[kind], "stroke-width": short(width),
+      "stroke-opacity": short(opacity) }));
+  }
+  for (const { text, x, y, align, turn } of labelsOf(result, at)) {
+    drawing.append(svg("text", { "text-anchor": anchors[align], "dominant-baseline": "middle", fill: colours.ink,
+      transform: `translate(${short(x)} ${short(y)}) rotate(${turn})` }, text));
+  }
+  drawing.append(svg("circle", { cx: at.x(at.tokens - 1), cy: at.y(at.levels - 1), r: 4.5, fill: colours.ink }));
+  for (const pin of pins) {
+    const { x, y, align } = pinLabel(at, pin);
+    drawing.append(
+      svg("circle", { cx: at.x(pin.token), cy: at.y(pin.level), r: 5, fill: "none", stroke: colours.ink, "stroke-width": 2 }),
+      svg("text", { x, y, "text-anchor": anchors[align], "dominant-baseline": "middle", fill: colours.ink,
+        "font-weight": 600 }, pin.name));
+  }
+  return drawing;
 }
 
 /** Squared distance from a point to an edge, whose curve is taken as four straight pieces. */

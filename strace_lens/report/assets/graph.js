@@ -1,8 +1,9 @@
-// The drawing as a thing to point at: hover names an edge, a click or the arrow keys choose a node,
-// and its in-edges are listed below.
+// The drawing as a thing to point at: hover names an edge or a bundle, a click or the arrow keys choose
+// a node, and its in-edges are listed below.
 
 const NEAR = 6; // pixels
 const LISTED = 60;
+const MARKED = 400; // in-edges of a node that are drawn boldly
 
 /** How an edge is named, line by line, as TransformerLens names its hook points. */
 function edgeLines(result, edges, rank) {
@@ -21,6 +22,23 @@ function edgeLines(result, edges, rank) {
   ];
 }
 
+/** How a bundle is named, line by line. */
+function bundleLines(result, edges, view, i) {
+  const { items } = view, kind = KINDS[items.kind[i]], layer = items.layer[i], level = items.level[i];
+  const { source, target } = { source: items.source[i], target: items.target[i] };
+  if (items.number[i] === 1) return edgeLines(result, edges, items.first[i]);
+  const heads = edges.byLevel[level].filter((rank) => rank < view.pass.length && view.pass[rank] &&
+    edges.kind[rank] === items.kind[i] && edges.source[rank] === source && edges.target[rank] === target);
+  const listed = Array.from(heads.slice(0, 8), (rank) => edges.head[rank]).join(", ");
+  return [
+    `${whole(items.number[i])} ${KIND_NAMES[kind]} edges: blocks.${layer}.attn.hook_pattern`,
+    `heads ${listed}${heads.length > 8 ? " and others" : ""}, by rank`,
+    `from ${quoted(result.tokens[source], source)} at ${result.levels[level]}`,
+    `to ${quoted(result.tokens[target], target)} at ${result.levels[level + 1]}`,
+    `importance ${edges.importance === null ? "not kept" : `${digits(items.importance[i], 2)} together`}, ranks from ${whole(items.first[i])}`,
+  ];
+}
+
 // Importances are packed with eight bits of precision: two digits.
 const importanceText = (edges, rank) =>
   edges.importance === null ? "not kept" : digits(edges.importance[rank], 2);
@@ -31,8 +49,18 @@ function inEdges(edges, node) {
   return Array.from(edges.byLevel[node.level - 1]).filter((r) => edges.target[r] === node.token);
 }
 
-/** A drawing inside `parent`; `show(count)` draws the first so many edges. */
-function makeGraph(parent, result, edges, tip, say) {
+/** What the drawing shows, in words. */
+function drawnText(view, count) {
+  const left = view.shown.length === count ? "" : ` that the filters leave of ${whole(count)}`;
+  if (!view.bundled) return `${edgeText(view.shown.length)}${left}, drawn one by one.`;
+  const all = view.bundles === view.drawn.length ? `${whole(view.bundles)} bundles`
+    : `The ${whole(view.drawn.length)} heaviest of ${whole(view.bundles)} bundles`;
+  const held = view.held === view.shown.length ? "" : ` (${percent(view.held / view.shown.length)} of them drawn)`;
+  return `${all} of ${edgeText(view.shown.length)}${left}${held}: one for each kind, layer and pair of tokens.`;
+}
+
+/** A drawing inside `parent`; `show(count)` draws what the choice leaves of the first so many edges. */
+function makeGraph(parent, result, edges, choice, tip, say, changed) {
   const heads = result.shape.heads;
   const ground = element("canvas", { "aria-hidden": "true" });
   const marks = element("canvas", {
@@ -42,10 +70,11 @@ function makeGraph(parent, result, edges, tip, say) {
     "aria-label": `The trace, layer by token: arrow keys move from node to node of ${result.tokens.length} ` +
       `tokens and ${result.levels.length} hook points; the in-edges of the chosen node are listed below`,
   });
+  const drawn = element("p", { class: "hint drawn" });
   const scroll = element("div", { class: "drawing" }, element("div", { class: "layers" }, ground, marks));
   const list = element("div", { class: "in-edges", tabindex: "0", role: "region", "aria-label": "In-edges" });
-  parent.append(scroll, list);
-  const state = { at: null, count: 0, node: null, colours: themeColours(), stop: () => {} };
+  parent.append(drawn, scroll, list);
+  const state = { at: null, count: 0, view: null, colours: themeColours(), stop: () => {} };
   let under, over;
 
   const lay = () => {
@@ -53,27 +82,28 @@ function makeGraph(parent, result, edges, tip, say) {
     state.at = geometry(result, scroll.clientWidth);
     under = sized(ground, state.at);
     over = sized(marks, state.at);
-    draw();
+    if (state.view !== null) draw();
   };
   const draw = () => {
     state.stop();
     drawGround(under, result, state.at, state.colours);
-    state.stop = drawEdges(under, state.at, edges, heads, state.count, state.colours);
+    state.stop = drawStrokes(under, state.at, state.view.items, heads, state.view.strokes, state.colours);
     mark([]);
   };
-  const mark = (ranks) => {
-    const chosen = state.node === null ? [] : inEdges(edges, state.node).filter((r) => r < state.count);
-    drawMarked(over, state.at, edges, heads, [...chosen, ...ranks], state.node, state.colours);
+  const mark = (some) => {
+    const chosen = choice.node === null ? []
+      : inEdges(edges, choice.node).filter((r) => r < state.count && state.view.pass[r]);
+    const marked = [{ items: edges, some: chosen.slice(0, MARKED) }, { items: state.view.items, some }];
+    drawMarked(over, state.at, marked, heads, choice.node, choice.pins, state.colours);
   };
 
-  /** The edge of the trace nearest to a point, or -1; the earlier rank of two that are as near. */
+  /** The edge or bundle nearest to a point, or -1; the first of two that are as near. */
   const edgeAt = (x, y) => {
     const level = Math.floor(state.at.levels - 0.5 - (y - TOP) / state.at.dy);
     let nearest = -1, least = NEAR ** 2;
-    for (const rank of edges.byLevel[level] ?? []) {
-      if (rank >= state.count) break;
-      const far = distanceToEdge(state.at, edges, heads, rank, x, y);
-      if (far < least) [nearest, least] = [rank, far];
+    for (const i of state.view.byLevel[level] ?? []) {
+      const far = distanceToEdge(state.at, state.view.items, heads, i, x, y);
+      if (far < least) [nearest, least] = [i, far];
     }
     return nearest;
   };
@@ -84,22 +114,28 @@ function makeGraph(parent, result, edges, tip, say) {
     const near = Math.hypot(state.at.x(token) - x, state.at.y(level) - y) <= NEAR;
     return near ? { token, level } : null;
   };
+  const sublayers = (result.levels.length - 1) / result.shape.layers;
+  const layerAt = (y) => {
+    const layer = Math.floor((state.at.levels - 0.5 - (y - TOP) / state.at.dy) / sublayers);
+    return layer >= 0 && layer < result.shape.layers ? layer : null;
+  };
+  const layerLevels = (layer) =>
+    result.levels.slice(layer * sublayers, (layer + 1) * sublayers + 1).reverse();
   const nodeText = ({ token, level }) =>
     `${result.levels[level]} at ${quoted(result.tokens[token], token)}`;
 
   const choose = (node) => {
-    state.node = node;
-    mark([]);
-    listInEdges();
+    choice.node = node;
+    changed();
     if (node !== null) say(`${nodeText(node)}: ${list.dataset.summary}`);
   };
   const listInEdges = () => {
     list.replaceChildren();
-    if (state.node === null) {
+    if (choice.node === null) {
       list.append(element("p", { class: "hint" }, "Click a node, or move to one with the arrow keys, to list its in-edges."));
       return;
     }
-    const all = inEdges(edges, state.node);
+    const all = inEdges(edges, choice.node);
     const kept = all.filter((r) => r < state.count).length;
     list.dataset.summary = `${whole(kept)} of ${edgeText(all.length)} into it in the trace`;
     const byImportance = edges.importance === null
@@ -119,7 +155,7 @@ function makeGraph(parent, result, edges, tip, say) {
     });
     const more = all.length > LISTED ? `; the first ${LISTED} are listed` : "";
     list.append(element("table", {},
-      element("caption", {}, `${nodeText(state.node)}: ${list.dataset.summary}${more}`),
+      element("caption", {}, `${nodeText(choice.node)}: ${list.dataset.summary}${more}`),
       tableHead(["kind", "head", "from token", "importance", "rank", "in the trace"]),
       element("tbody", {}, ...rows)));
   };
@@ -131,10 +167,13 @@ function makeGraph(parent, result, edges, tip, say) {
   marks.addEventListener("pointermove", (event) => {
     const [x, y] = pointer(event);
     const node = nodeAt(x, y);
-    const rank = node === null ? edgeAt(x, y) : -1;
-    mark(rank < 0 ? [] : [rank]);
+    const i = node === null ? edgeAt(x, y) : -1;
+    const layer = x < state.at.left - 4 ? layerAt(y) : null;
+    mark(i < 0 ? [] : [i]);
     if (node !== null) tip.show(event, [nodeText(node), "Click to list its in-edges"]);
-    else if (rank >= 0) tip.show(event, edgeLines(result, edges, rank));
+    else if (i >= 0 && state.view.bundled) tip.show(event, bundleLines(result, edges, state.view, i));
+    else if (i >= 0) tip.show(event, edgeLines(result, edges, i));
+    else if (layer !== null) tip.show(event, [layerLabel(layer), ...layerLevels(layer)]);
     else tip.hide();
   });
   marks.addEventListener("pointerleave", () => {
@@ -148,22 +187,32 @@ function makeGraph(parent, result, edges, tip, say) {
     if (!(event.key in moves)) return;
     event.preventDefault();
     const { tokens, levels } = state.at;
-    if (state.node === null) return choose({ token: tokens - 1, level: levels - 1 });
+    if (choice.node === null) return choose({ token: tokens - 1, level: levels - 1 });
     const [across, up] = moves[event.key];
     const bound = (value, limit) => Math.max(0, Math.min(limit - 1, value));
-    choose({ token: bound(state.node.token + across, tokens), level: bound(state.node.level + up, levels) });
+    choose({ token: bound(choice.node.token + across, tokens), level: bound(choice.node.level + up, levels) });
   });
 
   return {
     lay,
+    /** Draw what the choice leaves of the first `count` edges; returns the view. */
     show(count) {
       state.count = Math.min(count, edges.count);
-      draw();
+      state.view = makeView(edges, state.count, choice, result);
+      drawn.textContent = drawnText(state.view, state.count);
+      if (state.at !== null) draw();
       listInEdges();
+      return state.view;
     },
-    /** Where an edge's middle lies on the screen: for tests and scripts. */
-    locate(rank) {
-      const [x0, y0, x1, y1, x2, y2] = path(state.at, edges, heads, rank);
+    nodeText,
+    /** The drawing as the text of an SVG file. */
+    svgText: () => new XMLSerializer().serializeToString(
+      drawingSvg(result, state.at, state.view, choice.pins, state.colours)),
+    shown: () => state.view.shown,
+    view: () => state.view,
+    /** Where the middle of an edge, or of a bundle, lies on the screen: for tests and scripts. */
+    locate(i) {
+      const [x0, y0, x1, y1, x2, y2] = path(state.at, state.view.items, heads, i);
       const box = marks.getBoundingClientRect();
       return [box.left + (x0 + 2 * x1 + x2) / 4, box.top + (y0 + 2 * y1 + y2) / 4];
     },

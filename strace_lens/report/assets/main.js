@@ -1,6 +1,7 @@
-// Each result a panel; one slider, over the sizes measured in any of them, moves all.
+// Each result a panel, side by side or one at a time; one slider, over the sizes measured in those
+// that are shown, moves all.
 
-const results = JSON.parse(document.getElementById("results").textContent);
+const { results, names } = JSON.parse(document.getElementById("results").textContent);
 const byId = (id) => document.getElementById(id);
 
 /** The box that follows the pointer and is kept inside the window. */
@@ -19,9 +20,10 @@ const tip = {
     this.box.hidden = true;
   },
 };
+const READABLE = 400; // edges on the page when it opens
 const say = (text) => { byId("said").textContent = text; };
 
-const sizes = [...new Set(results.flatMap((r) => r.sizes.map((row) => row.size)))].sort((a, b) => a - b);
+let sizes = []; // of the results shown, rising
 const nearest = (values, log) => values.reduce((best, value, i) =>
   Math.abs(Math.log10(value) - log) < Math.abs(Math.log10(values[best]) - log) - 1e-12 ? i : best, 0);
 
@@ -44,8 +46,7 @@ function facts(result) {
 }
 
 /** A panel of one result; its `show(log)` shows the measured size nearest to a logarithm of s. */
-async function makePanel(result, number, pick) {
-  const edges = await unpackEdges(result);
+function makePanel(result, edges, number, choice, pick, chosen) {
   const status = element("p", { class: "status" });
   const drawing = element("div", { class: "column wide" });
   const side = element("div", { class: "column side" });
@@ -57,12 +58,16 @@ async function makePanel(result, number, pick) {
   byId("panels").append(panel);
   const kinds = result.shape.mlp ? KINDS : KINDS.slice(0, 2);
   drawing.append(element("h3", {}, "Trace"), legend(Object.fromEntries(kinds.map((k) => [k, KIND_NAMES[k]]))));
-  const graph = makeGraph(drawing, result, edges, tip, say);
-  const [prediction, density, composition] = ["prediction", "density", "composition"].map((name) => {
+  const above = element("div");
+  drawing.append(above);
+  const graph = makeGraph(drawing, result, edges, choice, tip, say, chosen);
+  const controls = makeControls(above, result, edges, choice, graph, chosen);
+  const [grid, prediction, density, composition] = ["grid", "prediction", "density", "composition"].map((name) => {
     const block = element("div", { class: `block ${name}` });
     side.append(block);
     return block;
   });
+  const heads = makeHeads(grid, result, edges, choice, tip, say, chosen);
   const parts = [
     makePrediction(prediction, result),
     makeDensity(density, result, pick),
@@ -70,10 +75,18 @@ async function makePanel(result, number, pick) {
   ];
   const own = result.sizes.map((row) => row.size);
   return {
+    panel,
+    result,
     graph,
-    show(log) {
+    heads,
+    lay() {
+      graph.lay();
+      heads.lay();
+    },
+    show(log, typing = false) {
       const index = nearest(own, log), row = result.sizes[index];
-      graph.show(row.edges);
+      heads.show(graph.show(row.edges));
+      controls.show(!typing);
       parts.forEach((part) => part(index));
       const cut = row.edges > edges.count ? ` (the first ${whole(edges.count)} are drawn)` : "";
       status.textContent = `${sizeText(row.size)}: ${edgeText(row.edges)} of ${whole(result.edges)}${cut}; ` +
@@ -86,9 +99,14 @@ async function makePanel(result, number, pick) {
 /** Set up the slider, its buttons and keys; `change(log)` is called with each new size. */
 function makeSlider(change) {
   const slider = byId("size");
-  slider.min = Math.log10(sizes[0]);
-  slider.max = Math.log10(sizes.at(-1));
-  byId("measured").append(...sizes.map((s) => element("option", { value: Math.log10(s) })));
+  /** Move over the sizes of some results; the phases of the first are marked below. */
+  const over = (shown) => {
+    sizes = [...new Set(shown.flatMap((r) => r.sizes.map((row) => row.size)))].sort((a, b) => a - b);
+    slider.min = Math.log10(sizes[0]);
+    slider.max = Math.log10(sizes.at(-1));
+    byId("measured").replaceChildren(...sizes.map((s) => element("option", { value: Math.log10(s) })));
+    markPhases(shown[0]);
+  };
   const go = (index) => {
     const size = sizes[Math.max(0, Math.min(sizes.length - 1, index))];
     slider.value = Math.log10(size);
@@ -122,7 +140,39 @@ function makeSlider(change) {
     play.setAttribute("aria-pressed", "true");
     timer = setInterval(() => (index() === sizes.length - 1 ? pause() : go(index() + 1)), 600);
   });
-  return { pick, go };
+  return { pick, go, over, log: () => Number(slider.value) };
+}
+
+/** The phases of a result as bands under the slider, each as wide as its sizes. */
+function markPhases(result) {
+  const first = Math.log10(sizes[0]), wide = Math.log10(sizes.at(-1)) - first;
+  const part = (size) => 100 * Math.max(0, Math.min(1, (Math.log10(size) - first) / wide));
+  byId("phases").replaceChildren(...(wide > 0 ? result.phases : []).map((phase) => {
+    const text = `${phase.name}: s = ${digits(phase.start, 2)} to ${digits(phase.stop, 2)}`;
+    return element("span", { class: `phase ${phase.name}`, title: text,
+      style: `left: ${part(phase.start)}%; width: ${part(phase.stop) - part(phase.start)}%` },
+    element("b", {}, phase.name), element("span", { class: "unseen" }, ` ${text}`));
+  }));
+}
+
+/** The size to begin with: where each edge can be told from others or, if that is less, where the top token is right. */
+function firstSize(result) {
+  const held = result.sizes.filter((row) => row.edges > 0);
+  const right = held.find((row, i) => held.slice(i).every((r) => r.top1));
+  const readable = held.filter((row) => row.edges <= READABLE).at(-1) ?? held[0] ?? result.sizes[0];
+  return right !== undefined && right.edges < readable.edges ? right.size : readable.size;
+}
+
+/** Buttons to switch between results, one shown at a time; `change(number)` is called. */
+function makeSwitch(change) {
+  const box = byId("curves");
+  box.append(...names.map((name, number) => {
+    const input = element("input", { type: "radio", name: "curve", value: String(number) });
+    input.addEventListener("change", () => change(number));
+    return element("label", {}, input, ` ${name}`);
+  }));
+  box.hidden = false;
+  return (number) => { box.querySelectorAll("input")[number].checked = true; };
 }
 
 /** Dark or light: the reader's own choice, else the system's. */
@@ -139,22 +189,66 @@ function makeTheme(redraw) {
 }
 
 async function start() {
-  const panels = [];
-  const slider = makeSlider((log) => panels.map((panel) => panel.show(log)).join("; "));
-  for (const [number, result] of results.entries()) panels.push(await makePanel(result, number, slider.pick));
-  if (panels.length > 1) byId("panels").classList.add("several");
-  const lay = () => panels.forEach((panel) => panel.graph.lay());
+  const panels = [], unpacked = [];
+  const shared = makeChoice();
+  let active = 0, typing = false;
+  const switched = names !== null;
+  const shown = () => (switched ? [panels[active]] : panels);
+  const slider = makeSlider((log) => {
+    const text = shown().map((panel) => panel.show(log, typing)).join("; ");
+    keepFragment(fragment);
+    return text;
+  });
+  const choices = results.map(() => (switched ? shared : makeChoice()));
+  const fragment = () => {
+    const made = new URLSearchParams({ s: digits(10 ** slider.log(), 10) });
+    if (switched && active > 0) made.set("curve", String(active));
+    (switched ? [shared] : choices).forEach((choice, number) => writeChoice(made, number || "", choice, results[number]));
+    return made;
+  };
+  /** Draw anew what the choice changed; `whole` is false while the name of a pin is typed. */
+  const chosen = (whole = true) => {
+    typing = !whole;
+    slider.pick(slider.log());
+    typing = false;
+  };
+  for (const [number, result] of results.entries()) {
+    // A trace that is measured in another way is packed once.
+    unpacked.push(typeof result.order === "number" ? unpacked[result.order] : await unpackEdges(result));
+    panels.push(makePanel(result, unpacked[number], number, choices[number], slider.pick, chosen));
+  }
+  const lay = () => shown().forEach((panel) => panel.lay());
+  const change = (number) => {
+    const log = slider.log();
+    active = number;
+    panels.forEach((panel, i) => { panel.panel.hidden = switched && i !== number; });
+    slider.over(shown().map((panel) => panel.result));
+    lay();
+    slider.pick(log);
+  };
+  const check = switched ? makeSwitch(change) : () => {};
+  if (panels.length > 1 && !switched) byId("panels").classList.add("several");
+  /** Show what the fragment of the address says, or what the page begins with. */
+  const open = () => {
+    const given = readFragment();
+    const asked = Number(given.get("curve") ?? 0);
+    active = switched && Number.isInteger(asked) && asked >= 0 && asked < panels.length ? asked : 0;
+    (switched ? [shared] : choices).forEach((choice, number) => readChoice(given, number || "", choice, results[number]));
+    check(active);
+    change(active);
+    const size = Number(given.get("s"));
+    slider.pick(Math.log10(size > 0 ? size : firstSize(results[active])));
+  };
+  open();
   makeTheme(lay);
-  // At first the smallest size from which the first result's prediction is right, or all of it.
-  const right = results[0].sizes.find((row, i, all) => all.slice(i).every((r) => r.top1));
-  slider.pick(Math.log10((right ?? results[0].sizes.at(-1)).size));
+  home.addEventListener("hashchange", open);
   let width = window.innerWidth;
   window.addEventListener("resize", () => {
     if (window.innerWidth === width) return;
     width = window.innerWidth;
     lay();
   });
-  window.explorer = { panels, pick: (size) => slider.pick(Math.log10(size)) };
+  window.explorer = { panels, fragment, pick: (size) => slider.pick(Math.log10(size)) };
   document.documentElement.dataset.ready = "true";
 }
 
