@@ -25,7 +25,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     graph = sl.token_graph(model, "The capital of France is")
     trace = sl.extract(graph)
     curve = sl.density_curve(model, trace)
-    task = sl.make_task(model, "ioi", pairs=4)
+    task = sl.make_task(model, "ioi", pairs=2)
     folder = tmp_path_factory.mktemp("examples")
     pair = {"clean": "In France they eat", "corrupted": "In Japan they eat"}
     pair |= {"answers": [" bread"], "wrong_answers": [" rice"]}

@@ -92,7 +92,7 @@ def path_patch(
         FloatingPointError: a logit is NaN or infinite.
 
     Example:
-        >>> sl.path_patch(model, task, senders=["a5.h5", "a6.h9"], receivers=["a7.h3.q"])
+        >>> sl.path_patch(model, task, senders=["a5.h5", "a6.h8"], receivers=["a7.h3.q"])
     """
     experiment = make_experiment(
         model, task, metric=metric, ablation=ablation, memory_budget=memory_budget
