@@ -122,6 +122,8 @@ def trace_verbs(model: Any) -> dict[str, Any]:
 OPTIONS: dict[str, dict[str, Any]] = {
     "acdc": {"screen": 4},
     "edge-pruning": {"steps": 3},
+    "hap": {"steps": 3},
+    "warm-edge-pruning": {"steps": 3},
     "node-pruning": {"steps": 3},
 }
 

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from strace_lens.circuits.discover.attribution import eap, eap_ig
+from strace_lens.circuits.discover.ensemble import mean_ranks
 from strace_lens.circuits.experiment import Experiment, objective_of
 from strace_lens.circuits.graph import EdgeValues
 from strace_lens.circuits.metrics import METRICS, Metric
@@ -31,6 +33,15 @@ TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
 
 START = 2.0
 """`log_alpha` of every edge at first: kept with probability 0.97."""
+
+WARM = 2.0
+"""How far `log_alpha` of the first and of the last edge start from `START` where one is better."""
+
+CLOSED = -1e4
+"""`log_alpha` of an edge that is never kept, so low that no gradient moves it."""
+
+SCREEN = 0.3
+"""Share of the edges that attribution leaves to pruning, unless told otherwise."""
 
 RISE = 0.7
 """Share of the steps over which the target sparsity rises from 0."""
@@ -65,7 +76,76 @@ def edge_pruning(
     """
     exists = experiment.graph.exists
     name = objective_of(experiment, objective)
-    return _learned(experiment, exists, seed, sparsity, steps, batch, rate, name) * exists
+    start = torch.full(exists.shape, START)
+    return _learned(experiment, exists, start, seed, sparsity, steps, batch, rate, name) * exists
+
+
+def warm_edge_pruning(
+    experiment: Experiment,
+    *,
+    seed: int = 0,
+    sparsity: float = SPARSITY,
+    steps: int = STEPS,
+    batch: int = BATCH,
+    rate: float = RATE,
+    objective: str | None = None,
+) -> EdgeValues:
+    """Edge pruning whose masks start in the order of EAP-IG's scores by magnitude.
+
+    The sequential ensemble of "BlackboxNLP-2025 MIB Shared Task: Exploring Ensemble Strategies for
+    Circuit Localization Methods" (arXiv 2510.06811). `log_alpha` starts between 0 and 4, evenly by
+    rank, so that edges which no step decides keep EAP-IG's order. Arguments, errors and what scores
+    mean are those of `edge_pruning`. Passes: those of the two, which share two forward passes.
+    """
+    exists = experiment.graph.exists
+    name = objective_of(experiment, objective)
+    start = START + WARM * (2 * _ranks(eap_ig(experiment), exists) - 1)
+    return _learned(experiment, exists, start, seed, sparsity, steps, batch, rate, name) * exists
+
+
+def hap(
+    experiment: Experiment,
+    *,
+    seed: int = 0,
+    screen: float = SCREEN,
+    sparsity: float = SPARSITY,
+    steps: int = STEPS,
+    batch: int = BATCH,
+    rate: float = RATE,
+    objective: str | None = None,
+) -> EdgeValues:
+    """Hybrid attribution and pruning: EAP screens the edges, edge pruning decides among those left.
+
+    Gu et al. (2025), "Discovering Transformer Circuits via a Hybrid Attribution and Pruning
+    Framework" (HAP, arXiv 2510.03282). Edges below the screen are cut in every pass, and score
+    below all others, in EAP's order by magnitude. Other arguments, errors and what scores mean are
+    those of `edge_pruning`. Passes: those of EAP and of edge pruning, which share one forward pass.
+
+    Args:
+        screen: share of the edges that EAP lets through, in (0, 1] and more than 1 - sparsity.
+
+    Raises:
+        ValueError: a screen out of range.
+    """
+    if not (0 < screen <= 1 and screen > 1 - sparsity):
+        raise ValueError(
+            f"screen must lie in ({1 - sparsity:g}, 1], above 1 - sparsity; got {screen}"
+        )
+    exists = experiment.graph.exists
+    name = objective_of(experiment, objective)
+    ranks = _ranks(eap(experiment), exists)
+    through = exists & ((ranks > 1 - screen) | (ranks == ranks.max()))
+    start = torch.full(exists.shape, CLOSED).masked_fill(through, START)
+    learned = _learned(experiment, exists, start, seed, sparsity, steps, batch, rate, name)
+    lowest = learned[through].min() - 1
+    return torch.where(through, learned, lowest - 1 + ranks) * exists
+
+
+def _ranks(values: EdgeValues, exists: Bool[Tensor, "destination source"]) -> EdgeValues:
+    """The rank of each edge by magnitude, the largest 1; 0 where there is no edge."""
+    ranks = torch.zeros(exists.shape)
+    ranks[exists] = mean_ranks(values.cpu()[exists].abs()).float()
+    return ranks
 
 
 def node_pruning(
@@ -85,12 +165,15 @@ def node_pruning(
     """
     exists = experiment.graph.exists
     name = objective_of(experiment, objective)
-    return _learned(experiment, exists.any(0), seed, sparsity, steps, batch, rate, name) * exists
+    nodes = exists.any(0)
+    start = torch.full(nodes.shape, START)
+    return _learned(experiment, nodes, start, seed, sparsity, steps, batch, rate, name) * exists
 
 
 def _learned(
     experiment: Experiment,
     masked: Bool[Tensor, "*mask"],
+    start: Float[Tensor, "*mask"],
     seed: int,
     sparsity: float,
     steps: int,
@@ -98,7 +181,7 @@ def _learned(
     rate: float,
     objective: str,
 ) -> Float[Tensor, "*mask"]:
-    """`log_alpha` after the fit, of everything that has a mask.
+    """`log_alpha` after the fit from a start, of everything that has a mask.
 
     Bhaskar et al. (2024), section 3: with s the expected sparsity and t the step's target,
     minimise loss + a (t - s) + b (t - s)^2 in log_alpha and maximise it in a and b.
@@ -114,7 +197,7 @@ def _learned(
     device = device_of(experiment.model)
     generator = torch.Generator().manual_seed(seed)
     masked = masked.to(device)
-    log_alpha = torch.full(masked.shape, START, device=device, requires_grad=True)
+    log_alpha = start.to(device).requires_grad_()
     multipliers = torch.zeros(2, device=device, requires_grad=True)
     optimizers = (
         torch.optim.Adam([log_alpha], lr=rate),

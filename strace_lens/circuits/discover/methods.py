@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ from strace_lens.circuits.discover import (
     flow,
     relp,
 )
+from strace_lens.circuits.discover.ensemble import combined
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.graph import EdgeValues
 from strace_lens.circuits.run_circuits import check_positions
@@ -44,6 +45,43 @@ def random_scores(experiment: Experiment, *, seed: int = 0, positions: bool = Fa
         exists = exists[..., None].expand(*exists.shape, experiment.task.clean.shape[1])
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(exists.shape, generator=generator) * exists
+
+
+MEMBERS = ("eap-ig", "clean-corrupted", "relp")
+"""Methods of an ensemble unless told otherwise."""
+
+
+def ensemble_scores(
+    experiment: Experiment,
+    *,
+    seed: int = 0,
+    members: Sequence[str] = MEMBERS,
+    how: str = "rank",
+    weights: Sequence[float] | None = None,
+) -> EdgeValues:
+    """The scores of several methods made one; signs are those of its members, positive helps.
+
+    Passes: those of its members, which share the clean and the corrupted run. See
+    `strace_lens.circuits.discover.ensemble`, which names the source.
+
+    Args:
+        members: two or more keys of `METHODS`, each with its default options.
+        how: "rank", the mean of ranks by magnitude with the signs of the scores, or "mean", "min"
+            or "max" of scores over their root mean square.
+        weights: of the members in a mean, equal by default.
+
+    Raises:
+        ValueError: fewer than two members, one that is unknown or is an ensemble itself, or options
+            that do not fit one another, see `combined`.
+    """
+    unknown = [name for name in members if name not in METHODS or name == "ensemble"]
+    if isinstance(members, str) or unknown or len(set(members)) < max(2, len(members)):
+        raise ValueError(
+            f"members must be two or more different methods, no ensemble; got {members!r}"
+        )
+    signed = [METHODS[name].signed for name in members]
+    values = [METHODS[name].find(experiment, seed=seed) for name in members]
+    return combined(values, experiment.graph.exists, signed=signed, how=how, weights=weights)
 
 
 class Look(NamedTuple):
@@ -133,6 +171,11 @@ METHODS: dict[str, Method] = {
         signed=False,
         blind_spot=_NODES,
     ),
+    "warm-edge-pruning": Method(
+        edge_pruning.warm_edge_pruning, signed=False, look=Look("#E69F00", "dot", "triangle-up")
+    ),
+    "hap": Method(edge_pruning.hap, signed=False, look=Look("#CC3311", "dashdot", "diamond")),
+    "ensemble": Method(ensemble_scores, first_order=True, look=Look("#AA4499", "solid", "x")),
     "ifr": Method(flow.ifr, Look("#009E73", "dash", "square"), signed=False, blind_spot=_CLEAN),
     "strace": Method(
         flow.strace, Look("#009E73", "solid", "circle"), signed=False, blind_spot=_CLEAN

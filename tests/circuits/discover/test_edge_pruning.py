@@ -8,11 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from strace_lens.circuits.discover.attribution import eap, eap_ig
 from strace_lens.circuits.discover.edge_pruning import (
+    CLOSED,
     edge_pruning,
+    hap,
     hard_concrete,
     kept_share,
     node_pruning,
+    warm_edge_pruning,
 )
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.ground_truth.linear import linear_task, linear_weights
@@ -146,7 +150,59 @@ def test_hard_concrete_masks_are_above_zero_as_often_as_said() -> None:
         ({"objective": "answer_rank"}, "no gradients"),
     ],
 )
-@pytest.mark.parametrize("method", [edge_pruning, node_pruning])
+@pytest.mark.parametrize("method", [edge_pruning, node_pruning, warm_edge_pruning, hap])
 def test_bad_options(method, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         method(problem_of("mistral"), **options)
+
+
+# ------------------------------------------------------------------ with attribution before it
+
+
+def test_a_warm_start_that_takes_no_step_is_the_order_of_eap_ig() -> None:
+    experiment = problem_of("llama")
+    exists = experiment.graph.exists
+    learned = warm_edge_pruning(experiment, steps=1, rate=1e-9)[exists]
+    by_size = eap_ig(experiment)[exists].abs()
+    assert torch.equal(learned.argsort(), by_size.argsort())
+    assert 0 <= float(learned.min()) < float(learned.max()) <= 4
+    moved = warm_edge_pruning(experiment, steps=6)[exists]
+    assert not torch.equal(moved.argsort(), by_size.argsort())
+
+
+def test_hap_prunes_among_what_eap_lets_through() -> None:
+    experiment = problem_of("llama")
+    exists, by_size = experiment.graph.exists, eap(experiment).abs()
+    scores = hap(experiment, steps=6, screen=0.25)
+    assert not scores[~exists].any()
+    size = int(exists.sum()) - int(0.75 * int(exists.sum()))
+    cells = exists.nonzero()[by_size[exists].argsort(descending=True)]
+    through, out = cells[:size], cells[size:]
+    inside, outside = scores[tuple(through.T)], scores[tuple(out.T)]
+    assert float(inside.min()) > float(outside.max())
+    assert bool((outside.diff() <= 0).all())  # in EAP's order
+    assert not bool((inside.diff() <= 0).all())
+    assert float(outside.min()) > float(inside.min()) - 3
+
+
+def test_an_edge_that_is_closed_is_never_kept_and_stays_closed() -> None:
+    log_alpha = torch.full((3,), CLOSED, requires_grad=True)
+    masks = hard_concrete(log_alpha, torch.tensor([[1e-6, 0.5, 1 - 1e-7]]))
+    (masks.sum() + kept_share(log_alpha).sum()).backward()
+    assert not masks.any()
+    assert log_alpha.grad is not None
+    assert not log_alpha.grad.any()
+
+
+@pytest.mark.parametrize("screen", [0.0, 0.04, 1.5])
+def test_a_screen_out_of_range_is_refused(screen: float) -> None:
+    with pytest.raises(ValueError, match=rf"screen must lie in \(0.05, 1\].*; got {screen}"):
+        hap(problem_of("mistral"), screen=screen)
+
+
+def test_passes_of_both_steps() -> None:
+    for method, forward, backward in ((warm_edge_pruning, 2 + 5, 5), (hap, 3, 1)):
+        experiment = make_experiment(model_of(linear_weights(), "linear"), linear_task(pairs=5))
+        method(experiment, steps=3, batch=2)
+        assert experiment.passes.forward_rows == forward * 5 + 3 * 2
+        assert experiment.passes.backward_rows == backward * 5 + 3 * 2

@@ -1,0 +1,87 @@
+"""Ensembles: the scores that several methods give an edge, made one.
+
+After the parallel ensembles of "BlackboxNLP-2025 MIB Shared Task: Exploring Ensemble Strategies for
+Circuit Localization Methods" (arXiv 2510.06811), which take means, minima and maxima of scores. The
+scores of two methods differ in size, so that each is divided by its root mean square over edges
+first; ranks need no such thing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from scipy.stats import rankdata
+from torch import Tensor
+
+from strace_lens.circuits.graph import EdgeValues
+
+HOWS = ("rank", "mean", "min", "max")
+
+
+def combined(
+    members: Sequence[EdgeValues],
+    exists: Bool[Tensor, "destination source"],
+    *,
+    signed: Sequence[bool],
+    how: str = "rank",
+    weights: Sequence[float] | None = None,
+) -> EdgeValues:
+    """One score an edge from those of several methods.
+
+    Args:
+        members: the scores of each method.
+        exists: which cells are edges.
+        signed: of each method, whether its scores are effects, or only their order counts.
+        how: "rank": the mean of the ranks by magnitude, 1 for the edge of the largest, each with
+            the sign of its score; "mean", "min" or "max" of the scores over their root mean square.
+            Where the order of one member alone counts, ranks have no sign.
+        weights: of the members in a mean, equal by default.
+
+    Raises:
+        ValueError: an unknown `how`, weights that do not fit, a sum of weights that is not
+            positive, weights of a minimum or maximum, or scores other than ranks of a member of
+            which only the order counts.
+    """
+    if how not in HOWS:
+        raise ValueError(f"how must be one of {', '.join(HOWS)}; got {how!r}")
+    if weights is not None and how in ("min", "max"):
+        raise ValueError(f"a {how} has no weights; got {list(weights)}")
+    share = [1.0] * len(members) if weights is None else [float(w) for w in weights]
+    sound = all(math.isfinite(w) and w >= 0 for w in share)
+    if len(share) != len(members) or not sound or not sum(share) > 0:
+        raise ValueError(
+            f"weights must be {len(members)} numbers of at least 0, not all 0; got {weights}"
+        )
+    if how != "rank" and not all(signed):
+        raise ValueError(
+            f"of a member only the order of scores counts: take how='rank', not {how!r}"
+        )
+    edges = torch.stack([values.cpu()[exists].double() for values in members])
+    if how == "rank":
+        ranked = [
+            _ranks(values, own, all(signed)) for values, own in zip(edges, signed, strict=True)
+        ]
+        edges = torch.stack(ranked)
+    else:
+        edges = edges / edges.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
+    if how in ("min", "max"):
+        found = edges.amin(0) if how == "min" else edges.amax(0)
+    else:
+        found = (edges * torch.tensor(share, dtype=edges.dtype)[:, None]).sum(0) / sum(share)
+    values = torch.zeros(exists.shape)
+    values[exists] = found.float()
+    return values
+
+
+def _ranks(values: Float[Tensor, " edge"], signed: bool, keep_sign: bool) -> Float[Tensor, " edge"]:
+    """Mean ranks, those of effects by magnitude."""
+    ranks = mean_ranks(values.abs() if signed else values)
+    return ranks * values.sign() if keep_sign else ranks
+
+
+def mean_ranks(values: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:
+    """Ranks in (0, 1], the largest value's 1; values that are equal share the mean of theirs."""
+    return torch.from_numpy(rankdata(values.numpy())) / len(values)
