@@ -125,14 +125,14 @@ class Phases:
             return "no phases looked for: that takes at least four sizes"
         if construction is None:
             return "no construction phase: TV never falls by a tenth at one pace"
-        start = _boundary(construction.start, construction.start_between)
-        stop = _boundary(construction.stop, construction.stop_between)
-        if refinement is None:
-            return f"construction from s = {start} to {stop}; no refinement phase follows"
-        return (
-            f"construction from s = {start} ends and refinement begins at s = {stop}, "
-            f"where TV is {construction.tv_stop:.2f}; it goes on to {refinement.stop:.2g}"
+        fall = (
+            f"TV falls from {_tv(construction.tv_start)} to {_tv(construction.tv_stop)} between "
+            f"s = {construction.start:.2g} and {construction.stop:.2g} (construction)"
         )
+        rest = "no refinement phase follows"
+        if refinement is not None:
+            rest = f"then slowly to {_tv(refinement.tv_stop)} at {refinement.stop:.2g} (refinement)"
+        return f"{fall}, {rest}{_measured(construction)}"
 
     def __repr__(self) -> str:
         return f"Phases: {self.describe()}\n{self.layer_table().to_string(index=False)}"
@@ -173,10 +173,19 @@ def find_phases(curve: DensityCurve, threshold: float = THRESHOLD) -> Phases:
     )
 
 
-def _boundary(size: float, between: Between | None) -> str:
-    if between is None:
-        return f"{size:.2g}"
-    return f"{size:.2g} (between {between[0]:.3g} and {between[1]:.3g})"
+def _tv(value: float) -> str:
+    """A total variation with two decimals, 0 and 1 without any."""
+    return f"{abs(round(value, 2)):.2f}".replace("0.00", "0").replace("1.00", "1")
+
+
+def _measured(phase: Phase) -> str:
+    """Between which measured sizes the ends of a phase lie."""
+    parts = [
+        f"{verb} between the measured sizes {between[0]:.3g} and {between[1]:.3g}"
+        for verb, between in (("starts", phase.start_between), ("ends", phase.stop_between))
+        if between is not None
+    ]
+    return f"; construction {' and '.join(parts)}" if parts else ""
 
 
 def _layer_phase(

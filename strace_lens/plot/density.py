@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float
 
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import Phases, find_phases
@@ -38,7 +39,10 @@ _CONTROLS = {
     "inverse": ("inverse of the trace", "dot"),
     "random_inverse": ("inverse of the random subgraph", "dashdot"),
 }
+_BRACKET = "#555555"
 _TV = "total variation from the model's output"
+
+Sized = Float[np.ndarray, " size"]
 
 
 def plot_density(curve: DensityCurve, phases: Phases | None = None) -> go.Figure:
@@ -48,7 +52,9 @@ def plot_density(curve: DensityCurve, phases: Phases | None = None) -> go.Figure
     model's top-p nucleus) and over the tail. A filled marker is a size at which the trace has the
     model's top-1 token. Controls, if they were run, hold a random subgraph of as many edges
     (dashed), all edges but the trace's (dotted), or all but the random subgraph's; each keeps every
-    residual edge. Vertical bands are the phases found in the curve.
+    residual edge. Vertical bands are the phases found in the curve; a bar across it spans the
+    measured sizes between which construction starts or ends. The axis begins a decade before
+    construction; a double click shows every size.
 
     Args:
         curve: of `density_curve`.
@@ -62,7 +68,7 @@ def plot_density(curve: DensityCurve, phases: Phases | None = None) -> go.Figure
     named = "" if math.isnan(curve.density) else f" (density {curve.density:.3f})"
     margin = {"t": 92, "b": 60}
     fig = figure(f"Density curve{named}", 520, margin=margin, legend={**BELOW, "y": -0.18})
-    _add_bands(fig, phases)
+    _add_bands(fig, phases, _left_end(table["size"].to_numpy(), [phases]))
     for part in ("head", "tail"):  # stacked, they reach up to the curve
         fig.add_scatter(
             x=table["size"],
@@ -107,8 +113,59 @@ def plot_density(curve: DensityCurve, phases: Phases | None = None) -> go.Figure
             marker=marker,
             hoverinfo="skip",
         )
-    fig.update_xaxes(size_axis(table["size"].to_numpy()))
+    _add_brackets(fig, phases)
+    fig.update_xaxes(_cropped_axis(table["size"].to_numpy(), [phases]))
     return fig.update_yaxes(range=[-0.02, 1.04], title_text=_TV)
+
+
+def _left_end(sizes: Sized, phases: Sequence[Phases]) -> float:
+    """Where an axis begins: a decade before the first construction, or at the least size."""
+    starts = [p.start for each in phases if (p := each.get("construction")) is not None]
+    least = float(np.min(sizes))
+    return max(least, min(starts) / 10) if len(starts) == len(phases) else least
+
+
+def _cropped_axis(sizes: Sized, phases: Sequence[Phases]) -> dict[str, object]:
+    """The axis of sizes without the flat part before construction, marked at 1, 2 and 5."""
+    left, axis = _left_end(sizes, phases), size_axis(sizes)
+    if left <= float(np.min(sizes)):
+        return axis
+    exponents = np.arange(math.floor(math.log10(np.min(sizes))), 1)
+    values = [f"{digit}e{int(e)}" for e in exponents for digit in (1, 2, 5)]
+    marks = [float(value) for value in values if float(value) <= 1]
+    return {
+        **axis,
+        "range": [math.log10(left) - 0.02, 0.04],
+        "tickvals": marks,
+        "ticktext": [f"{mark:g}" for mark in marks],
+    }
+
+
+def _add_brackets(fig: go.Figure, phases: Phases) -> None:
+    """The measured sizes between which each end of construction lies, as a bar across the curve."""
+    construction = phases.get("construction")
+    if construction is None:
+        return
+    ends = (
+        (construction.start_between, construction.tv_start),
+        (construction.stop_between, construction.tv_stop),
+    )
+    x, y = [], []
+    for between, tv in ends:
+        if between is not None:
+            x += [*between, None]
+            y += [tv, tv, None]
+    if x:
+        fig.add_scatter(
+            x=x,
+            y=y,
+            name="a boundary lies between",
+            mode="lines+markers",
+            line={"color": _BRACKET, "width": 2},
+            marker={"symbol": "line-ns", "size": 11, "line": {"width": 2, "color": _BRACKET}},
+            legendrank=1000,
+            hoverinfo="skip",
+        )
 
 
 def _size(row: dict[Any, Any]) -> str:
@@ -126,11 +183,11 @@ def _measures(row: dict[Any, Any]) -> str:
     )
 
 
-def _add_bands(fig: go.Figure, phases: Phases) -> None:
+def _add_bands(fig: go.Figure, phases: Phases, left: float) -> None:
     """Shade plateau, construction and refinement, each under its name.
 
     The names of narrow bands would meet: the first starts at its left end, the last ends at its
-    right end, and construction has a row of its own above them.
+    right end, and construction has a row of its own above them. `left` is where the axis begins.
     """
     for phase in phases.along_sizes:
         fig.add_vrect(
@@ -141,7 +198,7 @@ def _add_bands(fig: go.Figure, phases: Phases) -> None:
             layer="below",
         )
         at, anchor, row = {
-            "plateau": (phase.start, "left", 0),
+            "plateau": (max(left, phase.start), "left", 0),
             "construction": (math.sqrt(phase.start * phase.stop), "center", 1),
             "refinement": (phase.stop, "right", 0),
         }[phase.name]
@@ -167,7 +224,8 @@ def plot_ways(curves: Mapping[Way, DensityCurve]) -> go.Figure:
     same trace with attention edges left in place (what the authors' released evaluation computes),
     and a tighter ranking. The wide pale stroke is construction, what follows is refinement. A dot
     marks the size from which on the trace has the model's top token. The upright line is the share
-    of the graph that residual and MLP edges make up.
+    of the graph that residual and MLP edges make up. The axis begins a decade before the first
+    construction; a double click shows every size.
 
     Args:
         curves: of `ways.measure_ways`, at least one.
@@ -196,7 +254,7 @@ def plot_ways(curves: Mapping[Way, DensityCurve]) -> go.Figure:
     for number, (way, curve) in enumerate(curves.items()):
         _add_way(fig, way, curve, number)
     sizes = np.concatenate([curve.table["size"].to_numpy() for curve in curves.values()])
-    fig.update_xaxes(size_axis(sizes))
+    fig.update_xaxes(_cropped_axis(sizes, [find_phases(curve) for curve in curves.values()]))
     return fig.update_yaxes(range=[-0.02, 1.04], title_text=_TV)
 
 

@@ -154,7 +154,11 @@ def _sizes(curve: DensityCurve) -> str:
         table[name] = ["yes" if holds else "no" for holds in table[name]]
     # pandas escapes the text: it must not be escaped twice.
     table["top"] = [f"{html.unescape(quoted(text))} {p:.3g}" for (text, p), *_ in curve.tops]
-    return table_html(table.rename(columns=lambda c: c.replace("_", " ")))
+    composition = ("nucleus", "trace_head_mass", "ablatable_size", *KINDS, "mean_layer")
+    controls = [c for c in table if str(c).startswith(("random", "inverse"))]
+    beside = [*composition, *controls]  # two tables fit side to side into a narrow window
+    shown = (table.drop(columns=beside), table.filter(["size", "edges", *beside]))
+    return "".join(table_html(t.rename(columns=lambda c: c.replace("_", " "))) for t in shown)
 
 
 def _phase_table(phases: Phases) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import strace_lens as sl
+from strace_lens.density.change_points import Phase
 from strace_lens.density.phases import Phases, find_phases
 from tests import tiny
 
@@ -111,3 +112,18 @@ def test_a_curve_that_restores_nothing_says_so(curve):
 def test_a_threshold_outside_0_to_1_is_refused(curve, threshold):
     with pytest.raises(ValueError, match="threshold must lie in"):
         find_phases(curve, threshold)
+
+
+def test_a_sentence_says_how_far_tv_falls_and_between_which_sizes():
+    along = (
+        Phase("plateau", 1e-5, 0.29, 1.0, 0.97, None, (0.2, 0.3)),
+        Phase("construction", 0.29, 0.38, 0.97, 0.124, (0.2, 0.3), (0.36, 0.4)),
+        Phase("refinement", 0.38, 1.0, 0.124, 1e-7, (0.36, 0.4), None),
+    )
+    assert Phases(along, None, None).describe() == (
+        "TV falls from 0.97 to 0.12 between s = 0.29 and 0.38 (construction), then slowly to 0 at "
+        "1 (refinement); construction starts between the measured sizes 0.2 and 0.3 and ends "
+        "between the measured sizes 0.36 and 0.4"
+    )
+    short = Phases(along[:2], None, None).describe()
+    assert "38 (construction), no refinement phase follows; construction starts" in short

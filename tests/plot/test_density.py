@@ -76,6 +76,33 @@ def test_phases_are_labelled_bands_at_their_sizes() -> None:
     assert at["<b>construction</b>"] == pytest.approx((-1 + -0.3979400) / 2)
 
 
+def test_the_axis_begins_a_decade_before_construction() -> None:
+    along = (
+        Phase("plateau", 1e-3, 0.1, 1.0, 0.9),
+        Phase("construction", 0.1, 0.4, 0.9, 0.2, (0.03, 0.1), (0.2, 0.4)),
+    )
+    cropped = plot_density(made.curve(), Phases(along, None, None))
+    start, stop = cropped.layout.xaxis.range
+    assert start == pytest.approx(-2, abs=0.05)
+    assert stop == pytest.approx(0, abs=0.1)
+    marks = dict(zip(cropped.layout.xaxis.ticktext, cropped.layout.xaxis.tickvals, strict=True))
+    assert all(float(text) == value for text, value in marks.items())
+    assert {"0.01", "0.02", "0.05", "1"} <= set(marks)
+    plateau = next(a for a in cropped.layout.annotations if "plateau" in a.text)
+    assert plateau.x == pytest.approx(-2)  # in sight, though the phase begins further left
+    whole = plot_density(made.curve(), made.NO_PHASES)
+    assert whole.layout.xaxis.range[0] < -3
+
+
+def test_brackets_span_the_sizes_between_which_construction_starts_and_ends() -> None:
+    phase = Phase("construction", 0.05, 0.3, 0.9, 0.2, (0.03, 0.1), (0.2, 0.4))
+    bracket = made.named(
+        plot_density(made.curve(), Phases((phase,), None, None)), "a boundary lies between"
+    )
+    assert list(bracket.x) == [0.03, 0.1, None, 0.2, 0.4, None]
+    assert list(bracket.y) == [0.9, 0.9, None, 0.2, 0.2, None]
+
+
 def test_a_curve_without_controls_or_phases_says_so() -> None:
     fig = plot_density(made.bare(1), made.NO_PHASES)
     names = {item.name for item in fig.data}
