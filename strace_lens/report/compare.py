@@ -6,6 +6,8 @@ import html
 import math
 from pathlib import Path
 
+import pandas as pd
+
 from strace_lens.circuits.circuit import Circuit, Scores
 from strace_lens.comparison.comparison import LEAST_FOR_LEVEL, Comparison, rankings_drawn
 from strace_lens.comparison.projection import containing_size
@@ -65,7 +67,7 @@ def comparison_page(comparison: Comparison) -> str:
         "Every method": [_table(comparison), bullets(map(sentence, comparison.notes))],
         "Faithfulness": [_faithfulness(comparison)],
         "Against the true circuit": [_truth(comparison)],
-        "The circuits": [_circuits(comparison)],
+        "The circuits": [_circuits(comparison), _heads(comparison)],
         "What a method costs": [
             drawn(plot_quality, comparison, more=_chance(len(comparison.random_cmd)))
         ],
@@ -137,12 +139,42 @@ def _named(edges: tuple[str, ...]) -> str:
     return (", ".join(named) or "none") + (f" and {left:,} more" if left else "")
 
 
-def _circuits(comparison: Comparison) -> str:
+def _found(comparison: Comparison) -> dict[str, tuple[Circuit, Scores | None]]:
+    """Every circuit with its scores by the method that found it, the true one last."""
     circuits: dict[str, tuple[Circuit, Scores | None]] = {
         r.method: (r.circuit, r.scores) for r in comparison.results
     }
     if comparison.truth is not None:
         circuits["true circuit"] = (comparison.truth, None)
+    return circuits
+
+
+def _heads(comparison: Comparison) -> str:
+    """How many edges of each circuit enter and leave each head that one of them has."""
+    graph = comparison.graph
+    columns = {}
+    for name, (circuit, _) in _found(comparison).items():
+        kept = circuit.kept.cpu()
+        kept = kept if kept.ndim == 2 else kept.any(-1)
+        enter = (kept.sum(1)[:, None] * graph.feeds).sum(0).tolist()
+        leave = kept.sum(0).tolist()
+        columns[name] = [
+            f"{a:,} in, {b:,} out" if a or b else "–" for a, b in zip(enter, leave, strict=True)
+        ]
+    rows = []
+    for number, name in enumerate(graph.source_names):
+        cells = {method: cell[number] for method, cell in columns.items()}
+        held = sum(cell != "–" for cell in cells.values())
+        if ".h" in name and held:
+            rows.append((held, {"head": name, **cells}))
+    if not rows:
+        return ""
+    rows.sort(key=lambda row: row[0], reverse=True)  # stable: in the model's order otherwise
+    return f"<h3>Heads</h3><p>{_HEADS}</p>" + table_html(pd.DataFrame([row for _, row in rows]))
+
+
+def _circuits(comparison: Comparison) -> str:
+    circuits = _found(comparison)
     grouped = comparison.graph.heads != comparison.graph.kv_heads
     return drawn(plot_circuits, circuits, more=_GROUPED * grouped)
 
@@ -150,6 +182,9 @@ def _circuits(comparison: Comparison) -> str:
 def _projection(comparison: Comparison) -> str:
     if comparison.projection is None:
         return "<p>Left out: this model has no token graph, so there is no trace to project.</p>"
+    nodes = {tuple(circuit.nodes()) for circuit, _ in _found(comparison).values()}
+    if len(nodes) == 1:
+        return f"<p>{_SAME_NODES}</p>"
     lines = []
     for name in comparison.projection["circuit"].unique():
         size = containing_size(comparison.projection, name)
@@ -162,6 +197,10 @@ def _projection(comparison: Comparison) -> str:
     )
 
 
+_HEADS = "Edges of each circuit into and out of a head; heads of most circuits come first."
+_SAME_NODES = (
+    "Left out: all circuits have the same heads and MLPs, so the trace contains all of them alike."
+)
 _GROUPED = "Diamonds are key-value heads, below the heads that share them."
 _HEADINGS = {
     "peak_mb": "peak MB",

@@ -69,7 +69,7 @@ def test_it_says_what_was_run_and_how(page: str) -> None:
 
 
 def test_the_table_has_every_method_and_number(page: str) -> None:
-    (shown,) = tables(page)
+    shown, *_ = tables(page)
     whole = made.comparison()
     assert shown["method"].tolist() == list(made.METHODS)
     assert len(shown.columns) == len(whole.table.columns)
@@ -128,7 +128,7 @@ def test_without_truth_and_projection_the_page_says_so() -> None:
     assert "circuits evaluated on 2 others" in text
     assert "% right" not in text
     assert "finding" not in [a.get("class") for _, a in Page(page).tags]
-    (shown,) = tables(page)
+    shown, *_ = tables(page)
     assert {"AUROC", "precision"}.isdisjoint(shown.columns)
     assert "nan" not in text.lower()
 
@@ -151,3 +151,28 @@ def test_grouped_queries_are_explained() -> None:
 def test_a_comparison_without_methods_is_refused() -> None:
     with pytest.raises(ValueError, match="no method"):
         comparison_page(dataclasses.replace(made.comparison(), results=()))
+
+
+def test_heads_are_counted_by_the_edges_that_enter_and_leave_them(page: str) -> None:
+    whole = made.comparison()
+    heads = tables(page)[-1].set_index("head")
+    circuits = {r.method: r.circuit for r in whole.results}
+    assert list(heads.columns) == [*circuits, "true circuit"]
+    seen = set()
+    for method, circuit in circuits.items():
+        graph = circuit.to_networkx()
+        for head, cell in heads[method].items():
+            enter, leave = 0, 0
+            if head in graph:
+                enter, leave = graph.in_degree(head), graph.out_degree(head)
+            assert cell == (f"{enter} in, {leave} out" if enter or leave else "–")
+        seen |= {node for node in graph if ".h" in node}
+    assert set(heads.index) >= seen
+
+
+def test_the_projection_is_left_out_where_circuits_have_the_same_nodes() -> None:
+    whole = made.comparison(known=False)
+    same = tuple(dataclasses.replace(r, circuit=whole.results[0].circuit) for r in whole.results)
+    read = Page(comparison_page(dataclasses.replace(whole, results=same)))
+    assert "all circuits have the same heads and MLPs" in read.text
+    assert "figure-projection" not in [a.get("id") for _, a in read.tags]
