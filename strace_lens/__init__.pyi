@@ -6,6 +6,7 @@ from .circuits.evaluate import faithfulness
 from .circuits.interventions import ablate, activation_patch
 from .circuits.path_patching import path_patch
 from .circuits.run_circuits import run_circuits
+from .circuits.significance import test_circuit
 from .circuits.task import Task
 from .circuits.tasks.accuracy import accuracy
 from .circuits.tasks.generate import make_task
@@ -92,6 +93,7 @@ __all__ = [
     "run_circuits",
     "save",
     "sweep",
+    "test_circuit",
     "text_density",
     "token_graph",
 ]

@@ -1,0 +1,465 @@
+"""Tests of what is claimed of a circuit: that it does the task, alone, and with no edge to spare.
+
+Shi et al. (2024), "Hypothesis Testing the Circuit Hypothesis in LLMs" (arXiv 2410.13032). What a
+circuit does is the metric of each pair; how far it is from the model is the mean over pairs of the
+absolute difference of their metrics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Shaped
+from scipy.stats import binom
+from torch import Tensor
+
+from strace_lens.circuits.circuit import Circuit
+from strace_lens.circuits.evaluate import metric_range
+from strace_lens.circuits.experiment import Experiment, make_experiment
+from strace_lens.circuits.graph import EMBED, ComponentGraph
+from strace_lens.circuits.run_circuits import circuit_metric, stack
+from strace_lens.circuits.task import Task
+from strace_lens.model.architecture import Model
+from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.hold import verb
+from strace_lens.utils.progress import Advance, Progress, reporting
+
+SIGNIFICANT = 0.05
+"""The p-value from which on a null hypothesis is rejected."""
+
+QUANTILE = 0.9
+"""Share of edges added at random that an edge of a minimal circuit matters more than (q*)."""
+
+MARGIN = 0.1
+"""How far from one half the chance may lie that a circuit equal to the model does better (epsilon).
+"""
+
+STOP_AFTER = 10
+"""Random circuits that do as well, after which no more are drawn."""
+
+REFERENCES = ("random", "connected")
+
+_AT_ONCE = 16  # circuits between two looks at whether to stop
+_PERMUTATIONS = 999
+_TRIES = 1_000
+
+
+class Outcome(NamedTuple):
+    """What came of one test; the columns of `test_circuit`, but for the test and the verdict."""
+
+    statistic: float
+    reference: float
+    p_value: float
+    draws: int
+
+
+@verb
+def test_circuit(
+    model: Model,
+    task: Task,
+    circuit: Circuit,
+    *,
+    tests: Sequence[str] | None = None,
+    reference: str = "random",
+    draws: int = 99,
+    sample: int = 16,
+    ablation: str = "resample",
+    metric: str | None = None,
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+    allow_other_model: bool = False,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Test a circuit: is it sufficient, necessary, all there is, minimal, equal to the model?
+
+    Two tests hold it against random circuits and ask for a p-value of at most 0.05:
+
+    - "sufficiency": its distance from the model is less than that of random circuits of as many
+      edges.
+    - "partial necessity": with its edges ablated the model is farther from itself than with as
+      many random edges ablated.
+
+    Three have the claim as their null hypothesis and ask that it is not rejected at 0.05:
+
+    - "non-independence": over pairs, what the complement does is independent of what the model
+      does, by the Hilbert-Schmidt criterion (Gretton et al., 2007) under 999 permutations.
+    - "minimality": each edge matters to the circuit more than 90 % of edges on random paths that
+      are added to it matter there; binomial, for the weakest of the edges tested, times their
+      number (Bonferroni).
+    - "equivalence": circuit and model are as likely to do better on a pair, up to 0.1; binomial.
+      Pairs on which both do the same count half for each.
+
+    Random circuits are drawn until 10 of them do as well (p is then 10 over the number drawn), or
+    until there are `draws` (p is one more than did as well, over one more than were drawn): Besag
+    and Clifford (1991), "Sequential Monte Carlo p-values". For a circuit that is itself drawn at
+    random both p-values are exactly uniform, whatever the model.
+
+    Args:
+        model: the model.
+        task: pairs to test on; better others than those on which the circuit was found.
+        circuit: of this model, with at least one edge; weights and token positions are permuted
+            with the edges.
+        tests: some of the five; all by default.
+        reference: "random" draws any edges; "connected" only such that every edge lies on a path
+            from the embedding to the logits, and no fewer than the circuit has.
+        draws: random circuits at most; 19 are the fewest that can give a p-value of 0.05.
+        sample: edges of the circuit, drawn by the seed, that "minimality" tests.
+        ablation, metric, memory_budget, allow_other_model: as for `run_circuits`.
+        seed: of all draws; the same seed gives the same table, whatever the memory.
+        progress: told of the circuits run; a bar if not given.
+
+    Returns:
+        One row a test: `test`; `statistic` (a distance; the Hilbert-Schmidt criterion; the share of
+        added edges that the weakest edge exceeds; the share of pairs on which the circuit does
+        better than the model); `reference`, the median statistic of the random circuits or
+        permutations, or the share that the null hypothesis names; `p_value`; `draws`, how many
+        random circuits, permutations, added edges or pairs it rests on; `verdict`, "pass" or
+        "fail", or "undefined" where no path can be added to the circuit.
+
+    Raises:
+        ValueError: an unknown test or reference, fewer than 19 draws, a circuit without edges or
+            of another model, or a task whose full and empty circuits have the same metric.
+        UnsupportedModelError: the model cannot be patched.
+        FloatingPointError: a logit is NaN or infinite.
+
+    Example:
+        >>> circuit = sl.discover(model, task, "eap-ig").top(0.1)
+        >>> sl.test_circuit(model, task, circuit)[["test", "p_value", "verdict"]]
+    """
+    experiment = make_experiment(
+        model,
+        task,
+        metric=metric,
+        ablation=ablation,
+        memory_budget=memory_budget,
+        allow_other_model=allow_other_model,
+    )
+    names = _check(circuit, tests, reference, draws, sample)
+    with reporting(progress, "testing", sum(_steps(name, draws, sample) for name in names)) as told:
+        rows = []
+        for name in names:
+            told(0, name)
+            setting = Setting(experiment, circuit, reference, draws, sample, seed, told)
+            outcome = TESTS[name](setting)
+            rows.append({"test": name, **outcome._asdict(), "verdict": _verdict(name, outcome)})
+    return pd.DataFrame(rows)
+
+
+setattr(test_circuit, "__test__", False)  # noqa: B010  (pytest would take it for a test)
+
+
+class Setting(NamedTuple):
+    """What a test is given: see `test_circuit`."""
+
+    experiment: Experiment
+    circuit: Circuit
+    reference: str
+    draws: int
+    sample: int
+    seed: int
+    advance: Advance
+
+
+def _check(
+    circuit: Circuit, tests: Sequence[str] | None, reference: str, draws: int, sample: int
+) -> list[str]:
+    names = list(TESTS) if tests is None else list(dict.fromkeys(tests))
+    for name in names:
+        if name not in TESTS:
+            raise ValueError(f"unknown test {name!r}; choose from {', '.join(TESTS)}")
+    if not names:
+        raise ValueError(f"no test to make; choose from {', '.join(TESTS)}")
+    if reference not in REFERENCES:
+        raise ValueError(f"unknown reference {reference!r}; choose from {', '.join(REFERENCES)}")
+    if draws < round(1 / SIGNIFICANT) - 1:
+        raise ValueError(f"{draws} draws cannot give a p-value of {SIGNIFICANT}; give at least 19")
+    if sample < 1:
+        raise ValueError(f"sample must be at least 1 edge; got {sample}")
+    if not len(circuit):
+        raise ValueError("a circuit without edges claims nothing; give one with some")
+    return names
+
+
+def _verdict(name: str, outcome: Outcome) -> str:
+    if math.isnan(outcome.p_value):
+        return "undefined"
+    rejected = outcome.p_value <= SIGNIFICANT
+    return "pass" if rejected == (name in _AGAINST_RANDOM) else "fail"
+
+
+def _steps(name: str, draws: int, sample: int) -> int:
+    return {"minimality": sample + draws}.get(name, draws if name in _AGAINST_RANDOM else 1)
+
+
+# ------------------------------------------------------------------ against random circuits
+
+
+def sufficiency(setting: Setting) -> Outcome:
+    """Is the circuit nearer to the model than random circuits are?"""
+    return _against_random(setting, lambda circuit: circuit, nearer=True)
+
+
+def partial_necessity(setting: Setting) -> Outcome:
+    """Does the model lose more without the circuit than without random circuits?"""
+    return _against_random(setting, lambda circuit: ~circuit, nearer=False)
+
+
+def _against_random(
+    setting: Setting, run: Callable[[Circuit], Circuit], *, nearer: bool
+) -> Outcome:
+    """Distances of what is run of the circuit and of random ones, until enough do as well."""
+    own = _distances(setting.experiment, [run(setting.circuit)])[0]
+    sign = -1.0 if nearer else 1.0
+    # What differs by rounding is alike; so the order of the sums decides nothing.
+    least = sign * own - 1e-5 * abs(_full_less_empty(setting.experiment))
+    drawn: list[float] = []
+    random = random_circuits(setting.circuit, setting.reference, setting.seed)
+    p_value = None
+    while p_value is None:
+        count = min(_AT_ONCE, setting.draws - len(drawn))
+        some = [run(next(random)) for _ in range(count)]
+        drawn += _distances(setting.experiment, some)
+        setting.advance(count)
+        p_value = sequential_p_value([sign * d >= least for d in drawn], setting.draws)
+    setting.advance(setting.draws - len(drawn))
+    drawn = drawn[: p_value.draws]
+    return Outcome(own, float(np.median(drawn)), p_value.value, p_value.draws)
+
+
+class PValue(NamedTuple):
+    """A p-value and how many draws it rests on."""
+
+    value: float
+    draws: int
+
+
+def sequential_p_value(as_well: Sequence[bool], most: int) -> PValue | None:
+    """The p-value of draws so far; None where more are needed.
+
+    Besag and Clifford (1991): where the h-th draw that does as well is the l-th drawn, h / l; after
+    all draws, (g + 1) / (n + 1), where g of n do as well.
+
+    Args:
+        as_well: of each draw, in order, whether it does as well as what is tested.
+        most: draws at which to end.
+    """
+    places = [i for i, well in enumerate(as_well[:most], 1) if well]
+    if len(places) >= STOP_AFTER:
+        last = places[STOP_AFTER - 1]
+        return PValue(STOP_AFTER / last, last)
+    if len(as_well) < most:
+        return None
+    return PValue((len(places) + 1) / (most + 1), most)
+
+
+def random_circuits(circuit: Circuit, reference: str, seed: int) -> Iterator[Circuit]:
+    """Circuits of as many edges, drawn one after another.
+
+    "random" puts the weights of all edges in a random order. "connected" adds edges in a random
+    order until as many as the circuit has lie on paths from the embedding to the logits, and keeps
+    those; where an edge brings others in with it, there are some more. Their weights are 1.
+
+    Args:
+        circuit: of which size they are.
+        reference: one of `REFERENCES`.
+        seed: the same seed gives the same circuits.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    cells = circuit.exists.cpu().nonzero()
+    keep = circuit.keep.cpu()
+    own = keep[tuple(cells.T)]
+    while True:
+        order = torch.randperm(len(cells), generator=generator)
+        if reference == "random":
+            drawn = torch.zeros_like(keep)
+            drawn[tuple(cells.T)] = own[order]
+            yield Circuit(circuit.graph, drawn)
+        else:
+            yield _connected(circuit, cells[order])
+
+
+def _connected(circuit: Circuit, cells: Tensor) -> Circuit:
+    """The connected part of the fewest first cells of which as many as a circuit's edges are."""
+    wanted = len(circuit)
+
+    def part(count: int) -> Circuit:
+        keep = torch.zeros(circuit.keep.shape, dtype=torch.bool)
+        keep[tuple(cells[:count].T)] = True
+        return Circuit(circuit.graph, keep).connected()
+
+    low, high = 0, len(cells)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(part(middle)) >= wanted else (middle, high)
+    return part(high)
+
+
+# ------------------------------------------------------------------ the claim as null hypothesis
+
+
+def non_independence(setting: Setting) -> Outcome:
+    """Does what the complement does depend on what the model does?"""
+    full, other = _metrics(setting.experiment, [_full(setting), ~setting.circuit])
+    setting.advance()
+    statistic, permuted = hsic(full.numpy(), other.numpy(), _PERMUTATIONS, setting.seed)
+    as_well = int((permuted >= statistic - 1e-12).sum())
+    p_value = (as_well + 1) / (_PERMUTATIONS + 1)
+    return Outcome(statistic, float(np.median(permuted)), p_value, _PERMUTATIONS)
+
+
+def hsic(
+    a: Float[np.ndarray, " pair"], b: Float[np.ndarray, " pair"], permutations: int, seed: int
+) -> tuple[float, Float[np.ndarray, " permutation"]]:
+    """The Hilbert-Schmidt independence criterion of two samples, and that of permuted ones.
+
+    Gretton et al. (2007), "A Kernel Statistical Test of Independence": trace(K H L H) / n^2 with
+    Gaussian kernels, whose widths are the median distances of each sample. Samples of which one is
+    constant are independent, so 0.
+    """
+    first, second = (_centred_kernel(x) for x in (a, b))
+    random, count = np.random.default_rng(seed), len(a)
+    orders = (random.permutation(count) for _ in range(permutations))
+    permuted = [float((first * second[np.ix_(o, o)]).sum()) for o in orders]
+    scale = 1 / count**2
+    return float((first * second).sum()) * scale, np.array(permuted) * scale
+
+
+def _centred_kernel(sample: Float[np.ndarray, " pair"]) -> Float[np.ndarray, "pair pair"]:
+    distances = np.abs(sample[:, None] - sample)
+    apart = distances[np.triu_indices(len(sample), 1)]
+    apart = apart[apart > 1e-6 * np.abs(sample).max()]
+    if not len(apart):
+        return np.zeros_like(distances)
+    kernel = np.exp(-((distances / np.median(apart)) ** 2) / 2)
+    kernel = kernel - kernel.mean(0)
+    return kernel - kernel.mean(1, keepdims=True)
+
+
+def minimality(setting: Setting) -> Outcome:
+    """Does an edge of the circuit matter less than edges that are added to it at random?"""
+    experiment, graph = setting.experiment, setting.circuit.graph
+    generator = torch.Generator().manual_seed(setting.seed)
+    whole = stack(experiment, [setting.circuit]).cpu()[0]
+    kept = setting.circuit.kept.cpu()
+    kept = kept if kept.ndim == 2 else kept.any(-1)
+    edges = kept.nonzero()
+    edges = edges[torch.randperm(len(edges), generator=generator)[: setting.sample]]
+    own = _losses(experiment, whole[None], edges)
+    setting.advance(setting.sample)
+    added: list[float] = []
+    for start in range(0, setting.draws, _AT_ONCE):
+        grown, dropped = [], []
+        for _ in range(min(_AT_ONCE, setting.draws - start)):
+            path = _new_path(graph, kept, generator)
+            if path is None:
+                return Outcome(math.nan, QUANTILE, math.nan, 0)
+            mask, new = whole.clone(), path[~kept[tuple(path.T)]]
+            mask[tuple(path.T)] = 1
+            grown.append(mask)
+            dropped.append(new[torch.randint(len(new), (1,), generator=generator)[0]])
+        added += _losses(experiment, torch.stack(grown), torch.stack(dropped))
+        setting.advance(len(grown))
+    least = 1e-5 * abs(_full_less_empty(experiment))
+    exceeded = [sum(cost > other + least for other in added) for cost in own]
+    p_value = float(binom.cdf(min(exceeded), setting.draws, QUANTILE))
+    return Outcome(
+        min(exceeded) / setting.draws, QUANTILE, min(1.0, p_value * len(own)), setting.draws
+    )
+
+
+def _new_path(
+    graph: ComponentGraph, kept: Bool[Tensor, "destination source"], generator: torch.Generator
+) -> Tensor | None:
+    """Edges of a random path from the embedding to the logits, not all of which are kept.
+
+    None where no such path was found.
+    """
+    embed = graph.source_index(EMBED)
+    for _ in range(_TRIES):
+        path, to = [], graph.destinations - 1
+        while True:
+            source = _pick(graph.exists[to], generator)
+            path.append((to, source))
+            if source == embed:
+                break
+            to = _pick(graph.feeds[:, source], generator)
+        cells = torch.tensor(path)
+        if not bool(kept[tuple(cells.T)].all()):
+            return cells
+    return None
+
+
+def _pick(among: Bool[Tensor, " item"], generator: torch.Generator) -> int:
+    places = among.nonzero()[:, 0]
+    return int(places[torch.randint(len(places), (1,), generator=generator)[0]])
+
+
+def _losses(
+    experiment: Experiment,
+    masks: Shaped[Tensor, "circuit destination source *pos"],
+    edges: Tensor,
+) -> list[float]:
+    """How far each circuit is from itself without an edge; one circuit stands for all edges."""
+    without = masks.expand(len(edges), *masks.shape[1:]).clone()
+    without[(torch.arange(len(edges)), *edges.T)] = 0
+    values = circuit_metric(experiment, torch.cat([masks, without])).cpu().double()
+    before, after = values[: len(masks)], values[len(masks) :]
+    return (before - after).abs().mean(-1).tolist()
+
+
+def equivalence(setting: Setting) -> Outcome:
+    """Is the circuit better, or worse, than the model on more pairs than chance allows?"""
+    full, own = _metrics(setting.experiment, [_full(setting), setting.circuit])
+    setting.advance()
+    least = 1e-5 * abs(_full_less_empty(setting.experiment))
+    better, worse = int((own > full + least).sum()), int((own < full - least).sum())
+    pairs = len(own)
+    share = (better + (pairs - better - worse) / 2) / pairs
+    return Outcome(share, 0.5, equivalence_p_value(share, pairs, MARGIN), pairs)
+
+
+def equivalence_p_value(share: float, pairs: int, margin: float) -> float:
+    """Chance of a share as far from one half, where the true one is farther by the margin."""
+    counts = np.arange(pairs + 1)
+    far = np.abs(counts / pairs - 0.5) >= abs(share - 0.5) - 1e-12
+    return min(1.0, float(binom.pmf(counts[far], pairs, 0.5 + margin).sum()))
+
+
+# ------------------------------------------------------------------ what is measured
+
+
+def _full(setting: Setting) -> Circuit:
+    keep = setting.circuit.exists
+    return Circuit(setting.circuit.graph, keep)
+
+
+def _metrics(experiment: Experiment, circuits: Sequence[Circuit]) -> Float[Tensor, "circuit pair"]:
+    return circuit_metric(experiment, stack(experiment, circuits)).cpu().double()
+
+
+def _distances(experiment: Experiment, circuits: Sequence[Circuit]) -> list[float]:
+    """Mean absolute difference over pairs from the metric of the full model."""
+    full = experiment.score(experiment.clean[1], experiment.reference).cpu().double()
+    return (_metrics(experiment, circuits) - full).abs().mean(-1).tolist()
+
+
+def _full_less_empty(experiment: Experiment) -> float:
+    between = metric_range(experiment)
+    return between.full - between.empty
+
+
+_AGAINST_RANDOM = ("sufficiency", "partial necessity")
+
+TESTS: dict[str, Callable[[Setting], Outcome]] = {
+    "sufficiency": sufficiency,
+    "partial necessity": partial_necessity,
+    "non-independence": non_independence,
+    "minimality": minimality,
+    "equivalence": equivalence,
+}
+"""The tests by name."""
