@@ -6,7 +6,7 @@ from .circuits.evaluate import faithfulness
 from .circuits.interventions import ablate, activation_patch
 from .circuits.path_patching import path_patch
 from .circuits.run_circuits import run_circuits
-from .circuits.significance import test_circuit
+from .circuits.significance import circuit_tests
 from .circuits.task import Task
 from .circuits.tasks.accuracy import accuracy
 from .circuits.tasks.generate import make_task
@@ -63,6 +63,7 @@ __all__ = [
     "activation_patch",
     "analyse",
     "check_model",
+    "circuit_tests",
     "claims",
     "compare",
     "component_graph",
@@ -93,7 +94,6 @@ __all__ = [
     "run_circuits",
     "save",
     "sweep",
-    "test_circuit",
     "text_density",
     "token_graph",
 ]

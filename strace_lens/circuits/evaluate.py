@@ -130,6 +130,9 @@ def faithfulness(
     wrong explains little: where the clean prompts do not have the higher mean metric, or where the
     model is right no more often than by chance.
 
+    The parameters `ablation`, `metric`, `memory_budget` and `allow_other_model` are as for
+    `run_circuits`.
+
     Args:
         model: the model that was scored.
         task: pairs to measure on; they need not be those that the scores were made on.
@@ -138,7 +141,6 @@ def faithfulness(
         ranking: "mib" ranks effects by sign for CPR and by magnitude for all else; "signed" and
             "absolute" rank them in one way for both. By sign a large model's circuits are left
             with what helps alone: see `Scores.top`.
-        ablation, metric, memory_budget, allow_other_model: as for `run_circuits`.
 
     Raises:
         ValueError: scores of another model or of other weights, bad fractions, an unknown ranking,
@@ -186,9 +188,10 @@ def faithfulness_curve(
     `edges_at_85` bisects the number of edges between the largest size measured below 0.85 and the
     next one, until both lie within `RESOLUTION` of the number.
 
+    The parameters `scores`, `fractions` and `ranking` are as for `faithfulness`.
+
     Args:
         experiment: from `make_experiment`, on the scored model.
-        scores, fractions, ranking: as for `faithfulness`.
 
     Raises:
         ValueError: as `faithfulness`.

@@ -59,10 +59,11 @@ def scores_from_pandas(
 ) -> Scores:
     """The scores of a table, one row an edge, and at every token position if it has any.
 
+    The parameters `method`, `task` and `signed` are as in `Scores`.
+
     Args:
         table: columns as `Scores.to_pandas` writes them.
         graph: of the model that was scored.
-        method, task, signed: as in `Scores`.
 
     Raises:
         ValueError: a column is missing, a row names no edge or a score that is no number, two rows

@@ -188,10 +188,12 @@ def make_experiment(
 ) -> Experiment:
     """Check that a task can be run on a model, and bind the two.
 
+    The parameters `metric`, `ablation`, `memory_budget` and `allow_other_model` are as for
+    `run_circuits`.
+
     Args:
         model: a HookedTransformer or a TransformerBridge.
         task: pairs of clean and corrupted prompts, tokenized for this model.
-        metric, ablation, memory_budget, allow_other_model: as for `run_circuits`.
 
     Raises:
         ValueError: an unknown metric or ablation, a memory budget that is not positive, a token

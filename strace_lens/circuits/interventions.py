@@ -54,6 +54,8 @@ def ablate(
 ) -> pd.DataFrame:
     """Ablate named nodes, head inputs and edges in the clean run, many sets in few passes.
 
+    The parameters `ablation`, `metric` and `memory_budget` are as for `run_circuits`.
+
     Args:
         model: the model.
         task: pairs of clean and corrupted prompts.
@@ -66,7 +68,6 @@ def ablate(
         positions: where nodes and edges are ablated: everywhere (None), at each token position
             alone ("each"), or at the items of a sequence, each of which is an ablation: a position
             (from the end if it is below 0), a slice, or a sequence of positions together.
-        ablation, metric, memory_budget: as for `run_circuits`.
         seed: of the bootstrap over pairs.
 
     Returns:
@@ -114,6 +115,8 @@ def activation_patch(
     tracing, by position); Zhang and Nanda (2023), "Towards Best Practices of Activation Patching
     in Language Models", for the directions. The kinds are those of TransformerLens' `patching`.
 
+    The parameters `metric`, `memory_budget` and `seed` are as for `ablate`.
+
     Args:
         model: the model.
         task: pairs of clean and corrupted prompts.
@@ -123,7 +126,6 @@ def activation_patch(
         positions: as for `ablate`; "each" gives a row for every point and token position.
         direction: "denoise" runs the corrupted prompt and patches clean activations in, "noise"
             runs the clean prompt and patches corrupted ones in.
-        metric, memory_budget, seed: as for `ablate`.
 
     Returns:
         As `ablate`, by the direction: under "denoise" `effect` is the metric less that of the

@@ -66,6 +66,8 @@ def path_patch(
     3. In a clean run every receiver reads what was kept, all of them at once, whatever the others
        change; all that comes after them, heads and MLPs, is worked out again.
 
+    The parameters `metric`, `memory_budget` and `seed` are as for `ablate`.
+
     Args:
         model: the model.
         task: pairs of clean and corrupted prompts.
@@ -79,7 +81,6 @@ def path_patch(
         direction: "noise" patches into the clean run; "denoise" into the corrupted run, with all
             else frozen to that and the sender's output from the clean one.
         ablation: what a sender's output is replaced by under "noise", as for `run_circuits`.
-        metric, memory_budget, seed: as for `ablate`.
 
     Returns:
         The table of `ablate`, one row a sender (and position); signs and `fraction` are those of

@@ -50,7 +50,7 @@ _TRIES = 1_000
 
 
 class Outcome(NamedTuple):
-    """What came of one test; the columns of `test_circuit`, but for the test and the verdict."""
+    """What came of one test; the columns of `circuit_tests`, but for the test and the verdict."""
 
     statistic: float
     reference: float
@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
 
 
 @verb
-def test_circuit(
+def circuit_tests(
     model: Model,
     task: Task,
     circuit: Circuit,
@@ -99,6 +99,9 @@ def test_circuit(
     and Clifford (1991), "Sequential Monte Carlo p-values". For a circuit that is itself drawn at
     random both p-values are exactly uniform, whatever the model.
 
+    The parameters `ablation`, `metric`, `memory_budget` and `allow_other_model` are as for
+    `run_circuits`.
+
     Args:
         model: the model.
         task: pairs to test on; better others than those on which the circuit was found.
@@ -109,7 +112,6 @@ def test_circuit(
             from the embedding to the logits, and no fewer than the circuit has.
         draws: random circuits at most; 19 are the fewest that can give a p-value of 0.05.
         sample: edges of the circuit, drawn by the seed, that "minimality" tests.
-        ablation, metric, memory_budget, allow_other_model: as for `run_circuits`.
         seed: of all draws; the same seed gives the same table, whatever the memory.
         progress: told of the circuits run; a bar if not given.
 
@@ -129,7 +131,7 @@ def test_circuit(
 
     Example:
         >>> circuit = sl.discover(model, task, "eap-ig").top(0.1)
-        >>> sl.test_circuit(model, task, circuit)[["test", "p_value", "verdict"]]
+        >>> sl.circuit_tests(model, task, circuit)[["test", "p_value", "verdict"]]
     """
     experiment = make_experiment(
         model,
@@ -150,11 +152,8 @@ def test_circuit(
     return pd.DataFrame(rows)
 
 
-setattr(test_circuit, "__test__", False)  # noqa: B010  (pytest would take it for a test)
-
-
 class Setting(NamedTuple):
-    """What a test is given: see `test_circuit`."""
+    """What a test is given: see `circuit_tests`."""
 
     experiment: Experiment
     circuit: Circuit

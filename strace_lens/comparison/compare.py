@@ -90,6 +90,8 @@ def compare(
     Random is always run beside them, as the control that every method must beat; on graphs of up to
     2,000 edges, where a lucky draw does well, by 99 rankings.
 
+    The parameters `ablation`, `metric` and `memory_budget` are as for `run_circuits`.
+
     Args:
         model: the model.
         task: pairs that the methods see.
@@ -97,7 +99,6 @@ def compare(
         evaluation: pairs that circuits are evaluated on; those of `task` unless given.
         ground_truth: of the same model, where its circuit is known; methods are held to its truth
             under this ablation.
-        ablation, metric, memory_budget: as for `run_circuits`.
         seed: of every method that draws.
         ranking: how edges are ranked, as for `faithfulness`: "mib" takes CPR by sign, and
             circuits, CMD and all else by magnitude, which keeps the edges that hurt the metric.

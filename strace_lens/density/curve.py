@@ -193,13 +193,14 @@ def density_curves(
 ) -> list[DensityCurve]:
     """`density_curve` of several traces, of any length, whose rows share forward passes.
 
+    The parameters `sizes`, `refine`, `controls`, `head`, `seed`, `memory_budget`, `progress` and
+    `allow_other_model` are as for `density_curve`.
+
     Args:
         model: the model that the traces were extracted from.
         traces: what to measure.
         keeps: kinds of edges that are never ablated, for each trace.
         replacements: what an ablated edge carries, for each trace.
-        sizes, refine, controls, head, seed, memory_budget, progress, allow_other_model: as for
-            `density_curve`.
 
     Raises:
         ValueError: as `density_curve` does.

@@ -91,11 +91,13 @@ def measure_ways(
 ) -> dict[Way, DensityCurve]:
     """Density curves of one prompt in several ways.
 
+    The parameters `sizes`, `refine`, `controls`, `replacement`, `seed`, `memory_budget` and
+    `progress` are as for `density_curve`.
+
     Args:
         model: whose graph it is.
         graph: the token graph of a prompt.
         ways: what to measure.
-        sizes, refine, controls, replacement, seed, memory_budget, progress: as for `density_curve`.
         gradient_budget: bytes of a forward and backward pass of an estimator that needs gradients.
 
     Returns:

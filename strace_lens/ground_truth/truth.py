@@ -85,9 +85,10 @@ def costly(
 
     For a trained model, of which no edge does exactly nothing.
 
+    The parameters `model`, `task`, `candidates` and `ablation` are as for `changing`; the task's
+    own metric is measured, as a mean over pairs.
+
     Args:
-        model, task, candidates, ablation: as for `changing`; the task's own metric is measured, as
-            a mean over pairs.
         share: of the full model's metric, above which a fall makes an edge a true one.
     """
     experiment = make_experiment(model, task, ablation=ablation)

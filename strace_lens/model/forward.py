@@ -103,8 +103,10 @@ def all_logits(
 ) -> Float[Tensor, "row read vocab"]:
     """Logits of one forward pass at every position, or those that a hook has left.
 
+    The parameters `model`, `architecture`, `tokens`, `hooks` and `gradient` are as in
+    `last_logits`.
+
     Args:
-        model, architecture, tokens, hooks, gradient: as in `last_logits`.
         positions: of the tokens, where they do not simply count up.
     """
     with hold(model), torch.set_grad_enabled(gradient):

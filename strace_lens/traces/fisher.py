@@ -92,12 +92,14 @@ def fisher(
 
     Edges of kinds that are kept whole come last (`schedule_ablatable`).
 
+    The parameters `keep`, `replacement`, `seed`, `memory_budget` and `allow_other_model` are as for
+    `estimate`.
+
     Args:
         model: the model whose graph it is.
         graph: the token graph of a prompt.
         probes: backward passes.
         target: probabilities whose Fisher information is taken; by default the model's own output.
-        keep, replacement, seed, memory_budget, allow_other_model: as for `estimate`.
 
     Raises:
         ValueError: as `estimate` does; also for no probes, and for kinds of edges to keep that

@@ -71,6 +71,9 @@ def learn(
 ) -> Trace:
     """Rank edges by parameters fitted to the output at many sizes at once, from another ranking on.
 
+    The parameters `keep`, `target`, `replacement`, `seed`, `memory_budget`, `progress` and
+    `allow_other_model` are as for `estimate`. Kinds that are kept rank last (`schedule_ablatable`).
+
     Args:
         model: the model whose graph it is.
         graph: the token graph of a prompt.
@@ -83,8 +86,6 @@ def learn(
             is fitted.
         sizes: relative sizes between which each step draws its traces, evenly in the logarithm;
             where kinds of edges are kept, relative to the edges that can be ablated.
-        keep, target, replacement, seed, memory_budget, progress, allow_other_model: as for
-            `estimate`. Kinds that are kept rank last (`schedule_ablatable`).
 
     Raises:
         ValueError: as `estimate` does; also for an option out of its range, and for kinds of edges

@@ -50,6 +50,10 @@ def prune(
 ) -> Trace:
     """Rank edges by pruning the graph step by step, scores estimated anew at each.
 
+    The parameters `keep`, `target`, `replacement`, `seed`, `memory_budget`, `progress` and
+    `allow_other_model` are as for `estimate`. Kinds that are kept rank last, and the edges that can
+    be ablated are the full graph that is pruned (`schedule_ablatable`).
+
     Args:
         model: the model whose graph it is.
         graph: the token graph of a prompt.
@@ -57,9 +61,6 @@ def prune(
         factor: share of its edges that a step keeps.
         decay: weight of the former steps in the running mean of scores that decides.
         smallest: no trace smaller than this is scored; its edges keep their last order.
-        keep, target, replacement, seed, memory_budget, progress, allow_other_model: as for
-            `estimate`. Kinds that are kept rank last, and the edges that can be ablated are the
-            full graph that is pruned (`schedule_ablatable`).
 
     Raises:
         ValueError: as `estimate` does; also for an option out of its range, and for kinds of edges

@@ -25,7 +25,7 @@ from strace_lens.circuits.significance import (
 from strace_lens.ground_truth.models import GroundTruth, ground_truth
 from tests.circuits.made import GROUPED, random_keep
 
-verdicts = significance.test_circuit
+verdicts = significance.circuit_tests
 AGAINST_RANDOM = ["sufficiency", "partial necessity"]
 
 

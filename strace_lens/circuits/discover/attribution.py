@@ -364,9 +364,11 @@ def destination_gradients(
 ) -> Iterator[tuple[slice, Float[Tensor, "destination row pos d_model"]]]:
     """Gradients in the stream that each destination reads, those of some blocks at a time.
 
+    The parameters `model` and `wiring` are as for `read_gradients`.
+
+    The parameters `streams` and `gradients` are as it returns them.
+
     Args:
-        model, wiring: as for `read_gradients`.
-        streams, gradients: as it returns them.
         fixed_scales: take what norms divide by for constants.
 
     Yields:

@@ -253,11 +253,12 @@ def discover(
 ) -> Scores:
     """Score every edge of a model for a task.
 
+    The parameters `metric`, `ablation` and `memory_budget` are as for `run_circuits`.
+
     Args:
         model: the model.
         task: pairs of clean and corrupted prompts.
         method: a key of `METHODS`, whose docstrings hold their sources.
-        metric, ablation, memory_budget: as for `run_circuits`.
         seed: of methods that draw.
         options: of the method, as `steps` of "eap-ig".
 
