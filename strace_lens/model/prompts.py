@@ -234,6 +234,18 @@ def bare_ids(tokenizer: Any, text: str) -> list[int]:
     return _read(tokenizer, text)[1]
 
 
+def continuation_ids(tokenizer: Any, prompt: Prompt, continuation: str) -> list[int]:
+    """Token ids of a text that goes on with a prompt.
+
+    The tokenizer decides on prompt and continuation joined. Where that adds not one token, as where
+    it merges the two (GPT-2 makes one token of some years), the continuation is read on its own.
+    """
+    before = list(prompt.ids)
+    joined = text_ids(tokenizer, prompt.text + continuation)
+    added = joined[len(before) :] if joined[: len(before)] == before else []
+    return added if len(added) == 1 else bare_ids(tokenizer, continuation)
+
+
 def leading_ids(tokenizer: Any) -> list[int]:
     """Token ids that a tokenizer puts before every text."""
     return _read(tokenizer, "a")[0]

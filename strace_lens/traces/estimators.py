@@ -17,6 +17,7 @@ from torch import Tensor
 
 from strace_lens.model.architecture import Model
 from strace_lens.model.hold import verb
+from strace_lens.model.targets import TargetLike
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.edges import kinds_to_keep
 from strace_lens.traces.extract import extract
@@ -102,7 +103,7 @@ def estimate(
     estimator: str = "greedy",
     *,
     keep: Sequence[str] = (),
-    target: Float[Tensor, " vocab"] | None = None,
+    target: Float[Tensor, " vocab"] | TargetLike | None = None,
     replacement: Replacement = ZERO,
     seed: int = 0,
     start: Trace | None = None,
@@ -118,8 +119,10 @@ def estimate(
         estimator: a key of `ESTIMATORS`.
         keep: kinds of edges that are never ablated: what is fitted is the order of the others. No
             effect where nothing is fitted.
-        target: probabilities to reproduce; by default the model's own output. No effect where
-            nothing is fitted.
+        target: what to reproduce: by default the model's own output; probabilities; one token, as
+            " Rome" or its id, whose log-probability is reproduced as the model has it; or a pair,
+            as (" Rome", " Paris") or ([" Rome", " Milan"], " Paris"), whose logit difference is
+            (mean logit of the first less that of the second). No effect where nothing is fitted.
         replacement: what an ablated edge carries while fitting.
         seed: of all that is drawn.
         start: the trace to start from, of the estimator that this one builds on; made first if not
@@ -131,7 +134,8 @@ def estimate(
 
     Raises:
         ValueError: an unknown estimator or kind of edges to keep, a graph to fit of one token or of
-            other weights, a target that is no distribution, or a start of another graph.
+            other weights, a target that is no distribution and names no tokens of the vocabulary, or
+            a start of another graph.
         UnsupportedModelError: gradients through quantised weights.
 
     Example:

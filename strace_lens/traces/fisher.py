@@ -7,6 +7,10 @@ probes: for u_v = sqrt(p_v) times a random sign, the square of d(u . log q) / d 
 its mean. Signs give the smallest variance that independent probes can (Hutchinson 1990, "A
 stochastic estimator of the trace of the influence matrix"): what one token of large p adds, they
 add exactly.
+
+Towards a target that names tokens the score is the absolute gradient of the token's
+log-probability, or of the logit difference: the root of the curvature of half its squared
+difference from the full model's, exact in one backward pass.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from torch import Tensor
 
 from strace_lens.model.architecture import Model
 from strace_lens.model.hold import fixed_weights, verb
+from strace_lens.model.targets import TargetLike
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.edges import EdgeTensors
 from strace_lens.traces.fit import (
@@ -46,7 +51,8 @@ def fisher_scores(
         fit: the model, the prompt and the target.
         ranks: the ranking whose first edges the mask keeps.
         count: how many.
-        probes: backward passes; the relative error of a score falls with their square root.
+        probes: backward passes; the relative error of a score falls with their square root. One
+            is taken where the target names tokens.
         generator: of the probes' signs.
 
     Returns:
@@ -59,6 +65,9 @@ def fisher_scores(
         raise ValueError(f"probes must be at least 1; got {probes}")
     rows = fit.rows(ranks, [count])
     log_probs = weighted_log_probs(fit.model, fit.graph.architecture, rows)[0]
+    if fit.aim is not None:
+        found = gradients(fit.aim.log_value(log_probs), rows)
+        return found.map(lambda g: g[0].abs().cpu())
     signs = torch.randint(0, 2, (probes, len(log_probs)), generator=generator) * 2 - 1
     vectors = signs.to(log_probs.device) * fit.target.sqrt()
     total = fit.graph.shape.full(0.0, torch.float32)
@@ -82,7 +91,7 @@ def fisher(
     *,
     probes: int = FISHER_PROBES,
     keep: Sequence[str] = (),
-    target: Float[Tensor, " vocab"] | None = None,
+    target: Float[Tensor, " vocab"] | TargetLike | None = None,
     replacement: Replacement = ZERO,
     seed: int = 0,
     memory_budget: int = GRADIENT_BUDGET,
@@ -98,8 +107,9 @@ def fisher(
     Args:
         model: the model whose graph it is.
         graph: the token graph of a prompt.
-        probes: backward passes.
-        target: probabilities whose Fisher information is taken; by default the model's own output.
+        probes: backward passes; one is taken where the target names tokens.
+        target: probabilities whose Fisher information is taken, by default the model's own output;
+            or, as for `estimate`, a token or a pair whose gradient is taken.
 
     Raises:
         ValueError: as `estimate` does; also for no probes, and for kinds of edges to keep that
@@ -119,6 +129,7 @@ def fisher(
         keep=keep,
         allow_other_model=allow_other_model,
     )
+    probes = fit.probes(probes)
     everything = graph.shape.full(0, torch.int32)
     generator = torch.Generator().manual_seed(seed)
     with fixed_weights(model):

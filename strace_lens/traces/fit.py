@@ -17,6 +17,7 @@ from torch import Tensor
 from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.forward import bytes_per_row, even_chunks, last_logits
 from strace_lens.model.hold import expect_gradients, noted
+from strace_lens.model.targets import Target, TargetLike, make_target
 from strace_lens.model.weights import remembered_hash
 from strace_lens.traces.ablation import Replacement
 from strace_lens.traces.edges import EdgeTensors, in_reach, kinds_to_keep
@@ -86,6 +87,7 @@ class Fit:
         replacement: what an ablated edge carries.
         memory_budget: bytes of a forward and backward pass.
         keep: kinds of edges that are never ablated.
+        aim: the token or logit difference to reproduce in place of the whole of `target`, if any.
     """
 
     model: Model
@@ -95,6 +97,11 @@ class Fit:
     replacement: Replacement
     memory_budget: int
     keep: tuple[str, ...]
+    aim: Target | None = None
+
+    def probes(self, asked: int) -> int:
+        """Backward passes that a score takes: the gradient of one number is exact in one."""
+        return asked if self.aim is None else min(asked, 1)
 
     def rows(
         self, ranks: EdgeTensors, counts: Sequence[int], besides: Sequence[EdgeTensors] = ()
@@ -129,7 +136,7 @@ class Fit:
 def fit_to(
     model: Model,
     graph: TokenGraph,
-    target: Float[Tensor, "..."] | None,
+    target: Float[Tensor, "..."] | TargetLike | None,
     replacement: Replacement,
     memory_budget: int,
     start: Trace | None = None,
@@ -139,10 +146,12 @@ def fit_to(
 ) -> Fit:
     """Put a graph and what to reproduce together; by default the model's own output.
 
+    A target that names tokens is reproduced as the model itself has it.
+
     Raises:
         ValueError: a graph of one token or of other weights, kinds of edges to keep that leave
-            nothing to fit, a target that is no distribution over the vocabulary, a ranking to start
-            from that belongs to another prompt or, unless `allow_other_model`, a ranking or a
+            nothing to fit, a target that is no distribution over the vocabulary or names no
+            tokens of it, a ranking to start from that belongs to another prompt or, unless `allow_other_model`, a ranking or a
             replacement of other weights.
         UnsupportedModelError: no gradient passes through the model's weights.
     """
@@ -168,14 +177,17 @@ def fit_to(
             "with attention and MLP edges kept there is nothing to fit; keep one of them"
         )
     own = graph.activations.logits.float().softmax(-1)
+    given = isinstance(target, Tensor)
+    named = target is not None and not given
     return Fit(
         model=model,
         graph=graph,
-        target=own if target is None else _distribution(target, like=own),
-        own=target is None,
+        target=_distribution(target, like=own) if given else own,
+        own=not given,
         replacement=replacement,
         memory_budget=memory_budget,
         keep=keep,
+        aim=make_target(model, graph.architecture, graph.prompt, target) if named else None,
     )
 
 
@@ -195,6 +207,13 @@ def _distribution(
             f"got a least of {least:.3g} and a sum of {mass:.3g}. Pass logits.softmax(-1)"
         )
     return target / mass
+
+
+def _target_facts(fit: Fit) -> str | dict[str, Any]:
+    """What `Trace.metadata` says of the target; `Trace.target` reads it."""
+    if fit.aim is not None:
+        return fit.aim.facts()
+    return "own" if fit.own else "given"
 
 
 def fitted_trace(
@@ -226,7 +245,7 @@ def fitted_trace(
             "model": fit.graph.architecture.name,
             "weights": fit.graph.weights,
             **metadata,
-            "target": "own" if fit.own else "given",
+            "target": _target_facts(fit),
             "ablation": fit.replacement.kind,
             "keep": list(fit.keep),
             "passes": {

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from strace_lens.model.architecture import Model
 from strace_lens.model.hold import fixed_weights, verb
+from strace_lens.model.targets import TargetLike
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.edges import EdgeTensors, GraphShape
 from strace_lens.traces.fit import (
@@ -62,7 +63,7 @@ def learn(
     context_fraction: float = 0.0,
     sizes: tuple[float, float] = (2e-3, 0.2),
     keep: Sequence[str] = (),
-    target: Float[Tensor, " vocab"] | None = None,
+    target: Float[Tensor, " vocab"] | TargetLike | None = None,
     replacement: Replacement = ZERO,
     seed: int = 0,
     memory_budget: int = GRADIENT_BUDGET,
@@ -148,7 +149,7 @@ def learn(
         start=start,
         passes=(steps * ROWS, steps * ROWS),
         metadata={
-            "importance": "jensen-shannon",
+            "importance": "jensen-shannon" if fit.aim is None else "squared difference",
             "order": "learned",
             "seed": seed,
             "steps": steps,
@@ -202,13 +203,26 @@ def _direction(
     for chunk in fit.chunks(len(counts)):
         rows = fit.rows(ranks, counts[chunk], besides[chunk])
         log_probs = weighted_log_probs(fit.model, fit.graph.architecture, rows)
-        found = gradients(_jensen_shannon(log_target, log_probs).sum(), rows)
+        found = gradients(_divergence(fit, log_target, log_probs).sum(), rows)
         for row, count in enumerate(counts[chunk]):
             share = torch.sigmoid((math.log(count) - log_rank) / WIDTH)
             gradient = found.map(lambda g, row=row: g[row].cpu()).flat() * candidates
             gradient = gradient * (4 * share * (1 - share))
             total += gradient / gradient[candidates].square().mean().sqrt().clamp_min(1e-12)
     return total / len(counts)
+
+
+def _divergence(
+    fit: Fit, log_target: Float[Tensor, "*#row vocab"], log_probs: Float[Tensor, "row vocab"]
+) -> Float[Tensor, " row"]:
+    """How far each row is from the target: squared difference of the value where tokens are named.
+
+    The value is the token's log-probability or the logit difference. Its square only decides the
+    sign of each size's gradient, which is scaled to the same length at every size.
+    """
+    if fit.aim is None:
+        return _jensen_shannon(log_target, log_probs)
+    return (fit.aim.log_value(log_probs) - fit.aim.log_value(log_target)).square()
 
 
 def _jensen_shannon(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from strace_lens.model.architecture import Model
 from strace_lens.model.hold import fixed_weights, verb
+from strace_lens.model.targets import TargetLike
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.best_first import connected_order
 from strace_lens.traces.edges import order_of, ranks_of
@@ -41,7 +42,7 @@ def prune(
     decay: float = 0.5,
     smallest: float = SMALLEST,
     keep: Sequence[str] = (),
-    target: Float[Tensor, " vocab"] | None = None,
+    target: Float[Tensor, " vocab"] | TargetLike | None = None,
     replacement: Replacement = ZERO,
     seed: int = 0,
     memory_budget: int = GRADIENT_BUDGET,
@@ -57,7 +58,7 @@ def prune(
     Args:
         model: the model whose graph it is.
         graph: the token graph of a prompt.
-        probes: backward passes a step.
+        probes: backward passes a step; one is taken where the target names tokens.
         factor: share of its edges that a step keeps.
         decay: weight of the former steps in the running mean of scores that decides.
         smallest: no trace smaller than this is scored; its edges keep their last order.
@@ -84,6 +85,7 @@ def prune(
         keep=keep,
         allow_other_model=allow_other_model,
     )
+    probes = fit.probes(probes)
     shape = graph.shape
     residual = shape.full(False, torch.bool)
     residual = residual._replace(residual=~residual.residual).flat()

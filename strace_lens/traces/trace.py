@@ -17,6 +17,7 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import Hook
 from strace_lens.model.prompts import Prompt
+from strace_lens.model.targets import Target, target_of
 from strace_lens.model.weights import expect_same_weights
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.edges import (
@@ -142,6 +143,12 @@ class Trace:
     ranks: EdgeTensors
     metadata: Mapping[str, Any] = field(default_factory=dict)
     importance: EdgeTensors | None = None
+
+    @property
+    def target(self) -> Target | None:
+        """The token or logit difference that edges were ranked towards; None for a distribution."""
+        made = self.metadata.get("target")
+        return target_of(made) if isinstance(made, Mapping) else None
 
     @property
     def edges(self) -> int:
@@ -271,6 +278,8 @@ class Trace:
         how = made.get("order", "order unknown")
         if made.get("importance", GIVEN) != GIVEN:
             how += f" by {made['importance']}"
+        if self.target is not None:
+            how += f", towards {self.target}"
         return (
             f"Trace({made.get('model', 'model')}: {self.edges:,} edges over {self.shape.tokens} "
             f"tokens, {how})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -107,6 +108,36 @@ def test_one_probe_is_exact_for_a_distribution_of_one_token(name: str) -> None:
         target[token] = 1
         estimate = squares(name, "zero", 1, target, seed=token)
         assert relative_error(estimate, jacobian(name)[token].square()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["zero", "resample"])
+@pytest.mark.parametrize("name", FEW)
+def test_towards_tokens_a_score_is_the_exact_gradient(name: str, kind: str) -> None:
+    both = ((3, 17), (8,))
+    token, pair = jacobian(name, kind)[17], jacobian(name, kind)[list(both[0])].mean(0)
+    for target, truth in ((17, token), (both, pair - jacobian(name, kind)[8])):
+        there = fit_to(
+            model_of(name), graph_of(name), target, replacement_of(name, kind), GRADIENT_BUDGET
+        )
+        generator = torch.Generator().manual_seed(0)
+        scores = fisher_scores(there, *ranks_of(name), probes=8, generator=generator)
+        assert relative_error(scores.flat(), truth.abs()) < 1e-4
+
+
+def test_a_trace_says_which_tokens_it_was_ranked_towards(tmp_path: Path) -> None:
+    model, graph = model_of("llama"), graph_of("llama")
+    trace = sl.fisher(model, graph, target=("Rome", ["Paris", "Tokyo"]))
+    assert str(trace.target) == "'Rome' against 'Paris', 'Tokyo'"
+    assert "towards 'Rome' against 'Paris', 'Tokyo'" in repr(trace)
+    assert trace.metadata["passes"] == {"forward": 1, "backward": 1}
+    sl.save(trace, tmp_path / "trace")
+    assert sl.load(tmp_path / "trace").target == trace.target
+    assert_same(sl.estimate(model, graph, "fisher", target=trace.target), trace.ranks)
+    other = sl.fisher(model, graph, target="Rome")
+    assert not torch.equal(other.ranks.attention, trace.ranks.attention)
+    assert sl.fisher(model, graph).target is None
+    with pytest.raises(ValueError, match="'Atlantis' is not in the vocabulary"):
+        sl.fisher(model, graph, target="Atlantis")
 
 
 def test_the_memory_budget_sets_the_probes_of_a_pass_and_changes_nothing() -> None:

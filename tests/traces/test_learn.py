@@ -12,7 +12,7 @@ from torch import Tensor
 import strace_lens as sl
 from strace_lens.measures.distributions import jensen_shannon
 from strace_lens.traces.edges import EdgeTensors, GraphShape
-from strace_lens.traces.fit import GRADIENT_BUDGET, bytes_per_gradient_row, fit_to
+from strace_lens.traces.fit import GRADIENT_BUDGET, bytes_per_gradient_row
 from strace_lens.traces.masked_run import masked_logits
 from strace_lens.traces.rows import MaskedRows
 from strace_lens.traces.schedule import FREE, kept_last, schedule
@@ -24,6 +24,7 @@ from tests.traces.test_schedule import in_order
 from tests.weighted import FEW, REFERENCES, TOKENS, graph_of, replacement_of, shape_of
 
 SIZES = (0.05, 0.6)
+Pair = tuple[int, int]
 
 
 @functools.cache
@@ -49,12 +50,11 @@ def slow_learn(
     context_fraction: float = 0.0,
     seed: int = 0,
     keep: tuple[str, ...] = (),
+    pair: Pair | None = None,
 ) -> EdgeTensors:
     """Ranks after so many steps of four rows from `start_of` on."""
     shape = shape_of(name)
-    target = fit_to(
-        model_of(name), graph_of(name), None, replacement_of(name, kind), GRADIENT_BUDGET
-    ).target.double()
+    target = pair or graph_of(name).activations.logits.double().softmax(-1)
     generator = torch.Generator().manual_seed(seed)
     candidates = shape.reachable()
     candidates.residual[:] = False
@@ -111,12 +111,22 @@ def random_edges(shape: GraphShape, chance: float, generator: torch.Generator) -
     return EdgeTensors(attention < chance, always, mlp < chance)
 
 
-def slow_slope(name: str, kind: str, keep: EdgeTensors, target: Tensor) -> Tensor:
-    """Slope of the Jensen-Shannon divergence in the weight of every edge, in or out of the mask."""
+def slow_slope(name: str, kind: str, keep: EdgeTensors, target: Tensor | Pair) -> Tensor:
+    """Slope of the divergence in the weight of every edge, in or out of the mask.
+
+    That is the Jensen-Shannon divergence from a distribution or, for a pair of tokens, the squared
+    error of the logit difference.
+    """
     weights = EdgeTensors(*(k.double().requires_grad_() for k in keep))
-    output = weighted_logits(name, TOKENS, weights, REFERENCES[kind]).softmax(-1)
-    mixed = (output + target) / 2
-    divergence = sum((p * (p / mixed).log()).sum() / 2 for p in (output, target))
+    logits = weighted_logits(name, TOKENS, weights, REFERENCES[kind])
+    if isinstance(target, tuple):
+        own = graph_of(name).activations.logits.double()
+        first, second = target
+        divergence = (logits[first] - logits[second] - own[first] + own[second]) ** 2
+    else:
+        output = logits.softmax(-1)
+        mixed = (output + target) / 2
+        divergence = sum((p * (p / mixed).log()).sum() / 2 for p in (output, target))
     found = torch.autograd.grad(divergence, list(weights), materialize_grads=True)
     return EdgeTensors(*found).flat()
 
@@ -163,6 +173,14 @@ def test_steps_of_what_can_be_ablated_are_those_of_the_slow_forward(
     assert in_order(ours.ranks, ours.shape) == in_order(
         slow_learn(name, keep=keep, **options), ours.shape
     )
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_steps_towards_a_logit_difference_are_those_of_the_slow_forward(name: str) -> None:
+    options = {"steps": 2, "rate": 0.3}
+    ours = learned(name, target=(17, 8), **options)
+    assert order_of(ours) == in_order(slow_learn(name, pair=(17, 8), **options), ours.shape)
+    assert ours.metadata["importance"] == "squared difference"
 
 
 def log_rank(name: str) -> Tensor:

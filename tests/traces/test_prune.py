@@ -181,6 +181,15 @@ def test_says_how_it_was_made_and_what_it_cost() -> None:
     assert "pruned by fisher" in repr(trace)
 
 
+def test_towards_tokens_each_step_takes_one_backward_pass() -> None:
+    trace = pruned("llama", target=("Rome", "Paris"), probes=4)
+    passes = trace.metadata["passes"]
+    assert passes["forward"] == passes["backward"] > 1
+    assert str(trace.target) == "'Rome' against 'Paris'"
+    assert order_of(trace) == order_of(pruned("llama", target=("Rome", "Paris"), seed=9))
+    assert order_of(trace) != order_of(pruned("llama", target="Rome"))
+
+
 @pytest.mark.parametrize(("factor", "smallest"), [(0.7, 1e-4), (0.9, 0.05), (0.3, 1e-3)])
 def test_there_are_no_more_steps_than_announced(factor: float, smallest: float) -> None:
     trace = pruned("llama", factor=factor, smallest=smallest)

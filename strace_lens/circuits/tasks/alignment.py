@@ -18,10 +18,10 @@ from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.prompts import (
     PromptError,
     bare_ids,
+    continuation_ids,
     leading_ids,
     own_tokenizer,
     pad_right,
-    text_ids,
     text_of,
     tokenize,
 )
@@ -79,20 +79,13 @@ class Vocabulary:
         return prompt if isinstance(prompt, str) else text_of(self.tokenizer, prompt)
 
     def answer(self, prompt: Text, continuation: str | int) -> int | None:
-        """The one token with which a prompt goes on, or None if it takes several or is unknown.
-
-        The tokenizer decides on prompt and continuation joined. Where it merges the two (as GPT-2
-        makes one token of some years), the continuation is read on its own.
-        """
+        """The one token with which a prompt goes on, or None if it takes several or is unknown."""
         if isinstance(continuation, int):
             return continuation if 0 <= continuation < self.architecture.d_vocab else None
         if self.tokenizer is None:
             return None
-        before = list(self.ids(prompt))
-        joined = text_ids(self.tokenizer, self.text(prompt) + continuation)
-        added = joined[len(before) :] if joined[: len(before)] == before else []
-        if len(added) != 1:
-            added = bare_ids(self.tokenizer, continuation)
+        before = tokenize(self.model, self.architecture, prompt)
+        added = continuation_ids(self.tokenizer, before, continuation)
         if len(added) != 1 or added[0] == self.unknown or added[0] >= self.architecture.d_vocab:
             return None
         return added[0]
