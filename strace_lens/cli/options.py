@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from strace_lens.ground_truth.models import GROUND_TRUTHS
 from strace_lens.measures.sizes import ESTIMATOR_SIZES, SIZES
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.load import DEFAULT, DTYPES, MAPS
+from strace_lens.model.targets import TargetLike
 from strace_lens.traces.ablation import ABLATIONS
 from strace_lens.traces.edges import KINDS, kinds_to_keep
 from strace_lens.traces.estimators import ESTIMATORS
@@ -165,6 +166,20 @@ Corrupted = Annotated[
 Reference = Annotated[
     Path | None, option("Text for --ablation mean. Default: a page of text.", dir_okay=False)
 ]
+Target = Annotated[
+    list[str] | None,
+    option(
+        "Also measure the probability of this token, and rank towards it where an estimator is "
+        "fitted. Quote it with the space that it begins with: --target ' Rome'."
+    ),
+]
+Against = Annotated[
+    list[str] | None,
+    option(
+        "Measure the logit difference of --target and this token instead: --target ' Rome' "
+        "--against ' Paris'. Either may be given several times: mean logits are compared."
+    ),
+]
 Alone = Annotated[
     bool,
     option(
@@ -252,6 +267,22 @@ def parse_keep(text: str) -> tuple[str, ...]:
     """Parse kinds of edges joined by "+" or ",", as in attention+mlp; "none" means none."""
     given = [part.strip() for part in re.split("[+,]", text)]
     return () if given == ["none"] else kinds_to_keep(given)
+
+
+def parse_target(target: Sequence[str] | None, against: Sequence[str] | None) -> TargetLike | None:
+    """Return what --target and --against ask for together; None where neither is given."""
+    if not target and not against:
+        return None
+    if not target:
+        raise ValueError("--against compares with a --target; name one, as --target ' Rome'")
+    if against:
+        return list(target), list(against)
+    if len(target) > 1:
+        raise ValueError(
+            f"--target was given {len(target)} times, which makes a set to compare with another; "
+            "add --against, or name one token"
+        )
+    return target[0]
 
 
 def parse_device_map(text: str | None) -> str | dict[str, str | int] | None:

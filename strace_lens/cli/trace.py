@@ -23,6 +23,7 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.load import load_model
 from strace_lens.model.prompts import tokenize
+from strace_lens.model.targets import make_target
 from strace_lens.report.summary import summarize
 from strace_lens.report.tables import print_curve, print_ways
 from strace_lens.report.trace import trace_report
@@ -52,6 +53,8 @@ def trace_command(
     estimator: opt.Estimator = "greedy",
     keep: opt.Keep = "none",
     importance: opt.Importance = IMPORTANCE,
+    target: opt.Target = None,
+    against: opt.Against = None,
     ablation: opt.Ablation = "zero",
     corrupted: opt.Corrupted = None,
     reference: opt.Reference = None,
@@ -86,6 +89,7 @@ def trace_command(
         grid = opt.parse_sizes(sizes) or SIZES
         _check_ranking(estimator, importance)
         opt.expect_choice(table, opt.TABLES, "table")
+        asked = opt.parse_target(target, against)
         own = way_of(estimator, opt.parse_keep(keep), importance)
         others = [] if alone else [way for way in WAYS if way != own]
         forward, backward = opt.budgets(memory)
@@ -98,7 +102,9 @@ def trace_command(
             allow_pickle=allow_pickle,
             revision=revision,
         )
-        tokens = tokenize(loaded, architecture_of(loaded), text, bos)
+        architecture = architecture_of(loaded)
+        tokens = tokenize(loaded, architecture, text, bos)
+        aim = None if asked is None else make_target(loaded, architecture, tokens, asked)
         if dry_run:
             cost = plan(loaded, len(tokens.ids), sizes=grid, refine=refine, memory_budget=forward)
             bar.stop()
@@ -108,14 +114,14 @@ def trace_command(
         references = None if reference is None else [read_text(reference)]
         swap = replacement(loaded, tokens, ablation, corrupted=corrupted, references=references)
         same: dict[str, Any] = {"replacement": swap, "seed": seed, "memory_budget": forward}
-        measured = {"sizes": grid, "refine": refine, "progress": bar.tell, **same}
+        measured = {"sizes": grid, "refine": refine, "progress": bar.tell, "target": aim, **same}
         bar.step("reading the token graph")
         graph = token_graph(loaded, tokens)
         bar.step(f"ranking: {estimator}")
         if own.estimator == "greedy":
             ranked = extract(graph, importance, seed=seed, memory_budget=forward)
         else:
-            fitted = {**same, "memory_budget": backward, "progress": bar.tell}
+            fitted = {**same, "memory_budget": backward, "progress": bar.tell, "target": aim}
             ranked = estimate(loaded, graph, own.estimator, keep=own.keep, **fitted)
         bar.step("running masks")
         curves = {own: density_curve(loaded, ranked, keep=own.keep, **measured)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -24,15 +25,19 @@ from strace_lens.model.predictions import (
     token_texts,
     top_tokens,
 )
+from strace_lens.model.targets import Target, TargetLike, make_target, recovered
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.curve_rows import CurveRows, ablatable, curve_rows
 from strace_lens.traces.edges import KINDS
-from strace_lens.traces.masked_run import run_plans
+from strace_lens.traces.masked_run import masked_logits, run_plans
+from strace_lens.traces.rows import MaskedRows
 from strace_lens.traces.trace import Trace
 from strace_lens.utils.html_repr import facts
 from strace_lens.utils.progress import Progress, reporting
 
 HEAD = 0.5
+TARGET_COLUMNS = ("target", "target_recovered", "target_tv")
+"""Columns that the table of a curve with a target has in addition."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +54,10 @@ class DensityCurve:
             that can be ablated (all but the kinds of `keep`) which the trace holds; shares
             `residual`, `attention`, `mlp` of its edges;
             `mean_layer`, from 0; `trace_head_mass`, the probability that the trace gives the head.
+            With a target, also `target`, its value (a probability, or a logit difference);
+            `target_recovered`, the share of the way from the value of the empty trace (0) to the
+            full model's (1), NaN where these agree; `target_tv`, total variation over the named
+            tokens and all others as one (`named_total_variation`).
         top: the full model's most probable tokens, as pairs of text and probability.
         tops: the same of the trace at each size.
         top_tokens: both of these at each size (`predictions.TopToken`).
@@ -59,6 +68,9 @@ class DensityCurve:
         ablation: what replaced ablated edges.
         seed: of the random control.
         keep: kinds of edges that were never ablated.
+        target: the token or logit difference that was measured too, if any. It need not be what the
+            trace was ranked towards (`Trace.target`); `target_line` says both.
+        target_full, target_empty: value of the target in the full model and in the empty trace.
     """
 
     trace: Trace
@@ -73,6 +85,26 @@ class DensityCurve:
     ablation: str
     seed: int
     keep: tuple[str, ...] = ()
+    target: Target | None = None
+    target_full: float | None = None
+    target_empty: float | None = None
+
+    @property
+    def target_line(self) -> str:
+        """What was measured and ranked towards; empty if both are the whole distribution."""
+        aim = self.trace.target
+        if self.target is None and aim is None:
+            return ""
+        given = self.trace.metadata.get("target") == "given"
+        whole = "a given distribution" if given else "the whole distribution"
+        ranked = "the same" if self.target == aim else aim or whole
+        measured = "the whole distribution"
+        if self.target is not None:
+            measured = (
+                f"{self.target.quantity} ({self.target_full:.4g} in the full model, "
+                f"{self.target_empty:.4g} in the empty trace)"
+            )
+        return f"measured: {measured}; edges ranked towards {ranked}"
 
     @property
     def density(self) -> float:
@@ -99,6 +131,7 @@ class DensityCurve:
     def __repr__(self) -> str:
         return (
             f"DensityCurve({len(self.table)} sizes of {self.trace!r}, density {self.density:.3f})\n"
+            + (f"{self.target_line}\n" if self.target_line else "")
             + self.table.to_string(index=False, float_format="{:.4g}".format)
         )
 
@@ -107,6 +140,7 @@ class DensityCurve:
             f"Density curve of {self.trace!r}: density {self.density:.3f}, largest logit "
             f"difference at full mask {self.logit_gap:.1e}"
         )
+        line = "; ".join(filter(None, [line, self.target_line]))
         return facts(line, self.to_pandas(), self.trace.prompt.strings)
 
 
@@ -120,6 +154,7 @@ def density_curve(
     controls: bool = True,
     keep: Sequence[str] = (),
     replacement: Replacement = ZERO,
+    target: TargetLike | None = None,
     head: float = HEAD,
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
@@ -141,6 +176,9 @@ def density_curve(
             keeps none; with ("attention",) the curve is what the authors' released evaluation
             computes. Sizes stay relative to all edges.
         replacement: what an ablated edge carries (`ablation.ZERO`, `mean`, `resample`).
+        target: one token, as " Rome" or its id, or a pair for a logit difference, as
+            (" Rome", " Paris") or ([" Rome", " Milan"], " Paris"): what the subgraphs do to it is
+            measured beside the distances from the whole distribution.
         head: p of the head of the distribution.
         seed: of the random control.
         memory_budget: bytes that one forward pass may take.
@@ -150,9 +188,10 @@ def density_curve(
 
     Raises:
         ValueError: sizes outside (0, 1] or not rising, a negative `refine`, an unknown kind of
-            edges to keep, a trace of another model, a trace or replacement of other weights, or a
-            replacement of another length than the prompt. A trace that does not say which weights
-            it was made with is held to the shape of its graph alone.
+            edges to keep, a trace of another model, a trace or replacement of other weights, a
+            target that names no tokens of the vocabulary, or a replacement of another length than
+            the prompt. A trace that does not say which weights it was made with is held to the
+            shape of its graph alone.
 
     Example:
         >>> curve = sl.density_curve(model, trace)
@@ -166,6 +205,7 @@ def density_curve(
         controls=controls,
         keeps=[keep],
         replacements=[replacement],
+        targets=[target],
         head=head,
         seed=seed,
         memory_budget=memory_budget,
@@ -185,6 +225,7 @@ def density_curves(
     controls: bool = True,
     keeps: Sequence[Sequence[str]] | None = None,
     replacements: Sequence[Replacement] | None = None,
+    targets: Sequence[TargetLike | None] | None = None,
     head: float = HEAD,
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
@@ -201,6 +242,7 @@ def density_curves(
         traces: what to measure.
         keeps: kinds of edges that are never ablated, for each trace.
         replacements: what an ablated edge carries, for each trace.
+        targets: what to measure in addition of each trace, None for nothing.
 
     Raises:
         ValueError: as `density_curve` does.
@@ -214,6 +256,10 @@ def density_curves(
         trace.expect_model(model, allow_other_model=allow_other_model)
     keeps = [()] * len(traces) if keeps is None else keeps
     replacements = [ZERO] * len(traces) if replacements is None else replacements
+    aims = [
+        None if target is None else make_target(model, architecture, trace.prompt, target)
+        for trace, target in zip(traces, targets or [None] * len(traces), strict=True)
+    ]
     plans = [
         curve_rows(
             architecture,
@@ -243,11 +289,29 @@ def density_curves(
             advance=advance,
             allow_other_model=allow_other_model,
         )
+    nothing = [_empty_row(plan) for plan, aim in zip(plans, aims, strict=True) if aim is not None]
+    without = iter(
+        masked_logits(
+            model,
+            architecture,
+            nothing,
+            memory_budget=memory_budget,
+            allow_other_model=allow_other_model,
+        )
+        if nothing
+        else ()
+    )
+    empty = [None if aim is None else next(without) for aim in aims]
     text = token_texts(model)
     return [
-        curve_of(*of_trace, token_text=text, head=head, seed=seed)
-        for of_trace in zip(traces, clean, logits, plans, strict=True)
+        curve_of(*of_trace, token_text=text, head=head, seed=seed, target=aim, empty=no_edges)
+        for *of_trace, aim, no_edges in zip(traces, clean, logits, plans, aims, empty, strict=True)
     ]
+
+
+def _empty_row(plan: CurveRows) -> MaskedRows:
+    """The row that keeps no edge but those of kinds that are never ablated."""
+    return replace(plan.own, start=None, stop=torch.zeros(1, dtype=torch.int32))
 
 
 def curve_of(
@@ -258,6 +322,8 @@ def curve_of(
     token_text: Callable[[int], str],
     head: float,
     seed: int,
+    target: Target | None = None,
+    empty: Float[Tensor, " vocab"] | None = None,
 ) -> DensityCurve:
     """The curve of a trace from the outputs of its rows (of `curve_rows`).
 
@@ -269,6 +335,8 @@ def curve_of(
         token_text: of `token_texts`.
         head: level of the nucleus that is the head.
         seed: of the controls.
+        target: what to measure in addition, if anything.
+        empty: logits of the empty trace, where there is a target.
     """
     clean = clean.to(logits.device)
     full = clean.double().log_softmax(-1)[None]
@@ -298,6 +366,15 @@ def curve_of(
             "trace_head_mass": ours.exp().masked_fill(~in_head, 0.0).sum(-1).tolist(),
         }
     )
+    of_target: dict[str, Any] = {}
+    if target is not None and empty is not None:
+        nothing = empty.to(logits.device).double().log_softmax(-1)
+        values, least, most = (target.value(x) for x in (ours, nothing, full[0]))
+        share = recovered(values, most, least)
+        apart = measures.named_total_variation(full, ours, target.named)
+        for name, column in zip(TARGET_COLUMNS, (values, share, apart), strict=True):
+            table[name] = column.tolist()
+        of_target = {"target": target, "target_full": float(most), "target_empty": float(least)}
     return DensityCurve(
         trace=trace,
         table=table,
@@ -311,6 +388,7 @@ def curve_of(
         ablation=rows.own.replacement.kind,
         seed=seed,
         keep=rows.own.keep,
+        **of_target,
     )
 
 

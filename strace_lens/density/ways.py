@@ -8,14 +8,15 @@ the search's and what is the model's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from strace_lens.density.curve import DensityCurve, density_curves
+from strace_lens.density.curve import TARGET_COLUMNS, DensityCurve, density_curves
 from strace_lens.measures.sizes import REFINE, SIZES, smallest_size_from_which
 from strace_lens.model.architecture import Model
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
+from strace_lens.model.targets import TargetLike
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.edges import keep_text
 from strace_lens.traces.estimators import estimate, estimator_of
@@ -23,6 +24,9 @@ from strace_lens.traces.fit import GRADIENT_BUDGET
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.trace import Trace
 from strace_lens.utils.progress import Progress
+
+RECOVERED = 0.9
+"""Share of the way from the empty trace to the full model from which on a target is recovered."""
 
 
 class Way(NamedTuple):
@@ -84,6 +88,7 @@ def measure_ways(
     refine: int = REFINE,
     controls: bool = False,
     replacement: Replacement = ZERO,
+    target: TargetLike | None = None,
     seed: int = 0,
     memory_budget: int = MEMORY_BUDGET,
     gradient_budget: int = GRADIENT_BUDGET,
@@ -98,6 +103,7 @@ def measure_ways(
         model: whose graph it is.
         graph: the token graph of a prompt.
         ways: what to measure.
+        target: as for `density_curve`; an estimator that is fitted ranks edges towards it.
         gradient_budget: bytes of a forward and backward pass of an estimator that needs gradients.
 
     Returns:
@@ -122,6 +128,7 @@ def measure_ways(
                 graph,
                 way.estimator,
                 keep=kept,
+                target=target,
                 replacement=replacement,
                 seed=seed,
                 memory_budget=gradient_budget,
@@ -136,6 +143,7 @@ def measure_ways(
         controls=controls,
         keeps=[way.keep for way in ways],
         replacements=[replacement] * len(traces),
+        targets=[target] * len(traces),
         seed=seed,
         memory_budget=memory_budget,
         progress=progress,
@@ -149,6 +157,26 @@ def top_size(curve: DensityCurve) -> float:
     return smallest_size_from_which(table["size"].to_numpy(), table["top1"].to_numpy())
 
 
+def recovered_size(curve: DensityCurve) -> float:
+    """The smallest measured size from which on a trace recovers the target; NaN if none does.
+
+    That is nine tenths of the way from the empty trace to the full model (`RECOVERED`).
+    """
+    table = curve.table
+    enough = table["target_recovered"].to_numpy() >= RECOVERED
+    return smallest_size_from_which(table["size"].to_numpy(), enough)
+
+
+def _listed(curves: Mapping[Way, DensityCurve], size_of: Callable[[DensityCurve], float]) -> str:
+    """From which size on something holds in each way: "from s = 0.1 on as defined and ..."."""
+    parts = []
+    for way, curve in curves.items():
+        size = size_of(curve)
+        where = "at no measured size" if math.isnan(size) else f"from s = {size:.3g} on"
+        parts.append(f"{where} {way.phrase}")
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+
+
 def dense_share(curve: DensityCurve) -> float:
     """Share of a prompt's graph that residual and MLP edges make up: 3 T L of L H T^2 / 2 or so."""
     shape = curve.trace.shape
@@ -156,23 +184,29 @@ def dense_share(curve: DensityCurve) -> float:
 
 
 def read_ways(curves: Mapping[Way, DensityCurve]) -> list[str]:
-    """What three curves of a prompt say, in two sentences computed from their numbers.
+    """What three curves of a prompt say, in a few sentences computed from their numbers.
 
     Args:
         curves: of `measure_ways`.
 
     Returns:
-        From which size on each way has the model's top token; and, where attention is left in place
+        From which size on each way has the model's top token; where the curves have a target, from
+        which size on each recovers it; and, where attention is left in place
         by one of them, how few edges are ablated then.
     """
     (first, *_) = curves.values()
-    parts = []
-    for way, curve in curves.items():
-        size = top_size(curve)
-        where = "at no measured size" if math.isnan(size) else f"from s = {size:.3g} on"
-        parts.append(f"{where} {way.phrase}")
-    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-    sentences = [f"A trace has the model's top token {first.top[0][0]!r} {listed}."]
+    where = _listed(curves, top_size)
+    sentences = [f"A trace has the model's top token {first.top[0][0]!r} {where}."]
+    if first.target is not None:
+        what = f"{first.target.quantity[0].upper()}{first.target.quantity[1:]}"
+        sentences.append(
+            f"{what} is {first.target_full:.3g} in the full model and {first.target_empty:.3g} "
+            f"in the empty trace. Of the way between them, {RECOVERED:.0%} is recovered "
+            f"{_listed(curves, recovered_size)}."
+        )
+        towards = [way.phrase for way, curve in curves.items() if curve.trace.target is not None]
+        if towards:
+            sentences.append(f"Edges {' and '.join(towards)} are ranked towards it.")
     for way, curve in curves.items():
         if way.keep == ("attention",):
             text = (
@@ -190,6 +224,8 @@ def read_ways(curves: Mapping[Way, DensityCurve]) -> list[str]:
 def ways_summary(curves: Mapping[Way, DensityCurve]) -> list[dict[str, Any]]:
     """The ways as plain values for JSON: how each was measured, its density and its sizes."""
     columns = ["size", "edges", "ablatable_size", "tv", "head_error", "tail_error", "top1"]
+    if any(curve.target is not None for curve in curves.values()):
+        columns += TARGET_COLUMNS
     return [
         {
             "name": way.name,
@@ -198,12 +234,15 @@ def ways_summary(curves: Mapping[Way, DensityCurve]) -> list[dict[str, Any]]:
             "density": _known(curve.density),
             "top1_from": _known(top_size(curve)),
             "dense_share": dense_share(curve),
-            "sizes": curve.table.reindex(columns=columns).to_dict("records"),
+            "sizes": [
+                {name: _known(value) for name, value in row.items()}
+                for row in curve.table.reindex(columns=columns).to_dict("records")
+            ],
         }
         for way, curve in curves.items()
     ]
 
 
-def _known(value: float) -> float | None:
-    """A number as JSON can hold it."""
-    return None if math.isnan(value) else value
+def _known(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -26,6 +26,7 @@ from strace_lens.density.curve import DensityCurve
 from strace_lens.files.result_files import ResultFileError, read_result, write_result
 from strace_lens.files.schema import check_curve, read_as
 from strace_lens.model.prompts import Prompt
+from strace_lens.model.targets import Target
 from strace_lens.traces.edges import (
     UNREACHABLE,
     GraphShape,
@@ -168,9 +169,10 @@ def _curve_parts(curve: DensityCurve) -> tuple[Arrays, Facts]:
         "columns": list(columns),
         "texts": {"top": curve.tops, "top_tokens": curve.top_tokens},
         "curve": {
-            name: getattr(curve, name)
+            name: value.facts() if isinstance(value, Target) else value
             for name in _CURVE_FACTS
-            if name not in ("tops", "top_tokens")
+            # A curve without a target says nothing of one.
+            if name not in ("tops", "top_tokens") and (value := getattr(curve, name)) is not None
         },
     }
 
@@ -179,7 +181,7 @@ def _curve(arrays: Arrays, facts: Facts) -> DensityCurve:
     table = pd.DataFrame({name: arrays[f"{_TABLE}{name}"].numpy() for name in facts["columns"]})
     stored = {**facts["curve"], "tops": facts["texts"]["top"]}
     stored["top_tokens"] = facts["texts"]["top_tokens"]
-    own = {name: read_as(stored[name], _CURVE_FACTS[name], name) for name in _CURVE_FACTS}
+    own = {name: read_as(stored.get(name), _CURVE_FACTS[name], name) for name in _CURVE_FACTS}
     if kinds_to_keep(own["keep"]) != own["keep"]:
         raise ValueError(f"keep is {own['keep']}, which no curve holds so")
     curve = DensityCurve(trace=_trace(arrays, facts), table=table, **own)

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from strace_lens.density.curve import DensityCurve
+from strace_lens.density.curve import TARGET_COLUMNS, DensityCurve
 
 ROUNDING = 1e-6
 
 _RANGES = {
     **dict.fromkeys(("tv", "head_error", "tail_error", "top1", "trace_head_mass"), (0, 1)),
+    "target_tv": (0, 1),
     **dict.fromkeys(("random_tv", "inverse_tv", "random_inverse_tv", "nucleus"), (0, 1)),
     **dict.fromkeys(("ablatable_size", "residual", "attention", "mlp"), (0, 1)),
     **dict.fromkeys(("kl", "js", "mean_layer"), (0, np.inf)),
@@ -28,8 +29,8 @@ _RANGES = {
 
 _PLAIN = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 
-_MAY_BE_NAN = ("random_tv", "inverse_tv", "random_inverse_tv", "mean_layer")
-"""Controls that were left out, and the mean layer of no edge."""
+_MAY_BE_NAN = ("random_tv", "inverse_tv", "random_inverse_tv", "mean_layer", "target_recovered")
+"""Controls that were left out, the mean layer of no edge, a share of nothing."""
 
 
 def read_as(value: Any, hint: Any, what: str) -> Any:
@@ -83,6 +84,10 @@ def check_curve(curve: DensityCurve) -> None:
         raise ValueError("its sizes and numbers of edges disagree")
     if not len(curve.tops) == len(curve.top_tokens) == len(sizes):
         raise ValueError("it has not the top tokens of every size")
+    of_target = curve.target is not None
+    known = (curve.target_full is not None, curve.target_empty is not None)
+    if known != (of_target, of_target) or any((n in table) != of_target for n in TARGET_COLUMNS):
+        raise ValueError("its target and the columns of it disagree")
     for name in table.columns:
         values = table[name].to_numpy()
         if values.dtype.kind not in "bif":

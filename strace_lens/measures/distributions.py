@@ -15,6 +15,7 @@ Information is in nats.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -90,6 +91,24 @@ def total_variation(
     """Total variation 1/2 sum |p - q|, in [0, 1]."""
     _, p, _, q = _pair(full, trace)
     return (p - q).abs().sum(-1) / 2
+
+
+def named_total_variation(
+    full: Float[Tensor, "*#row vocab"], trace: Float[Tensor, "*row vocab"], tokens: Sequence[int]
+) -> Float[Tensor, "*row"]:
+    """Total variation of the distributions over some tokens and all others as one, in [0, 1].
+
+    It is at most `total_variation`, and for one token the difference of its probabilities.
+
+    Raises:
+        ValueError: an id out of the vocabulary.
+    """
+    _, p, _, q = _pair(full, trace)
+    bad = next((i for i in tokens if not 0 <= i < p.shape[-1]), None)
+    if bad is not None:
+        raise ValueError(f"token id {bad} lies outside the vocabulary of {p.shape[-1]}")
+    gaps = (p - q)[..., list(dict.fromkeys(tokens))]
+    return (gaps.abs().sum(-1) + gaps.sum(-1).abs()) / 2
 
 
 def kl_divergence(

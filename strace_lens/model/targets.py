@@ -90,7 +90,7 @@ class Target:
 
 
 TargetLike = Target | Token | Sequence[Token | Sequence[Token]]
-"""A target, the one token that it names, or a pair: tokens, and those that they are compared with."""
+"""A target, the one token that it names, or a pair of tokens or of lists of tokens to compare."""
 
 
 def target_of(facts: Mapping[str, Any]) -> Target:

@@ -10,7 +10,7 @@ import pandas as pd
 from strace_lens.comparison.comparison import Comparison, MethodResult
 from strace_lens.density.causal import read_ablation
 from strace_lens.density.change_points import Phase
-from strace_lens.density.curve import DensityCurve
+from strace_lens.density.curve import TARGET_COLUMNS, DensityCurve
 from strace_lens.density.phases import LayerPhase, Phases
 from strace_lens.traces.edges import KINDS
 
@@ -38,6 +38,7 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
 
     Returns:
         A dict for `json.dumps(..., allow_nan=False)`, in which values that are not finite are None.
+        `target` and `ranked_towards` are None for the whole distribution.
     """
     trace, made = curve.trace, curve.trace.metadata
     return {
@@ -62,6 +63,8 @@ def summarize(curve: DensityCurve, phases: Phases, ablation: pd.DataFrame) -> di
         "head": {"p": curve.head, "mass": curve.head_mass},
         "top": _top(curve.top),
         "logit_gap": curve.logit_gap,
+        "target": _target(curve),
+        "ranked_towards": None if trace.target is None else trace.target.facts(),
         "layer_phases": [_layer_phase(p) for p in (phases.head, phases.tail) if p is not None],
         "phase_ablation": records(ablation),
         "phase_ablation_reading": read_ablation(ablation),
@@ -109,7 +112,15 @@ def _method(result: MethodResult) -> dict[str, Any]:
     }
 
 
+def _target(curve: DensityCurve) -> dict[str, Any] | None:
+    if curve.target is None:
+        return None
+    values = {"full": finite(curve.target_full), "empty": finite(curve.target_empty)}
+    return {**curve.target.facts(), **values}
+
+
 def _size(row: dict[Any, Any]) -> dict[str, Any]:
+    of_target = {name: finite(row[name]) for name in TARGET_COLUMNS if name in row}
     return {
         "size": row["size"],
         "edges": row["edges"],
@@ -118,6 +129,7 @@ def _size(row: dict[Any, Any]) -> dict[str, Any]:
         "top1": bool(row["top1"]),
         "share": {kind: row[kind] for kind in KINDS},
         "mean_layer": finite(row["mean_layer"]),
+        **of_target,
     }
 
 

@@ -69,6 +69,10 @@ def print_curve(curve: DensityCurve, phases: Phases, ablated: pd.DataFrame) -> N
     console = wide_console()
     console.print("; ".join(_about(curve)))
     console.print(frame_table("", cells(curve.table, _SIZES)))
+    if curve.target is not None:
+        console.print(frame_table("The target at each size", cells(curve.table, _TARGET)))
+    if curve.target_line:
+        console.print(curve.target_line)
     console.print(f"density {curve.density:.3f}; {phases.describe()}")
     console.print(
         f"largest logit difference, full mask to untouched model: {curve.logit_gap:.1e}\n"
@@ -114,6 +118,13 @@ _SIZES: Columns = {
     "random_tv": ("random", "{:.3f}"),
     "inverse_tv": ("inverse", "{:.3f}"),
     "random_inverse_tv": ("rand inv", "{:.3f}"),
+}
+_TARGET: Columns = {
+    "size": ("s", "{:g}"),
+    "edges": ("edges", "{:,}"),
+    "target": ("target", "{:.4g}"),
+    "target_recovered": ("recovered", "{:.1%}"),
+    "target_tv": ("TV of named", "{:.3f}"),
 }
 # The measures of `phase_ablation` that 80 columns have room for.
 _ABLATED: Columns = {

@@ -137,6 +137,7 @@ def _facts(curve: DensityCurve) -> str:
         "kinds of edges never ablated": keep_text(curve.keep),
         "density": f"{curve.density:.3f}" if known else "needs two sizes; one was measured",
         "entropy of the model's output": f"{curve.entropy:.3f} nats",
+        **({"target": curve.target_line} if curve.target_line else {}),
         "head": f"top-{curve.head:g} nucleus, mass {curve.head_mass:.3f}",
         "largest logit difference at full mask": f"{curve.logit_gap:.1e}",
         "seed": str(curve.seed),

@@ -134,8 +134,8 @@ def estimate(
 
     Raises:
         ValueError: an unknown estimator or kind of edges to keep, a graph to fit of one token or of
-            other weights, a target that is no distribution and names no tokens of the vocabulary, or
-            a start of another graph.
+            other weights, a target that is no distribution and names no tokens of the
+            vocabulary, or a start of another graph.
         UnsupportedModelError: gradients through quantised weights.
 
     Example:

@@ -151,8 +151,8 @@ def fit_to(
     Raises:
         ValueError: a graph of one token or of other weights, kinds of edges to keep that leave
             nothing to fit, a target that is no distribution over the vocabulary or names no
-            tokens of it, a ranking to start from that belongs to another prompt or, unless `allow_other_model`, a ranking or a
-            replacement of other weights.
+            tokens of it, a ranking to start from that belongs to another prompt or, unless
+            `allow_other_model`, a ranking or a replacement of other weights.
         UnsupportedModelError: no gradient passes through the model's weights.
     """
     expect_gradients(model)
@@ -177,17 +177,18 @@ def fit_to(
             "with attention and MLP edges kept there is nothing to fit; keep one of them"
         )
     own = graph.activations.logits.float().softmax(-1)
-    given = isinstance(target, Tensor)
-    named = target is not None and not given
+    aim = None
+    if target is not None and not isinstance(target, Tensor):
+        aim = make_target(model, graph.architecture, graph.prompt, target)
     return Fit(
         model=model,
         graph=graph,
-        target=_distribution(target, like=own) if given else own,
-        own=not given,
+        target=_distribution(target, like=own) if isinstance(target, Tensor) else own,
+        own=not isinstance(target, Tensor),
         replacement=replacement,
         memory_budget=memory_budget,
         keep=keep,
-        aim=make_target(model, graph.architecture, graph.prompt, target) if named else None,
+        aim=aim,
     )
 
 

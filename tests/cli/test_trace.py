@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from pathlib import Path
@@ -136,6 +137,42 @@ def test_kinds_that_are_kept_make_another_trace_of_the_page(folder, tmp_path):
         *("definition", "attention-kept", "tight", "scheduled-keep-residual+mlp")
     ]
     assert found["ways"][1]["keep"] == ["attention"]
+
+
+@pytest.mark.extended
+def test_a_target_is_measured_in_every_way_and_ranked_towards_where_fitted(folder, tmp_path):
+    options = ("--model", folder, "--sizes", "0.1,0.4,1", "--out", str(tmp_path))
+    given = ("--target", "Rome", "--target", "Tokyo", "--against", "Paris")
+    result = run(PROMPT, *options, *given)
+    assert result.exit_code == 0, result.output
+    *lines, _ = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = " ".join(result.stdout.split())
+    assert "Logit difference of 'Rome', 'Tokyo' against 'Paris' is" in shown
+    assert "Edges in the tighter order of fisher are ranked towards it." in shown
+    plain, tight = (sl.load(tmp_path / f"trace{name}.safetensors") for name in ("", "-tight"))
+    assert str(plain.target) == str(tight.trace.target) == "'Rome', 'Tokyo' against 'Paris'"
+    assert plain.trace.target is None
+    assert html.escape(plain.target_line) in (tmp_path / "trace.html").read_text("utf-8")
+    full = run(PROMPT, *options, "--target", "Rome", "--alone", "--table", "full")
+    assert "measured: probability of 'Rome'" in full.stdout
+    assert "recovered" in full.stdout
+    found = json.loads(run(PROMPT, *options, "--target", "Rome", "--json").stdout)
+    assert found["target"]["strings"] == ["Rome"]
+    assert 0 < found["target"]["full"] < 1
+    assert found["sizes"][-1]["target_recovered"] == pytest.approx(1, abs=1e-4)
+    assert found["ways"][2]["sizes"][-1]["target_recovered"] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_target_that_is_none_is_one_line(folder, tmp_path):
+    for given, words in (
+        (("--target", "the of"), "'the of' is not one token of tiny-llama but 2: 'the', 'of'"),
+        (("--target", "Rome", "--target", "Paris"), "add --against, or name one token"),
+        (("--against", "Rome"), "--against compares with a --target"),
+    ):
+        result = run(PROMPT, "--model", folder, "--out", str(tmp_path / "out"), *given)
+        assert result.exit_code == 2
+        assert words in result.stderr
 
 
 def test_an_unknown_kind_or_table_is_one_line(folder, tmp_path):

@@ -216,3 +216,104 @@ def test_a_curve_prints_its_table():
     assert not curve.table["tv"].eq(0.0).all()
     with pytest.raises(dataclasses.FrozenInstanceError):
         curve.seed = 1  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("name", "keep"),
+    [
+        ("llama", ()),
+        *(
+            pytest.param(*given, marks=pytest.mark.extended)
+            for given in [("llama", ("attention",)), ("gemma2", ()), ("gptj", ())]
+        ),
+    ],
+)
+def test_a_target_is_measured_at_every_size_as_its_mask_run_alone(name, keep):
+    trace, model = trace_of(name), tiny.bridge(name)
+    arch = architecture_of(model)
+    full = last_logits(model, arch, trace.prompt.tensor[None])[0].double().softmax(-1)
+    nothing = trace.ranks.map(torch.zeros_like).map(torch.Tensor.bool)
+    empty = probabilities(name, trace, with_kinds(nothing, keep))
+    named = [17, 40, 8]
+    for target in (17, ([17, 40], 8)):
+
+        def value(p, target=target):
+            return p[17] if target == 17 else (p[17] * p[40]).log() / 2 - p[8].log()
+
+        few = {"sizes": SIZES[1:4], "refine": 1, "controls": False}
+        curve = sl.density_curve(model, trace, keep=keep, target=target, **few)
+        assert curve.target_full == pytest.approx(float(value(full)), abs=1e-5)
+        assert curve.target_empty == pytest.approx(float(value(empty)), abs=1e-5)
+        for row in curve.table.to_dict("records"):
+            kept = trace.ranks.map(lambda r, k=row["edges"]: r < k)
+            ours = probabilities(name, trace, with_kinds(kept, keep))
+            assert row["target"] == pytest.approx(float(value(ours)), abs=1e-5)
+            way = (value(ours) - value(empty)) / (value(full) - value(empty))
+            assert row["target_recovered"] == pytest.approx(float(way), abs=1e-3)
+            parted = [p[named[:1] if target == 17 else named] for p in (full, ours)]
+            (p, q) = (torch.cat([x, 1 - x.sum()[None]]) for x in parted)
+            assert row["target_tv"] == pytest.approx(float((p - q).abs().sum() / 2), abs=2e-6)
+            assert row["target_tv"] <= row["tv"] + 1e-12
+
+
+def test_a_target_changes_nothing_else():
+    model, trace = tiny.bridge("llama"), trace_of("llama")
+    plain, aimed = (sl.density_curve(model, trace, sizes=SIZES, target=t) for t in (None, "Rome"))
+    assert aimed.table["target_recovered"].iloc[-1] == pytest.approx(1, abs=1e-4)
+    assert plain.table.equals(aimed.table[plain.table.columns])
+    assert plain.target is None
+    assert plain.target_line == ""
+    assert "target" not in plain.table
+
+
+def test_a_curve_says_what_it_measures_and_what_its_edges_were_ranked_towards(tmp_path):
+    model = tiny.bridge("llama")
+    graph = sl.token_graph(model, tiny.token_ids(7))
+    ranked = {
+        target: sl.fisher(model, graph, target=target) for target in (None, "Rome", ("Rome", 8))
+    }
+    said = {
+        (towards, measured): sl.density_curve(model, trace, sizes=SIZES[-1:], target=measured)
+        for towards, trace in ranked.items()
+        for measured in ranked
+    }
+    for (towards, measured), curve in said.items():
+        line = curve.target_line
+        ranked_line = line.rpartition("ranked towards ")[2]
+        if towards is measured is None:
+            assert line == ""
+        elif towards == measured:
+            assert ranked_line == "the same"
+        else:
+            expected = {None: "the whole distribution", "Rome": "'Rome'"}
+            other = f"'Rome' against {graph_label(8)!r}"
+            assert ranked_line == expected.get(towards, other)
+        assert line in repr(curve)
+        sl.save(curve, tmp_path / "curve")
+        again = sl.load(tmp_path / "curve")
+        assert (again.target, again.target_line) == (curve.target, line)
+        assert again.table.equals(curve.table)
+    assert "measured: the whole distribution; edges ranked towards 'Rome'" in repr(
+        said["Rome", None]
+    )
+    given = sl.fisher(model, graph, target=torch.full((tiny.VOCABULARY,), 1 / tiny.VOCABULARY))
+    curve = sl.density_curve(model, given, sizes=SIZES[-2:], target="Rome")
+    assert curve.target_line.endswith("ranked towards a given distribution")
+
+
+def graph_label(token):
+    return tiny.tokenizer().convert_ids_to_tokens(token)
+
+
+def test_traces_of_one_call_are_measured_by_targets_of_their_own():
+    model, first, second = tiny.bridge("llama"), trace_of("llama"), trace_of("llama", 5, 1)
+    together = sl.density_curves(
+        model, [first, second, first], sizes=SIZES, targets=[None, "Rome", (17, 8)]
+    )
+    assert together[0].target is None
+    for curve, trace, target in zip(together[1:], (second, first), ("Rome", (17, 8)), strict=True):
+        alone = sl.density_curve(model, trace, sizes=SIZES, target=target)
+        assert curve.target_full == pytest.approx(alone.target_full, abs=1e-5)
+        assert curve.target_empty == pytest.approx(alone.target_empty, abs=1e-5)
+        gap = (curve.table["target"] - alone.table["target"]).abs()
+        assert gap.max() < 1e-5

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 
 import strace_lens as sl
-from strace_lens.density.ways import WAYS, dense_share, measure_ways, read_ways, top_size, way_of
+from strace_lens.density.ways import (
+    WAYS,
+    dense_share,
+    measure_ways,
+    read_ways,
+    recovered_size,
+    top_size,
+    way_of,
+    ways_summary,
+)
 from strace_lens.plot.density import plot_ways
 from strace_lens.report.tables import NARROW, print_ways, ways_lines
 from tests import tiny
@@ -58,6 +68,29 @@ def test_the_sentences_are_computed_from_the_curves(curves) -> None:
     held = kept.table.set_index("size").loc[top_size(kept), "ablatable_size"]
     assert f"holds {held:.0%} of them" in second
     assert len(read_ways({WAYS[0]: curves[WAYS[0]]})) == 1
+
+
+def test_a_target_adds_from_which_size_on_it_is_recovered(capsys) -> None:
+    model = tiny.bridge("llama")
+    graph = sl.token_graph(model, tiny.PROMPT)
+    target = ("Rome", "Paris")
+    aimed = measure_ways(model, graph, WAYS[::2], sizes=SIZES, target=target)
+    plain, tight = aimed.values()
+    assert plain.trace.target is None
+    assert tight.trace.target == tight.target == plain.target
+    _, second, third = read_ways(aimed)
+    assert f"{plain.target_full:.3g} in the full model" in second
+    for way, curve in aimed.items():
+        size, table = recovered_size(curve), curve.table.set_index("size")["target_recovered"]
+        assert (table[size:] >= 0.9).all()
+        assert not (table[table.index < size] >= 0.9).iloc[-1:].any()
+        assert f"from s = {size:.3g} on {way.phrase}" in second
+    assert third == f"Edges {WAYS[2].phrase} are ranked towards it."
+    print_ways(aimed)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= NARROW
+    (found, _) = ways_summary(aimed)
+    assert found["sizes"][-1]["target_recovered"] == pytest.approx(1, abs=1e-4)
+    assert json.dumps(ways_summary(aimed), allow_nan=False)
 
 
 def test_the_table_fits_80_columns_and_holds_every_number(curves, capsys) -> None:

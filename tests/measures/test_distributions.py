@@ -87,6 +87,23 @@ def test_distances_of_two_tokens_by_hand():
     assert m.entropy(full).item() == pytest.approx(math.log(2))
 
 
+@given(weight_pairs(), st.data())
+def test_named_total_variation_takes_all_other_tokens_as_one(pair, data):
+    full, trace = pair
+    named = data.draw(st.lists(st.integers(0, len(full) - 1), unique=True))
+    p, q = fractions(full), fractions(trace)
+    others = sum(p[i] - q[i] for i in range(len(p)) if i not in named)
+    expected = (sum(abs(p[i] - q[i]) for i in named) + abs(others)) / 2
+    found = m.named_total_variation(log_rows(full), log_rows(trace), named)
+    assert found.item() == pytest.approx(float(expected), abs=1e-12)
+    assert found.item() <= m.total_variation(log_rows(full), log_rows(trace)).item() + 1e-12
+
+
+def test_named_tokens_out_of_the_vocabulary_are_refused():
+    with pytest.raises(ValueError, match="token id 2 lies outside the vocabulary of 2"):
+        m.named_total_variation(log_rows([0.5, 0.5]), log_rows([0.5, 0.5]), [0, 2])
+
+
 def test_disjoint_supports_are_as_far_apart_as_can_be():
     full, trace = log_rows([1, 0, 0]), log_rows([0, 0.5, 0.5])
     assert m.total_variation(full, trace).item() == 1.0

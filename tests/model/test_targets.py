@@ -1,4 +1,4 @@
-"""Targets: tokens found as the tokenizer reads them, values worked out by hand, refusals by name."""
+"""Targets: tokens found as the tokenizer reads them, values worked out by hand, refusals."""
 
 from __future__ import annotations
 
@@ -89,5 +89,7 @@ def test_a_word_keeps_its_space_as_the_prompt_goes_on() -> None:
     prompt = tokenize(model, arch, "The capital of Italy is")
     target = make_target(model, arch, prompt, (" Rome", " Paris"))
     assert (target.strings, target.against_strings) == ((" Rome",), (" Paris",))
-    with pytest.raises(TargetError, match="' Rome is' is not one token of .* but 2: ' Rome', ' is'"):
+    with pytest.raises(
+        TargetError, match=r"' Rome is' is not one token of .* but 2: ' Rome', ' is'"
+    ):
         make_target(model, arch, prompt, " Rome is")
