@@ -88,6 +88,8 @@ def skeleton(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = _made(name, config, DTYPES[dtype], "meta")
+        # Before a bridge is made of it, which on TransformerLens 3.9 adds a bias.
+        weights_bytes = sum(p.nbytes for p in made.parameters())
         architecture, small = _described(name, config, made), _small(name, config)
         if small is None:
             live = False  # the costlier answer is the safe one
@@ -100,7 +102,7 @@ def skeleton(
         name=name,
         architecture=dataclasses.replace(architecture, pattern_is_live=live),
         dtype=DTYPES[dtype],
-        weights_bytes=sum(p.nbytes for p in made.parameters()),
+        weights_bytes=weights_bytes,
         tokenizer=tokenizer,
         assumptions=tuple(assumptions),
     )
