@@ -138,8 +138,8 @@ def test_a_known_task_brings_its_model_and_its_truth(tmp_path):
     result = run("--task", "linear", *options, "--out", str(tmp_path), "--ablation", "zero")
     assert result.exit_code == 0, result.output
     truth = ground_truth("linear").truth("zero")
-    assert f"true edges under zero ablation (written and read): {len(truth)}" in result.stdout
-    assert "3 pairs seen by the methods, circuits evaluated on 3 others" in result.stdout
+    assert f"true circuit: {len(truth)} edges" in result.stdout
+    assert "pairs of prompts: 3 seen by the methods" in result.stdout
     for words in ("AUROC", "CPR", "CMD", "edges", "complement", "minimal", "fwd", "bwd", "MB"):
         assert words in result.stdout
     rows = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
