@@ -15,11 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.common import info, report
+from benchmarks.common import fastest, info, report
 
 HERE = Path(__file__).resolve().parents[1]
 REPEATS = 3
@@ -69,14 +69,6 @@ def spent(command: Sequence[str], folder: Path) -> Spent:
     return Spent(wall, used)
 
 
-def in_turn(commands: Sequence[Sequence[str]], folder: Path) -> list[Spent]:
-    """The fastest run of each command, taking turns, after one that is not counted."""
-    for command in commands:
-        spent(command, folder)
-    rounds = [[spent(command, folder) for command in commands] for _ in range(REPEATS)]
-    return [min(runs) for runs in zip(*rounds, strict=True)]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Time the start, the README's trace against the bare script, and on request `compare`."""
     parser = argparse.ArgumentParser(description="What a user waits for.")
@@ -84,19 +76,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args([] if argv is None else argv)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        shown, imported = in_turn(
-            [(*COMMAND, "--help"), (sys.executable, "-c", "import strace_lens")], folder
+
+        def run(*command: str) -> Callable[[], Spent]:
+            return lambda: spent(command, folder)
+
+        shown, imported = fastest(
+            [run(*COMMAND, "--help"), run(sys.executable, "-c", "import strace_lens")], REPEATS
         )
-        report("strace-lens --help", shown.wall, HELP_SECONDS, at_most=True, unit=" s")
-        report("import strace_lens", imported.wall, IMPORT_SECONDS, at_most=True, unit=" s")
+        report("strace-lens --help", shown, HELP_SECONDS, at_most=True, unit=" s")
+        report("import strace_lens", imported, IMPORT_SECONDS, at_most=True, unit=" s")
         spent(TRACE, folder)  # dequantises the default model into the cache of this benchmark
         (weights,) = (folder / "cache").rglob("model.safetensors")
-        script = (sys.executable, "-c", BARE, str(weights.parent), PROMPT)
-        bare, trace = in_turn([script, TRACE], folder)
-        info(f"bare script {bare.wall:.1f} s, trace {trace.wall:.1f} s of wall time")
-        report(
-            "the README's trace, times a bare script that loads", trace.wall / bare.wall, 1.5, True
-        )
+        script = run(sys.executable, "-c", BARE, str(weights.parent), PROMPT)
+        bare, trace = fastest([script, run(*TRACE)], REPEATS)
+        report("the README's trace, times a bare script that loads", trace / bare, 1.5, True)
         if options.compare:
             five = spent((*COMPARE, "--methods", METHODS), folder)
             info(f"{five.wall:.0f} s of wall time")

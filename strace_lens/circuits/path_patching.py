@@ -22,8 +22,8 @@ from strace_lens.circuits.graph import LOGITS
 from strace_lens.circuits.interventions import effects_table, measured
 from strace_lens.circuits.metrics import Logits
 from strace_lens.circuits.outputs import Outputs, read_logits
-from strace_lens.circuits.patching import patch_hooks, patched_logits
-from strace_lens.circuits.run_circuits import Direction
+from strace_lens.circuits.patching import patch_hooks
+from strace_lens.circuits.run_circuits import Direction, patched_pairs
 from strace_lens.circuits.targets import (
     Positions,
     Target,
@@ -174,16 +174,8 @@ def _patched(
         if graph.mlp and not freeze_mlps:
             frozen = _with_mlps_again(experiment, tokens[pairs], pairs, frozen, here)
         with torch.no_grad():
-            logits = patched_logits(
-                experiment.model,
-                experiment.wiring,
-                tokens[pairs],
-                task.lengths[pairs],
-                cut.expand(len(index), *cut.shape),
-                frozen,
-                every_position=task.every_position,
-            )
-        experiment.passes.forward_rows += len(index)
+            cuts = cut.expand(len(index), *cut.shape)
+            logits = patched_pairs(experiment, tokens, pairs, cuts, frozen)
         yield logits, mine
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.metrics import METRICS
+from strace_lens.circuits.outputs import Outputs
 from strace_lens.circuits.patching import patched_logits
 from strace_lens.circuits.task import Task
 from strace_lens.model.architecture import Model, device_of
@@ -157,14 +158,33 @@ def circuit_logits(
         kept = keep[circuits.to(keep.device)].to(device)
         out = kept if direction == "denoise" else ~kept if kept.dtype == torch.bool else 1 - kept
         with torch.no_grad():
-            logits = patched_logits(
-                experiment.model,
-                experiment.wiring,
-                tokens[pairs],
-                task.lengths[pairs],
-                (out * exists).float(),
-                replaced.rows(pairs.to(device)),
-                every_position=task.every_position,
-            )
-        experiment.passes.forward_rows += len(index)
+            own = replaced.rows(pairs.to(device))
+            logits = patched_pairs(experiment, tokens, pairs, (out * exists).float(), own)
         yield logits, pairs.to(device)
+
+
+def patched_pairs(
+    experiment: Experiment,
+    tokens: Int[Tensor, "pair pos"],
+    pairs: Int[Tensor, " row"],
+    cut: Float[Tensor, "row destination source *pos"],
+    replaced: Outputs,
+) -> Float[Tensor, "row read vocab"]:
+    """Logits of rows that are prompts of some pairs with edges cut, counted as a pass over them.
+
+    Args:
+        experiment: whose model runs and whose passes are counted.
+        tokens: of all pairs: the clean prompts or the corrupted ones.
+        pairs: of each row, on the CPU.
+        cut, replaced: of each row, as for `patched_logits`.
+    """
+    experiment.passes.forward_rows += len(pairs)
+    return patched_logits(
+        experiment.model,
+        experiment.wiring,
+        tokens[pairs],
+        experiment.task.lengths[pairs],
+        cut,
+        replaced,
+        every_position=experiment.task.every_position,
+    )

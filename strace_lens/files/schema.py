@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from strace_lens.density.curve import TARGET_COLUMNS, DensityCurve
+from strace_lens.measures.sizes import check_sizes
 
 ROUNDING = 1e-6
 
@@ -77,9 +78,7 @@ def check_curve(curve: DensityCurve) -> None:
         ValueError: If its sizes do not rise in (0, 1] or are not those of its numbers of edges, if
             a value is not finite or lies out of its range, or if another column contradicts it.
     """
-    table, sizes = curve.table, curve.table["size"].to_numpy()
-    if not len(sizes) or not sizes[0] > 0 or bool((np.diff(sizes) <= 0).any()):
-        raise ValueError("its sizes do not rise from above 0")
+    table, sizes = curve.table, check_sizes(curve.table["size"].to_numpy())
     if table["edges"].tolist() != [curve.trace.edge_count(size) for size in sizes]:
         raise ValueError("its sizes and numbers of edges disagree")
     if not len(curve.tops) == len(curve.top_tokens) == len(sizes):

@@ -74,7 +74,7 @@ def test_facts_that_are_nonsense_are_refused(content, tmp_path, change, words):
         ("table.kl", -1.0, "'kl' holds -1.0"),
         ("table.tv", 0.123, "do not add up to tv"),
         ("table.edges", 7, "disagree"),
-        ("table.size", 0.9, "do not rise"),
+        ("table.size", 0.9, "sizes must rise strictly"),
         ("order", -1, ""),
         ("order", 2**30, ""),
         ("importance", math.nan, "importance"),

@@ -206,11 +206,13 @@ def divergence(name: str, trace: sl.Trace) -> float:
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", [name for name in FEW if name != "gptj"])
 def test_learning_brings_the_traces_nearer_to_the_output(name: str) -> None:
+    # GPT-J is left out, whose start is so near already that steps only move about; and without the
+    # bound on the shift not every model comes nearer in twelve steps.
     before = divergence(name, start_of(name))
-    regularized, free = ({"max_shift": 0.5, "context_fraction": 0.3}, {})
-    print(before, [divergence(name, learned(name, steps=12, **o)) for o in (regularized, free)])
+    after = divergence(name, learned(name, steps=12, max_shift=0.5, context_fraction=0.3))
+    assert after < before
 
 
 @pytest.mark.extended

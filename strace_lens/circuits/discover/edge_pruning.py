@@ -21,7 +21,7 @@ from strace_lens.circuits.discover.ensemble import mean_ranks
 from strace_lens.circuits.experiment import Experiment, objective_of
 from strace_lens.circuits.graph import EdgeValues
 from strace_lens.circuits.metrics import METRICS, Metric
-from strace_lens.circuits.patching import patched_logits
+from strace_lens.circuits.run_circuits import patched_pairs
 from strace_lens.model.architecture import device_of
 from strace_lens.model.hold import fixed_weights
 
@@ -236,17 +236,9 @@ def _backward(
         keep = hard_concrete(log_alpha, noise[rows])
         if keep.ndim == 2:  # a node's mask is that of all its out-edges
             keep = keep[:, None]
-        logits = patched_logits(
-            experiment.model,
-            experiment.wiring,
-            task.clean[some],
-            task.lengths[some],
-            (1 - keep) * exists,
-            experiment.replaced.rows(own),
-            every_position=task.every_position,
-        )
+        cut = (1 - keep) * exists
+        logits = patched_pairs(experiment, task.clean, some, cut, experiment.replaced.rows(own))
         loss = -metric(logits, experiment.reference_rows(own)).sum() / len(pairs)
-        experiment.passes.forward_rows += len(some)
         experiment.passes.backward_rows += len(some)
         if loss.requires_grad:  # masks that happen to be all open cut nothing
             loss.backward()
