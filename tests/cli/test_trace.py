@@ -367,7 +367,7 @@ def test_another_estimator_ranks_the_edges(folder, tmp_path, estimator):
     graph = sl.token_graph(model, PROMPT)
     mean = sl.replacement(model, graph.prompt, "mean")
     by_hand = sl.estimate(model, graph, estimator, replacement=mean, seed=4)
-    saved = sl.load(tmp_path / "trace.safetensors")
+    saved = sl.load(tmp_path / "trace.safetensors").trace
     assert all(torch.equal(a, b) for a, b in zip(saved.ranks, by_hand.ranks, strict=True))
     assert saved.metadata["estimator"] == estimator
     assert json.loads(result.stdout)["order"] == saved.metadata["order"] == estimator

@@ -15,10 +15,15 @@ from tests.circuits.made import REFUSED, tiny_task
 DTYPES = (torch.bfloat16, torch.float16)
 FEW_STEPS: dict[str, dict[str, Any]] = {
     "edge-pruning": {"steps": 3},
+    "warm-edge-pruning": {"steps": 3},
+    "hap": {"steps": 3, "screen": 1.0},
     "node-pruning": {"steps": 3},
     "acdc": {"screen": 16},
 }
-"""Options with which the methods of many passes end soon."""
+"""Options with which the methods of many passes end soon.
+
+HAP screens nothing out: which side of a screen an edge falls on is a matter of rounding.
+"""
 
 
 @pytest.mark.extended
