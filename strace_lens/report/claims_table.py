@@ -24,6 +24,7 @@ from strace_lens.corpus.analyses.claim_rules import (
     STATISTICS,
 )
 from strace_lens.measures.intervals import row_text
+from strace_lens.report.page import fold
 
 MARKS = {HOLDS: "✓", HOLDS_NOT: "✗", CANNOT_TELL: "?"}
 """What stands for each verdict, so that no reader depends on colours."""
@@ -82,7 +83,7 @@ def print_claims(console: Console, table: pd.DataFrame) -> None:
 
 
 def claims_html(table: pd.DataFrame) -> str:
-    """The claims as the first section of a page: verdicts at a glance, then every statistic.
+    """The claims as the first section of a page: verdicts at a glance, every statistic folded.
 
     Args:
         table: of `claims`.
@@ -107,11 +108,11 @@ def claims_html(table: pd.DataFrame) -> str:
                 f'<tr><th scope="row">{text}<small>{asked.rule}</small></th>'
                 f"<td>{html.escape(asked.paper)}</td>{''.join(map(_cell_html, of_runs))}</tr>"
             )
+    every = f"<th>claim and statistic</th><th>the paper</th>{heads}"
     return (
         f"<h2>The paper's claims</h2><p>{_INTRODUCTION}</p>"
         f"{_table_html(f'<th>claim</th>{heads}', glance)}"
-        f"<h3>Every statistic</h3><p>{_NOTES}</p>"
-        f"{_table_html(f'<th>claim and statistic</th><th>the paper</th>{heads}', all_rows)}"
+        + fold("<h3>Every statistic</h3>", [f"<p>{_NOTES}</p>", _table_html(every, all_rows)])
     )
 
 

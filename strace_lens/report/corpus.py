@@ -1,4 +1,4 @@
-"""One HTML page of one or more sweeps: the claims tested, then every analysis as a figure."""
+"""One HTML page of one or more sweeps: a summary, then every analysis in sections to unfold."""
 
 # pandas' types are wider than what it returns here.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -69,6 +69,9 @@ Tables = Mapping[str, pd.DataFrame]
 def corpus_report(runs: Sequence[Run], tables: Tables) -> str:
     """One self-contained page of some runs.
 
+    It starts with the claims, the boundaries of the phases and three figures. Everything else is
+    in sections that are folded.
+
     The same runs give the same page, byte for byte.
 
     Args:
@@ -80,22 +83,40 @@ def corpus_report(runs: Sequence[Run], tables: Tables) -> str:
     """
     names = ", ".join(run.name for run in runs)
     title = f"Phases over many prompts: {names}"
-    lead = f"<h1>{html.escape(title)}</h1><p>{_intervals(runs)}</p>{claims_html(tables['claims'])}"
+    of = {**tables, "prompts": _prompts(runs)}
+    if "between_runs" in tables:
+        of["shared_prompts"] = _shared_prompts(runs)
+    numbers = corpus_sections(runs, tables)
+    shared = tables.get("shared_curves")
+    summary = _SUMMARY if shared is None or shared.empty else _SUMMARY_OF_SEVERAL
+    lead = [
+        f"<h1>{html.escape(title)}</h1><p>{_intervals(runs)}</p>{claims_html(tables['claims'])}",
+        _boundaries(numbers),
+        *(_figure(plot, runs, of) for plot in summary),
+    ]
     sections = {
         "The runs": [
             f"<h3>{html.escape(r.name)}</h3><dl>{facts_html(_facts(r))}</dl>" for r in runs
         ]
     }
-    drawn_of = {**tables, "prompts": _prompts(runs)}
-    if "between_runs" in tables:
-        drawn_of["shared_prompts"] = _shared_prompts(runs)
     for heading, plots in _SECTIONS.items():
-        sections[heading] = [_figure(plot, runs, drawn_of) for plot in plots]
+        drawn_here = [plot for plot in plots if plot not in summary]
+        sections[heading] = [_figure(plot, runs, of) for plot in drawn_here]
     sections["Every number"] = [
-        f"<h3>{html.escape(heading)}</h3>{table_html(frame)}"
-        for heading, frame in corpus_sections(runs, tables).items()
+        f"<h3>{html.escape(heading)}</h3>{table_html(frame)}" for heading, frame in numbers.items()
     ]
-    return page(title, lead, sections)
+    return page(title, "\n".join(lead), sections, folded=True)
+
+
+def _boundaries(numbers: Mapping[str, pd.DataFrame]) -> str:
+    """Where the phases of each run meet, with intervals, a line a run."""
+    if _BOUNDARIES not in numbers:
+        return ""
+    rows = numbers[_BOUNDARIES]
+    names = {"run": rows["run"].unique(), "quantity": rows["quantity"].unique()}
+    table = rows.pivot(index="run", columns="quantity", values="value")
+    table = table.reindex(index=names["run"], columns=names["quantity"]).reset_index()
+    return f"<h2>{_BOUNDARIES}</h2>{table_html(table)}"
 
 
 def _figure(plot: Callable[..., go.Figure], runs: Sequence[Run], tables: Tables) -> str:
@@ -200,6 +221,11 @@ _LEFT_OUT = {
     "growth": "No prompt was grown: a sweep with --generate N shows density along a text.",
     "density_by_label": "No label has two to twelve values, so density by label is left out.",
 }
+_BOUNDARIES = "Phase boundaries of the mean curve"
+_SUMMARY = (plot_mean_curves, plot_kinds, plot_sizes_needed)
+_SUMMARY_OF_SEVERAL = (plot_shared_curves, plot_between_runs, plot_sizes_needed)
+"""Figures that stand open at the start of a page: those of several runs tell them by colour."""
+
 _SECTIONS: dict[str, tuple[Callable[..., go.Figure], ...]] = {
     "Runs side by side": (plot_shared_curves, plot_between_runs, plot_density_of_prompts),
     "Estimators and their controls": (

@@ -31,7 +31,13 @@ def fill(name: str, **parts: str) -> str:
     return Template(asset(name)).substitute(parts)
 
 
-def page(title: str, lead: str, sections: Mapping[str, Sequence[str]] | None = None) -> str:
+def page(
+    title: str,
+    lead: str,
+    sections: Mapping[str, Sequence[str]] | None = None,
+    *,
+    folded: bool = False,
+) -> str:
     """One self-contained HTML page with plotly.js inside it (about 5 MB).
 
     Args:
@@ -39,12 +45,19 @@ def page(title: str, lead: str, sections: Mapping[str, Sequence[str]] | None = N
         lead: HTML above the first section.
         sections: the parts of each section, as HTML, by its heading; a section whose parts are all
             empty is left out.
+        folded: whether the sections are folded, each to be opened at its heading.
     """
     body = [lead]
     for heading, parts in (sections or {}).items():
         if any(parts):
-            body += [f"<h2>{html.escape(heading, quote=False)}</h2>", *parts]
+            text = f"<h2>{html.escape(heading, quote=False)}</h2>"
+            body.append(fold(text, parts) if folded else "\n".join([text, *parts]))
     return fill("figures.html", title=html.escape(title), js=get_plotlyjs(), body="\n".join(body))
+
+
+def fold(heading: str, parts: Iterable[str]) -> str:
+    """Parts under a heading that opens and closes them, all as HTML."""
+    return "\n".join([f"<details><summary>{heading}</summary>", *parts, "</details>"])
 
 
 def model_name(curve: DensityCurve) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import html
+import re
 
 import pandas as pd
 import pytest
@@ -16,9 +17,11 @@ from strace_lens.report.corpus import corpus_report
 from tests.plot.corpus import made_runs as made
 from tests.report.test_trace import Page, tables
 
-SEVERAL = ("shared-curves", "between-runs", "density-of-prompts")
+SEVERAL = ("density-of-prompts",)
+SUMMARY = ("shared-curves", "between-runs", "sizes-needed")
+SUMMARY_OF_ONE = ("mean-curves", "kinds", "sizes-needed")
 FIGURES = (
-    *("mean-curves", "head-tail", "prompt-boundaries", "sizes-needed", "kinds", "quarters"),
+    *("mean-curves", "head-tail", "prompt-boundaries", "kinds", "quarters"),
     *("phase-diagram", "head-and-tail", "lorenz", "gini", "core", "density-by-label"),
     *("density-parts", "density-against", "shallow", "nearest", "geometry", "path"),
     *("states-alike", "states-apart", "state-path", "growth"),
@@ -59,8 +62,20 @@ def test_it_holds_plotly_once_and_asks_for_nothing(page: str) -> None:
 
 def test_every_figure_is_there_once_with_a_caption(page: str) -> None:
     read = Page(page)
-    assert figures(read) == [*SEVERAL, *FIGURES]
-    assert sum(tag == "figcaption" for tag, _ in read.tags) == len(SEVERAL) + len(FIGURES)
+    every = [*SUMMARY, *SEVERAL, *FIGURES]
+    assert figures(read) == every
+    assert sum(tag == "figcaption" for tag, _ in read.tags) == len(every)
+
+
+def test_everything_but_the_summary_is_folded(page: str) -> None:
+    body = page[page.index("<body>") :]
+    opened = re.sub(r"<details>.*?</details>", "", body, flags=re.DOTALL)
+    assert figures(Page(opened)) == list(SUMMARY)
+    assert opened.count("<table") == 2  # the verdicts and the boundaries
+    assert "Phase boundaries of the mean curve" in opened
+    folded = [f"<details><summary><h2>{heading}</h2></summary>" for heading in ("The runs",)]
+    assert all(heading in body for heading in folded)
+    assert "open" not in [name for tag, of in Page(page).tags if tag == "details" for name in of]
 
 
 def test_captions_name_the_files_of_their_numbers(page: str) -> None:
@@ -87,7 +102,7 @@ def test_it_says_what_was_run(page: str) -> None:
 def test_the_claims_come_first(page: str) -> None:
     body = page[page.index("<body>") :]
     claims, runs = body.index("The paper's claims"), body.index("<h2>The runs</h2>")
-    assert claims < runs < body.index("<figure>")
+    assert claims < body.index("<figure>") < runs
     assert body.index('<table class="claims">') < runs
 
 
@@ -122,7 +137,7 @@ def test_one_prompt_makes_a_page_that_says_there_are_no_intervals() -> None:
     assert "prompts1, of" in read.text
     assert "nan" not in read.text
     assert "density-by-label" not in figures(read)
-    assert set(figures(read)) == set(FIGURES) - {"density-by-label"}
+    assert set(figures(read)) == {*SUMMARY_OF_ONE, *FIGURES} - {"density-by-label"}
 
 
 @pytest.mark.extended
@@ -140,7 +155,7 @@ def test_one_prompt_makes_a_page_that_says_there_are_no_intervals() -> None:
 def test_a_figure_without_rows_is_left_out_with_a_line_why(table, gone, why) -> None:
     of = found(1)
     read = page_of(made.runs(1), {**of, table: of[table].head(0)})
-    assert set(figures(read)) == set(FIGURES) - gone
+    assert set(figures(read)) == {*SUMMARY_OF_ONE, *FIGURES} - gone
     assert why in read.text
 
 
