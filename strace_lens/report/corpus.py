@@ -113,10 +113,10 @@ def _boundaries(numbers: Mapping[str, pd.DataFrame]) -> str:
     if _BOUNDARIES not in numbers:
         return ""
     rows = numbers[_BOUNDARIES]
-    names = {"run": rows["run"].unique(), "quantity": rows["quantity"].unique()}
+    shown = [name for name in _QUANTITIES if name in set(rows["quantity"])]
     table = rows.pivot(index="run", columns="quantity", values="value")
-    table = table.reindex(index=names["run"], columns=names["quantity"]).reset_index()
-    return f"<h2>{_BOUNDARIES}</h2>{table_html(table)}"
+    table = table.reindex(index=rows["run"].unique(), columns=shown)
+    return f"<h2>{_BOUNDARIES}</h2>{table_html(table.rename_axis(columns=None).reset_index())}"
 
 
 def _figure(plot: Callable[..., go.Figure], runs: Sequence[Run], tables: Tables) -> str:
@@ -222,6 +222,7 @@ _LEFT_OUT = {
     "density_by_label": "No label has two to twelve values, so density by label is left out.",
 }
 _BOUNDARIES = "Phase boundaries of the mean curve"
+_QUANTITIES = ("phases", "construction start", "construction stop")
 _SUMMARY = (plot_mean_curves, plot_kinds, plot_sizes_needed)
 _SUMMARY_OF_SEVERAL = (plot_shared_curves, plot_between_runs, plot_sizes_needed)
 """Figures that stand open at the start of a page: those of several runs tell them by colour."""
