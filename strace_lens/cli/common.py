@@ -56,10 +56,16 @@ def one_line_errors() -> Iterator[None]:
 
 
 class Bar(Progress):
-    """A bar on standard error that vanishes at the end; there is none outside a terminal."""
+    """A bar on standard error that vanishes at the end; there is none outside a terminal.
 
-    def __init__(self, *more: ProgressColumn) -> None:
+    With `stages`, each stage that a verb reports is a line there instead, for work of hours whose
+    output goes into a file.
+    """
+
+    def __init__(self, *more: ProgressColumn, stages: bool = False) -> None:
         console = Console(stderr=True)
+        self._stage = ""
+        self._stages = stages and not console.is_terminal
         super().__init__(
             TextColumn("{task.description}", markup=False),  # it names models and files
             BarColumn(),
@@ -80,3 +86,6 @@ class Bar(Progress):
     def tell(self, done: int, total: int, what: str) -> None:
         """Show how far the step is: what the `progress` of a verb is."""
         self.update(self.task_ids[-1], completed=done, total=total, description=what)
+        if self._stages and what != self._stage:
+            say(f"{what} ({done} of {total} steps done)")
+            self._stage = what

@@ -90,7 +90,7 @@ def compare_command(
     """
     out = default_folder(task, model, revision) if out is None else out
     folder = results_folder(out, (PAGE, TABLE, TIMES, PROJECTION), FOLDERS)
-    with one_line_errors(), folder, Bar() as bar:
+    with one_line_errors(), folder, Bar(stages=True) as bar:
         names = check_methods(METHODS if methods == "all" else opt.parse_names(methods))
         ranks_by_magnitude(ranking)
         options = _options(method_options or [])

@@ -129,6 +129,13 @@ def test_warnings_and_what_was_skipped_go_to_standard_error(as_json):
     found, _, errors = as_json
     assert "strace-lens: skipped edge-patching: " in errors
     assert "max_rows=1" in errors
+    stages = [line for line in errors.splitlines() if line.endswith(" steps done)")]
+    assert [line.partition(" (")[0] for line in stages][:3] == [
+        "strace-lens: eap-ig: discovering",
+        "strace-lens: eap-ig: evaluating",
+        "strace-lens: eap-ig: evaluated",
+    ]
+    assert len(set(stages)) == len(stages)  # one line a stage
     assert ("warning: tiny-llama does cities on" in errors) == (found["accuracy"] < 0.9)
 
 
@@ -235,7 +242,8 @@ def test_what_a_user_can_mend_is_one_line_and_status_2(tmp_path, arguments, word
     result = run(*arguments, "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
+    *stages, line = result.stderr.splitlines()
+    assert all(stage.endswith(" steps done)") for stage in stages)
     assert words in line
     assert not (tmp_path / "out").exists()
 
