@@ -19,7 +19,9 @@ os.environ.setdefault(
 import resource
 import signal
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections import defaultdict
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
@@ -52,9 +54,22 @@ ON_HOOK_POINTS = tuple(
 differ."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of hook points, and as extended the cases of every other tiny model."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--one-case",
+        action="store_true",
+        help="of each extended test that is no test of families, run one of its cases",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None]:
+    """Mark the tests of hook points, and as extended the cases of every other tiny model.
+
+    What the markers leave is then thinned out, if that is asked for.
+    """
     from tests import tiny
 
     others = {*tiny.BRIDGES, *tiny.HOOKED} - SPANNING
@@ -65,6 +80,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.extended)
         if any(item.path.is_relative_to(there) for there in ON_HOOK_POINTS):
             item.add_marker(pytest.mark.hook_points)
+    yield
+    if config.getoption("--one-case"):
+        kept = one_case_each(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
+
+
+def one_case_each(items: list[pytest.Item]) -> set[pytest.Item]:
+    """One case of each extended function among some tests, and all other tests.
+
+    A checksum of the function's name chooses the case, so that it is the same one every time and
+    every tiny model is chosen for some functions. Tests of families are all there.
+    """
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        sampled = item.get_closest_marker("extended") and not item.get_closest_marker("families")
+        cases[item.nodeid.partition("[")[0] if sampled else item.nodeid].append(item)
+    return {of[zlib.crc32(name.encode()) % len(of)] for name, of in cases.items()}
 
 
 @pytest.fixture

@@ -131,7 +131,8 @@ def circuit_tests(
 
     Example:
         >>> circuit = sl.discover(model, task, "eap-ig").top(0.1)
-        >>> sl.circuit_tests(model, task, circuit)[["test", "p_value", "verdict"]]
+        >>> tests = ["sufficiency", "equivalence"]  # all five take minutes on SmolLM2
+        >>> sl.circuit_tests(model, task, circuit, tests=tests)[["test", "p_value", "verdict"]]
     """
     experiment = make_experiment(
         model,
