@@ -25,12 +25,12 @@ test-tl3: $(READY3)
 	-m "hook_points and not families and not extended" $(PYTEST_ARGS)
 
 # Some forty families against their own Hugging Face modules with both versions, and with 4.x what
-# takes long, the further tiny models, and further passages of the authors.
+# takes long and the further tiny models, one case of each test.
 test-families: $(READY4) $(READY3)
-	.venv/bin/python -m pytest -n $(JOBS) -m "families or extended" $(PYTEST_ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) -m "families or extended" --one-case $(PYTEST_ARGS)
 	.venv-tl3/bin/python -m pytest -n $(JOBS) -m families $(PYTEST_ARGS)
 
-# Every test with both versions.
+# Every case of every test with both versions, an hour on two cores.
 test-all: $(READY4) $(READY3)
 	.venv/bin/python -m pytest -n $(JOBS) -m "" $(PYTEST_ARGS)
 	.venv-tl3/bin/python -m pytest -n $(JOBS) -m "" $(PYTEST_ARGS)

@@ -58,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--one-case",
         action="store_true",
-        help="of each extended test that is no test of families, run one of its cases",
+        help="of each extended test, run one case (of families, and where marked so, all)",
     )
 
 
@@ -91,11 +91,13 @@ def one_case_each(items: list[pytest.Item]) -> set[pytest.Item]:
     """One case of each extended function among some tests, and all other tests.
 
     A checksum of the function's name chooses the case, so that it is the same one every time and
-    every tiny model is chosen for some functions. Tests of families are all there.
+    every tiny model is chosen for some functions. Tests of families, and those marked
+    `every_case`, are all there.
     """
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        sampled = item.get_closest_marker("extended") and not item.get_closest_marker("families")
+        whole = any(item.get_closest_marker(name) for name in ("families", "every_case"))
+        sampled = item.get_closest_marker("extended") and not whole
         cases[item.nodeid.partition("[")[0] if sampled else item.nodeid].append(item)
     return {of[zlib.crc32(name.encode()) % len(of)] for name, of in cases.items()}
 

@@ -15,7 +15,7 @@ import strace_lens as sl
 
 VERBS = [name for name in sl.__all__ if inspect.isfunction(getattr(sl, name))]
 FIRST = ("sweep",)  # whose run others read
-pytestmark = pytest.mark.extended
+pytestmark = [pytest.mark.extended, pytest.mark.every_case]
 
 
 @pytest.fixture(scope="module")

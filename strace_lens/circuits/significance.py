@@ -130,7 +130,7 @@ def circuit_tests(
         FloatingPointError: a logit is NaN or infinite.
 
     Example:
-        >>> circuit = sl.discover(model, task, "eap-ig").top(0.1)
+        >>> circuit = sl.discover(model, task, "eap").top(0.1)
         >>> tests = ["sufficiency", "equivalence"]  # all five take minutes on SmolLM2
         >>> sl.circuit_tests(model, task, circuit, tests=tests)[["test", "p_value", "verdict"]]
     """
