@@ -40,6 +40,7 @@ from .traces.graph import TokenGraph, token_graph
 from .traces.importance import edge_importance
 from .traces.learn import learn
 from .traces.prune import prune
+from .traces.readout import logit_attribution, readout
 from .traces.trace import Trace
 
 __version__: str
@@ -80,6 +81,7 @@ __all__ = [
     "learn",
     "load",
     "load_model",
+    "logit_attribution",
     "make_task",
     "method",
     "path_patch",
@@ -90,6 +92,7 @@ __all__ = [
     "read_corpus",
     "read_run",
     "read_task",
+    "readout",
     "replacement",
     "run_circuits",
     "save",

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.forward import bytes_per_row, even_chunks, last_logits
-from strace_lens.model.hold import expect_gradients, noted
+from strace_lens.model.hold import expect_gradients
 from strace_lens.model.targets import Target, TargetLike, make_target
-from strace_lens.model.weights import remembered_hash
 from strace_lens.traces.ablation import Replacement
 from strace_lens.traces.edges import EdgeTensors, in_reach, kinds_to_keep
 from strace_lens.traces.graph import TokenGraph
@@ -156,11 +155,7 @@ def fit_to(
         UnsupportedModelError: no gradient passes through the model's weights.
     """
     expect_gradients(model)
-    if graph.weights not in (None, noted(remembered_hash, model)):
-        raise ValueError(
-            f"the weights of {graph.architecture.name} have changed since {graph!r} was read: "
-            "read it anew with token_graph"
-        )
+    graph.expect_model(model)
     if start is not None:
         if (start.shape, start.prompt.ids) != (graph.shape, graph.prompt.ids):
             raise ValueError(f"the start {start!r} is of another prompt or model than {graph!r}")

@@ -105,6 +105,18 @@ class TokenGraph:
         value = self.activations.value[layer]
         return per_query_head(value, self.shape.heads, dim=1) - output.value_bias
 
+    def expect_model(self, model: Model) -> None:
+        """Refuse a model that is not the one, or not in the state, that the graph was read from.
+
+        Raises:
+            ValueError: the model's weights are others; the message says what to do.
+        """
+        if self.weights not in (None, noted(remembered_hash, model)):
+            raise ValueError(
+                f"the weights of {self.architecture.name} have changed since {self!r} was read: "
+                "read it anew with token_graph"
+            )
+
     def check_sums(self) -> None:
         """Prove that the in-edges of every node add up to it on this very prompt.
 
