@@ -52,7 +52,7 @@ def logit_attribution(
         by_token: a row for each token that a head reads, in place of one for the head.
 
     Returns:
-        One row a part: `component` ("embed", "a3.h2", "m3", "bias" for all biases together, and
+        One row a part: `name` ("embed", "a3.h2", "m3", "bias" for all biases together, and
         "soft cap" for what a cap on logits takes away), `kind`, `layer`, `head`, with `by_token`
         also the `position` and `token` that the head reads, and `contribution` in logits. The
         contributions add up to the target's value.
@@ -78,8 +78,8 @@ def logit_attribution(
     direction, constant = reads.direction(weights, stream)
     rows: list[dict[str, Any]] = []
 
-    def add(component: str, kind: str, value: Tensor | float, **more: Any) -> None:
-        rows.append({"component": component, "kind": kind, **more, "contribution": float(value)})
+    def add(name: str, kind: str, value: Tensor | float, **more: Any) -> None:
+        rows.append({"name": name, "kind": kind, **more, "contribution": float(value)})
 
     add(EMBED, EMBED, at_least_single(run.nodes[0, -1]) @ direction)
     for edges in graph.in_edges():
@@ -100,7 +100,7 @@ def logit_attribution(
     add(BIAS, BIAS, constant)
     if reads.cap is not None:
         add(SOFT_CAP, SOFT_CAP, float(logits @ weights) - sum(row["contribution"] for row in rows))
-    columns = ["component", "kind", "layer", "head"]
+    columns = ["name", "kind", "layer", "head"]
     columns += ["position", "token"] * by_token + ["contribution"]
     whole = {name: "Int64" for name in ("layer", "head", "position") if name in columns}
     return pd.DataFrame(rows, columns=columns).astype(whole)
@@ -129,7 +129,7 @@ def readout(
         tokens: how many are promoted and how many suppressed, of each.
 
     Returns:
-        One row a token: `component` (the hook point of a node, "a3.h2", "m3"), `kind` ("node",
+        One row a token: `name` (the hook point of a node, "a3.h2", "m3"), `kind` ("node",
         "attention" or "mlp"), `layer`, `head`, `effect` ("promoted" or "suppressed"; of nodes only
         the first), `order` from 0, `token` and `value`: of a node the probability, of a head or MLP
         the logits that it adds, less their mean over the vocabulary.
@@ -141,7 +141,7 @@ def readout(
 
     Example:
         >>> table = sl.readout(model, graph)
-        >>> table[(table.component == "m29") & (table.effect == "promoted")]
+        >>> table[(table.name == "m29") & (table.effect == "promoted")]
     """
     graph.expect_model(model)
     run, shape = graph.activations, graph.shape
@@ -167,13 +167,13 @@ def readout(
     with torch.no_grad():
         nodes = at_least_single(run.nodes[:, position])
         for level, node in enumerate(nodes):
-            of = {"component": hook_name(shape, level), "kind": "node"}
+            of = {"name": hook_name(shape, level), "kind": "node"}
             add(reads.logits(node).softmax(-1), "promoted", **of)
         for names_of, writes in _writes(graph, position):
             for of, logits in zip(names_of, reads.added(writes, stream), strict=True):
                 add(logits, "promoted", **of)
                 add(logits, "suppressed", **of)
-    columns = ["component", "kind", "layer", "head", "effect", "order", "token", "value"]
+    columns = ["name", "kind", "layer", "head", "effect", "order", "token", "value"]
     return pd.DataFrame(rows, columns=columns).astype({"layer": "Int64", "head": "Int64"})
 
 
@@ -186,7 +186,7 @@ def _writes(
         if edges.coefficient is not None and edges.written is not None:
             of_heads = [
                 {
-                    "component": f"a{layer}.h{head}",
+                    "name": f"a{layer}.h{head}",
                     "kind": "attention",
                     "layer": layer,
                     "head": head,
@@ -196,5 +196,5 @@ def _writes(
             pattern = edges.coefficient[:, position]
             yield of_heads, torch.einsum("hk,khd->hd", pattern, edges.written)
         if edges.mlp is not None:
-            of_mlp = {"component": f"m{layer}", "kind": "mlp", "layer": layer}
+            of_mlp = {"name": f"m{layer}", "kind": "mlp", "layer": layer}
             yield [of_mlp], edges.mlp[[position]]

@@ -55,7 +55,7 @@ def test_each_contribution_is_that_of_the_weights(name: str) -> None:
     graph = token_graph(model_of(name), TOKENS)
     table = logit_attribution(model_of(name), graph, (ASKED, OTHER), by_token=True)
     stream = graph.activations.nodes[-1, -1].double()
-    found = table.set_index(["component", "position"])["contribution"]
+    found = table.set_index(["name", "position"])["contribution"]
     for level, slow in enumerate(oracle.edge_vectors(name, TOKENS)):
         layer, sublayer = divmod(level, graph.shape.sublayers)
         if sublayer == 0:
@@ -66,7 +66,7 @@ def test_each_contribution_is_that_of_the_weights(name: str) -> None:
                     assert ours == pytest.approx(float(truth[ASKED] - truth[OTHER]), abs=1e-5)
         else:
             truth = added(name, slow.mlp[0][-1], stream)
-            (ours,) = table.loc[table["component"] == f"m{layer}", "contribution"]
+            (ours,) = table.loc[table["name"] == f"m{layer}", "contribution"]
             assert ours == pytest.approx(float(truth[ASKED] - truth[OTHER]), abs=1e-5)
 
 
@@ -74,8 +74,8 @@ def test_heads_are_the_sums_of_the_tokens_that_they_read() -> None:
     graph = token_graph(model_of("llama"), TOKENS)
     whole = logit_attribution(model_of("llama"), graph)
     parts = logit_attribution(model_of("llama"), graph, by_token=True)
-    summed = parts.groupby("component", sort=False)["contribution"].sum()
-    assert list(summed.index) == list(whole["component"])
+    summed = parts.groupby("name", sort=False)["contribution"].sum()
+    assert list(summed.index) == list(whole["name"])
     assert summed.to_numpy() == pytest.approx(whole["contribution"].to_numpy(), abs=1e-5)
 
 
@@ -95,7 +95,7 @@ def test_the_last_node_says_what_the_model_says(name: str) -> None:
     truth = graph.activations.logits.softmax(-1).topk(4)
     assert last["value"].to_numpy() == pytest.approx(truth.values.numpy(), rel=1e-3)
     assert list(last["order"]) == [0, 1, 2, 3]
-    assert table.groupby("component").size().max() == 8  # of heads and MLPs, both effects
+    assert table.groupby("name").size().max() == 8  # of heads and MLPs, both effects
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -108,12 +108,12 @@ def test_a_readout_is_that_of_the_weights(name: str, position: int) -> None:
     gain, unembed, constant = by_hand(name, nodes[1])
     centred = nodes[1] if name == "llama" else nodes[1] - nodes[1].mean()
     truth = (unembed @ (gain * centred) + constant).softmax(-1).topk(3)
-    of_node = table[table["component"] == "blocks.0.hook_resid_mid"]
+    of_node = table[table["name"] == "blocks.0.hook_resid_mid"]
     assert of_node["value"].to_numpy() == pytest.approx(truth.values.numpy(), rel=1e-3)
     logits = added(name, oracle.edge_vectors(name, TOKENS)[1].mlp[0][position], nodes[-1])
     logits = logits - logits.mean()
     for effect, largest in (("promoted", True), ("suppressed", False)):
-        rows = table[(table["component"] == "m0") & (table["effect"] == effect)]
+        rows = table[(table["name"] == "m0") & (table["effect"] == effect)]
         truth = logits.topk(3, largest=largest).values
         assert rows["value"].to_numpy() == pytest.approx(truth.numpy(), abs=1e-4)
 
