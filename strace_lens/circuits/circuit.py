@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,12 +15,24 @@ from jaxtyping import Bool, Float, Int, Int64, Shaped
 from torch import Tensor
 
 from strace_lens.circuits.graph import EMBED, ComponentGraph, node_of
+from strace_lens.circuits.task import Task
+from strace_lens.measures.heads import head_table
+from strace_lens.measures.sizes import edge_count
+from strace_lens.model.architecture import Model
+from strace_lens.model.forward import Hook
+from strace_lens.model.weights import joint_metadata
 from strace_lens.utils.html_repr import facts
 
 
 @dataclass(frozen=True, eq=False)
 class Circuit:
     """Edges kept, as booleans or as weights in [0, 1], the same at every token position or not.
+
+    Circuits of one model combine as sets do: `a | b`, `a & b`, `a - b`, and `~a` for all other
+    edges. Of weights the larger is taken (`|`) or the smaller (`&`), and `a - b` is `a & ~b`.
+    `len(a)` counts the edges, and `"a0.h1->m2" in a` asks for one by the name that `edge_names`
+    gives it (with token positions `"a0.h1->m2@3"`); a name that no edge of the graph has is
+    refused.
 
     Attributes:
         graph: of the model that the circuit belongs to.
@@ -29,6 +41,10 @@ class Circuit:
 
     Raises:
         ValueError: a mask of the wrong shape, with NaN, or with weights outside [0, 1].
+
+    Example:
+        >>> both = eap.top(0.02) & eap_ig.top(0.02)
+        >>> len(both), "m0->logits" in both
     """
 
     graph: ComponentGraph
@@ -61,11 +77,25 @@ class Circuit:
         """Number of edges with a weight above zero; an edge at two positions counts twice."""
         return int(self.kept.sum())
 
+    def __contains__(self, name: object) -> bool:
+        return bool(self.kept[self._cell(name)])
+
+    def __or__(self, other: Circuit) -> Circuit:
+        return self._combined(other, torch.maximum)
+
+    def __and__(self, other: Circuit) -> Circuit:
+        return self._combined(other, torch.minimum)
+
+    def __sub__(self, other: Circuit) -> Circuit:
+        return self._combined(other, lambda ours, theirs: torch.minimum(ours, _opposite(theirs)))
+
     def __invert__(self) -> Circuit:
         """The complement: every other edge; a weight w becomes 1 - w."""
-        other = ~self.keep if self.keep.dtype == torch.bool else 1 - self.keep
+        complement = not self.metadata.get("complement", False)
         return replace(
-            self, keep=other * self.exists, metadata={**self.metadata, "complement": True}
+            self,
+            keep=_opposite(self.keep) * self.exists,
+            metadata={**self.metadata, "complement": complement},
         )
 
     def __repr__(self) -> str:
@@ -111,14 +141,72 @@ class Circuit:
         Raises:
             ValueError: circuits of two models, or only one of them with positions.
         """
-        self.graph.check_same(other.graph)
-        if self.keep.shape != other.keep.shape:
-            raise ValueError(
-                f"masks of shapes {tuple(self.keep.shape)} and {tuple(other.keep.shape)} do not "
-                "compare; use two with the same token positions, or none"
-            )
+        self._expect_alike(other)
         either = int((self.kept | other.kept).sum())
         return int((self.kept & other.kept).sum()) / either if either else 1.0
+
+    def heads(self) -> pd.DataFrame:
+        """What each head keeps, one row for each layer and head.
+
+        Returns:
+            Columns `layer`, `head`, `edges`, `edges_in` and `edges_out` (their sum is `edges`): the
+            edges kept that enter an input of the head, and that leave it; one at two token
+            positions counts twice. Where queries are grouped, an edge into a key or value counts
+            for each head that reads it.
+
+        Example:
+            >>> scores.top(0.02).heads().nlargest(5, "edges_out")
+        """
+        kept = self.kept.cpu()
+        kept = kept.sum(-1) if kept.ndim == 3 else kept.long()
+        entering, leaving = kept.sum(1) @ self.graph.feeds.long(), kept.sum(0)
+        columns = {"edges": entering + leaving, "edges_in": entering, "edges_out": leaving}
+        return head_table({name: self.graph.by_head(of) for name, of in columns.items()})
+
+    def hooks(
+        self,
+        model: Model,
+        task: Task | None = None,
+        *,
+        ablation: str | None = None,
+        allow_other_model: bool = False,
+    ) -> list[Hook]:
+        """Hooks that ablate every edge outside the circuit, for runs of your own.
+
+        They patch what `run_circuits` patches. The list can be run any number of times, one run at
+        a time, and gradients pass through it where they are enabled; runs under `torch.no_grad`
+        are faster.
+
+        Args:
+            model: that the circuit was found on. A HookedTransformer with MLPs must run
+                `hook_mlp_in`: call its `set_use_hook_mlp_in(True)`.
+            task: pairs of prompts of one length, from which ablated edges take their values;
+                without one only "zero" can be done.
+            ablation: what an edge outside the circuit carries: its value on the corrupted prompt
+                ("resample", the default with a task; run `task.clean`, all pairs in order), its
+                mean over all prompts of the task at that position ("mean"; any prompts of that
+                length), or zero ("zero", the default without a task; any prompts at all, or of
+                the circuit's length where it has token positions).
+            allow_other_model: accept a model of another name or with other weights.
+
+        Returns:
+            Pairs of hook point and function. A run of another shape than the hooks are for raises
+            ValueError.
+
+        Raises:
+            ValueError: another model, an unknown ablation or one that needs a task, or token
+                positions or lengths that do not fit.
+
+        Example:
+            >>> hooks = circuit.hooks(model, task)
+            >>> model.run_with_hooks(task.clean, fwd_hooks=hooks)
+        """
+        # The runs of a task are made of circuits, so this module cannot import theirs above.
+        from strace_lens.circuits.hooks import circuit_hooks
+
+        return circuit_hooks(
+            model, self, task, ablation=ablation, allow_other_model=allow_other_model
+        )
 
     def to_networkx(self) -> nx.MultiDiGraph:
         """The circuit as a graph of nodes `a0.h1`, `m0`; an edge says which input it enters.
@@ -155,9 +243,55 @@ class Circuit:
     def _kept_cells(self) -> Int64[Tensor, "edge axis"]:
         return self.kept.cpu().nonzero().flip(0)
 
+    def _cell(self, name: object) -> tuple[int, ...]:
+        """The cell of the edge of a name, as `edge_names` gives it."""
+        if not isinstance(name, str):
+            raise TypeError(f"edges go by name, as 'a0.h1->m2'; got {name!r}")
+        edge, at, position = name.partition("@")
+        cell = self.graph.parse_edge(edge)
+        if self.keep.ndim == 2:
+            if at:
+                raise ValueError(f"{name!r} names a token position, and {self!r} has none")
+            return cell
+        positions = self.keep.shape[2]
+        if not position.isdecimal() or int(position) >= positions:
+            raise ValueError(
+                f"{name!r} names no token position of {self!r}; end it with @0 to @{positions - 1}"
+            )
+        return (*cell, int(position))
+
+    def _expect_alike(self, other: Circuit) -> None:
+        """Refuse a circuit of another model, or with other token positions."""
+        self.graph.check_same(other.graph)
+        if self.keep.shape != other.keep.shape:
+            raise ValueError(
+                f"masks of shapes {tuple(self.keep.shape)} and {tuple(other.keep.shape)} do not "
+                "compare; use two with the same token positions, or none"
+            )
+
+    def _combined(self, other: Circuit, function: Callable[[Tensor, Tensor], Tensor]) -> Circuit:
+        """The circuit of a function of both masks.
+
+        Raises:
+            ValueError: the circuits are of two models, or do not have the same token positions.
+        """
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        self._expect_alike(other)
+        metadata = joint_metadata("circuits", self.metadata, other.metadata)
+        ours, theirs = self.keep * self.exists, (other.keep * other.exists).to(self.keep.device)
+        if ours.dtype != theirs.dtype:
+            wide = torch.promote_types(ours.dtype, theirs.dtype)
+            ours, theirs = ours.to(wide), theirs.to(wide)
+        return replace(self, keep=function(ours, theirs), metadata=metadata)
+
     def _over_positions(self) -> Bool[Tensor, "destination source"]:
         kept = self.kept.cpu()
         return kept if kept.ndim == 2 else kept.any(-1)
+
+
+def _opposite(keep: Tensor) -> Tensor:
+    return ~keep if keep.dtype == torch.bool else 1 - keep
 
 
 def full_circuit(graph: ComponentGraph) -> Circuit:
@@ -262,21 +396,18 @@ class Scores:
         """The circuit of the highest scores.
 
         Args:
-            size: a number of edges (int), or a fraction of all edges in (0, 1] (float).
+            size: a number of edges (int), or a fraction s of all edges in (0, 1] (float), which
+                takes floor(s * |E|) of them.
             absolute: rank effects by magnitude, so that edges which hurt the metric are kept too.
                 By sign, a model whose edges balance each other loses all that hold it back: on
                 SmolLM2's indirect object, half of all edges by sign restore 2 % of the metric, by
                 magnitude a tenth restore more than half.
 
         Raises:
-            ValueError: a size out of range.
+            TypeError: a size that is a boolean or no number.
+            ValueError: a size out of range; `empty_circuit` is the circuit without edges.
         """
-        if isinstance(size, float):
-            if not 0 < size <= 1:
-                raise ValueError(f"a fraction of edges must lie in (0, 1]; got {size}")
-            size = max(1, round(size * self.edges))
-        if not 0 <= size <= self.edges:
-            raise ValueError(f"a number of edges must lie in 0..{self.edges}; got {size}")
+        size = edge_count(size, self.edges)
         keep = torch.zeros(self.values.numel(), dtype=torch.bool, device=self.values.device)
         keep[self.order(absolute=absolute)[:size]] = True
         made = {"method": self.method, "task": self.task, "absolute": absolute, **self.metadata}
@@ -288,6 +419,28 @@ class Scores:
 
     def _repr_html_(self) -> str:
         return facts(repr(self), self.to_pandas())
+
+    def heads(self) -> pd.DataFrame:
+        """What each head is worth, one row for each layer and head.
+
+        Returns:
+            Columns `layer`, `head`, `score` and `absolute_score`: the sum of the scores of the
+            edges that leave the head, and of their magnitudes. Where scores are linear in what an
+            edge carries, as those of EAP are, the first is the effect of the head itself (that of
+            attribution patching). Methods that score nodes give all edges that leave a node one
+            score, which is then taken once.
+
+        Example:
+            >>> scores.heads().nlargest(5, "score")
+        """
+        values, exists = self.values.detach(), self.graph.exists_like(self.values)
+        low = values.masked_fill(~exists, torch.inf).amin(0)
+        high = values.masked_fill(~exists, -torch.inf).amax(0)
+        of_nodes = bool((low == high).all())
+        leaving = low[None] if of_nodes else values.masked_fill(~exists, 0)
+        leaving = leaving.cpu().double().reshape(len(leaving), self.graph.sources, -1)
+        sums = {"score": leaving.sum((0, 2)), "absolute_score": leaving.abs().sum((0, 2))}
+        return head_table({name: self.graph.by_head(of) for name, of in sums.items()})
 
     def to_pandas(self) -> pd.DataFrame:
         """Every edge, one row each, in the order in which `top` takes them.

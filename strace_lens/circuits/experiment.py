@@ -115,11 +115,7 @@ class Experiment:
         Raises:
             ValueError: the graphs differ, or the weights, where the circuit or scores name them.
         """
-        if self.allow_other_model:
-            self.graph.check_same(replace(made.graph, model=self.graph.model))
-        else:
-            self.graph.check_same(made.graph)
-            expect_same_weights(f"{made!r}", made.metadata, self.model)
+        expect_own(self.graph, made, self.model, self.allow_other_model)
 
     def expect_unchanged(self) -> None:
         """Refuse to go on after the model's weights have changed, since the runs are kept.
@@ -174,6 +170,21 @@ class Experiment:
             logits.append(found)
         self.passes.forward_rows += len(self.task)
         return join_outputs(parts), torch.cat(logits)
+
+
+def expect_own(
+    graph: ComponentGraph, made: Circuit | Scores, model: Model, allow_other_model: bool
+) -> None:
+    """Refuse a circuit or scores of another model than that of the graph: `Experiment.expect_own`.
+
+    Raises:
+        ValueError: the graphs differ, or the weights, where the circuit or scores name them.
+    """
+    if allow_other_model:
+        graph.check_same(replace(made.graph, model=graph.model))
+    else:
+        graph.check_same(made.graph)
+        expect_same_weights(f"{made!r}", made.metadata, model)
 
 
 @verb

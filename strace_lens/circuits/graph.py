@@ -95,6 +95,10 @@ class ComponentGraph:
         first = 1 + layer * self.sources_per_layer
         return slice(first, first + self.heads)
 
+    def by_head(self, values: Shaped[Tensor, " source"]) -> Shaped[Tensor, "layer head"]:
+        """Those of values over the sources that belong to heads."""
+        return values[1:].view(self.layers, self.sources_per_layer)[:, : self.heads]
+
     def inputs_of(self, layer: int) -> dict[str, slice]:
         """Numbers of a block's destinations by kind: "q", "k", "v" and "mlp", which may be none."""
         sizes = {"q": self.heads, "k": self.kv_heads, "v": self.kv_heads, "mlp": int(self.mlp)}

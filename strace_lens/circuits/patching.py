@@ -54,12 +54,14 @@ class PatchBuffer:
         cut: Float[Tensor, "row _ destination source"],
         sources: list[int],
         like: Float[Tensor, "row pos d_model"],
+        *,
+        gradient: bool,
     ) -> None:
         self.cut, self.sources, self.count = cut, sources, 0
         rows, tokens, width = like.shape
         # One slot more than sources: see `read`.
         self.buffer = like.new_empty(rows, tokens, len(sources) + 1, width)
-        self.gradient = torch.zeros_like(self.buffer) if cut.requires_grad else None
+        self.gradient = torch.zeros_like(self.buffer) if gradient else None
         self._scratch = like.new_empty(0)
         # Depends on every slot written, so that autograd runs their readers first, then them.
         self._written = like.new_zeros(())
@@ -172,6 +174,8 @@ def patch_hooks(
     cut: Float[Tensor, "row destination source *pos"],
     replaced: Outputs,
     tokens: int,
+    *,
+    gradient: bool = False,
 ) -> list[Hook]:
     """Hooks that replace, in each row, the share `cut` of every edge by its replacement.
 
@@ -181,6 +185,7 @@ def patch_hooks(
         cut: 0 keeps an edge, 1 ablates it; differentiable. What is no edge must be 0.
         replaced: of the same rows.
         tokens: width of the rows.
+        gradient: let gradients pass through the run even where `cut` asks for none.
     """
     by_position = cut[:, None] if cut.ndim == 3 else cut.permute(0, 3, 1, 2)
     used = (by_position.detach() != 0).flatten(0, 1).any(0)
@@ -191,7 +196,12 @@ def patch_hooks(
     if not len(active):
         return []
     by_position = by_position[..., active].to(replaced.embed.dtype)
-    buffer = PatchBuffer(by_position, active.tolist(), replaced.embed[:, :tokens])
+    buffer = PatchBuffer(
+        by_position,
+        active.tolist(),
+        replaced.embed[:, :tokens],
+        gradient=gradient or cut.requires_grad,
+    )
     this = _Pass(model, wiring, replaced, tokens, buffer, reads, writes)
     hooks = [hook for layer in range(wiring.graph.layers) for hook in _block_hooks(this, layer)]
     if bool(reads[-1]):

@@ -15,13 +15,14 @@ from scipy.sparse import coo_array
 
 from strace_lens.circuits.circuit import Circuit, Scores
 from strace_lens.circuits.graph import EMBED
+from strace_lens.measures.sizes import edge_count
 
 SECONDS = 60.0
 """Time that the solver is given unless told otherwise."""
 
 
 def best_connected(
-    scores: Scores, size: int, *, absolute: bool = True, seconds: float = SECONDS
+    scores: Scores, size: int | float, *, absolute: bool = True, seconds: float = SECONDS
 ) -> Circuit:
     """The circuit of at most so many edges, each on a path, whose scores have the greatest sum.
 
@@ -31,11 +32,13 @@ def best_connected(
 
     Args:
         scores: of edges, alike at every token position.
-        size: the most edges that the circuit may have.
+        size: the most edges that the circuit may have, as a number of edges (int) or a fraction of
+            all edges in (0, 1] (float), rounded down.
         absolute: take effects by magnitude, as `Scores.top` does.
         seconds: that the solver may take.
 
     Raises:
+        TypeError: a size that is a boolean or no number.
         ValueError: a size out of range, or scores by token position.
         RuntimeError: the solver found no best circuit in time.
     """
@@ -44,8 +47,7 @@ def best_connected(
         raise ValueError(
             "edges are selected alike at every position; sum the scores over positions"
         )
-    if not 0 <= size <= graph.edges:
-        raise ValueError(f"a number of edges must lie in 0..{graph.edges}; got {size}")
+    size = edge_count(size, graph.edges)
     cells = graph.exists.nonzero()
     to, source = cells.T
     edges, nodes = len(cells), graph.sources

@@ -71,7 +71,7 @@ def project(
         columns = {
             "circuit": name,
             "size": [float(size) for size in sizes],
-            "edges": [trace.edge_count(size) for size in sizes],
+            "edges": [trace.edge_count(float(size)) for size in sizes],
             "components": there.sum(1),
             "circuit_components": int(inside.sum()),
             "recall": both / inside.sum(),
@@ -111,7 +111,7 @@ def _kept(
 ) -> tuple[Int[Tensor, "size component"], Int[Tensor, " component"]]:
     """How many edges of each component the trace of each size has, and how many there are."""
     rows = []
-    for count in (*(trace.edge_count(size) for size in sizes), trace.edges):
+    for count in (*(trace.edge_count(float(size)) for size in sizes), trace.edges):
         heads = (trace.ranks.attention < count).sum((2, 3))
         mlps = (trace.ranks.mlp < count).sum(1, keepdim=True)
         rows.append(torch.cat([heads, mlps][: 1 + trace.shape.mlp], 1).flatten())

@@ -92,7 +92,7 @@ def measure_controls(
     for ours, rows in zip([*traces, aimed], [*by_role["own"], *by_role["wrong"]], strict=True):
         for row in rows:
             row |= _passes(ours)
-    counts = [trace.edge_count(size) for size in options.sizes]
+    counts = [trace.edge_count(float(size)) for size in options.sizes]
     for ours, rows in zip(traces, by_role["own"], strict=True):
         paths, compute = on_path(ours, counts), compute_share(ours, architecture, counts)
         for place, row in enumerate(rows):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from strace_lens.measures.sizes import REFINE, SIZES
+from strace_lens.measures.sizes import REFINE, SIZES, edge_count
 from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import MEMORY_BUDGET, bytes_per_row, rows_per_pass
@@ -235,7 +235,7 @@ def as_text(count: int) -> str:
 def random_edges(architecture: Architecture, tokens: int, sizes: Sequence[float]) -> int:
     """Edges that the random controls take: each size is grown anew."""
     edges = shape_of(architecture, tokens).edges
-    return sum(math.floor(size * edges) for size in sizes)
+    return sum(edge_count(float(size), edges) for size in sizes)
 
 
 def random_bytes(architecture: Architecture, tokens: int, drawn: int) -> int:

@@ -31,7 +31,7 @@ import torch
 from strace_lens.circuits.circuit import Circuit, Scores
 from strace_lens.circuits.graph import EMBED, LOGITS, ComponentGraph
 from strace_lens.files.result_files import ResultFileError, facts_text
-from strace_lens.traces.trace import Subgraph
+from strace_lens.traces.subgraph import Subgraph
 from strace_lens.utils.disk import JsonError, TextFileError, parse_json, read_text, write_whole
 
 _INPUT = "input"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
@@ -196,6 +197,43 @@ def check_sizes(sizes: Curve) -> Float[np.ndarray, " size"]:
             f"sizes must rise strictly; got {s[falls[0] + 1]} after {s[falls[0]]}; sort them"
         )
     return s
+
+
+def edge_count(size: int | float, edges: int) -> int:
+    """How many edges a size stands for: a number of edges, or a fraction of all of them.
+
+    A fraction s of E edges is floor(s * E), as in s-Trace and in the MIB benchmark, and may be none
+    of a small graph.
+
+    Args:
+        size: a number of edges (int) in 1..E, or a fraction of them (float) in (0, 1].
+        edges: all there are, E.
+
+    Raises:
+        TypeError: a size that is a boolean or no number.
+        ValueError: a size out of range.
+
+    Example:
+        >>> edge_count(0.29, 100), edge_count(29, 100)
+        (29, 29)
+    """
+    if isinstance(size, bool) or not isinstance(size, Real):
+        raise TypeError(
+            f"a size is a number of edges (int) or a fraction of them (float); got {size!r}"
+        )
+    if isinstance(size, Integral):
+        if not 1 <= size <= edges:
+            raise ValueError(
+                f"a size given as a number of edges must lie in 1..{edges}; got {size}"
+            )
+        return int(size)
+    if not 0 < size <= 1:  # NaN too
+        raise ValueError(
+            f"a size given as a fraction of the edges must lie in (0, 1]; got {size} (a number of "
+            "edges is an int)"
+        )
+    # 0.29 * 100 is 28.999...: a product one rounding error below a whole number is that number.
+    return math.floor(float(size) * edges * (1 + 1e-12))
 
 
 REFINE = 12

@@ -23,6 +23,9 @@ from strace_lens.model.architecture import (
 from strace_lens.model.hold import hold, of_this_thread
 
 Hook = tuple[str, Callable[..., Tensor | None]]
+FIRST = "blocks.0.hook_resid_pre"
+"""The first hook point that the hooks of a trace or of a circuit write or read."""
+
 MEMORY_BUDGET = 2**27
 """Bytes of a forward pass unless said otherwise; on a CPU larger passes are slower."""
 
@@ -217,3 +220,43 @@ def even_chunks(count: int, largest: int) -> Iterator[slice]:
     chunks = math.ceil(count / largest)
     edges = [round(i * count / chunks) for i in range(chunks + 1)] if chunks else [0]
     yield from (slice(a, b) for a, b in pairwise(edges))
+
+
+def hooks_of_each_run(
+    make: Callable[[Tensor], Sequence[Hook]], points: Sequence[str]
+) -> list[Hook]:
+    """Hooks for runs of a user's own, which learn the batch from the run itself.
+
+    The first of them makes those of the run anew, so that nothing which an interrupted run left
+    behind reaches the next.
+
+    Args:
+        make: what a run has at `FIRST`, `[row, pos, d_model]`, to its hooks, which run once each.
+        points: the hook points of what `make` returns, in the same order; the first is `FIRST`.
+
+    Returns:
+        Pairs of hook point and function, as `run_with_hooks(fwd_hooks=...)` takes them.
+    """
+    functions: list[Callable[..., Tensor | None]] = []
+    left = 0
+
+    def hook_at(place: int) -> Callable[..., Tensor | None]:
+        def hook(value: Tensor, hook: Any) -> Tensor | None:
+            nonlocal left
+            if place == 0:
+                functions[:] = [function for _, function in make(value)]
+                left = len(functions)
+            elif not functions:
+                raise RuntimeError(
+                    f"{points[place]} ran before {FIRST}: these hooks mask whole forward passes; "
+                    "start at the first block and pass all hooks of the list"
+                )
+            result = functions[place](value, hook)
+            left -= 1
+            if not left:
+                functions.clear()  # the run's activations go with them
+            return result
+
+        return hook
+
+    return [(point, hook_at(place)) for place, point in enumerate(points)]

@@ -107,6 +107,33 @@ def expect_same_weights(what: object, made: Mapping[str, Any], model: Model) -> 
         )
 
 
+def joint_metadata(
+    what: str, first: Mapping[str, Any], second: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What two results have in common of how they were made, for what is made of both.
+
+    Models are known by the hash of their weights or, where one of the two names none, by name.
+
+    Args:
+        what: is combined, in the plural, for the message.
+        first: how the one was made.
+        second: how the other was.
+
+    Raises:
+        ValueError: they were made with two models.
+    """
+    hashes = first.get("weights"), second.get("weights")
+    names = first.get("model"), second.get("model")
+    told = hashes if None not in hashes else names
+    if None not in told and told[0] != told[1]:
+        of = " and ".join(
+            f"{name or 'a model'}{'' if weights is None else f' ({str(weights)[:12]})'}"
+            for name, weights in zip(names, hashes, strict=True)
+        )
+        raise ValueError(f"{what} of two models do not combine: {of}; make both with one model")
+    return {key: value for key, value in first.items() if key in second and second[key] == value}
+
+
 def _tensors(model: Model, *, buffers: bool, whole: bool = False) -> Iterator[Tensor]:
     """Each tensor of a model's state dict, once, in the order of its modules.
 

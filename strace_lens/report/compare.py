@@ -6,6 +6,7 @@ import html
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from strace_lens.circuits.circuit import Circuit, Scores
@@ -151,26 +152,25 @@ def _found(comparison: Comparison) -> dict[str, tuple[Circuit, Scores | None]]:
 
 def _heads(comparison: Comparison) -> str:
     """How many edges of each circuit enter and leave each head that one of them has."""
-    graph = comparison.graph
-    columns = {}
-    for name, (circuit, _) in _found(comparison).items():
-        kept = circuit.kept.cpu()
-        kept = kept if kept.ndim == 2 else kept.any(-1)
-        enter = (kept.sum(1)[:, None] * graph.feeds).sum(0).tolist()
-        leave = kept.sum(0).tolist()
-        columns[name] = [
-            f"{a:,} in, {b:,} out" if a or b else "–" for a, b in zip(enter, leave, strict=True)
-        ]
-    rows = []
-    for number, name in enumerate(graph.source_names):
-        cells = {method: cell[number] for method, cell in columns.items()}
-        held = sum(cell != "–" for cell in cells.values())
-        if ".h" in name and held:
-            rows.append((held, {"head": name, **cells}))
-    if not rows:
+    tables = {name: circuit.heads() for name, (circuit, _) in _found(comparison).items()}
+    first = next(iter(tables.values()))
+    cells = pd.DataFrame(
+        {
+            "head": [f"a{n}.h{h}" for n, h in zip(first["layer"], first["head"], strict=True)],
+            **{name: _in_and_out(table) for name, table in tables.items()},
+        }
+    )
+    circuits_with = np.sum([table["edges"].to_numpy() > 0 for table in tables.values()], axis=0)
+    # Stable: heads of as many circuits stay in the model's order.
+    order = np.argsort(-circuits_with, kind="stable")[: np.count_nonzero(circuits_with)]
+    if not len(order):
         return ""
-    rows.sort(key=lambda row: row[0], reverse=True)  # stable: in the model's order otherwise
-    return f"<h3>Heads</h3><p>{_HEADS}</p>" + table_html(pd.DataFrame([row for _, row in rows]))
+    return f"<h3>Heads</h3><p>{_HEADS}</p>" + table_html(cells.iloc[order])
+
+
+def _in_and_out(heads: pd.DataFrame) -> list[str]:
+    pairs = zip(heads["edges_in"], heads["edges_out"], strict=True)
+    return [f"{a:,} in, {b:,} out" if a or b else "–" for a, b in pairs]
 
 
 def _circuits(comparison: Comparison) -> str:

@@ -100,7 +100,7 @@ def curve_rows(
         ValueError: sizes outside (0, 1] or not rising, or an unknown kind of edges to keep.
     """
     check_sizes(np.asarray(sizes, dtype=np.float64))
-    counts = trace.counts_by_size([trace.edge_count(size) for size in (*sizes, 1.0)])
+    counts = trace.counts_by_size([trace.edge_count(float(size)) for size in (*sizes, 1.0)])
     own = MaskedRows(
         tokens=trace.prompt.tensor,
         shape=trace.shape,

@@ -23,7 +23,8 @@ from strace_lens.traces.edges import (
     hook_name,
 )
 from strace_lens.traces.graph import TokenGraph
-from strace_lens.traces.trace import GIVEN, Subgraph, Trace
+from strace_lens.traces.subgraph import Subgraph
+from strace_lens.traces.trace import GIVEN, Trace
 from strace_lens.utils.checks import (
     codes_of,
     numbers_of,

@@ -6,8 +6,7 @@ fraction, as only gradients need, is a mixture of the two. Source: s-Trace (arXi
 section "running a trace".
 
 `mask_hooks` needs to know its rows beforehand, and hands what a layer computed from hook to hook.
-`run_hooks`, for runs of a user's own, learns the batch from the run itself: its first hook makes
-the masks of this run anew, so that nothing an interrupted run left behind reaches the next.
+`run_hooks` is for runs of a user's own.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from strace_lens.model.architecture import (
     per_query_head,
 )
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.forward import Hook
+from strace_lens.model.forward import Hook, hooks_of_each_run
 from strace_lens.traces.rows import Keep, MaskedRows, Rows, complement, times
 
 
@@ -260,50 +259,24 @@ class _LayerMask:
         return written
 
 
-FIRST = "blocks.0.hook_resid_pre"
-
-
 def run_hooks(model: Model, row: MaskedRows) -> list[Hook]:
-    """Hooks that apply one row's mask to every prompt of a batch.
+    """Hooks that apply one row's mask to every prompt of a batch, in any number of runs.
 
     Args:
         model: the model that will run.
         row: the mask, one row; its tokens only say how long a prompt is.
-
-    Returns:
-        Pairs of hook point and function, as `run_with_hooks(fwd_hooks=...)` takes them.
     """
     architecture = architecture_of(model)
     row = row.on(device_of(model))
-    # What each hook point does in the run that is under way.
-    functions: dict[str, Callable[..., Tensor | None]] = {}
 
-    def begin(batch: int, width: int) -> None:
-        tokens = row.shape.tokens
+    def make(first: Float[Tensor, "row pos d_model"]) -> list[Hook]:
+        (batch, width), tokens = first.shape[:2], row.shape.tokens
         if width != tokens:
             raise ValueError(
                 f"these hooks mask a prompt of {tokens} tokens, but the run has {width}; run "
                 f"token ids [batch, {tokens}], or make the hooks of a trace of that length"
             )
         start, stop = (None if x is None else x.expand(batch) for x in (row.start, row.stop))
-        rows = replace(row, start=start, stop=stop)
-        functions.update(mask_hooks(model, architecture, [rows]))
+        return mask_hooks(model, architecture, [replace(row, start=start, stop=stop)])
 
-    def hook_at(point: str, last: bool) -> Callable[..., Tensor | None]:
-        def hook(value: Tensor, hook: Any) -> Tensor | None:
-            if point == FIRST:
-                begin(*value.shape[:2])
-            elif not functions:
-                raise RuntimeError(
-                    f"{point} ran before {FIRST}: a trace masks whole forward passes; start at the "
-                    "first block and pass all hooks of the list"
-                )
-            result = functions[point](value, hook)
-            if last:
-                functions.clear()  # the run's activations go with them
-            return result
-
-        return hook
-
-    points = [point for point, _ in mask_hooks(model, architecture, [row])]
-    return [(point, hook_at(point, point == points[-1])) for point in points]
+    return hooks_of_each_run(make, [point for point, _ in mask_hooks(model, architecture, [row])])

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import networkx as nx
 import pandas as pd
 import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
 
+from strace_lens.measures.sizes import edge_count
 from strace_lens.model.architecture import Model
-from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import Hook
 from strace_lens.model.prompts import Prompt
 from strace_lens.model.targets import Target, target_of
-from strace_lens.model.weights import expect_same_weights
 from strace_lens.traces.ablation import ZERO, Replacement
-from strace_lens.traces.edges import (
-    KINDS,
-    EdgeTensors,
-    GraphShape,
-    edge_table,
-    kinds_to_keep,
-    order_of,
-)
-from strace_lens.traces.graph import shape_of
-from strace_lens.traces.masks import run_hooks
-from strace_lens.traces.rows import MaskedRows
+from strace_lens.traces.edges import KINDS, EdgeTensors, GraphShape
+from strace_lens.traces.names import edge_id
+from strace_lens.traces.subgraph import Subgraph, expect_made_with, hooks_of
 from strace_lens.utils.html_repr import facts
 
 GIVEN = "given in the table"
@@ -61,64 +50,6 @@ def edges_by_size(
         entered = torch.bincount(enters, minlength=len(edges) + 1)[:-1]
         counts[order.indices, i] = entered.cumsum(0)
     return counts
-
-
-@dataclass(frozen=True, eq=False)
-class Subgraph:
-    """A set of edges of a token graph.
-
-    Attributes:
-        shape: of the token graph.
-        prompt: its tokens.
-        kept: True for the edges of the subgraph.
-        ranks: of the trace it was cut from; the heaviest edges come first.
-        metadata: how that trace was made.
-    """
-
-    shape: GraphShape
-    prompt: Prompt
-    kept: EdgeTensors
-    ranks: EdgeTensors
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def edges(self) -> int:
-        """Number of edges."""
-        return int(sum(int(k.sum()) for k in self.kept))
-
-    def to_pandas(self) -> pd.DataFrame:
-        """The edges, one row each, first ranked first: the columns of `Trace.to_pandas`.
-
-        A subgraph does not know the importances.
-        """
-        table = edge_table(self.shape, self.prompt.strings, self.kept)
-        table.insert(0, "rank", self.ranks.flat()[self.kept.flat()].numpy())
-        return table.sort_values("rank", ignore_index=True)
-
-    def to_networkx(self) -> nx.MultiDiGraph:
-        """The subgraph as a networkx MultiDiGraph with nodes (hook point, token position).
-
-        Node attribute: `token`. Edge attributes: `kind`, `layer`, `head` (None unless attention)
-        and `rank`. Graph attributes: `shape`, `prompt` and `made`, from which
-        `subgraph_from_networkx` reads it back.
-        """
-        graph = nx.MultiDiGraph(shape=self.shape, prompt=self.prompt, metadata=dict(self.metadata))
-        for edge in self.to_pandas().to_dict("records"):
-            ends = [(edge[end], edge[f"{end}_position"]) for end in ("source", "target")]
-            for node, end in zip(ends, ("source", "target"), strict=True):
-                graph.add_node(node, token=edge[f"{end}_token"])
-            head = None if edge["kind"] != "attention" else edge["head"]
-            graph.add_edge(
-                *ends, kind=edge["kind"], layer=edge["layer"], head=head, rank=edge["rank"]
-            )
-        return graph
-
-    def __repr__(self) -> str:
-        share = self.edges / self.shape.edges
-        return f"Subgraph({self.edges:,} of {self.shape.edges:,} edges, s = {share:.3g})"
-
-    def _repr_html_(self) -> str:
-        return facts(repr(self), self.to_pandas(), self.prompt.strings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,23 +86,42 @@ class Trace:
         """Number of edges ranked: all that can reach the output."""
         return self.shape.edges
 
-    def edge_count(self, size: float) -> int:
-        """Edges of the trace of a relative size: floor(s * |E|).
+    def edge_count(self, size: int | float) -> int:
+        """Edges of a size: the number itself (int), or floor(s * |E|) of a fraction s (float).
 
         Raises:
-            ValueError: the size does not lie in (0, 1].
+            TypeError: a boolean, or no number.
+            ValueError: a number of edges outside 1..|E|, or a fraction outside (0, 1].
         """
-        # 0.29 * 100 is 28.999...: a product one rounding error below a whole number is that number.
-        return math.floor(check_size(size) * self.edges * (1 + 1e-12))
+        return edge_count(size, self.edges)
 
-    def subgraph(self, size: float) -> Subgraph:
-        """The trace of a relative size, as a set of edges."""
+    def subgraph(self, size: int | float) -> Subgraph:
+        """The first edges, as a set.
+
+        Args:
+            size: a number of edges (int), or a fraction of all edges in (0, 1] (float).
+
+        Example:
+            >>> trace.subgraph(0.02), trace.subgraph(500)
+        """
         return self.first(self.edge_count(size))
 
     def first(self, edges: int) -> Subgraph:
-        """The trace of so many edges, as a set of edges."""
-        kept = self.ranks.map(lambda r: r < edges)
-        return Subgraph(self.shape, self.prompt, kept, self.ranks, self.metadata)
+        """The trace of so many edges, which may be none, as a set of edges."""
+        return self.between(0, edges)
+
+    def between(self, start: int, stop: int) -> Subgraph:
+        """The edges with ranks from `start` up to, not including, `stop`, as a set of edges."""
+        kept = self.ranks.map(lambda r: (r >= start) & (r < stop))
+        return Subgraph(self.shape, self.prompt, kept, self.ranks, self.metadata, self.importance)
+
+    def heads(self, size: int | float = 1.0) -> pd.DataFrame:
+        """What each head has of the trace of a size: see `Subgraph.heads`.
+
+        Example:
+            >>> trace.heads(0.02).nlargest(5, "share_of_importance")
+        """
+        return self.subgraph(size).heads()
 
     def counts_by_size(self, edges: Sequence[int]) -> Int64[Tensor, "size kind layer"]:
         """How many edges of each kind (in the order of `KINDS`) and layer the first k edges have.
@@ -185,28 +135,25 @@ class Trace:
         pad = torch.nn.functional.pad  # an attention-only model has no layers of MLP edges
         return torch.stack([pad(n, (0, self.shape.layers - n.shape[1])) for n in counts], 1)
 
-    def to_pandas(self, size: float = 1.0) -> pd.DataFrame:
-        """The edges of the trace of a relative size, one row each, first ranked first.
+    def to_pandas(self, size: int | float = 1.0) -> pd.DataFrame:
+        """The edges of the trace of a size, one row each, first ranked first.
 
         Columns: `rank`, `kind`, `layer`, `head` (missing unless attention), the `source` and
         `target` hook points, each with `_position` and `_token`, and `importance` where the trace
-        keeps it. `trace_from_pandas` reads the frame of size 1 back.
+        keeps it. `trace_from_pandas` reads the frame of all edges back.
         """
-        table = self.subgraph(size).to_pandas()
-        if self.importance is not None:
-            table["importance"] = self.importance.flat()[order_of(self.ranks)[: len(table)]].numpy()
-        return table
+        return self.subgraph(size).to_pandas()
 
     def hooks(
         self,
-        size: float,
+        size: int | float,
         model: Model,
         *,
         keep: Sequence[str] = (),
         replacement: Replacement = ZERO,
         allow_other_model: bool = False,
     ) -> list[Hook]:
-        """Hooks that ablate all but the trace of a relative size, for runs of your own.
+        """Hooks that ablate all but the trace of a size, for runs of your own.
 
         They are the masks that `density_curve` runs. A batch may hold any prompts of the trace's
         length, the trace's own first of all; each is masked alike. The list can be run any number
@@ -218,7 +165,7 @@ class Trace:
                 ...  # any code of yours that runs the model
 
         Args:
-            size: in (0, 1].
+            size: a number of edges (int), or a fraction of all edges in (0, 1] (float).
             model: that the trace was made with.
             keep: kinds of edges that are never ablated.
             replacement: what an ablated edge carries instead.
@@ -235,16 +182,7 @@ class Trace:
         """
         self.expect_model(model, allow_other_model=allow_other_model)
         replacement.expect_model(model, allow_other_model=allow_other_model)
-        row = MaskedRows(
-            tokens=self.prompt.tensor,
-            shape=self.shape,
-            ranks=self.ranks,
-            start=None,
-            stop=torch.tensor([self.edge_count(size)]),
-            keep=kinds_to_keep(keep),
-            replacement=replacement,
-        )
-        return run_hooks(model, row)
+        return hooks_of(self.subgraph(size), model, keep, replacement)
 
     def expect_model(self, model: Model, *, allow_other_model: bool = False) -> None:
         """Refuse a model that the trace was not made with.
@@ -261,17 +199,7 @@ class Trace:
             ValueError: the model's graph has another shape, or it is another model, by its name or
                 by its weights.
         """
-        architecture = architecture_of(model)
-        made_with = self.metadata.get("model", architecture.name)
-        fits = self.shape == shape_of(architecture, self.shape.tokens)
-        other_name = made_with != architecture.name and self.metadata.get("weights") is None
-        if not fits or (other_name and not allow_other_model):
-            raise ValueError(
-                f"a trace of {made_with} ({self.shape}) does not fit {architecture.name}; extract "
-                f"one with this model{', or pass allow_other_model=True' if fits else ''}"
-            )
-        if not allow_other_model:
-            expect_same_weights(f"{self!r}", self.metadata, model)
+        expect_made_with(f"{self!r}", self.shape, self.metadata, model, allow_other_model)
 
     def __repr__(self) -> str:
         made = self.metadata
@@ -287,3 +215,28 @@ class Trace:
 
     def _repr_html_(self) -> str:
         return facts(repr(self), strings=self.prompt.strings)
+
+
+def subgraph_of_edges(like: Trace | Subgraph, names: Iterable[str]) -> Subgraph:
+    """The subgraph of the named edges.
+
+    Args:
+        like: a trace or subgraph of the same graph; ranks and importance are its own.
+        names: as `Subgraph.edge_names` gives them.
+
+    Raises:
+        ValueError: a name that no edge of the graph has.
+
+    Example:
+        >>> subgraph_of_edges(trace, ["m0@4", "a3.h2@1->4"]).heads()
+    """
+    kept = like.shape.full(False, torch.bool).flat()
+    kept[[edge_id(like.shape, name) for name in names]] = True
+    return Subgraph(
+        shape=like.shape,
+        prompt=like.prompt,
+        kept=like.shape.split(kept),
+        ranks=like.ranks,
+        metadata=like.metadata,
+        importance=like.importance,
+    )

@@ -236,7 +236,7 @@ def ranked(scores: Scores, *, absolute: bool) -> list[tuple[int, ...]]:
 def test_the_top_is_the_best_edges_of_a_sort(scores: Scores, share: float, absolute: bool) -> None:
     order = ranked(scores, absolute=absolute)
     assert scores.edges == len(order)
-    count = round(share * len(order))
+    count = max(1, round(share * len(order)))
     circuit = scores.top(count, absolute=absolute)
     assert {tuple(c) for c in circuit.kept.nonzero().tolist()} == set(order[:count])
     assert len(circuit) == count
@@ -248,21 +248,20 @@ def test_the_top_is_the_best_edges_of_a_sort(scores: Scores, share: float, absol
 @settings(max_examples=25)
 @given(scores=some_scores())
 def test_larger_tops_hold_smaller_ones(scores: Scores) -> None:
-    tops = [scores.top(count).keep for count in range(0, scores.edges + 1, 5)]
+    tops = [scores.top(count).keep for count in range(1, scores.edges + 1, 5)]
     for smaller, larger in itertools.pairwise(tops):
         assert bool((smaller <= larger).all())
 
 
-def test_a_fraction_is_of_all_edges_and_at_least_one() -> None:
+def test_a_fraction_is_of_all_edges_and_rounded_down() -> None:
     values = torch.arange(float(GROUPED.destinations * GROUPED.sources)).view(
         GROUPED.destinations, GROUPED.sources
     )
     scores = Scores(GROUPED, values, method="counted")
     assert len(scores.top(1.0)) == scores.edges == GROUPED.edges
-    assert len(scores.top(0.5)) == round(GROUPED.edges / 2)
-    assert scores.top(1e-9).edge_names() == ["m1->logits"]
+    assert len(scores.top(0.5)) == GROUPED.edges // 2
+    assert len(scores.top(1e-9)) == 0
     assert scores.top(1).edge_names() == ["m1->logits"]
-    assert len(scores.top(0)) == 0
     negative = Scores(GROUPED, -values, method="counted")
     assert negative.top(1, absolute=False).edge_names() == ["embed->a0.h0<q>"]
     assert negative.top(1).edge_names() == ["m1->logits"]
@@ -271,8 +270,9 @@ def test_a_fraction_is_of_all_edges_and_at_least_one() -> None:
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        (-1, "0..82; got -1"),
-        (83, "0..82; got 83"),
+        (-1, r"1\.\.82; got -1"),
+        (0, r"1\.\.82; got 0"),
+        (83, r"1\.\.82; got 83"),
         (0.0, r"\(0, 1\]; got 0.0"),
         (1.5, r"\(0, 1\]; got 1.5"),
         (-0.1, r"\(0, 1\]; got -0.1"),
@@ -295,3 +295,112 @@ def test_scores_that_are_none_are_an_error() -> None:
     for shape in ((wanted[1], wanted[0]), (*wanted, 2, 2)):
         with pytest.raises(ValueError, match=r"scores of grouped have shape \(19, 11\)"):
             Scores(GROUPED, torch.zeros(shape), method="eap")
+
+
+def _counted(graph: ComponentGraph, seed: int, positions: int = 0) -> Circuit:
+    return Circuit(graph, random_keep(graph, seed, positions=positions))
+
+
+@settings(max_examples=25)
+@given(graph=graphs(), positions=st.sampled_from([0, 3]), seed=st.integers(0, 2**20))
+def test_circuits_combine_as_the_sets_of_their_names(
+    graph: ComponentGraph, positions: int, seed: int
+) -> None:
+    a, b = (_counted(graph, seed + i, positions) for i in range(2))
+    ours, theirs = set(named_edges(a)), set(named_edges(b))
+    assert set(named_edges(a | b)) == ours | theirs
+    assert set(named_edges(a & b)) == ours & theirs
+    assert set(named_edges(a - b)) == ours - theirs
+    assert (a - b).keep.dtype == torch.bool
+    whole = full_circuit(graph) if not positions else Circuit(graph, graph.exists_like(a.keep))
+    every = set(named_edges(whole))
+    assert set(named_edges(~a)) == every - ours
+    assert {name for name in every if name in a} == ours
+
+
+def test_weights_combine_as_fuzzy_sets() -> None:
+    soft, hard = (Circuit(GROUPED, random_keep(GROUPED, seed, soft=seed == 0)) for seed in range(2))
+    there = GROUPED.exists
+    a, b = soft.keep[there], hard.keep[there].float()
+    for combined, truth in (
+        (soft | hard, torch.maximum(a, b)),
+        (hard & soft, torch.minimum(a, b)),
+        (soft - hard, torch.minimum(a, 1 - b)),
+        (hard - soft, torch.minimum(b, 1 - a)),
+    ):
+        assert torch.equal(combined.keep[there], truth)
+        assert not bool(combined.keep[~there].any())
+
+
+def test_what_does_not_combine_is_refused_by_name() -> None:
+    mine = Circuit(GROUPED, GROUPED.exists, {"weights": "a" * 64, "method": "eap"})
+    theirs = Circuit(GROUPED, GROUPED.exists, {"weights": "b" * 64, "method": "acdc"})
+    with pytest.raises(ValueError, match=r"two models do not combine: .*\(a{12}\) and .*\(b{12}\)"):
+        mine | theirs
+    with pytest.raises(ValueError, match=r"belongs to parallel .* not to grouped"):
+        mine & full_circuit(PARALLEL)
+    with pytest.raises(ValueError, match=r"masks of shapes \(19, 11\) and \(19, 11, 4\)"):
+        mine - _counted(GROUPED, 0, 4)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        mine | {"m0->logits"}
+    both = mine | Circuit(GROUPED, GROUPED.exists, {"weights": "a" * 64, "method": "acdc"})
+    assert both.metadata == {"weights": "a" * 64}  # what they have in common
+    assert (~~mine).metadata["complement"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "positions", "message"),
+    [
+        ("a0.h1", 0, "'a0.h1' is no edge; write it as"),
+        ("a9.h1->m1", 0, "no source of grouped named 'a9.h1'"),
+        ("m1->a0.h0<q>", 0, "its source comes too late"),
+        ("m0->m1@2", 0, "'m0->m1@2' names a token position"),
+        ("m0->m1", 3, "names no token position .* end it with @0 to @2"),
+        ("m0->m1@3", 3, "names no token position"),
+        ("m0->m1@-1", 3, "names no token position"),
+    ],
+)
+def test_asking_for_no_edge_is_an_error(name: str, positions: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        assert name in _counted(GROUPED, 0, positions)
+    with pytest.raises(TypeError, match="edges go by name"):
+        assert 3 in _counted(GROUPED, 0)
+
+
+@settings(max_examples=25)
+@given(circuit=circuits())
+def test_heads_count_the_edges_that_enter_and_leave_them(circuit: Circuit) -> None:
+    graph, names = circuit.graph, named_edges(circuit)
+    ends = [name.partition("@")[0].split("->") for name in names]
+    group = graph.heads // graph.kv_heads
+    table = circuit.heads()
+    assert len(table) == graph.layers * graph.heads
+    for row in table.itertuples():
+        node = f"a{row.layer}.h{row.head}"
+        kv = f"a{row.layer}.{'h' if group == 1 else 'kv'}{row.head // group}"
+        inputs = {f"{node}<q>", f"{kv}<k>", f"{kv}<v>"}
+        assert row.edges_out == sum(source == node for source, _ in ends)
+        assert row.edges_in == sum(destination in inputs for _, destination in ends)
+        assert row.edges == row.edges_in + row.edges_out
+
+
+@settings(max_examples=25)
+@given(scores=some_scores())
+def test_scores_of_heads_are_sums_over_the_edges_that_leave_them(scores: Scores) -> None:
+    table = scores.to_pandas()
+    by_node = table.assign(size=table["score"].abs()).groupby("source")[["score", "size"]].sum()
+    constant = table.groupby(["source", *(["position"] if "position" in table else [])])["score"]
+    once = bool((constant.nunique() == 1).all())
+    for row in scores.heads().itertuples():
+        if not once:
+            found = by_node.loc[f"a{row.layer}.h{row.head}"].tolist()
+            assert [row.score, row.absolute_score] == pytest.approx(found)
+
+
+def test_scores_of_nodes_count_once() -> None:
+    of_source = torch.arange(float(GROUPED.sources)) - 4
+    values = of_source * GROUPED.exists
+    found = Scores(GROUPED, values, "node-patching").heads()
+    truth = [float(of_source[GROUPED.source_index(f"a{n}.h{h}")]) for n in (0, 1) for h in range(4)]
+    assert found["score"].tolist() == truth
+    assert found["absolute_score"].tolist() == [abs(value) for value in truth]

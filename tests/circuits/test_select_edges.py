@@ -54,16 +54,17 @@ def test_it_is_the_best_of_all_subsets(graph: ComponentGraph, absolute: bool) ->
     assert better > 0
 
 
-def test_all_edges_and_none() -> None:
+def test_all_edges_and_one() -> None:
     scores = scores_of(ComponentGraph("two", layers=2, heads=2, kv_heads=1), 0)
     assert len(best_connected(scores, scores.graph.edges)) == scores.graph.edges
-    assert len(best_connected(scores, 0)) == 0
+    assert len(best_connected(scores, 1.0)) == scores.graph.edges
+    assert len(best_connected(scores, 1e-6)) == 0
     assert len(best_connected(scores, 1)) == 1  # from the embedding to the logits
 
 
 def test_bad_sizes_and_scores_by_position_are_refused() -> None:
     scores = scores_of(SMALL[0], 0)
-    with pytest.raises(ValueError, match=r"must lie in 0\.\.\d+; got 1200"):
+    with pytest.raises(ValueError, match=r"must lie in 1\.\.\d+; got 1200"):
         best_connected(scores, 1200)
     wide = Scores(scores.graph, scores.values[..., None].expand(-1, -1, 2), "drawn")
     with pytest.raises(ValueError, match="alike at every position"):

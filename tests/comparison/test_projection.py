@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_refused():
     larger = dataclasses.replace(circuit.graph, layers=5)
     with pytest.raises(ValueError, match=r"5 layers, 4 heads.*3 layers, 4 heads"):
         project(trace, {"larger": full_circuit(larger)})
-    with pytest.raises(ValueError, match=r"sizes must lie in \(0, 1\]; got 2"):
+    with pytest.raises(ValueError, match=r"must lie in \(0, 1\]; got 2"):
         project(trace, {"mine": circuit}, [2.0])
     with pytest.raises(IndexError):
         trace_of_task(cases.model_of("llama"), tiny_task(), 5)

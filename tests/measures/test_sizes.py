@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -259,3 +260,34 @@ def test_a_size_that_has_no_edges_of_its_own_is_not_added() -> None:
 def test_a_threshold_outside_0_to_1_is_refused(threshold: float) -> None:
     with pytest.raises(ValueError, match="threshold must lie in"):
         restored_from(table_of([0.5, 1.0], lambda s: errors(s, 0.7)), HEAD_MASS, threshold)
+
+
+@given(edges=st.integers(1, 10**7), digits=st.integers(1, 5), numerator=st.integers(1, 10**5))
+def test_a_fraction_written_in_decimals_is_rounded_down(
+    edges: int, digits: int, numerator: int
+) -> None:
+    written = Fraction(min(numerator, 10**digits), 10**digits)
+    assert m.edge_count(float(written), edges) == math.floor(written * edges)
+
+
+def test_a_size_is_a_count_or_a_fraction() -> None:
+    for size, count in ((1, 1), (1.0, 100), (100, 100), (0.005, 0), (0.29, 29)):
+        assert m.edge_count(size, 100) == count
+
+
+@pytest.mark.parametrize("size", [0, -1, 101])
+def test_a_number_of_edges_out_of_range_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=rf"must lie in 1\.\.100; got {size}$"):
+        m.edge_count(size, 100)
+
+
+@pytest.mark.parametrize("size", [0.0, -0.5, 1.5, 100.0, math.nan, math.inf])
+def test_a_fraction_out_of_range_is_refused(size: float) -> None:
+    with pytest.raises(ValueError, match=rf"must lie in \(0, 1\]; got {size} "):
+        m.edge_count(size, 100)
+
+
+@pytest.mark.parametrize("size", [True, False])
+def test_what_is_no_size_is_refused(size: bool) -> None:
+    with pytest.raises(TypeError, match="or a fraction of them"):
+        m.edge_count(size, 100)
