@@ -20,6 +20,7 @@ from torch import Tensor
 from strace_lens.circuits.circuit import Circuit, Scores, empty_circuit, full_circuit
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.run_circuits import circuit_metric, stack
+from strace_lens.circuits.select_edges import Selection
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.accuracy import failure, standing_of
 from strace_lens.measures.sizes import check_sizes
@@ -67,7 +68,8 @@ class Faithfulness:
     Attributes:
         ranking: one of `RANKED_BY`.
         fractions: of all edges.
-        edges: kept at each, int(fraction * all edges) as in MIB; may be 0 on a tiny graph.
+        edges: kept at each (nodes, where `level` is "node"), int(fraction * all of them) as in
+            MIB; may be 0 on a tiny graph.
         values: faithfulness at each, of the edges ranked by magnitude, or by sign where `ranking`
             is "signed".
         cpr_values: faithfulness at each of the edges that CPR ranks: by sign where `ranking` is
@@ -78,7 +80,8 @@ class Faithfulness:
         empty: metric of the empty one; under resample that of the corrupted run.
         full_gap: largest difference, over pairs, between the full circuit and the untouched model.
         edges_at_85: fewest edges from which `values` are at least 0.85 at every larger size that
-            was measured, those of the bisection included.
+            was measured, those of the bisection included (nodes, where `level` is "node").
+        level, selection, connected: how circuits were selected, as for `faithfulness`.
     """
 
     ranking: str
@@ -92,13 +95,17 @@ class Faithfulness:
     empty: float
     full_gap: float
     edges_at_85: int
+    level: str = "edge"
+    selection: str = "top"
+    connected: bool = False
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a size: `fraction` of all edges, `edges`, `faithfulness`.
+        """One row a size: `fraction` of all edges, `edges` (or `nodes`), `faithfulness`.
 
         A fourth column, `faithfulness_by_sign`, is there where CPR has a curve of its own.
         """
-        columns = {"fraction": self.fractions, "edges": self.edges, "faithfulness": self.values}
+        kept = f"{self.level}s"
+        columns = {"fraction": self.fractions, kept: self.edges, "faithfulness": self.values}
         if self.cpr_values != self.values:
             columns["faithfulness_by_sign"] = self.cpr_values
         return pd.DataFrame(columns)
@@ -106,7 +113,8 @@ class Faithfulness:
     def _repr_html_(self) -> str:
         line = (
             f"Faithfulness: CPR {self.cpr:.3f}, CMD {self.cmd:.3f}; 85 % from "
-            f"{self.edges_at_85:,} edges on; metric from {self.empty:.3g} to {self.full:.3g}"
+            f"{self.edges_at_85:,} {self.level}s on; "
+            f"metric from {self.empty:.3g} to {self.full:.3g}"
         )
         return facts(line, self.to_pandas())
 
@@ -121,6 +129,9 @@ def faithfulness(
     ablation: str = "resample",
     metric: str | None = None,
     ranking: str = "mib",
+    level: str = "edge",
+    selection: str = "top",
+    connected: bool = False,
     memory_budget: int = MEMORY_BUDGET,
     allow_other_model: bool = False,
 ) -> Faithfulness:
@@ -141,10 +152,17 @@ def faithfulness(
         ranking: "mib" ranks effects by sign for CPR and by magnitude for all else; "signed" and
             "absolute" rank them in one way for both. By sign a large model's circuits are left
             with what helps alone: see `Scores.top`.
+        level: "edge", or "node" to rank and keep nodes with all of their out-edges, by the scores
+            of a method that gives all out-edges of a node one score.
+        selection: "top" takes the best edges of all; "greedy" starts at the logits and takes the
+            best of the edges into what it has reached.
+        connected: run circuits without the edges that lie on no path from the embedding to the
+            logits, as MIB does at the level of edges. It changes nothing under "resample".
 
     Raises:
         ValueError: scores of another model or of other weights, bad fractions, an unknown ranking,
-            or a task on which the full and the empty circuit do not differ.
+            a level or selection that does not fit the scores (see `Selection`), or a task on which
+            the full and the empty circuit do not differ.
 
     Example:
         >>> sl.faithfulness(model, task, sl.discover(model, task, "eap")).edges_at_85
@@ -157,7 +175,15 @@ def faithfulness(
         memory_budget=memory_budget,
         allow_other_model=allow_other_model,
     )
-    curve = faithfulness_curve(experiment, scores, fractions=fractions, ranking=ranking)
+    curve = faithfulness_curve(
+        experiment,
+        scores,
+        fractions=fractions,
+        ranking=ranking,
+        level=level,
+        selection=selection,
+        connected=connected,
+    )
     failed = failure(standing_of(experiment))
     if failed:
         warn(failed)
@@ -171,6 +197,9 @@ def faithfulness_curve(
     *,
     fractions: Sequence[float] = FRACTIONS,
     ranking: str = "mib",
+    level: str = "edge",
+    selection: str = "top",
+    connected: bool = False,
 ) -> Faithfulness:
     """Faithfulness by size, CPR and CMD as the MIB benchmark defines them.
 
@@ -182,13 +211,17 @@ def faithfulness_curve(
     is added below 0.001 and nothing divided by the range: a perfect CPR is 0.999. Other fractions
     give areas over their own range. As MIB's results table does, the ranking "mib" takes CPR from
     the edges ranked by signed score and CMD from those ranked by magnitude; circuits that are the
-    same in both are run once. MIB also drops edges on no path from input to output; under
-    resample, its default ablation, they carry what they would if ablated, so they are left.
+    same in both are run once. MIB drops the edges of a circuit that lie on no path from input to
+    output, which is `connected`; under resample, its default ablation, they carry what they would
+    if ablated. Its "node" level and its `apply_greedy` are `level` and `selection`. Where queries
+    are grouped MIB counts the key and value of every query head, here those of key-value heads
+    count, so that its circuits of one fraction are not quite these.
 
     `edges_at_85` bisects the number of edges between the largest size measured below 0.85 and the
     next one, until both lie within `RESOLUTION` of the number.
 
-    The parameters `scores`, `fractions` and `ranking` are as for `faithfulness`.
+    The parameters `scores`, `fractions`, `ranking`, `level`, `selection` and `connected` are as for
+    `faithfulness`.
 
     Args:
         experiment: from `make_experiment`, on the scored model.
@@ -201,19 +234,20 @@ def faithfulness_curve(
     if len(given) < 2:
         raise ValueError(f"an area needs at least two fractions; got {given}")
     absolute = ranks_by_magnitude(ranking)
+    selected = Selection(scores, level, selection, connected)
     between = metric_range(experiment)
-    edges = [int(fraction * scores.edges) for fraction in given]
+    edges = [int(fraction * selected.items) for fraction in given]
 
     def measure(sizes: Sequence[int], absolute: bool) -> dict[int, float]:
-        circuits = [scores.top(size, absolute=absolute) for size in sizes]
+        circuits = [selected.circuit(size, absolute=absolute) for size in sizes]
         values = _faithfulness_of(experiment, circuits) if sizes else []
         return dict(zip(sizes, values, strict=True))
 
-    measured = {0: 0.0, scores.edges: 1.0}
+    measured = {0: 0.0, selected.items: 1.0}
     measured |= measure(sorted(set(edges) - measured.keys()), absolute)
     by_sign = measured
     if ranking == "mib" and scores.signed:
-        order, signed = (scores.order(absolute=a).tolist() for a in (True, False))
+        order, signed = (selected.order(absolute=a).tolist() for a in (True, False))
         others = [n for n in measured if set(order[:n]) != set(signed[:n])]
         by_sign = measured | measure(others, absolute=False)
     values, cpr_values = (tuple(of[size] for size in edges) for of in (measured, by_sign))
@@ -229,6 +263,9 @@ def faithfulness_curve(
         empty=between.empty,
         full_gap=between.full_gap,
         edges_at_85=_smallest_faithful(measured, lambda n: measure([n], absolute)[n], RESOLUTION),
+        level=level,
+        selection=selection,
+        connected=connected,
     )
 
 

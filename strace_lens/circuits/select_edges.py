@@ -1,30 +1,208 @@
-"""The connected circuit of greatest score, by an integer program.
+"""Circuits from scores: the best edges or nodes, a search from the logits, an integer program.
 
 `Scores.top` takes edges one by one, so that some lie on no path from the embedding to the logits
-and are wasted. Here every edge kept lies on a path of edges kept. After the integer linear program
-of Nikankin et al. (2025), "BlackboxNLP-2025 MIB Shared Task: Improving Circuit Faithfulness via
-Better Edge Selection" (arXiv 2510.25786).
+and are wasted. A `Selection` may take nodes instead, walk back from the logits, or leave wasted
+edges out, as the circuit track of the MIB benchmark does. The integer program of `best_connected`
+wastes none: every edge that it keeps lies on a path of edges kept.
 """
 
 from __future__ import annotations
 
+import functools
+import heapq
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
+from torch import Tensor
 
 from strace_lens.circuits.circuit import Circuit, Scores
 from strace_lens.circuits.graph import EMBED
 from strace_lens.measures.sizes import edge_count
 
+LEVELS = ("edge", "node")
+"""What is ranked and kept: edges, or nodes with all of their out-edges."""
+
+SELECTIONS = ("top", "greedy")
+"""How edges are selected: the best of all, or the best that enter what is selected already."""
+
 SECONDS = 60.0
 """Time that the solver is given unless told otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """A ranking of edges or nodes, of which the first so many make a circuit.
+
+    After `apply_topn`, `apply_greedy` and `prune` of EAP-IG's `Graph` (github.com/hannamw/EAP-IG),
+    with which MIB's circuit track evaluates; ties fall in the model's order.
+
+    Attributes:
+        scores: of the edges; those of nodes give all out-edges of a node one score.
+        level: one of `LEVELS`.
+        how: one of `SELECTIONS`, of edges.
+        connected: leave out the edges that lie on no path from the embedding to the logits.
+
+    Raises:
+        ValueError: an unknown level or selection, a greedy selection of edges by token position,
+            or nodes that are to be selected greedily, connected or by scores that differ among the
+            out-edges of a node.
+    """
+
+    scores: Scores
+    level: str = "edge"
+    how: str = "top"
+    connected: bool = False
+
+    def __post_init__(self) -> None:
+        for what, name, known in (
+            ("level", self.level, LEVELS),
+            ("selection", self.how, SELECTIONS),
+        ):
+            if name not in known:
+                raise ValueError(f"unknown {what} {name!r}; choose from {', '.join(known)}")
+        if self.level == "node":
+            if self.how == "greedy" or self.connected:
+                raise ValueError(
+                    "nodes are kept with all of their edges: leave out selection='greedy' and "
+                    "connected=True, which choose among edges"
+                )
+            node_scores(self.scores)
+        elif self.how == "greedy":
+            _expect_no_positions(self.scores)
+
+    @property
+    def items(self) -> int:
+        """Number of edges or nodes that are ranked."""
+        return self.scores.graph.sources if self.level == "node" else self.scores.edges
+
+    def order(self, *, absolute: bool) -> Int[Tensor, " item"]:
+        """Flat indices of all edges, or numbers of all nodes as sources, in the order taken."""
+        if self.level == "edge" and self.how == "top":
+            return self.scores.order(absolute=absolute)
+        return self._by_magnitude if absolute and self.scores.signed else self._by_value
+
+    def circuit(self, size: int, *, absolute: bool) -> Circuit:
+        """The circuit of the first so many edges or nodes."""
+        scores = self.scores
+        if self.level == "edge" and self.how == "top":
+            circuit = scores.top(size, absolute=absolute)
+        else:
+            first = self.order(absolute=absolute)[:size]
+            exists = scores.graph.exists
+            if self.level == "node":
+                kept = torch.zeros(scores.graph.sources, dtype=torch.bool)
+                kept[first] = True
+                keep = exists & kept
+            else:
+                keep = torch.zeros(exists.numel(), dtype=torch.bool)
+                keep[first] = True
+                keep = keep.view(exists.shape)
+            circuit = Circuit(
+                scores.graph,
+                keep,
+                {
+                    "method": scores.method,
+                    "task": scores.task,
+                    "absolute": absolute,
+                    **scores.metadata,
+                    "level": self.level,
+                    "selection": self.how,
+                },
+            )
+        return circuit.connected() if self.connected else circuit
+
+    @functools.cached_property
+    def _by_magnitude(self) -> Int[Tensor, " item"]:
+        return self._ordered(absolute=True)
+
+    @functools.cached_property
+    def _by_value(self) -> Int[Tensor, " item"]:
+        return self._ordered(absolute=False)
+
+    def _ordered(self, *, absolute: bool) -> Int[Tensor, " item"]:
+        if self.how == "greedy":
+            return greedy_order(self.scores, absolute=absolute)
+        values = node_scores(self.scores)
+        return (values.abs() if absolute else values).argsort(descending=True, stable=True)
+
+
+def node_scores(scores: Scores) -> Float[Tensor, " source"]:
+    """The score of each node, on the CPU, from scores that all of its out-edges share.
+
+    Raises:
+        ValueError: they do not share one; the message names a node.
+    """
+    _expect_no_positions(scores)
+    exists, values = scores.graph.exists, scores.values.detach().cpu()
+    low = values.masked_fill(~exists, torch.inf).amin(0)
+    differs = low != values.masked_fill(~exists, -torch.inf).amax(0)
+    if bool(differs.any()):
+        node = scores.graph.source_names[int(differs.nonzero()[0, 0])]
+        raise ValueError(
+            f"{scores.method} scores edges, and those out of {node} differ; to rank nodes, take a "
+            "method that scores nodes, as attribution-patching"
+        )
+    return low
+
+
+def greedy_order(scores: Scores, *, absolute: bool = True) -> Int[Tensor, " edge"]:
+    """Flat indices of all edges in the order in which a search back from the logits takes them.
+
+    It takes the best edge into what it has reached, at first the logits alone; the source of that
+    edge, with all of its inputs, is then reached too. So every edge taken leads to the logits,
+    though not every one comes from the embedding.
+
+    Args:
+        scores: of edges, alike at every token position.
+        absolute: take effects by magnitude, as `Scores.top` does.
+
+    Raises:
+        ValueError: scores by token position.
+    """
+    _expect_no_positions(scores)
+    graph, values = scores.graph, scores.values.detach().cpu()
+    values = values.abs() if absolute and scores.signed else values
+    ranked = values.masked_fill(~graph.exists, -torch.inf).sort(descending=True, stable=True)
+    best, sources = ranked.values.tolist(), ranked.indices.tolist()
+    counts = graph.exists.sum(1).tolist()
+    inputs = [column.nonzero()[:, 0].tolist() for column in graph.feeds.T]
+    # The best edge not yet taken into each destination reached: (-score, destination, its place).
+    heap = [(-best[-1][0], graph.destinations - 1, 0)]
+    reached, opened = set[int](), {graph.destinations - 1}
+    taken = []
+    while heap:
+        _, to, place = heapq.heappop(heap)
+        source = sources[to][place]
+        taken.append(to * graph.sources + source)
+        if place + 1 < counts[to]:
+            heapq.heappush(heap, (-best[to][place + 1], to, place + 1))
+        if source not in reached:
+            reached.add(source)
+            for other in inputs[source]:
+                if other not in opened:
+                    opened.add(other)
+                    heapq.heappush(heap, (-best[other][0], other, 0))
+    return torch.tensor(taken)
+
+
+def _expect_no_positions(scores: Scores) -> None:
+    if scores.values.ndim == 3:
+        raise ValueError(
+            "edges are selected alike at every position; sum the scores over positions"
+        )
 
 
 def best_connected(
     scores: Scores, size: int | float, *, absolute: bool = True, seconds: float = SECONDS
 ) -> Circuit:
     """The circuit of at most so many edges, each on a path, whose scores have the greatest sum.
+
+    After the integer linear program of Nikankin et al. (2025), "BlackboxNLP-2025 MIB Shared Task:
+    Improving Circuit Faithfulness via Better Edge Selection" (arXiv 2510.25786).
 
     An edge needs its source to be live and the node that it enters too; a node is live only if an
     edge kept enters it and one leaves it, which in a graph without cycles puts it on a path. A head
@@ -42,11 +220,8 @@ def best_connected(
         ValueError: a size out of range, or scores by token position.
         RuntimeError: the solver found no best circuit in time.
     """
+    _expect_no_positions(scores)
     graph, values = scores.graph, scores.values.detach().cpu()
-    if values.ndim == 3:
-        raise ValueError(
-            "edges are selected alike at every position; sum the scores over positions"
-        )
     size = edge_count(size, graph.edges)
     cells = graph.exists.nonzero()
     to, source = cells.T
