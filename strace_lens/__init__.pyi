@@ -31,6 +31,7 @@ from .model.architecture import UnsupportedModelError
 from .model.load import load_model
 from .model.same_model import check_model
 from .plot.density import plot_density
+from .plot.heads import plot_heads
 from .report.explorer import explorer
 from .traces.ablation import replacement
 from .traces.estimators import ESTIMATORS, estimate
@@ -88,6 +89,7 @@ __all__ = [
     "phase_ablation",
     "plan",
     "plot_density",
+    "plot_heads",
     "prune",
     "read_corpus",
     "read_run",

@@ -60,6 +60,14 @@ BANDS = {
 }
 # One hue, from pale to dark: more is more ink, with or without colour vision. Blank is none at all.
 SCALE = [[0.0, "#ebecf6"], [0.3, "#b9bddd"], [0.65, "#686ea8"], [1.0, "#17183f"]]
+# Two hues that every common colour blindness tells apart, for what lies on either side of zero.
+DIVERGING = [
+    [0.0, "#8a3200"],
+    [0.25, "#e08a4b"],
+    [0.5, "#f3f3f3"],
+    [0.75, "#6fa8d6"],
+    [1.0, "#08417a"],
+]
 
 _AXIS = {
     "gridcolor": GRID,
