@@ -19,7 +19,7 @@ from torch import Tensor
 
 from strace_lens.circuits.circuit import Circuit, Scores, empty_circuit, full_circuit
 from strace_lens.circuits.experiment import Experiment, make_experiment
-from strace_lens.circuits.run_circuits import circuit_metric, stack
+from strace_lens.circuits.run_circuits import circuit_metric, run_known, stack
 from strace_lens.circuits.select_edges import Selection
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.accuracy import failure, standing_of
@@ -371,12 +371,14 @@ def minimality(
     chosen = order[:sample].sort().values
     cells, names = circuit.kept.cpu().nonzero().flip(0)[chosen], circuit.edge_names()
     whole, between = stack(experiment, [circuit]), metric_range(experiment)
-    (own,) = between.faithfulness(circuit_metric(experiment, whole))
+    # Nothing changes below the destination of the edge that goes, and edges are in that order.
+    known, values = run_known(experiment, whole[0])
+    (own,) = between.faithfulness(values[None])
     without: list[float] = []
     for dropped in cells.split(_MASKS_AT_ONCE):
         masks = whole.repeat(len(dropped), *[1] * (whole.ndim - 1))
         masks[(torch.arange(len(dropped)), *dropped.T)] = 0
-        without += between.faithfulness(circuit_metric(experiment, masks))
+        without += between.faithfulness(circuit_metric(experiment, masks, known=known))
     return {names[i]: own - value for i, value in zip(chosen.tolist(), without, strict=True)}
 
 

@@ -8,13 +8,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from strace_lens.circuits.circuit import Circuit, Scores
 from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.circuits.metrics import METRICS, Metric, Reference
-from strace_lens.circuits.outputs import ABLATIONS, Outputs, join_outputs, read_outputs
+from strace_lens.circuits.outputs import (
+    ABLATIONS,
+    Outputs,
+    Run,
+    Streams,
+    join_outputs,
+    join_runs,
+    read_outputs,
+)
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.wiring import Wiring, wiring_of
 from strace_lens.model.architecture import Model, device_of
@@ -24,8 +32,6 @@ from strace_lens.model.weights import expect_same_weights
 
 GRADIENT_FACTOR = 16
 """Budgets that a pass forward and backward may take, because it holds every layer's values."""
-
-Run = tuple[Outputs, Float[Tensor, "pair read vocab"]]
 
 
 @dataclass
@@ -71,12 +77,12 @@ class Experiment:
 
     @functools.cached_property
     def clean(self) -> Run:
-        """Outputs of every source and logits on the clean prompts."""
+        """The untouched model on the clean prompts."""
         return self._run(self.task.clean)
 
     @functools.cached_property
     def corrupted(self) -> Run:
-        """Outputs of every source and logits on the corrupted prompts."""
+        """The untouched model on the corrupted prompts."""
         return self._run(self.task.corrupted)
 
     @functools.cached_property
@@ -93,6 +99,39 @@ class Experiment:
             return corrupted.map(lambda x: x.new_zeros(()).expand(x.shape))
         both = join_outputs([self.clean[0], corrupted])
         return both.map(lambda x: x.mean(0, keepdim=True).expand(len(self.task), *x.shape[1:]))
+
+    @functools.cached_property
+    def replaced_streams(self) -> Streams | None:
+        """What a run in which every edge is ablated reads; None where that is not known.
+
+        A stream is a sum of outputs and constants, so the mean of streams belongs to mean outputs,
+        save where a norm follows attention.
+        """
+        if self.ablation == "zero" or self.wiring.architecture.post_norm:
+            return None
+        if self.ablation == "resample":
+            return self.corrupted.streams
+        clean, corrupted = self.clean.streams, self.corrupted.streams
+        pairs = len(self.task)
+        return {
+            name: torch.cat([clean[name], corrupted[name]])
+            .mean(0, keepdim=True)
+            .expand(pairs, *clean[name].shape[1:])
+            for name in clean
+        }
+
+    @functools.cached_property
+    def differs(self) -> Bool[Tensor, "pair pos"]:
+        """Tokens that are read and at which the two runs may differ: none before the first change.
+
+        Where attention looks ahead, that is any token.
+        """
+        task = self.task
+        read = torch.arange(task.clean.shape[1]) < task.lengths[:, None]
+        cfg: Any = self.model.cfg
+        if getattr(cfg, "attention_dir", "causal") != "causal":
+            return read
+        return read & (task.clean != task.corrupted).cumsum(1).bool()
 
     @functools.cached_property
     def reference(self) -> Reference:
@@ -157,19 +196,18 @@ class Experiment:
 
     @verb
     def _run(self, tokens: Int[Tensor, "pair pos"]) -> Run:
-        parts, logits = [], []
-        for rows in self.chunks(len(self.task)):
-            outputs, found = read_outputs(
+        parts = [
+            read_outputs(
                 self.model,
                 self.wiring,
                 tokens[rows],
                 self.task.lengths[rows],
                 every_position=self.task.every_position,
             )
-            parts.append(outputs)
-            logits.append(found)
+            for rows in self.chunks(len(self.task))
+        ]
         self.passes.forward_rows += len(self.task)
-        return join_outputs(parts), torch.cat(logits)
+        return join_runs(parts)
 
 
 def expect_own(

@@ -11,7 +11,7 @@ from torch import Tensor
 from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.experiment import expect_own, make_experiment
 from strace_lens.circuits.outputs import ABLATIONS, Outputs
-from strace_lens.circuits.patching import patch_hooks
+from strace_lens.circuits.patching import plan_pass
 from strace_lens.circuits.run_circuits import stack
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.wiring import Wiring, wiring_of
@@ -44,11 +44,12 @@ def circuit_hooks(
         if len(replaced.embed) != rows:
             replaced = replaced.map(lambda x: x.expand(rows, *x.shape[1:]))
         own = cut.expand(rows, *cut.shape[1:])
-        return patch_hooks(model, wiring, own, replaced, tokens, gradient=torch.is_grad_enabled())
+        gradient = torch.is_grad_enabled()
+        return plan_pass(model, wiring, own, replaced, tokens, gradient=gradient).hooks
 
     tokens = cut.shape[3] if cut.ndim == 4 else 1
     nothing = cut.new_zeros(1, tokens, wiring.architecture.d_model)
-    hooks = patch_hooks(model, wiring, cut, _zeros(wiring, nothing), tokens)
+    hooks = plan_pass(model, wiring, cut, _zeros(wiring, nothing), tokens).hooks
     return hooks_of_each_run(make, [point for point, _ in hooks])
 
 

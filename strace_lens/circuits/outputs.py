@@ -6,16 +6,18 @@ space of its embeddings, z and MLP outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.circuits.wiring import Wiring, head_writer, keep_hooks
+from strace_lens.circuits.wiring import Wiring, head_writer, keep_hooks, stream_points
 from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.forward import Hook, all_logits, last_logits
+
+Streams = Mapping[str, Float[Tensor, "_ pos d_model"]]
 
 ABLATIONS = ("resample", "mean", "zero")
 
@@ -48,6 +50,57 @@ class Outputs(NamedTuple):
         return self.map(lambda x: x[index])
 
 
+class Run(NamedTuple):
+    """A run of many prompts.
+
+    Attributes:
+        outputs: of every source.
+        logits: where the task reads them.
+        streams: by hook point, those of `patched_streams`.
+    """
+
+    outputs: Outputs
+    logits: Float[Tensor, "row read vocab"]
+    streams: Streams
+
+    def rows(self, index: Int[Tensor, " _"]) -> Run:
+        """Some rows, in the order given."""
+        return Run(self.outputs.rows(index), self.logits[index], rows_of(self.streams, index))
+
+
+def patched_streams(wiring: Wiring) -> list[str]:
+    """Hook points of every stream that a destination reads, the logits' too."""
+    return [*stream_points(wiring), f"blocks.{wiring.graph.layers - 1}.hook_resid_post"]
+
+
+def rows_of(streams: Streams, index: Int[Tensor, " _"]) -> Streams:
+    """The streams of some rows, each taken when it is asked for."""
+    return _RowsOf(streams, index)
+
+
+class _RowsOf(Mapping[str, Tensor]):
+    def __init__(self, streams: Streams, index: Int[Tensor, " _"]) -> None:
+        self._streams, self._index = streams, index
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._streams[name][self._index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._streams)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+
+def join_runs(runs: list[Run]) -> Run:
+    """One after another, the rows of several runs of equal width."""
+    return Run(
+        join_outputs([run.outputs for run in runs]),
+        torch.cat([run.logits for run in runs]),
+        {name: torch.cat([run.streams[name] for run in runs]) for name in runs[0].streams},
+    )
+
+
 def join_outputs(parts: list[Outputs]) -> Outputs:
     """One after another, the rows of several runs of equal width."""
     return parts[0].map(lambda *tensors: torch.cat(tensors), *parts[1:])
@@ -61,18 +114,27 @@ def output_hooks(wiring: Wiring, kept: dict[str, Tensor]) -> list[Hook]:
     return keep_hooks(["blocks.0.hook_resid_pre", *points], kept)
 
 
-def outputs_of(wiring: Wiring, kept: dict[str, Tensor]) -> Outputs:
-    """The outputs from what `output_hooks` kept."""
+def outputs_of(
+    wiring: Wiring, kept: Mapping[str, Tensor], missing: Outputs | None = None
+) -> Outputs:
+    """The outputs from what `output_hooks` kept, those that did not run from others."""
     arch = wiring.architecture
     z, mlp = [], []
-    for block in (f"blocks.{layer}." for layer in range(arch.layers)):
+    for layer in range(arch.layers):
+        block = f"blocks.{layer}."
+        if missing is not None and block + "attn.hook_z" not in kept:
+            z.append(missing.z[layer])
+            mlp += [missing.mlp[layer]] if arch.mlp else []
+            continue
         own = kept[block + "attn.hook_z"]
         own = own.unflatten(-1, (arch.heads, -1)) if own.ndim == 3 else own
         if arch.post_norm:  # some norms give their scale in single precision whatever the model's
             own = (own / kept[block + "ln1_post.hook_scale"][..., None]).to(own.dtype)
         z.append(own)
         mlp += [kept[block + "hook_mlp_out"]] if arch.mlp else []
-    return Outputs(kept["blocks.0.hook_resid_pre"], tuple(z), tuple(mlp))
+    embed = kept.get("blocks.0.hook_resid_pre", None if missing is None else missing.embed)
+    assert embed is not None
+    return Outputs(embed, tuple(z), tuple(mlp))
 
 
 def read_logits(
@@ -98,14 +160,15 @@ def read_outputs(
     lengths: Int[Tensor, " row"],
     *,
     every_position: bool = False,
-) -> tuple[Outputs, Float[Tensor, "row read vocab"]]:
-    """Run prompts untouched: what every source wrote, and the logits."""
+) -> Run:
+    """Run prompts untouched."""
     kept: dict[str, Tensor] = {}
-    hooks = output_hooks(wiring, kept)
+    streams: dict[str, Tensor] = {}
+    hooks = [*output_hooks(wiring, kept), *keep_hooks(patched_streams(wiring), streams)]
     logits = read_logits(
         model, wiring.architecture, tokens, lengths, hooks, every_position=every_position
     )
-    return outputs_of(wiring, kept), logits
+    return Run(outputs_of(wiring, kept), logits, streams)
 
 
 def source_rows(

@@ -21,8 +21,7 @@ from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.graph import LOGITS
 from strace_lens.circuits.interventions import effects_table, measured
 from strace_lens.circuits.metrics import Logits
-from strace_lens.circuits.outputs import Outputs, read_logits
-from strace_lens.circuits.patching import patch_hooks
+from strace_lens.circuits.outputs import Outputs
 from strace_lens.circuits.run_circuits import Direction, patched_pairs
 from strace_lens.circuits.targets import (
     Positions,
@@ -32,7 +31,7 @@ from strace_lens.circuits.targets import (
     node_targets,
 )
 from strace_lens.circuits.task import Task
-from strace_lens.circuits.wiring import keep_hooks, mlp_input_hooks
+from strace_lens.circuits.wiring import keep_hooks
 from strace_lens.model.architecture import Model, device_of
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
@@ -172,7 +171,7 @@ def _patched(
         mine = pairs.to(device)
         frozen = _exchanged(experiment, own.rows(mine), other.rows(mine), here)
         if graph.mlp and not freeze_mlps:
-            frozen = _with_mlps_again(experiment, tokens[pairs], pairs, frozen, here)
+            frozen = _with_mlps_again(experiment, tokens, pairs, frozen, here)
         with torch.no_grad():
             cuts = cut.expand(len(index), *cut.shape)
             logits = patched_pairs(experiment, tokens, pairs, cuts, frozen)
@@ -210,13 +209,13 @@ def _exchanged(
 
 def _with_mlps_again(
     experiment: Experiment,
-    tokens: Int[Tensor, "row pos"],
+    tokens: Int[Tensor, "pair pos"],
     pairs: Int[Tensor, " row"],
     frozen: Outputs,
     sent: Bool[Tensor, "row _ source"],
 ) -> Outputs:
     """The outputs with every MLP that does not send worked out from what then reaches it."""
-    model, wiring, graph = experiment.model, experiment.wiring, experiment.graph
+    graph = experiment.graph
     mlps = torch.tensor([graph.heads_of(layer).stop for layer in range(graph.layers)])
     is_frozen = torch.ones(graph.sources, dtype=torch.bool)
     is_frozen[mlps] = False
@@ -229,13 +228,8 @@ def _with_mlps_again(
     cut = cut[..., 0] if sent.shape[1] == 1 else cut
     points = [f"blocks.{layer}.hook_mlp_out" for layer in range(graph.layers)]
     kept: dict[str, Tensor] = {}
-    hooks = patch_hooks(model, wiring, cut, frozen, tokens.shape[1]) + keep_hooks(points, kept)
-    with torch.no_grad(), mlp_input_hooks(model, wiring):
-        read_logits(
-            *(model, wiring.architecture, tokens, experiment.task.lengths[pairs], hooks),
-            every_position=experiment.task.every_position,
-        )
-    experiment.passes.forward_rows += len(tokens)
+    with torch.no_grad():
+        patched_pairs(experiment, tokens, pairs, cut, frozen, keep_hooks(points, kept))
     sends = sent[..., mlps.to(sent.device)]
     again = [
         torch.where(sends[..., layer, None], theirs, kept[point])

@@ -12,12 +12,23 @@ from torch import Tensor
 from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.metrics import METRICS
-from strace_lens.circuits.outputs import Outputs
-from strace_lens.circuits.patching import patched_logits
+from strace_lens.circuits.outputs import (
+    Outputs,
+    Run,
+    join_runs,
+    output_hooks,
+    outputs_of,
+    patched_streams,
+    rows_of,
+)
+from strace_lens.circuits.patch_hooks import KnownRun
+from strace_lens.circuits.patching import PatchPlan, plan_pass, run_plan
 from strace_lens.circuits.task import Task
+from strace_lens.circuits.wiring import keep_hooks
 from strace_lens.model.architecture import Model, device_of
-from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.forward import MEMORY_BUDGET, Hook
 from strace_lens.model.hold import verb
+from strace_lens.model.sparse import has_hooks
 
 Direction = Literal["noise", "denoise"]
 
@@ -119,6 +130,7 @@ def circuit_metric(
     *,
     direction: Direction = "noise",
     metric: str | None = None,
+    known: KnownRun | None = None,
 ) -> Float[Tensor, "circuit pair"]:
     """The metric of every mask on every pair, in float32 on the model's device, without gradients.
 
@@ -127,12 +139,14 @@ def circuit_metric(
         keep: boolean masks or weights in [0, 1].
         direction: as for `run_circuits`.
         metric: key of `METRICS`; the experiment's own by default.
+        known: a run of every pair, from `run_known`, of a circuit that these are like in the first
+            blocks; the untouched run unless given.
     """
     experiment.expect_unchanged()
     score = METRICS[metric or experiment.metric]
     found = [
         score(logits, experiment.reference_rows(pairs))
-        for logits, pairs in circuit_logits(experiment, keep, direction)
+        for logits, pairs in circuit_logits(experiment, keep, direction, known)
     ]
     return torch.cat(found).float().view(len(keep), len(experiment.task))
 
@@ -141,6 +155,7 @@ def circuit_logits(
     experiment: Experiment,
     keep: Shaped[Tensor, "circuit destination source *pos"],
     direction: Direction = "noise",
+    known: KnownRun | None = None,
 ) -> Iterator[tuple[Float[Tensor, "row read vocab"], Int[Tensor, " row"]]]:
     """Logits of every (circuit, pair), a pass at a time, and the pair of each row."""
     task, device = experiment.task, device_of(experiment.model)
@@ -148,19 +163,85 @@ def circuit_logits(
         raise ValueError(f"unknown direction {direction!r}; choose from noise, denoise")
     if direction == "denoise" and experiment.ablation != "resample":
         raise ValueError("denoising patches clean values into the corrupted run: use resample")
-    exists = experiment.graph.exists.to(device)
-    exists = exists[..., None] if keep.ndim == 4 else exists
     tokens = task.clean if direction == "noise" else task.corrupted
-    replaced = experiment.replaced if direction == "noise" else experiment.clean[0]
     for rows in experiment.chunks(len(keep) * len(task)):
         index = torch.arange(rows.start, rows.stop)
         circuits, pairs = index // len(task), index % len(task)
-        kept = keep[circuits.to(keep.device)].to(device)
-        out = kept if direction == "denoise" else ~kept if kept.dtype == torch.bool else 1 - kept
+        plan = _plan(experiment, keep[circuits.to(keep.device)], pairs, direction, known)
         with torch.no_grad():
-            own = replaced.rows(pairs.to(device))
-            logits = patched_pairs(experiment, tokens, pairs, (out * exists).float(), own)
+            logits = _run(experiment, tokens, pairs, plan)
         yield logits, pairs.to(device)
+
+
+@verb
+def run_known(
+    experiment: Experiment, keep: Shaped[Tensor, "destination source *pos"]
+) -> tuple[KnownRun, Float[Tensor, " pair"]]:
+    """Run a circuit on every pair, for circuits that differ from it in later blocks alone.
+
+    Returns:
+        The run, for `circuit_metric`, and the experiment's metric.
+    """
+    experiment.expect_unchanged()
+    wiring, device = experiment.wiring, device_of(experiment.model)
+    clean = experiment.clean
+    runs, found = [], []
+    from_replaced = None
+    for rows in experiment.chunks(len(experiment.task)):
+        pairs = torch.arange(rows.start, rows.stop)
+        keeps = keep.expand(len(pairs), *keep.shape)
+        plan = _plan(experiment, keeps, pairs, "noise", from_replaced=from_replaced)
+        from_replaced = plan.from_replaced
+        kept: dict[str, Tensor] = {}
+        streams: dict[str, Tensor] = {}
+        hooks = [*output_hooks(wiring, kept), *keep_hooks(patched_streams(wiring), streams)]
+        with torch.no_grad():
+            logits = _run(experiment, experiment.task.clean, pairs, plan, hooks)
+        # Of blocks that were skipped nothing is read that is not replaced.
+        on_device = pairs.to(device)
+        own = clean.rows(on_device)
+        outputs = outputs_of(wiring, kept, missing=own.outputs)
+        runs.append(Run(outputs, logits, {} if from_replaced else {**own.streams, **streams}))
+        found.append(experiment.score(logits, experiment.reference_rows(on_device)))
+    whole = join_runs(runs)
+    cut = _cut(experiment, keep[None], "noise")[0]
+    known = KnownRun(cut, whole.outputs, None if from_replaced else whole.streams)
+    return known, torch.cat(found).float()
+
+
+def _plan(
+    experiment: Experiment,
+    keep: Shaped[Tensor, "row destination source *pos"],
+    pairs: Int[Tensor, " row"],
+    direction: Direction,
+    known: KnownRun | None = None,
+    *,
+    from_replaced: bool | None = None,
+) -> PatchPlan:
+    """One pass of circuits, each on its pair."""
+    wiring, on_device = experiment.wiring, pairs.to(device_of(experiment.model))
+    cut = _cut(experiment, keep, direction)
+    own, other = experiment.clean, experiment.replaced
+    streams = experiment.replaced_streams
+    if direction == "denoise":
+        own, other = experiment.corrupted, own.outputs
+        streams = None if streams is None else experiment.clean.streams
+    if known is None:
+        known = KnownRun(torch.zeros_like(cut[0]), own.outputs, own.streams)
+    if has_hooks(experiment.model):  # which may have come after the runs that are known
+        known = None
+    return plan_pass(
+        experiment.model,
+        wiring,
+        cut,
+        other.rows(on_device),
+        experiment.task.clean.shape[1],
+        streams=None if streams is None else rows_of(streams, on_device),
+        is_run=experiment.ablation == "resample",
+        differs=experiment.differs[pairs],
+        known=None if known is None else known._replace(pairs=on_device),
+        from_replaced=from_replaced,
+    )
 
 
 def patched_pairs(
@@ -169,6 +250,7 @@ def patched_pairs(
     pairs: Int[Tensor, " row"],
     cut: Float[Tensor, "row destination source *pos"],
     replaced: Outputs,
+    hooks: Sequence[Hook] = (),
 ) -> Float[Tensor, "row read vocab"]:
     """Logits of rows that are prompts of some pairs with edges cut, counted as a pass over them.
 
@@ -176,15 +258,43 @@ def patched_pairs(
         experiment: whose model runs and whose passes are counted.
         tokens: of all pairs: the clean prompts or the corrupted ones.
         pairs: of each row, on the CPU.
-        cut, replaced: of each row, as for `patched_logits`.
+        cut, replaced: of each row, as for `plan_pass`.
+        hooks: more of them, behind those that patch.
     """
+    plan = plan_pass(experiment.model, experiment.wiring, cut, replaced, tokens.shape[1])
+    return _run(experiment, tokens, pairs, plan, hooks, gradient=cut.requires_grad)
+
+
+def _run(
+    experiment: Experiment,
+    tokens: Int[Tensor, "pair pos"],
+    pairs: Int[Tensor, " row"],
+    plan: PatchPlan,
+    hooks: Sequence[Hook] = (),
+    *,
+    gradient: bool = False,
+) -> Float[Tensor, "row read vocab"]:
+    """Logits of a planned pass, counted, as for `patched_pairs`."""
     experiment.passes.forward_rows += len(pairs)
-    return patched_logits(
+    return run_plan(
         experiment.model,
         experiment.wiring,
         tokens[pairs],
         experiment.task.lengths[pairs],
-        cut,
-        replaced,
+        plan,
+        hooks,
         every_position=experiment.task.every_position,
+        gradient=gradient,
     )
+
+
+def _cut(
+    experiment: Experiment,
+    keep: Shaped[Tensor, "row destination source *pos"],
+    direction: Direction,
+) -> Float[Tensor, "row destination source *pos"]:
+    """What is replaced of every edge: of those kept when denoising, of the others else."""
+    kept = keep.detach().to(device_of(experiment.model))
+    out = kept if direction == "denoise" else ~kept if kept.dtype == torch.bool else 1 - kept
+    exists = experiment.graph.exists.to(kept.device)
+    return (out * (exists[..., None] if keep.ndim == 4 else exists)).float()

@@ -40,6 +40,13 @@ from strace_lens.model.checks import (
 from strace_lens.model.forward import Hook, last_logits
 from strace_lens.model.hold import verb
 from strace_lens.model.norms import Norm, read_norm
+from strace_lens.model.sparse import (
+    block_outputs,
+    mlps_are_pointwise,
+    projection,
+    skipped_blocks,
+    zero_projections,
+)
 from strace_lens.model.weights import remembered
 
 Input = Literal["q", "k", "v"]
@@ -58,6 +65,9 @@ class Wiring:
         centred: every norm that a stream passes takes its mean away first, the last one too, so a
             change of the mean alone is never seen.
         positions: added to the normed input of q and k (shortformer), by token position.
+        block_outputs: what blocks return, for `skipped_blocks`; None where none may be skipped.
+        zero_projections: q, k and v need not be worked out where they are overwritten, nor what
+            attention writes where that is not read.
     """
 
     architecture: Architecture
@@ -67,6 +77,8 @@ class Wiring:
     mlp_point: str
     centred: bool
     positions: Float[Tensor, "context d_model"] | None
+    block_outputs: int | None = None
+    zero_projections: bool = False
 
 
 def input_projection(
@@ -129,8 +141,21 @@ def _proven(model: Model) -> Wiring:
             tokens.expand(2, -1), return_type="logits", padding_side="right"
         )
         expect_equal_rows(arch, twice)
-        arch = replace(arch, padding_is_exact=padding_is_exact(model, arch, tokens[0]))
-        wiring = replace(wiring, architecture=arch)
+        arch = replace(
+            arch,
+            padding_is_exact=padding_is_exact(model, arch, tokens[0]),
+            pointwise_mlps=arch.mlp
+            and mlps_are_pointwise(
+                model, arch.layers, lambda: model.run_with_hooks(tokens, padding_side="right")
+            ),
+        )
+        outputs = _skipped_output(model, arch, tokens)
+        wiring = replace(
+            wiring,
+            architecture=arch,
+            block_outputs=outputs,
+            zero_projections=_projections_are_free(model, arch, tokens),
+        )
         _check_readers(model, wiring, tokens)
         _check_writes(model, wiring, tokens)
     return wiring
@@ -263,6 +288,43 @@ def _expect_equal(arch: Architecture, name: str, ours: Tensor, found: dict[str, 
             f"{arch.name} cannot be patched: what {name} carries is not worked out from the stream "
             f"by its norm and weights (relative gap {gap:.1e})"
         )
+
+
+def _skipped_output(model: Model, arch: Architecture, tokens: Int[Tensor, "1 pos"]) -> int | None:
+    """What blocks return, where a run from the second block on is the whole run."""
+    name, kept = "blocks.1.hook_resid_pre", {}
+
+    def run(hooks: Sequence[Hook] = ()) -> Tensor:
+        return last_logits(model, arch, tokens, hooks=hooks)
+
+    found = block_outputs(model, arch.layers, run)
+    if found is None or arch.layers < 2:
+        return None
+    whole = run(keep_hooks([name], kept))
+    with skipped_blocks(model, [0], found):
+        late = run([(name, lambda value, hook: kept[name])])
+    return found if torch.equal(late, whole) else None
+
+
+def _projections_are_free(model: Model, arch: Architecture, tokens: Int[Tensor, "1 pos"]) -> bool:
+    """Whether a run without the projections, with what they gave written, is the whole run."""
+    layers = range(arch.layers)
+    parts = [(layer, kind) for layer in layers for kind in (*INPUTS, "o")]
+    if any(projection(model, *part) is None for part in parts):
+        return False
+    names = [f"blocks.{n}.attn.hook_{kind}" for n in layers for kind in INPUTS]
+    names += [f"blocks.{n}.hook_attn_out" for n in layers]
+    kept: dict[str, Tensor] = {}
+
+    def write(name: str) -> Callable[..., Tensor]:
+        return lambda value, hook: kept[name]
+
+    whole = last_logits(model, arch, tokens, hooks=keep_hooks(names, kept))
+    if len(kept) < len(names):
+        return False
+    with zero_projections(model, parts):
+        without = last_logits(model, arch, tokens, hooks=[(name, write(name)) for name in names])
+    return torch.equal(without, whole)
 
 
 _Write = tuple[str, str | None, tuple[str, ...]]  # a point, one behind it, points beside it

@@ -1,19 +1,21 @@
-"""MLPs that run only on the tokens whose MLP edge a row keeps.
+"""MLPs that run only on some tokens, and projections and blocks that do not run at all.
 
 An MLP works on each token alone, so a token whose MLP edge is ablated need not pass through it. Of
-the rows of a density curve less than half do.
+the rows of a density curve less than half do. A block need not run where what it would write is
+known already, or where nothing reads it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 
 from strace_lens.model.architecture import Model, device_of_layer
 
@@ -62,6 +64,77 @@ def mlps_are_pointwise(model: Model, layers: int, run: Callable[[], object]) -> 
     return all(found.get(layer, False) for layer in range(layers))
 
 
+@contextlib.contextmanager
+def skipped_blocks(model: Model, layers: Iterable[int], outputs: int) -> Iterator[None]:
+    """Have some blocks hand on the stream as it comes, without running anything or any hook.
+
+    Args:
+        model: the model; its blocks are as before afterwards, also on error.
+        layers: of the blocks to skip.
+        outputs: of every block, from `block_outputs`.
+    """
+
+    def hand_on(forward: Forward, *args: Any, **kwargs: Any) -> Any:
+        stream = _stream_of(args, kwargs)
+        return (stream, *[None] * (outputs - 1)) if outputs else stream
+
+    with _replaced({_block(model, layer): hand_on for layer in layers}):
+        yield
+
+
+def block_outputs(model: Model, layers: int, run: Callable[[], object]) -> int | None:
+    """What every block returns in `run`, a forward pass: 0 for the stream alone, else its tuple.
+
+    None where that is not the same in all blocks, or not a stream of the shape that came in.
+    """
+    found: set[int | None] = set()
+
+    def probe(forward: Forward, *args: Any, **kwargs: Any) -> Any:
+        out, stream = forward(*args, **kwargs), _stream_of(args, kwargs)
+        first = out[0] if isinstance(out, tuple) else out
+        same = isinstance(first, Tensor) and stream is not None and first.shape == stream.shape
+        found.add((len(out) if isinstance(out, tuple) else 0) if same else None)
+        return out
+
+    with _replaced({_block(model, layer): probe for layer in range(layers)}):
+        run()
+    return found.pop() if len(found) == 1 else None
+
+
+@contextlib.contextmanager
+def zero_projections(model: Model, parts: Iterable[tuple[int, str]]) -> Iterator[None]:
+    """Have some projections of attention give zeros, where they are overwritten or not read.
+
+    Args:
+        model: the model; its modules are as before afterwards, also on error.
+        parts: layers and names, "q", "k", "v" or "o", of which `projection` finds a module.
+    """
+
+    def zeros(width: int, forward: Forward, hidden: Tensor) -> Tensor:
+        return hidden.new_zeros(*hidden.shape[:-1], width)
+
+    modules = [projection(model, *part) for part in parts]
+    with _replaced({m: functools.partial(zeros, m.out_features) for m in modules if m is not None}):
+        yield
+
+
+def projection(model: Model, layer: int, name: str) -> torch.nn.Linear | None:
+    """The linear layer behind a bridge's hook point; None where there is none."""
+    part = getattr(cast(Any, model).blocks[layer].attn, name, None)
+    module = getattr(part, "original_component", None)
+    return module if isinstance(module, torch.nn.Linear) else None
+
+
+def has_hooks(model: Model) -> bool:
+    """Whether somebody's hooks stand at a hook point, so that every part has to run."""
+    parts = cast(torch.nn.Module, model).modules()
+    return any(part._forward_hooks for part in parts if isinstance(part, HookPoint))
+
+
+def _stream_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else kwargs.get("hidden_states")
+
+
 def _on_kept(
     places: Int[Tensor, " kept"], forward: Forward, hidden: Float[Tensor, "row pos d_model"]
 ) -> Float[Tensor, "row pos d_model"]:
@@ -76,9 +149,15 @@ def _on_kept(
 @contextlib.contextmanager
 def _wrapped(model: Model, wrappers: dict[int, Wrapper]) -> Iterator[None]:
     """Put a function around the forward of some layers' MLPs while the context is open."""
+    with _replaced({_module(model, layer): wrapper for layer, wrapper in wrappers.items()}):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(wrappers: Mapping[torch.nn.Module, Wrapper]) -> Iterator[None]:
+    """Put a function around the forward of some modules while the context is open."""
     with contextlib.ExitStack() as stack:
-        for layer, wrapper in wrappers.items():
-            module = _module(model, layer)
+        for module, wrapper in wrappers.items():
             own = vars(module).get("forward")
             vars(module)["forward"] = functools.partial(wrapper, module.forward)
             stack.callback(_restore, module, own)
@@ -92,9 +171,13 @@ def _restore(module: torch.nn.Module, own: Forward | None) -> None:
         vars(module)["forward"] = own
 
 
+def _block(model: Model, layer: int) -> torch.nn.Module:
+    return cast(Any, model).blocks[layer]
+
+
 def _module(model: Model, layer: int) -> torch.nn.Module:
     """The module that computes a layer's MLP: behind a bridge's hook points, where there is one."""
-    block = cast(Any, model).blocks[layer]
+    block: Any = _block(model, layer)
     return getattr(block.mlp, "original_component", None) or block.mlp
 
 

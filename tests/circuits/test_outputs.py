@@ -18,7 +18,7 @@ TASK = tiny_task()
 @pytest.mark.parametrize("name", NAMES)
 def test_source_rows_are_what_each_source_adds_to_the_stream(name: str) -> None:
     model, wiring = model_of(name), wiring_of(model_of(name))
-    outputs, logits = read_outputs(model, wiring, TASK.clean, TASK.lengths)
+    outputs, logits, _ = read_outputs(model, wiring, TASK.clean, TASK.lengths)
     rows = source_rows(model, wiring, outputs)
     assert rows.shape == (wiring.graph.sources, 2, 6, wiring.architecture.d_model)
     for pair in range(2):
@@ -32,17 +32,17 @@ def test_logits_are_read_at_the_last_token_or_at_every_one() -> None:
     model, wiring, task = model_of("llama"), wiring_of(model_of("llama")), uneven_task()
     with torch.no_grad():
         full = model(task.clean)
-    _, last = read_outputs(model, wiring, task.clean, task.lengths)
+    last = read_outputs(model, wiring, task.clean, task.lengths).logits
     truth = full[torch.arange(3), task.lengths - 1]
     assert last.shape[:2] == (3, 1)
     assert relative_error(last[:, 0], truth) < 1e-6
-    _, every = read_outputs(model, wiring, task.clean, task.lengths, every_position=True)
+    every = read_outputs(model, wiring, task.clean, task.lengths, every_position=True).logits
     assert relative_error(every, full) < 1e-6
 
 
 def test_outputs_are_cut_joined_and_mapped_row_by_row() -> None:
     model, wiring, task = model_of("gpt2"), wiring_of(model_of("gpt2")), tiny_task(4)
-    whole, _ = read_outputs(model, wiring, task.clean, task.lengths)
+    whole = read_outputs(model, wiring, task.clean, task.lengths).outputs
     first, last = (whole.rows(torch.tensor(index)) for index in ([0], [1, 2, 3]))
     back = join_outputs([last, first]).rows(torch.tensor([3, 0, 1, 2]))
     for ours, theirs in zip(

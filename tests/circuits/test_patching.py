@@ -14,7 +14,8 @@ from torch import Tensor
 
 from strace_lens.circuits.circuit import circuit_of_nodes
 from strace_lens.circuits.experiment import Experiment
-from strace_lens.circuits.patching import patched_logits
+from strace_lens.circuits.patch_hooks import KnownRun
+from strace_lens.circuits.patching import plan_pass, run_plan
 from strace_lens.circuits.task import Task
 from tests import oracle, tiny
 from tests.cases import POST_NORM, relative_error
@@ -36,20 +37,41 @@ TOLERANCE = 5e-6
 
 
 def patch(
-    experiment: Experiment, keep: Tensor, task: Task = TASK, *, every_position: bool = False
+    experiment: Experiment,
+    keep: Tensor,
+    task: Task = TASK,
+    *,
+    every_position: bool = False,
+    known: KnownRun | None = None,
+    from_replaced: bool = False,
 ) -> Float[Tensor, "pair read vocab"]:
     """One circuit on every pair, by the package, in float64."""
     exists = experiment.graph.exists if keep.ndim == 2 else experiment.graph.exists[..., None]
     cut = (1 - keep.double()) * exists
-    return patched_logits(
+    plan = plan_pass(
         experiment.model,
         experiment.wiring,
-        task.clean,
-        task.lengths,
         cut.expand(len(task), *cut.shape).contiguous(),
         experiment.replaced,
-        every_position=every_position,
+        task.clean.shape[1],
+        streams=experiment.replaced_streams if from_replaced else None,
+        is_run=experiment.ablation == "resample",
+        known=known,
+        from_replaced=from_replaced,
     )
+    assert plan.from_replaced is from_replaced or bool(keep.all())
+    model, wiring = experiment.model, experiment.wiring
+    with torch.no_grad():
+        return run_plan(
+            model, wiring, task.clean, task.lengths, plan, every_position=every_position
+        )
+
+
+def untouched(experiment: Experiment) -> KnownRun:
+    """The run that cuts nothing."""
+    clean = experiment.clean
+    exists = experiment.graph.exists
+    return KnownRun(torch.zeros(exists.shape).double(), clean.outputs, clean.streams)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,6 +114,57 @@ def test_masks_of_any_density_and_ablation_give_what_the_slow_route_gives(
     keep = random_keep(experiment.graph, seed, soft=True, positions=positions) < density
     truth = slow_run(name, TASK, 1, keep, ablation).logits[-1]
     assert relative_error(patch(experiment, keep)[1, 0], truth) < TOLERANCE
+
+
+@pytest.mark.parametrize("density", [0.03, 0.2, 0.6])
+@pytest.mark.parametrize("kind", ["boolean", "soft by position"])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in POST_NORM])
+def test_what_is_kept_added_to_the_replaced_streams_gives_what_the_slow_route_gives(
+    name: str, kind: str, density: float
+) -> None:
+    """In sparse masks some nodes, and some blocks, do not run at all."""
+    experiment = double_experiment(name, TASK)
+    keep = random_keep(experiment.graph, seed=len(kind), **{**MASKS[kind], "soft": True})
+    keep = torch.where(keep < density, keep if "soft" in kind else torch.ones_like(keep), 0)
+    known = untouched(experiment)
+    ours = patch(experiment, keep, every_position=True, known=known, from_replaced=True)
+    for pair in range(len(TASK)):
+        assert relative_error(ours[pair], slow_run(name, TASK, pair, keep).logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "attn_only"])
+def test_the_mean_of_streams_is_the_stream_of_mean_outputs(name: str) -> None:
+    """No source is then as what replaces it, so all that reach the logits matter."""
+    if name not in NAMES:
+        pytest.skip("not with this transformer-lens")
+    experiment = double_experiment(name, TASK, ablation="mean")
+    keep = random_keep(experiment.graph, 3, soft=True) < 0.1
+    ours = patch(experiment, keep, known=untouched(experiment), from_replaced=True)
+    truth = slow_run(name, TASK, 1, keep, "mean").logits[-1]
+    assert relative_error(ours[1, 0], truth) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_below_the_first_edge_that_goes_do_not_run(name: str) -> None:
+    """The embedding of a run that starts late means nothing: what is read is the stored stream."""
+    experiment = double_experiment(name, TASK)
+    graph, last = experiment.graph, experiment.graph.layers - 1
+    keep = random_keep(graph, 5)
+    keep[graph.destination_layers < last] = True
+    known, _ = untouched(experiment), experiment.replaced  # which run all blocks
+    ran: list[int] = []
+    points = [
+        experiment.model.hook_dict[f"blocks.{layer}.attn.hook_z"] for layer in range(graph.layers)
+    ]
+    for layer, point in enumerate(points):
+        point.add_hook(lambda value, hook, layer=layer: ran.append(layer))
+    try:
+        ours = patch(experiment, keep, known=known)
+    finally:
+        for point in points:
+            point.remove_hooks("fwd")
+    assert ran == [last]
+    assert relative_error(ours[1, 0], slow_run(name, TASK, 1, keep).logits[-1]) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "gemma2"])
@@ -177,14 +250,9 @@ def test_gradients_in_the_masks_are_those_of_differences_of_the_slow_route(
 
     keep.requires_grad_()
     cut = (1 - keep) * exists
-    logits = patched_logits(
-        experiment.model,
-        experiment.wiring,
-        task.clean,
-        task.lengths,
-        cut[None],
-        experiment.replaced,
-    )
+    model, wiring = experiment.model, experiment.wiring
+    plan = plan_pass(model, wiring, cut[None], experiment.replaced, task.clean.shape[1])
+    logits = run_plan(model, wiring, task.clean, task.lengths, plan, gradient=True)
     (gradient,) = torch.autograd.grad((logits[0, 0] * weight).sum(), keep)
     keep = keep.detach()
 

@@ -16,7 +16,13 @@ from strace_lens.circuits.circuit import (
     full_circuit,
 )
 from strace_lens.circuits.experiment import make_experiment
-from strace_lens.circuits.run_circuits import circuit_logits, circuit_metric, run_circuits, stack
+from strace_lens.circuits.run_circuits import (
+    circuit_logits,
+    circuit_metric,
+    run_circuits,
+    run_known,
+    stack,
+)
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.wiring import component_graph
 from strace_lens.model.architecture import UnsupportedModelError
@@ -111,8 +117,8 @@ def test_a_batch_gives_what_each_circuit_gives_alone_in_any_budget(name: str) ->
     experiment = make_experiment(model, TASK, memory_budget=1)
     runs = circuit_logits(experiment, stack(experiment, circuits))
     assert [len(pairs) for _, pairs in runs] == [1] * (len(circuits) * len(TASK))
-    # The corrupted run of each pair, which the circuits' edges are replaced from, and no clean one.
-    assert experiment.passes.forward_rows == len(circuits) * len(TASK) + len(TASK)
+    # Both untouched prompts of each pair: circuits begin with one, and are replaced from the other.
+    assert experiment.passes.forward_rows == (len(circuits) + 2) * len(TASK)
 
 
 @pytest.mark.extended
@@ -193,6 +199,36 @@ def test_masks_of_all_kinds_go_into_one_batch() -> None:
     found = run_circuits(model_of("llama"), TASK, [Circuit(graph, mask) for mask in masks])
     for other in found[1:]:
         assert relative_error(other, found[0]) < 1e-6
+
+
+@pytest.mark.parametrize("density", [0.1, 0.9])
+@pytest.mark.parametrize("name", NAMES)
+def test_circuits_that_share_a_run_are_as_run_alone(name: str, density: float) -> None:
+    """One edge dropped after another, from the logits back to the first block."""
+    experiment = make_experiment(model_of(name), TASK)
+    keep = (random_keep(experiment.graph, 4, soft=True) < density) & experiment.graph.exists
+    cells = keep.nonzero().flip(0)[:: max(1, int(keep.sum()) // 7)]
+    masks = keep.repeat(len(cells) + 1, 1, 1)
+    masks[(torch.arange(len(cells)), *cells.T)] = False
+    known, values = run_known(experiment, keep)
+    alone = slow_metrics(name, [Circuit(experiment.graph, mask) for mask in masks], TASK)
+    assert relative_error(circuit_metric(experiment, masks, known=known), alone) < 1e-5
+    assert relative_error(values, alone[-1]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
+def test_prompts_that_differ_late_give_the_slow_routes_metric(name: str) -> None:
+    """Before their first difference nothing is changed, so MLPs need not run there."""
+    task = tiny_task()
+    task.corrupted[0, :4], task.corrupted[1, :2] = task.clean[0, :4], task.clean[1, :2]
+    graph = component_graph(model_of(name))
+    circuits = [Circuit(graph, random_keep(graph, 8, soft=True) < d) for d in (0.1, 0.3, 0.8)]
+    found = run_circuits(model_of(name), task, circuits)
+    truth = slow_metrics(name, circuits, task)
+    assert relative_error(found, truth) < 1e-5
+    experiment = make_experiment(model_of(name), task)
+    for circuit, own in zip(circuits, truth, strict=True):
+        assert relative_error(run_known(experiment, circuit.keep)[1], own) < 1e-5
 
 
 def test_gradients_are_not_asked_for() -> None:
