@@ -6,6 +6,7 @@ empty circuit (every edge ablated) is 0 and the full one is 1. Means are taken b
 
 from __future__ import annotations
 
+import hashlib
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from strace_lens.circuits.circuit import Circuit, Scores, empty_circuit, full_circuit
@@ -27,6 +28,7 @@ from strace_lens.measures.sizes import check_sizes
 from strace_lens.model.architecture import Model
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
+from strace_lens.model.sparse import has_hooks
 from strace_lens.utils.html_repr import facts
 from strace_lens.utils.progress import warn
 
@@ -327,8 +329,47 @@ def metric_range(experiment: Experiment) -> MetricRange:
 
 
 def _faithfulness_of(experiment: Experiment, circuits: Sequence[Circuit]) -> list[float]:
-    masks = stack(experiment, circuits)
-    return metric_range(experiment).faithfulness(circuit_metric(experiment, masks))
+    return _faithfulness(experiment, stack(experiment, circuits))
+
+
+_measured: weakref.WeakKeyDictionary[Experiment, dict[bytes, Float[Tensor, " pair"]]] = (
+    weakref.WeakKeyDictionary()
+)
+"""The metric of every circuit that was evaluated, by a digest of its mask."""
+
+
+def _faithfulness(
+    experiment: Experiment,
+    masks: Shaped[Tensor, "circuit destination source *pos"],
+    like: Shaped[Tensor, "destination source *pos"] | None = None,
+) -> list[float]:
+    """Faithfulness of circuits; one that this experiment has evaluated already does not run again.
+
+    Rankings that agree at their top share circuits, and a ranking those of its curve and of the
+    circuit that is taken from it.
+
+    Args:
+        experiment: from `make_experiment`.
+        masks: of the circuits.
+        like: a circuit that all of them are like in the first blocks.
+    """
+    between = metric_range(experiment)
+    experiment.expect_unchanged()
+    seen = {} if has_hooks(experiment.model) else _measured.setdefault(experiment, {})
+    digests = [_digest(mask) for mask in masks]
+    new = {digest: place for place, digest in enumerate(digests) if digest not in seen}
+    if new:
+        known = None if like is None else run_known(experiment, like)
+        values = circuit_metric(experiment, masks[list(new.values())], known=known)
+        seen.update(zip(new, values, strict=True))
+    return between.faithfulness(torch.stack([seen[digest] for digest in digests]))
+
+
+def _digest(mask: Shaped[Tensor, "destination source *pos"]) -> bytes:
+    """What tells masks apart, weights and token positions included."""
+    told = hashlib.blake2b(f"{mask.dtype} {tuple(mask.shape)}".encode(), digest_size=16)
+    told.update(mask.cpu().contiguous().numpy().tobytes())
+    return told.digest()
 
 
 @verb
@@ -370,15 +411,14 @@ def minimality(
     order = torch.randperm(len(circuit), generator=torch.Generator().manual_seed(seed))
     chosen = order[:sample].sort().values
     cells, names = circuit.kept.cpu().nonzero().flip(0)[chosen], circuit.edge_names()
-    whole, between = stack(experiment, [circuit]), metric_range(experiment)
-    # Nothing changes below the destination of the edge that goes, and edges are in that order.
-    known, values = run_known(experiment, whole[0])
-    (own,) = between.faithfulness(values[None])
+    whole = stack(experiment, [circuit])
+    (own,) = _faithfulness(experiment, whole)
     without: list[float] = []
     for dropped in cells.split(_MASKS_AT_ONCE):
         masks = whole.repeat(len(dropped), *[1] * (whole.ndim - 1))
         masks[(torch.arange(len(dropped)), *dropped.T)] = 0
-        without += between.faithfulness(circuit_metric(experiment, masks, known=known))
+        # Nothing changes below the destination of the edge that goes, and edges are in that order.
+        without += _faithfulness(experiment, masks, like=whole[0])
     return {names[i]: own - value for i, value in zip(chosen.tolist(), without, strict=True)}
 
 

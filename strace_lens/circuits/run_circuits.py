@@ -174,18 +174,15 @@ def circuit_logits(
 
 
 @verb
-def run_known(
-    experiment: Experiment, keep: Shaped[Tensor, "destination source *pos"]
-) -> tuple[KnownRun, Float[Tensor, " pair"]]:
-    """Run a circuit on every pair, for circuits that differ from it in later blocks alone.
+def run_known(experiment: Experiment, keep: Shaped[Tensor, "destination source *pos"]) -> KnownRun:
+    """Run a circuit on every pair, for `circuit_metric` of others that are like it in some blocks.
 
-    Returns:
-        The run, for `circuit_metric`, and the experiment's metric.
+    Blocks before the first that holds a difference do not run again.
     """
     experiment.expect_unchanged()
     wiring, device = experiment.wiring, device_of(experiment.model)
     clean = experiment.clean
-    runs, found = [], []
+    runs: list[Run] = []
     from_replaced = None
     for rows in experiment.chunks(len(experiment.task)):
         pairs = torch.arange(rows.start, rows.stop)
@@ -202,11 +199,9 @@ def run_known(
         own = clean.rows(on_device)
         outputs = outputs_of(wiring, kept, missing=own.outputs)
         runs.append(Run(outputs, logits, {} if from_replaced else {**own.streams, **streams}))
-        found.append(experiment.score(logits, experiment.reference_rows(on_device)))
     whole = join_runs(runs)
     cut = _cut(experiment, keep[None], "noise")[0]
-    known = KnownRun(cut, whole.outputs, None if from_replaced else whole.streams)
-    return known, torch.cat(found).float()
+    return KnownRun(cut, whole.outputs, None if from_replaced else whole.streams)
 
 
 def _plan(
