@@ -27,9 +27,12 @@ from typing import Any
 
 import networkx as nx
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from strace_lens.circuits.circuit import Circuit, Scores
 from strace_lens.circuits.graph import EMBED, LOGITS, ComponentGraph
+from strace_lens.circuits.select_edges import node_scores
 from strace_lens.files.result_files import ResultFileError, facts_text
 from strace_lens.traces.subgraph import Subgraph
 from strace_lens.utils.disk import JsonError, TextFileError, parse_json, read_text, write_whole
@@ -42,7 +45,11 @@ _OURS = "strace_lens"  # a key that other programs pass over, which holds our ch
 
 
 def save_importances(
-    found: Scores | Circuit, path: str | Path, *, d_model: int | None = None
+    found: Scores | Circuit,
+    path: str | Path,
+    *,
+    d_model: int | None = None,
+    level: str = "edge",
 ) -> None:
     """Write scores, or a circuit's weights and which edges it keeps, for EAP-IG and MIB to read.
 
@@ -51,12 +58,20 @@ def save_importances(
         path: of the JSON file.
         d_model: width of the model. EAP-IG's newer versions and MIB read no file without it, its
             older ones do.
+        level: "edge", or "node" for scores of a method that scores nodes: each node has its score
+            then, and edges have zero.
 
     Raises:
-        ValueError: the edges differ by token position, which these files cannot say.
+        ValueError: the edges differ by token position, which these files cannot say, or scores of
+            edges are to be written as those of nodes.
     """
     graph = found.graph
     values = found.values if isinstance(found, Scores) else found.keep
+    by_node = dict[str, float]()
+    if level == "node" and isinstance(found, Scores):
+        scored = node_scores(found).double().tolist()
+        by_node = dict(zip(graph.source_names, scored, strict=True))
+        values = torch.zeros_like(values)
     if values.ndim == 3:
         raise ValueError(
             "importance files have no token positions; sum the scores, or keep an edge at all "
@@ -80,7 +95,13 @@ def save_importances(
     names = {**{n: _their_source(n) for n in graph.source_names}, LOGITS: LOGITS}
     content = {
         "cfg": config,
-        "nodes": {theirs: {"in_graph": ours in nodes} for ours, theirs in names.items()},
+        "nodes": {
+            theirs: {
+                "in_graph": ours in nodes,
+                **({"score": by_node[ours]} if ours in by_node else {}),
+            }
+            for ours, theirs in names.items()
+        },
         "edges": edges,
     }
     write_whole(path, json.dumps({**content, _OURS: {"sha256": _sha256(content)}}).encode())
@@ -89,6 +110,8 @@ def save_importances(
 def load_importances(path: str | Path, graph: ComponentGraph, *, method: str = "") -> Scores:
     """Read the scores of an importance file, of the older form of EAP-IG or the newer.
 
+    Where it scores every node and no edge, all out-edges of a node get the score of the node.
+
     Args:
         path: of the JSON file.
         graph: of the model that the file belongs to (`component_graph(model)`).
@@ -96,17 +119,33 @@ def load_importances(path: str | Path, graph: ComponentGraph, *, method: str = "
 
     Raises:
         FileNotFoundError: there is no such file.
-        ResultFileError: it is no importance file, of another graph, of single neurons, or of nodes
-            instead of edges, or it lacks an edge or its score.
+        ResultFileError: it is no importance file, of another graph, of single neurons, or of some
+            nodes and no edges, or it lacks an edge or its score.
     """
     named = _edges(graph)
-    scores = _read(path, graph, named, "score", float)
-    values = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64)
-    for name, cell in named.items():
-        values[cell] += scores[name]
+    by_node = _scores_of_nodes(path, graph)
+    if by_node is None:
+        scores = _read(path, graph, named, "score", float)
+        values = torch.zeros(graph.destinations, graph.sources, dtype=torch.float64)
+        for name, cell in named.items():
+            values[cell] += scores[name]
+    else:
+        _read(path, graph, named, "in_graph", bool)
+        values = graph.exists * by_node
     if not bool(torch.isfinite(values).all()):
         raise ResultFileError(f"{path}: the scores of a group of heads add up to infinity")
     return Scores(graph, values, method or Path(path).stem, metadata={"file": str(path)})
+
+
+def _scores_of_nodes(path: str | Path, graph: ComponentGraph) -> Tensor | None:
+    """Scores of all nodes of a file that scores these and no edge, else None."""
+    _, nodes, edges = _contents(path)
+    if any(edge.get("score") for edge in edges.values()):
+        return None
+    found = [nodes.get(_their_source(name), {}).get("score") for name in graph.source_names]
+    if not any(found) or not all(type(x) is float and math.isfinite(x) for x in found):
+        return None
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def load_importance_circuit(path: str | Path, graph: ComponentGraph) -> Circuit:
@@ -218,6 +257,12 @@ def _edges(graph: ComponentGraph) -> dict[str, tuple[int, int]]:
         for name in destinations[destination]:
             named[f"{sources[source]}->{name}"] = (destination, source)
     return named
+
+
+def copies_of(graph: ComponentGraph) -> Int64[Tensor, "destination source"]:
+    """How many edges of theirs each of ours stands for: as many as a group has query heads."""
+    group = torch.tensor([len(_their_destinations(graph, d)) for d in range(graph.destinations)])
+    return group[:, None] * graph.exists
 
 
 def _their_source(name: str) -> str:
