@@ -10,7 +10,7 @@ from .circuits.significance import circuit_tests
 from .circuits.task import Task
 from .circuits.tasks.accuracy import accuracy
 from .circuits.tasks.generate import make_task
-from .circuits.tasks.read import read_task
+from .circuits.tasks.read import read_task, task
 from .circuits.wiring import component_graph
 from .comparison.compare import compare
 from .corpus.analyses.all import analyse
@@ -25,6 +25,7 @@ from .density.causal import phase_ablation
 from .density.cost import plan
 from .density.curve import DensityCurve, density_curve, density_curves
 from .density.phases import find_phases
+from .density.traced import trace
 from .files.results import load, save
 from .measures.sizes import SIZES
 from .model.architecture import UnsupportedModelError
@@ -99,6 +100,8 @@ __all__ = [
     "run_circuits",
     "save",
     "sweep",
+    "task",
     "text_density",
     "token_graph",
+    "trace",
 ]

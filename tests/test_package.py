@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -34,6 +35,13 @@ def python(*arguments: str, cwd: Path, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_no_public_name_hides_a_folder_of_the_package() -> None:
+    folders = {module.name for module in pkgutil.iter_modules(sl.__path__)}
+    assert {"traces", "circuits"} <= folders
+    assert folders.isdisjoint(sl.__all__)
+    assert len(set(sl.__all__)) == len(sl.__all__)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from strace_lens.density.change_points import LEAST_SIZES, Between, Phase, chang
 from strace_lens.density.curve import DensityCurve
 from strace_lens.measures.sizes import THRESHOLD, restored_from
 from strace_lens.traces.edges import KINDS
+from strace_lens.traces.subgraph import Subgraph
 from strace_lens.traces.trace import Trace
 from strace_lens.utils.html_repr import facts
 
@@ -28,6 +29,7 @@ class LayerPhase:
 
     Attributes:
         name: "head subgraph" or "tail refinement".
+        trace: whose edges they are.
         start, stop: relative sizes; the edges are those the larger trace adds to the smaller.
         stop_between: the largest measured size at which the error is still too large, 0 if there
             is none, and `stop`.
@@ -37,6 +39,7 @@ class LayerPhase:
     """
 
     name: str
+    trace: Trace
     start: float
     stop: float
     stop_between: Between
@@ -49,6 +52,15 @@ class LayerPhase:
     def edges(self) -> int:
         """Number of edges."""
         return self.last - self.first
+
+    @property
+    def subgraph(self) -> Subgraph:
+        """These edges as a set: of the tail refinement, those that it adds.
+
+        Example:
+            >>> phases.tail.subgraph.heads().nlargest(5, "edges")
+        """
+        return self.trace.between(self.first, self.last)
 
     @property
     def kinds(self) -> dict[str, int]:
@@ -82,7 +94,7 @@ class Phases:
         along_sizes: plateau, construction and refinement, those that were found, in order.
         head: the smallest trace from which the head's error stays under a tenth of its mass; None
             where the largest size measured does not get there.
-        tail: what later sizes add to it up to the size from which the tail's error stays under a
+        tail: what later sizes add to it, up to the size from which the tail's error stays under a
             tenth of its mass; None likewise, and without a head subgraph to start from.
         looked: False where too few sizes were measured to look for phases along them.
     """
@@ -196,6 +208,7 @@ def _layer_phase(
     smaller = sizes[sizes < stop]
     return LayerPhase(
         name=name,
+        trace=trace,
         start=start,
         stop=stop,
         stop_between=(float(smaller[-1]) if len(smaller) else 0.0, stop),

@@ -99,6 +99,21 @@ def test_layer_profiles_count_the_edges_between_two_ranks(curve):
         assert phase.mean_layer == pytest.approx(mean)
 
 
+def test_the_subgraphs_of_the_phases_are_the_edges_between_two_sizes(curve):
+    phases, trace = find_phases(curve), curve.trace
+    head, tail = phases.head.subgraph, phases.tail.subgraph
+    by_rank = {row["rank"]: row for row in trace.to_pandas().to_dict("records")}
+    for subgraph, phase in ((head, phases.head), (tail, phases.tail)):
+        found = subgraph.to_pandas()
+        assert found["rank"].tolist() == list(range(phase.first, phase.last))
+        assert found.to_dict("records") == [by_rank[rank] for rank in found["rank"]]
+        assert len(subgraph) == phase.edges
+    assert len(head) > 0
+    assert len(tail) > 0
+    assert len(head & tail) == 0
+    assert (head | tail).edge_names() == trace.subgraph(phases.tail.stop).edge_names()
+
+
 def test_a_curve_that_restores_nothing_says_so(curve):
     short = dataclasses.replace(curve, table=curve.table.iloc[:3])
     phases = find_phases(short)

@@ -9,6 +9,7 @@ import pytest
 
 import strace_lens as sl
 from strace_lens.density.phases import find_phases
+from strace_lens.density.traced import TracedPrompt
 from strace_lens.utils.html_repr import ROWS, facts, isolated, short
 from tests import tiny
 from tests.corpus import made as corpus
@@ -47,6 +48,7 @@ def test_every_result_says_what_it_holds_in_less_than_20_kb(tmp_path) -> None:
         (curve.trace, [f"{curve.trace.edges:,} edges", "France"]),
         (curve.trace.subgraph(1.0), ["hook_resid_mid", "more rows"]),
         (find_phases(curve), [find_phases(curve).describe()[:20]]),
+        (TracedPrompt(curve, find_phases(curve)), ["top token", "France"]),
         (task, [task.name, f"{len(task)} pairs"]),
         (result.scores, [result.scores.method, "embed"]),
         (result.scores.top(3), ["3 of", "embed"]),

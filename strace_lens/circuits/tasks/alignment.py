@@ -169,4 +169,5 @@ def task_of(
 
 
 def _padded(rows: Sequence[tuple[int, ...]]) -> Int[Tensor, "pair answer"]:
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=-1)
+    ids = [torch.tensor(row, dtype=torch.int64) for row in rows]
+    return pad_sequence(ids, batch_first=True, padding_value=-1)

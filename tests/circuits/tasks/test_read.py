@@ -1,4 +1,4 @@
-"""A user's own task from a file: what is read, and each way a line can be wrong."""
+"""A user's own task, from a file or lists: what is read, and each way it can be wrong."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from strace_lens.circuits.task import Task, TaskError
-from strace_lens.circuits.tasks.read import read_task
+from strace_lens.circuits.tasks.read import read_task, task
 from tests import cases, tiny
 
 LINE: dict[str, Any] = {
@@ -149,3 +150,63 @@ def test_no_file_and_no_metric(tmp_path: Path) -> None:
         read_task(cases.model_of("llama"), tmp_path / "none.jsonl")
     with pytest.raises(TaskError, match="unknown metric 'ld'"):
         read(tmp_path, LINE, metric="ld")
+
+
+# ------------------------------------------------------------------ lists
+
+CLEAN = ["the capital of France is", "the city of Tokyo is in"]
+CORRUPTED = ["the capital of Italy is", "the city of London is in"]
+CORRECT = [" Paris", [" Japan"]]
+INCORRECT = [[" Rome", " London"], " England"]
+
+
+def test_lists_are_the_task_of_a_file_with_the_same_lines(tmp_path: Path) -> None:
+    keys = ("clean", "corrupted", "answers", "wrong_answers")
+    rows = zip(CLEAN, CORRUPTED, CORRECT, INCORRECT, strict=True)
+    of_file = read(tmp_path, *(dict(zip(keys, row, strict=True)) for row in rows))
+    model = cases.model_of("llama")
+    given = task(model, CLEAN, CORRUPTED, CORRECT, INCORRECT, name="mine")
+    table = pd.DataFrame({"clean": CLEAN, "corrupted": CORRUPTED})
+    of_table = task(model, table["clean"], table["corrupted"], CORRECT, INCORRECT)
+    numbers = [ids(*text.split()) for text in CLEAN], [ids(*text.split()) for text in CORRUPTED]
+    right, wrong = [ids("Paris"), ids("Japan")[0]], [ids("Rome", "London"), ids("England")]
+    of_ids = task(model, *numbers, right, wrong)
+    for made in (given, of_table, of_ids):
+        for part in ("clean", "corrupted", "lengths", "answers", "incorrect"):
+            assert getattr(made, part).tolist() == getattr(of_file, part).tolist(), part
+        assert (made.metric, made.dropped) == ("logit_difference", 0)
+        assert made.texts == of_file.texts
+    assert (given.name, of_table.name) == ("mine", "given")
+    assert given.metadata == {"model": "tiny-llama"}
+
+
+def test_a_metric_that_asks_for_no_answers_needs_none() -> None:
+    made = task(cases.model_of("llama"), CLEAN, CORRUPTED, metric="kl_divergence")
+    assert made.answers.shape == made.incorrect.shape == (2, 0)
+    with pytest.raises(TaskError, match="pair 0 has no answers, which logit_difference needs"):
+        task(cases.model_of("llama"), CLEAN, CORRUPTED)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"clean": []}, "at least one pair of prompts; clean is empty"),
+        ({"clean": CLEAN[0]}, "clean must be a list with one item for each pair; got 'the capital"),
+        ({"corrupted": CORRUPTED[:1]}, "2 clean, but 1 corrupted; give one item for each pair"),
+        ({"incorrect": INCORRECT * 2}, "2 clean, but 4 incorrect"),
+        ({"metric": "guess"}, "unknown metric 'guess'; choose from"),
+        (
+            {"corrupted": [CORRUPTED[0], "the big city of London is in"]},
+            "pair 1 does not align: clean has 6 tokens and corrupted 7",
+        ),
+        ({"corrupted": [CORRUPTED[0], CLEAN[1]]}, "pair 1: clean and corrupted are the same"),
+        ({"correct": [" Paris", " London Japan"]}, "pair 1: the answer ' London Japan' is not one"),
+        ({"correct": [" Paris", 10**6]}, "pair 1: the answer 1000000 is not one known token"),
+        ({"incorrect": [" Paris", " Rome"]}, "pair 0: 'Paris' is among the answers and the wrong"),
+        ({"clean": ["", CLEAN[1]]}, "pair 0: 'clean': "),
+    ],
+)
+def test_lists_that_will_not_do_are_refused_by_pair(changed: dict[str, Any], message: str) -> None:
+    given = {"clean": CLEAN, "corrupted": CORRUPTED, "correct": CORRECT, "incorrect": INCORRECT}
+    with pytest.raises(TaskError, match=message):
+        task(cases.model_of("llama"), **{**given, **changed})
