@@ -15,8 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 from torch import Tensor
 
 from strace_lens.circuits.circuit import Circuit, Scores
@@ -220,6 +218,10 @@ def best_connected(
         ValueError: a size out of range, or scores by token position.
         RuntimeError: the solver found no best circuit in time.
     """
+    # The solver takes half a second to import, and nothing else needs it.
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import coo_array
+
     _expect_no_positions(scores)
     graph, values = scores.graph, scores.values.detach().cpu()
     size = edge_count(size, graph.edges)

@@ -12,7 +12,7 @@ import typer
 
 from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors
-from strace_lens.density.causal import phase_ablation
+from strace_lens.density.causal import phase_ablations
 from strace_lens.density.cost import Plan, as_text, plan
 from strace_lens.density.curve import DensityCurve, density_curve
 from strace_lens.density.phases import find_phases
@@ -152,7 +152,8 @@ def _finish(
 ) -> None:
     """Find the phases, ablate them, write page and files, and print a table or JSON."""
     bar.step("ablating the phases")
-    ablated = {way: phase_ablation(model, curve, **same) for way, curve in curves.items()}
+    tables = phase_ablations(model, list(curves.values()), **same)
+    ablated = dict(zip(curves, tables, strict=True))
     bar.step("drawing")
     curve, phases = curves[own], find_phases(curves[own])
     page = trace_report(curve, phases, ablated[own], ways=curves, ablations=ablated)

@@ -6,12 +6,12 @@ s-Trace (arXiv 2605.27033), claims 2 and 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from strace_lens.density.causal_draws import (
@@ -34,6 +34,7 @@ from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.edges import keep_text
 from strace_lens.traces.masked_run import masked_logits
 from strace_lens.traces.rows import MaskedRows
+from strace_lens.utils.in_step import Search, in_step, run_search, translated
 
 DESTROYED = 0.9
 """Share of the total variation without the whole trace from which on an output is destroyed."""
@@ -70,10 +71,6 @@ _CLAIMS = {
     "refinement": _Claim("refinement", "tail", "late", "late layers refine the tail"),
     "head": _Claim("head subgraph", "head", "early", "early layers build the head"),
 }
-
-
-Errors = Callable[[Sequence[Tensor]], Float[Tensor, "set 3"]]
-"""The errors (`ERRORS`) of a trace without each of some sets of edges."""
 
 
 @verb
@@ -127,19 +124,71 @@ def phase_ablation(
     Example:
         >>> sl.phase_ablation(model, curve)[["ablated", "edges", "head_error", "tail_error"]]
     """
-    curve.trace.expect_model(model, allow_other_model=allow_other_model)
-    phases = find_phases(curve)
+    (table,) = phase_ablations(
+        model,
+        [curve],
+        replacement=replacement,
+        seed=seed,
+        memory_budget=memory_budget,
+        allow_other_model=allow_other_model,
+    )
+    return table
+
+
+@verb
+def phase_ablations(
+    model: Model,
+    curves: Sequence[DensityCurve],
+    *,
+    replacement: Replacement = ZERO,
+    seed: int = 0,
+    memory_budget: int = MEMORY_BUDGET,
+    allow_other_model: bool = False,
+) -> list[pd.DataFrame]:
+    """`phase_ablation` of several curves, whose rows share forward passes.
+
+    The other parameters and the errors are as for `phase_ablation`.
+
+    Args:
+        curves: of traces of this model.
+    """
+    architecture = architecture_of(model)
+    full: dict[tuple[int, ...], Tensor] = {}
+    for curve in curves:
+        curve.trace.expect_model(model, allow_other_model=allow_other_model)
+        prompt = curve.trace.prompt
+        if tuple(prompt.ids) not in full:
+            logits = last_logits(model, architecture, prompt.tensor[None])
+            if logits.device.type == "mps":  # which has no float64
+                logits = logits.cpu()
+            full[tuple(prompt.ids)] = logits.double().log_softmax(-1)
+    searches = [
+        _table_of(curve, full[tuple(curve.trace.prompt.ids)], replacement, seed) for curve in curves
+    ]
+
+    def measure(rows: list[MaskedRows]) -> Float[Tensor, "row vocab"]:
+        return masked_logits(
+            model,
+            architecture,
+            rows,
+            memory_budget=memory_budget,
+            allow_other_model=allow_other_model,
+        )
+
+    return run_search(in_step(searches), measure)
+
+
+def _table_of(
+    curve: DensityCurve, full: Float[Tensor, "1 vocab"], replacement: Replacement, seed: int
+) -> Search[pd.DataFrame]:
+    """The table of a curve, which asks for the logits of rows."""
+    phases, trace = find_phases(curve), curve.trace
     if phases.head is None or phases.tail is None:
         return pd.DataFrame(columns=list(COLUMNS))
-    trace, architecture = curve.trace, architecture_of(model)
     end = phases.tail.last
     whole = trace.ranks.map(lambda r: r < end)
-    full = last_logits(model, architecture, trace.prompt.tensor[None])
-    if full.device.type == "mps":  # which has no float64
-        full = full.cpu()
-    full = full.double().log_softmax(-1)
 
-    def without(gone: Tensor) -> MaskedRows:
+    def without(gone: Int64[Tensor, " gone"]) -> MaskedRows:
         """One row that keeps the rest of the trace: rank 0 is kept, rank 1 is not."""
         ranks = (~whole.flat()).to(torch.int8)
         ranks[gone] = 1
@@ -153,15 +202,8 @@ def phase_ablation(
             replacement=replacement,
         )
 
-    def errors(sets: Sequence[Tensor]) -> Float[Tensor, "set 3"]:
-        """Of the trace without each of these sets of edges."""
-        logits = masked_logits(
-            model,
-            architecture,
-            [without(gone) for gone in sets],
-            memory_budget=memory_budget,
-            allow_other_model=allow_other_model,
-        )
+    def errors(logits: Float[Tensor, "row vocab"]) -> Float[Tensor, "row 3"]:
+        """`ERRORS` of each row."""
         ours = logits.double().log_softmax(-1)
         head, tail = measures.head_tail_error(full, ours, curve.head)
         return torch.stack([head + tail, head, tail], 1).cpu()
@@ -174,18 +216,23 @@ def phase_ablation(
     ]
     edges = ablatable.nonzero().flatten()
     control = control_of(trace, edges, generator)
-    nothing, everything = errors([edges[:0], edges])
+    rows = yield from translated(_rows_of(halves, control, edges), without, errors)
+    return pd.DataFrame(rows).reindex(columns=list(COLUMNS)).assign(keep=keep_text(curve.keep))
+
+
+def _rows_of(
+    of_phases: Sequence[Halves], control: Control, edges: Int64[Tensor, " edge"]
+) -> Search[list[Row]]:
+    """The rows of a table, which ask for the errors of the trace without sets of edges."""
+    nothing, everything = yield [edges[:0], edges]
     limit = DESTROYED * float(everything[0])
-    rows = [row for of_phase in halves for row in _graded(of_phase, control, errors, limit)]
-    table = pd.DataFrame(
-        [
-            {"ablated": "nothing", "of": 0, "edges": 0} | _means("", nothing[None]),
-            *rows,
-            {"ablated": "everything", "of": len(edges), "edges": len(edges)}
-            | _means("", everything[None]),
-        ]
-    )
-    return table.reindex(columns=list(COLUMNS)).assign(keep=keep_text(curve.keep))
+    graded = yield from in_step([_graded(halves, control, limit) for halves in of_phases])
+    return [
+        {"ablated": "nothing", "of": 0, "edges": 0} | _means("", nothing[None]),
+        *(row for rows in graded for row in rows),
+        {"ablated": "everything", "of": len(edges), "edges": len(edges)}
+        | _means("", everything[None]),
+    ]
 
 
 def read_ablation(table: pd.DataFrame) -> list[str]:
@@ -218,7 +265,7 @@ def read_ablation(table: pd.DataFrame) -> list[str]:
     return texts
 
 
-def _graded(halves: Halves, control: Control, errors: Errors, limit: float) -> list[Row]:
+def _graded(halves: Halves, control: Control, limit: float) -> Search[list[Row]]:
     """A row for each half of a phase, at the greatest number of edges that leaves an output."""
     counts = counts_to_try(min(len(half.edges) for half in halves))
     # The first number at which one draw of each control leaves an output. The last number is not
@@ -227,24 +274,24 @@ def _graded(halves: Halves, control: Control, errors: Errors, limit: float) -> l
     while low < high:
         middle = (low + high) // 2
         sets = [control.matching(half.draws(counts[middle])[0], 0) for half in halves]
-        if float(errors(sets)[:, 0].max()) < limit:
+        if float((yield sets)[:, 0].max()) < limit:
             high = middle
         else:
             low = middle + 1
     while True:
-        early, late = _measured(halves, counts[low], control, errors)
+        early, late = yield from _measured(halves, counts[low], control)
         if low == len(counts) - 1 or _destroyed(early, late, limit) is None:
             return [early, late]
         low += 1
 
 
-def _measured(halves: Halves, count: int, control: Control, errors: Errors) -> list[Row]:
+def _measured(halves: Halves, count: int, control: Control) -> Search[list[Row]]:
     """One row for each half at a number of edges; all sets are run together."""
     parts: list[list[Tensor]] = []
     for half in halves:
         drawn = half.draws(count)
         parts += [drawn, [control.matching(drawn[i % len(drawn)], i) for i in range(DRAWS)]]
-    found = errors([gone for part in parts for gone in part]).split([len(part) for part in parts])
+    found = (yield [gone for part in parts for gone in part]).split([len(part) for part in parts])
     return [
         {"ablated": half.name, "of": len(half.edges), "edges": count}
         | _means("", drawn)

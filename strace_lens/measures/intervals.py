@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Int64
-from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
@@ -146,6 +145,8 @@ def wilson(count: int, prompts: int) -> tuple[float, float]:
     """
     if prompts < 2:
         return math.nan, math.nan
+    from scipy.stats import binomtest  # half a second, which no figure of one prompt needs
+
     found = binomtest(count, prompts).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import strace_lens as sl
 from strace_lens.density import causal
-from strace_lens.density.causal import COLUMNS, phase_ablation, read_ablation
+from strace_lens.density.causal import COLUMNS, phase_ablation, phase_ablations, read_ablation
 from strace_lens.density.causal_draws import DRAWS
 from strace_lens.density.phases import LayerPhase, Phases, find_phases
 from strace_lens.report.summary import summarize
@@ -60,30 +60,49 @@ def kept(request) -> sl.DensityCurve:
 
 
 Runs = list[list[Tensor]]
-"""What the masked runs of the check leave out of the trace, pass by pass, over the flat graph."""
+"""What rows of the check leave out of the trace, over the flat graph: nothing and everything, then
+what each step of the refinement's search has run, and of the head's."""
 
 
 def recorded(curve: sl.DensityCurve, monkeypatch: pytest.MonkeyPatch) -> tuple[pd.DataFrame, Runs]:
-    """The table, and what each masked run of the check leaves out."""
-    calls: list[Sequence[MaskedRows]] = []
-    run = causal.masked_logits
+    """The table, and what each masked row of the check leaves out."""
+    rows: list[MaskedRows] = []
+    steps: list[Runs] = []
+    run, graded = causal.masked_logits, causal._graded
 
     def record(model: Any, architecture: Any, groups: Sequence[MaskedRows], **options: Any):
-        calls.append(groups)
+        rows.extend(groups)
         return run(model, architecture, groups, **options)
 
+    def record_steps(*given: Any):
+        steps.append([])
+        return (yield from stepped(graded(*given), steps[-1]))
+
     monkeypatch.setattr(causal, "masked_logits", record)
+    monkeypatch.setattr(causal, "_graded", record_steps)
     table = phase_ablation(tiny.bridge("llama"), curve, seed=SEED)
     tail = find_phases(curve).tail
     assert tail is not None
     whole = curve.trace.ranks.flat() < tail.last
-    runs = []
-    for groups in calls:
-        assert all(rows.keep == curve.keep for rows in groups)
-        masks = [rows.ranks.flat() == 0 for rows in groups]
-        assert all(not (k & ~whole).any() for k in masks)
-        runs.append([whole & ~k for k in masks])
-    return table, runs
+    assert all(row.keep == curve.keep for row in rows)
+    masks = [row.ranks.flat() == 0 for row in rows]
+    assert all(not (k & ~whole).any() for k in masks)
+    runs = [whole & ~k for k in masks]
+    left = {tuple(gone.nonzero().flatten().tolist()): gone for gone in runs}
+    asked = [[left[tuple(sorted(x.tolist()))] for x in sets] for of in steps for sets in of]
+    assert sum(map(len, asked)) == len(runs) - 2
+    return table, [runs[:2], *asked]
+
+
+def stepped(search: Any, steps: Runs) -> Any:
+    """A search that notes what it asks for."""
+    try:
+        wanted = next(search)
+        while True:
+            steps.append(wanted)
+            wanted = search.send((yield wanted))
+    except StopIteration as done:
+        return done.value
 
 
 def part_of(curve: sl.DensityCurve, name: str) -> Tensor:
@@ -336,6 +355,30 @@ def test_a_phase_without_edges_in_a_half_ablates_none_and_compares_none(
     assert read_ablation(table)[0] == (
         f"The refinement has no edges to ablate in the {empty} layers."
     )
+
+
+def test_curves_that_share_passes_have_the_tables_of_each_alone(curve, table, monkeypatch):
+    """One of another prompt, one that keeps a kind of edges, and one without a table."""
+    model, passes, run = tiny.bridge("llama"), [], causal.masked_logits
+    trace = sl.extract(sl.token_graph(model, tiny.token_ids(6)))
+    short = dataclasses.replace(curve, table=curve.table.iloc[:3])
+    curves = [curve, short, curve_of(curve.trace, keep=("attention",)), curve_of(trace)]
+    alone = [phase_ablation(model, one, seed=SEED) for one in curves]
+
+    def count(*given: Any, **options: Any):
+        passes.append(given)
+        return run(*given, **options)
+
+    monkeypatch.setattr(causal, "masked_logits", count)
+    tables = phase_ablations(model, curves, seed=SEED)
+    rounds = len(passes)
+    for one, own in zip(tables, alone, strict=True):
+        pd.testing.assert_frame_equal(one, own, atol=1e-6, check_exact=False)
+    passes.clear()
+    for one in curves:
+        phase_ablation(model, one, seed=SEED)
+    assert rounds < len(passes)
+    assert phase_ablations(model, []) == []
 
 
 def test_a_curve_that_restores_nothing_has_no_table_and_no_sentences(curve):

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from strace_lens.circuits.graph import EdgeValues
@@ -84,4 +83,6 @@ def _ranks(values: Float[Tensor, " edge"], signed: bool, keep_sign: bool) -> Flo
 
 def mean_ranks(values: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:
     """Ranks in (0, 1], the largest value's 1; values that are equal share the mean of theirs."""
-    return torch.from_numpy(rankdata(values.numpy())) / len(values)
+    _, place, ties = values.unique(return_inverse=True, return_counts=True)
+    ties = ties.double()
+    return (ties.cumsum(0) - (ties - 1) / 2)[place] / len(values)
