@@ -27,11 +27,11 @@ def outputs(notebook) -> list:
 
 def test_there_are_five_in_order() -> None:
     assert [path.stem for path in PATHS] == [
-        "01_trace_a_prompt",
-        "02_phases_head_and_tail",
+        "01_which_heads",
+        "02_what_is_ablated",
         "03_compare_circuit_discovery",
         "04_your_own_model",
-        "05_a_corpus_study",
+        "05_compare_two_runs",
     ]
 
 
