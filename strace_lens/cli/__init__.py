@@ -15,6 +15,7 @@ COMMANDS = {
     "trace": "Trace one prompt: how much of the model does its next token need?",
     "text": "Colour a text by how much of the model each of its tokens needs.",
     "compare": "Compare ways of finding a circuit on one task, each against random rankings.",
+    "circuit-test": "Test what is claimed of a saved circuit: five tests with p-values.",
     "sweep": "Trace and measure many prompts into a folder, for `strace-lens phases` to read.",
     "phases": (
         "Analyse sweeps: test the paper's claims, find where construction ends, compare runs."
@@ -24,8 +25,8 @@ COMMANDS = {
 }
 """The commands and the first line of their help.
 
-A command is the function `..._command` of the module of its name. The modules import torch, so each
-is imported only when its command is named.
+A command is the function `..._command` of the module of its name, with underscores for hyphens. The
+modules import torch, so each is imported only when its command is named.
 """
 
 
@@ -40,9 +41,10 @@ class _Commands(TyperGroup):
         name, listed, rest = super().resolve_command(ctx, args)
         if listed is None or name is None:
             return name, listed, rest
-        module = importlib.import_module(f"{__name__}.{name}")
+        place = name.replace("-", "_")
+        module = importlib.import_module(f"{__name__}.{place}")
         alone = typer.Typer()
-        alone.command(name)(getattr(module, f"{name}_command"))
+        alone.command(name)(getattr(module, f"{place}_command"))
         return name, typer.main.get_command(alone), rest
 
 

@@ -11,24 +11,21 @@ from strace_lens.circuits.discover.methods import METHODS
 from strace_lens.circuits.evaluate import ranks_by_magnitude
 from strace_lens.circuits.metrics import METRICS
 from strace_lens.circuits.outputs import ABLATIONS
-from strace_lens.circuits.task import Task
-from strace_lens.circuits.tasks.generate import TASKS, make_task
-from strace_lens.circuits.tasks.read import read_task
+from strace_lens.circuits.tasks.generate import TASKS
 from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors, say
+from strace_lens.cli.tasks import PAIRS, ModelOptions, task_on_model
 from strace_lens.comparison.compare import check_methods, compare, split
 from strace_lens.comparison.comparison import COLUMNS, TIMINGS, Comparison
 from strace_lens.comparison.files import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
-from strace_lens.ground_truth.models import GROUND_TRUTHS, ground_truth
-from strace_lens.model.architecture import Model
-from strace_lens.model.load import DEFAULT, load_model
+from strace_lens.ground_truth.models import GROUND_TRUTHS
+from strace_lens.model.load import DEFAULT
 from strace_lens.report.compare import comparison_report
 from strace_lens.report.summary import summarize_comparison
 from strace_lens.report.tables import print_comparison
 from strace_lens.utils.disk import JsonError, parse_json, results_folder, write_whole
 
 OUT = Path("out/compare")
-PAIRS = 16
 
 
 def compare_command(
@@ -95,29 +92,15 @@ def compare_command(
         ranks_by_magnitude(ranking)
         options = _options(method_options or [])
         forward, _ = opt.budgets(memory)
-        if pairs is not None and pairs < 1:
-            raise ValueError(f"a task needs at least one pair; got --pairs {pairs}")
-        truth = None
-        if task in GROUND_TRUTHS:
-            if (model, device, revision, dtype) != (None, None, None, "float32"):
-                raise ValueError(
-                    f"task {task} brings its own model, in float32 on the CPU: leave out --model, "
-                    "--device, --dtype and --revision"
-                )
-            bar.step(f"building the model of {task}")
-            truth = ground_truth(task, seed=seed, pairs=2 * (pairs or PAIRS))
-            loaded, whole = truth.model, truth.task
-        else:
-            _check_task(task)
-            bar.step(f"loading {model or DEFAULT}")
-            loaded = load_model(
-                model or DEFAULT,
-                device=device,
-                dtype=dtype,
-                allow_pickle=allow_pickle,
-                revision=revision,
-            )
-            whole = _task(loaded, task, pairs, seed, metric)
+        loaded, whole, truth = task_on_model(
+            task,
+            ModelOptions(model, device, dtype, allow_pickle, revision),
+            pairs=pairs,
+            times=2,
+            seed=seed,
+            metric=metric,
+            step=bar.step,
+        )
         seen, others = split(whole)
         bar.step("comparing")
         found = compare(
@@ -178,23 +161,6 @@ def _options(given: list[str]) -> dict[str, dict[str, Any]]:
                 raise
             own[name] = value
     return options
-
-
-def _check_task(task: str) -> None:
-    if task not in TASKS and not Path(task).is_file():
-        raise ValueError(
-            f"unknown task {task!r}; choose from {', '.join([*TASKS, *GROUND_TRUTHS])}, or give "
-            "the path of a JSONL file"
-        )
-
-
-def _task(model: Model, task: str, pairs: int | None, seed: int, metric: str | None) -> Task:
-    """The pairs to discover circuits on, and as many to evaluate them on."""
-    wanted = 2 * (pairs or PAIRS)
-    if task in TASKS:
-        return make_task(model, task, wanted, seed, metric)
-    read = read_task(model, task, metric or "logit_difference")
-    return read.sample(None if pairs is None else wanted, seed)
 
 
 def _write(found: Comparison, out: Path) -> None:

@@ -14,7 +14,7 @@ from strace_lens.cli import app
 
 COMMANDS = {
     "trace": (["trace", "the capital of France"], "load_model"),
-    "compare": (["compare", "--task", "ioi"], "load_model"),
+    "compare": (["compare", "--task", "ioi"], "task_on_model"),
     "sweep": (["sweep", "PROMPTS"], "load_model"),
     "phases": (["phases", "RUN"], "read_run"),
     "report": (["report", "CURVE"], "load"),

@@ -63,6 +63,7 @@ def test_every_public_name_is_found_where_the_stub_says() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_list_of_commands_says_what_each_says_itself(name: str) -> None:
-    command = getattr(importlib.import_module(f"strace_lens.cli.{name}"), f"{name}_command")
+    place = name.replace("-", "_")
+    command = getattr(importlib.import_module(f"strace_lens.cli.{place}"), f"{place}_command")
     first = command.__doc__.strip().split("\n\n")[0]
     assert COMMANDS[name] == " ".join(first.split())
