@@ -338,6 +338,15 @@ _measured: weakref.WeakKeyDictionary[Experiment, dict[bytes, Float[Tensor, " pai
 """The metric of every circuit that was evaluated, by a digest of its mask."""
 
 
+def forget_circuits(experiment: Experiment) -> None:
+    """Have circuits that were evaluated run again when they are asked for.
+
+    A circuit's last bits depend on which circuits share its pass. So what one method measures must
+    not depend on which methods were measured before it, or in which process.
+    """
+    _measured.pop(experiment, None)
+
+
 def _faithfulness(
     experiment: Experiment,
     masks: Shaped[Tensor, "circuit destination source *pos"],
@@ -345,8 +354,7 @@ def _faithfulness(
 ) -> list[float]:
     """Faithfulness of circuits; one that this experiment has evaluated already does not run again.
 
-    Rankings that agree at their top share circuits, and a ranking those of its curve and of the
-    circuit that is taken from it.
+    The curve of a ranking, its bisection and the circuit that is taken from it share circuits.
 
     Args:
         experiment: from `make_experiment`.

@@ -24,6 +24,7 @@ from strace_lens.circuits.evaluate import (
     cmds_of,
     completeness,
     faithfulness_curve,
+    forget_circuits,
     metric_range,
     minimality,
     ranks_by_magnitude,
@@ -267,6 +268,7 @@ def _discover(setting: _Setting, name: str) -> tuple[Scores, float, str]:
 
 def _measure(setting: _Setting, scores: Scores, peak_mb: float, memory: str) -> MethodResult:
     experiment, truth = setting.experiment, setting.truth
+    forget_circuits(experiment)
     absolute = ranks_by_magnitude(setting.ranking)
     curve = faithfulness_curve(experiment, scores, ranking=setting.ranking)
     circuit = scores.top(curve.edges_at_85, absolute=absolute)
@@ -297,6 +299,7 @@ def _random_control(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """CMD and AUROC of the random ranking measured, and of more of them on a small graph."""
     experiment, truth = setting.experiment, setting.truth
+    forget_circuits(experiment)
     drawn = next(result for result in results if result.method == RANDOM)
     cmds = [drawn.faithfulness.cmd]
     aurocs = [] if drawn.auroc is None else [drawn.auroc]
