@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +15,13 @@ from strace_lens.circuits.outputs import ABLATIONS
 from strace_lens.circuits.tasks.generate import TASKS
 from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors, say
+from strace_lens.cli.submission import FOLDER, check_free, gaps, write_submission
 from strace_lens.cli.tasks import PAIRS, ModelOptions, task_on_model
 from strace_lens.comparison.compare import check_methods, compare, split
 from strace_lens.comparison.comparison import COLUMNS, TIMINGS, Comparison
 from strace_lens.comparison.files import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
 from strace_lens.ground_truth.models import GROUND_TRUTHS
+from strace_lens.model.checks import architecture_of
 from strace_lens.model.load import DEFAULT
 from strace_lens.report.compare import comparison_report
 from strace_lens.report.summary import summarize_comparison
@@ -26,6 +29,7 @@ from strace_lens.report.tables import print_comparison
 from strace_lens.utils.disk import JsonError, parse_json, results_folder, write_whole
 
 OUT = Path("out/compare")
+FORMATS = ("page", "mib")
 
 
 def compare_command(
@@ -62,10 +66,19 @@ def compare_command(
         Path | None,
         opt.option(
             "Folder for compare.html, CSV tables, circuits/ and scores/, with a file for each "
-            "method. The same command resumes if it was stopped; another comparison is refused.",
+            "method. The same command resumes if it was stopped; another comparison is refused. "
+            f"With --format mib the folder of the submission, by default {FOLDER}/.",
             show_default=f"{OUT.as_posix()}/ and the names of the task and of a --model",
         ),
     ] = None,
+    format: Annotated[
+        str,
+        opt.option(
+            "page, or mib to write besides what the circuit track of the MIB benchmark takes: for "
+            "each method a folder with the importances of this task and model.",
+            choices=FORMATS,
+        ),
+    ] = "page",
     overwrite: Annotated[
         bool,
         opt.option("Discard what another comparison left in the folder of --out.", "--overwrite"),
@@ -85,10 +98,18 @@ def compare_command(
 
     Example: strace-lens compare --task ioi --methods eap,eap-ig,random
     """
-    out = default_folder(task, model, revision) if out is None else out
+    submission = (out or FOLDER) if format == "mib" else None
+    if out is None or submission is not None:
+        out = default_folder(task, model, revision)
+    place = nullcontext() if submission is None else results_folder(submission)
     folder = results_folder(out, (PAGE, TABLE, TIMES, PROJECTION), FOLDERS)
-    with one_line_errors(), folder, Bar(stages=True) as bar:
-        names = check_methods(METHODS if methods == "all" else opt.parse_names(methods))
+    with one_line_errors(), place, folder, Bar(stages=True) as bar:
+        opt.expect_choice(format, FORMATS, "format")
+        given = list(METHODS) if methods == "all" else opt.parse_names(methods)
+        names = check_methods(given)
+        named = Path(task).stem, model or (task if task in GROUND_TRUTHS else DEFAULT)
+        if submission is not None and not overwrite:
+            check_free(submission, given, ablation, *named)
         ranks_by_magnitude(ranking)
         options = _options(method_options or [])
         forward, _ = opt.budgets(memory)
@@ -121,8 +142,14 @@ def compare_command(
         )
         bar.step("drawing")
         _write(found, out)
+        entries = None
+        if submission is not None:
+            width = architecture_of(loaded).d_model
+            entries = write_submission(
+                found, given, submission, task=named[0], model=named[1], d_model=width
+            )
         bar.stop()
-        _print(found, out, as_json)
+        _print(found, out, entries, as_json)
 
 
 def default_folder(task: str, model: str | None, revision: str | None = None) -> Path:
@@ -175,14 +202,19 @@ def _write(found: Comparison, out: Path) -> None:
     comparison_report(found, out / PAGE)
 
 
-def _print(found: Comparison, out: Path, as_json: bool) -> None:
+def _print(found: Comparison, out: Path, entries: list[Path] | None, as_json: bool) -> None:
     if as_json:  # the table has them in its head
         for line in found.warnings:
             say(f"warning: {line}")
     for name, reason in found.skipped.items():
         say(f"skipped {name}: {reason}")
+    for line in gaps(entries or []):
+        say(f"note: {line}")
     if as_json:
-        print(json.dumps(summarize_comparison(found), allow_nan=False))
+        written = {} if entries is None else {"submission": [str(entry) for entry in entries]}
+        print(json.dumps({**summarize_comparison(found), **written}, allow_nan=False))
     else:
         print_comparison(found)
         print(f"wrote {PAGE}, {TABLE}, circuits/ and scores/ to {out}")
+        for entry in entries or []:
+            print(f"wrote {entry}")
