@@ -105,9 +105,11 @@ class Experiment:
         """What a run in which every edge is ablated reads; None where that is not known.
 
         A stream is a sum of outputs and constants, so the mean of streams belongs to mean outputs,
-        save where a norm follows attention.
+        save where a norm follows attention. Where heads are not separate, what a head reads may
+        matter even if nothing of what it writes is kept.
         """
-        if self.ablation == "zero" or self.wiring.architecture.post_norm:
+        separate = self.wiring.separate_heads and not self.wiring.architecture.post_norm
+        if self.ablation == "zero" or not separate:
             return None
         if self.ablation == "resample":
             return self.corrupted.streams

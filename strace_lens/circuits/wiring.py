@@ -68,6 +68,7 @@ class Wiring:
         block_outputs: what blocks return, for `skipped_blocks`; None where none may be skipped.
         zero_projections: q, k and v need not be worked out where they are overwritten, nor what
             attention writes where that is not read.
+        separate_heads: what one head reads changes no other head of its block.
     """
 
     architecture: Architecture
@@ -79,6 +80,7 @@ class Wiring:
     positions: Float[Tensor, "context d_model"] | None
     block_outputs: int | None = None
     zero_projections: bool = False
+    separate_heads: bool = False
 
 
 def input_projection(
@@ -155,6 +157,7 @@ def _proven(model: Model) -> Wiring:
             architecture=arch,
             block_outputs=outputs,
             zero_projections=_projections_are_free(model, arch, tokens),
+            separate_heads=_heads_are_separate(model, arch, tokens),
         )
         _check_readers(model, wiring, tokens)
         _check_writes(model, wiring, tokens)
@@ -325,6 +328,37 @@ def _projections_are_free(model: Model, arch: Architecture, tokens: Int[Tensor, 
     with zero_projections(model, parts):
         without = last_logits(model, arch, tokens, hooks=[(name, write(name)) for name in names])
     return torch.equal(without, whole)
+
+
+def _heads_are_separate(model: Model, arch: Architecture, tokens: Int[Tensor, "1 pos"]) -> bool:
+    """Whether a head's queries, keys and values leave the others of its block as they are.
+
+    Some models norm queries and keys over all heads at once. Of three rows the first has other
+    queries of one head, the second other keys and values; every block reads what the third does.
+    """
+    group, same = arch.heads // arch.kv_heads, []
+
+    def changed(row: int, heads: int) -> Callable[..., Tensor]:
+        def hook(value: Tensor, hook: Any) -> Tensor:
+            by_head = value.reshape(*value.shape[:2], heads, -1).clone()
+            by_head[row, :, 0] = 100 * by_head[row, :, 0] + 1
+            return by_head.reshape(value.shape)
+
+        return hook
+
+    def compare(value: Tensor, hook: Any) -> None:
+        z = value.reshape(*value.shape[:2], arch.heads, -1).float()
+        gap = (z[0, :, 1:] - z[2, :, 1:]).norm() + (z[1, :, group:] - z[2, :, group:]).norm()
+        same.append(bool(gap <= 16 * torch.finfo(value.dtype).eps * z[2].norm()))
+
+    hooks: list[Hook] = []
+    for block in (f"blocks.{layer}." for layer in range(arch.layers)):
+        hooks.append((block + "hook_resid_pre", lambda x, hook: x[2:].expand_as(x).clone()))
+        hooks.append((block + "attn.hook_q", changed(0, arch.heads)))
+        hooks += [(block + f"attn.hook_{kind}", changed(1, arch.kv_heads)) for kind in ("k", "v")]
+        hooks.append((block + "attn.hook_z", compare))
+    last_logits(model, arch, tokens.expand(3, -1), hooks=hooks)
+    return len(same) == arch.layers and all(same)
 
 
 _Write = tuple[str, str | None, tuple[str, ...]]  # a point, one behind it, points beside it

@@ -19,6 +19,7 @@ from strace_lens.circuits.experiment import make_experiment
 from strace_lens.circuits.run_circuits import (
     circuit_logits,
     circuit_metric,
+    patched_pairs,
     run_circuits,
     run_known,
     stack,
@@ -40,6 +41,7 @@ from tests.circuits.made import (
     uneven_task,
 )
 from tests.circuits.oracle_patching import by_name, full_run, patched_run
+from tests.families import FAMILIES, family
 from tests.oracle_hugging_face import _llama_like
 
 TASK = tiny_task()
@@ -230,6 +232,41 @@ def test_prompts_that_differ_late_give_the_slow_routes_metric(name: str) -> None
         known = run_known(experiment, circuit.keep)
         again = circuit_metric(experiment, circuit.keep[None], known=known)
         assert relative_error(again[0], own) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "olmoe" else pytest.param(n, marks=pytest.mark.families) for n in FAMILIES],
+)
+def test_what_does_not_run_changes_nothing_in_further_families(name: str) -> None:
+    """Against passes in which every block, node and projection runs.
+
+    OLMoE norms the queries of all heads at once, so that heads which write nothing matter.
+    """
+    if name == "falcon_grouped":
+        pytest.skip("TransformerLens cannot wrap it")
+    try:
+        experiment = make_experiment(family(name), TASK)
+    except UnsupportedModelError as error:
+        pytest.skip(str(error))
+    for density in (0.05, 0.3, 0.9):
+        keep = (random_keep(experiment.graph, 4, soft=True) < density) & experiment.graph.exists
+        cells = keep.nonzero().flip(0)[:: max(1, int(keep.sum()) // 3)]
+        masks = keep.repeat(len(cells) + 1, 1, 1)
+        masks[(torch.arange(len(cells)), *cells.T)] = False
+        whole = []
+        for mask in masks:
+            cut = ((~mask) & experiment.graph.exists).float().expand(len(TASK), *mask.shape)
+            with torch.no_grad():
+                logits = patched_pairs(
+                    experiment, TASK.clean, torch.tensor(PAIRS), cut, experiment.replaced
+                )
+            whole.append(experiment.score(logits, experiment.reference))
+        truth = torch.stack(whole)
+        scale = experiment.clean.logits.abs().max()
+        for known in (None, run_known(experiment, keep)):
+            ours = circuit_metric(experiment, masks, known=known)
+            assert float((ours - truth).abs().max() / scale) < 1e-5
 
 
 def test_gradients_are_not_asked_for() -> None:

@@ -97,6 +97,11 @@ def test_a_model_is_proven_once_and_left_as_it_was(name: str) -> None:
     assert hooks_on(model) == before
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_heads_are_separate_where_no_norm_takes_them_together(name: str) -> None:
+    assert wiring_of(model_of(name)).separate_heads is (name != "olmo2")
+
+
 @pytest.mark.parametrize("flag", [False, True])
 @pytest.mark.parametrize("name", cases.HOOKED)
 def test_the_flag_of_mlp_inputs_is_as_before_also_after_an_error(name: str, flag: bool) -> None:
