@@ -1,11 +1,12 @@
 """The public names of the package, and the modules that define them."""
 
-from .circuits.circuit import Circuit, Scores
+from .circuits.circuit import Circuit
 from .circuits.discover.methods import METHODS, discover, method
 from .circuits.evaluate import faithfulness
 from .circuits.interventions import ablate, activation_patch
 from .circuits.path_patching import path_patch
 from .circuits.run_circuits import run_circuits
+from .circuits.scores import Scores
 from .circuits.significance import circuit_tests
 from .circuits.task import Task
 from .circuits.tasks.accuracy import accuracy

@@ -15,8 +15,9 @@ from jaxtyping import Float
 from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.scores import Scores
 
 
 def agreement(a: Scores, b: Scores, *, absolute: bool = True) -> dict[str, float]:

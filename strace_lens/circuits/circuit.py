@@ -1,8 +1,7 @@
-"""Circuits and scores: which edges of a component graph are kept, and what each edge is worth."""
+"""Circuits: which edges of a component graph are kept."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,13 +10,12 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int, Int64, Shaped
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 from strace_lens.circuits.graph import EMBED, ComponentGraph, node_of
 from strace_lens.circuits.task import Task
 from strace_lens.measures.heads import head_table
-from strace_lens.measures.sizes import edge_count
 from strace_lens.model.architecture import Model
 from strace_lens.model.forward import Hook
 from strace_lens.model.weights import joint_metadata
@@ -326,138 +324,6 @@ def circuit_of_nodes(graph: ComponentGraph, names: Iterable[str]) -> Circuit:
     for name in names:
         kept[graph.source_index(name)] = True
     return Circuit(graph, graph.exists & kept)
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """One score an edge: about metric(full model) - metric(this edge ablated), so positive helps.
-
-    Attributes:
-        graph: of the model that was scored.
-        values: `[destination, source]`, or with a third axis of token positions; what is no edge
-            holds zero.
-        method: its name, for tables and files.
-        task: its name.
-        forwards: passes over all pairs of the task that the method took; one over half of the rows
-            counts a half.
-        backwards: likewise, backward.
-        seconds: wall time; NaN for scores read from a file, which does not hold it.
-        signed: values estimate what an edge is worth to the metric, so an edge that hurts it has a
-            negative one of large magnitude. False where only their order means something.
-        metadata: options, ablation, seed.
-
-    Raises:
-        ValueError: values of the wrong shape, NaN or infinite.
-    """
-
-    graph: ComponentGraph
-    values: Float[Tensor, "destination source *pos"]
-    method: str
-    task: str = ""
-    forwards: float = 0.0
-    backwards: float = 0.0
-    seconds: float = 0.0
-    signed: bool = True
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        wanted = (self.graph.destinations, self.graph.sources)
-        if tuple(self.values.shape[:2]) != wanted or self.values.ndim > 3:
-            raise ValueError(
-                f"scores of {self.graph.model} have shape {wanted}, with token positions behind if "
-                f"they differ; got {tuple(self.values.shape)}"
-            )
-        if not bool(torch.isfinite(self.values).all()):
-            raise ValueError(f"scores of {self.method!r} hold NaN or infinity; check its options")
-
-    @property
-    def edges(self) -> int:
-        """Number of edges scored; an edge at two positions counts twice."""
-        positions = self.values.shape[2] if self.values.ndim == 3 else 1
-        return self.graph.edges * positions
-
-    def order(self, *, absolute: bool = True) -> Int[Tensor, " edge"]:
-        """Flat indices of all edges, highest score first, ties in the model's order.
-
-        Args:
-            absolute: by magnitude, where the scores are effects.
-        """
-        return self._by_magnitude if absolute and self.signed else self._by_value
-
-    @functools.cached_property
-    def _by_magnitude(self) -> Int[Tensor, " edge"]:
-        return _descending(self.graph, self.values.abs())
-
-    @functools.cached_property
-    def _by_value(self) -> Int[Tensor, " edge"]:
-        return _descending(self.graph, self.values)
-
-    def top(self, size: int | float, *, absolute: bool = True) -> Circuit:
-        """The circuit of the highest scores.
-
-        Args:
-            size: a number of edges (int), or a fraction s of all edges in (0, 1] (float), which
-                takes floor(s * |E|) of them.
-            absolute: rank effects by magnitude, so that edges which hurt the metric are kept too.
-                By sign, a model whose edges balance each other loses all that hold it back: on
-                SmolLM2's indirect object, half of all edges by sign restore 2 % of the metric, by
-                magnitude a tenth restore more than half.
-
-        Raises:
-            TypeError: a size that is a boolean or no number.
-            ValueError: a size out of range; `empty_circuit` is the circuit without edges.
-        """
-        size = edge_count(size, self.edges)
-        keep = torch.zeros(self.values.numel(), dtype=torch.bool, device=self.values.device)
-        keep[self.order(absolute=absolute)[:size]] = True
-        made = {"method": self.method, "task": self.task, "absolute": absolute, **self.metadata}
-        return Circuit(self.graph, keep.view(self.values.shape), made)
-
-    def __repr__(self) -> str:
-        of = f" on {self.task}" if self.task else ""
-        return f"Scores({self.method}{of}, {self.graph.model}: {self.edges:,} edges)"
-
-    def _repr_html_(self) -> str:
-        return facts(repr(self), self.to_pandas())
-
-    def heads(self) -> pd.DataFrame:
-        """What each head is worth, one row for each layer and head.
-
-        Returns:
-            Columns `layer`, `head`, `score` and `absolute_score`: the sum of the scores of the
-            edges that leave the head, and of their magnitudes. Where scores are linear in what an
-            edge carries, as those of EAP are, the first is the effect of the head itself (that of
-            attribution patching). Methods that score nodes give all edges that leave a node one
-            score, which is then taken once.
-
-        Example:
-            >>> scores.heads().nlargest(5, "score")
-        """
-        values, exists = self.values.detach(), self.graph.exists_like(self.values)
-        low = values.masked_fill(~exists, torch.inf).amin(0)
-        high = values.masked_fill(~exists, -torch.inf).amax(0)
-        of_nodes = bool((low == high).all())
-        leaving = low[None] if of_nodes else values.masked_fill(~exists, 0)
-        leaving = leaving.cpu().double().reshape(len(leaving), self.graph.sources, -1)
-        sums = {"score": leaving.sum((0, 2)), "absolute_score": leaving.abs().sum((0, 2))}
-        return head_table({name: self.graph.by_head(of) for name, of in sums.items()})
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Every edge, one row each, in the order in which `top` takes them.
-
-        Columns: those of `edge_table`, and `score`. `scores_from_pandas` reads the frame back.
-        """
-        values, order = self.values.detach().cpu(), self.order().cpu()
-        cells = torch.stack(torch.unravel_index(order, values.shape), dim=1)
-        wide = values if values.dtype == torch.float64 else values.float()
-        return edge_table(self.graph, cells).assign(score=wide.flatten()[order].numpy())
-
-
-def _descending(
-    graph: ComponentGraph, values: Float[Tensor, "destination source *pos"]
-) -> Int[Tensor, " edge"]:
-    cells = graph.exists_like(values).flatten().nonzero()[:, 0]
-    return cells[values.flatten()[cells].argsort(descending=True, stable=True)]
 
 
 def edge_table(graph: ComponentGraph, cells: Int64[Tensor, "edge axis"]) -> pd.DataFrame:

@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from strace_lens.circuits.circuit import Circuit, Scores, empty_circuit, full_circuit
+from strace_lens.circuits.circuit import Circuit, empty_circuit, full_circuit
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.run_circuits import circuit_metric, run_known, stack
+from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.select_edges import Selection
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.accuracy import failure, standing_of

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.graph import ComponentGraph, node_of
+from strace_lens.circuits.scores import Scores
 from strace_lens.utils.checks import (
     codes_of,
     numbers_of,

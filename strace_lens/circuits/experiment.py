@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.circuits.metrics import METRICS, Metric, Reference
 from strace_lens.circuits.outputs import (
@@ -23,6 +23,7 @@ from strace_lens.circuits.outputs import (
     join_runs,
     read_outputs,
 )
+from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.wiring import Wiring, wiring_of
 from strace_lens.model.architecture import Model, device_of

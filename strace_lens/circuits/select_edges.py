@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.graph import EMBED
+from strace_lens.circuits.scores import Scores
 from strace_lens.measures.sizes import edge_count
 
 LEVELS = ("edge", "node")

@@ -9,9 +9,10 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.metrics import METRICS
 from strace_lens.circuits.outputs import ABLATIONS
+from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.significance import REFERENCES, TESTS, circuit_tests
 from strace_lens.circuits.wiring import component_graph
 from strace_lens.cli import options as opt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from strace_lens.circuits.circuit import Scores
+from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.select_edges import LEVELS, node_scores
 from strace_lens.comparison.comparison import Comparison
 from strace_lens.files.submission import entry_name, missing_for_leaderboard, save_submission

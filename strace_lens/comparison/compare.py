@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from strace_lens.circuits.agreement import auroc, missed_edges
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.discover.activation import TooManyRowsError
 from strace_lens.circuits.discover.methods import (
     METHODS,
@@ -30,6 +30,7 @@ from strace_lens.circuits.evaluate import (
     ranks_by_magnitude,
 )
 from strace_lens.circuits.experiment import Experiment, make_experiment
+from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.accuracy import standing_of
 from strace_lens.comparison.comparison import RANDOM, Comparison, MethodResult, warnings_of

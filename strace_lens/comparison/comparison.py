@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.discover.acdc import REST, TESTED
 from strace_lens.circuits.discover.methods import METHODS
 from strace_lens.circuits.evaluate import Faithfulness
 from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.scores import Scores
 from strace_lens.utils.html_repr import facts
 
 RANDOM = "random"

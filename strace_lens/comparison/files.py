@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.discover.methods import METHODS
 from strace_lens.circuits.evaluate import Faithfulness
 from strace_lens.circuits.experiment import Experiment
+from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
 from strace_lens.comparison.comparison import MethodResult
 from strace_lens.files.results import load, save

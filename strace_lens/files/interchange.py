@@ -30,8 +30,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.graph import EMBED, LOGITS, ComponentGraph
+from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.select_edges import node_scores
 from strace_lens.files.result_files import ResultFileError, facts_text
 from strace_lens.traces.subgraph import Subgraph

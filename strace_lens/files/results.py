@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.scores import Scores
 from strace_lens.density.curve import DensityCurve
 from strace_lens.files.result_files import ResultFileError, read_result, write_result
 from strace_lens.files.schema import check_curve, read_as

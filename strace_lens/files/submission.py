@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.select_edges import Selection
 from strace_lens.files.interchange import (
     copies_of,

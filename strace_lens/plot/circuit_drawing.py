@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.graph import EMBED, LOGITS, ComponentGraph, node_of
+from strace_lens.circuits.scores import Scores
 from strace_lens.plot.charts import ABOVE, add_menu
 from strace_lens.plot.style import INK, figure, text_of
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
+from strace_lens.circuits.scores import Scores
 from strace_lens.comparison.comparison import LEAST_FOR_LEVEL, Comparison, rankings_drawn
 from strace_lens.comparison.projection import containing_size
 from strace_lens.plot.circuit_drawing import plot_circuits

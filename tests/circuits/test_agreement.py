@@ -21,12 +21,12 @@ from strace_lens.circuits.agreement import (
 )
 from strace_lens.circuits.circuit import (
     Circuit,
-    Scores,
     circuit_of_edges,
     empty_circuit,
     full_circuit,
 )
 from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.scores import Scores
 
 GRAPH = ComponentGraph("made", layers=1, heads=1, kv_heads=1)  # embed, a0.h0, m0
 EDGES = (

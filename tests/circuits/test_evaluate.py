@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from strace_lens.circuits import evaluate
 from strace_lens.circuits.circuit import (
     Circuit,
-    Scores,
     circuit_of_edges,
     empty_circuit,
     full_circuit,
@@ -36,6 +35,7 @@ from strace_lens.circuits.evaluate import (
 )
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.run_circuits import run_circuits
+from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
 from strace_lens.ground_truth.linear import linear_task, linear_weights
 from strace_lens.ground_truth.models import tracr_ground_truth

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.evaluate import faithfulness_curve
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.select_edges import Selection, greedy_order
 from strace_lens.circuits.task import Task
 from tests import cases

@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.select_edges import best_connected
 
 SMALL = (

@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 import strace_lens as sl
-from strace_lens.circuits.circuit import Scores
+from strace_lens.circuits.scores import Scores
 from strace_lens.cli import app
 from strace_lens.files.interchange import save_importances
 from tests.cli.test_compare import folder, pairs

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import strace_lens as sl
-from strace_lens.circuits.circuit import Circuit, Scores, circuit_of_edges
+from strace_lens.circuits.circuit import Circuit, circuit_of_edges
 from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.circuits.run_circuits import run_circuits
+from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.wiring import component_graph
 from strace_lens.files.result_files import ResultFileError, read_result, write_result
 from strace_lens.files.results import load, save

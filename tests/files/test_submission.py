@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from strace_lens.circuits.circuit import Circuit, Scores
+from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.graph import ComponentGraph
+from strace_lens.circuits.scores import Scores
 from strace_lens.files import submission
 from strace_lens.files.interchange import save_importances
 from strace_lens.files.result_files import ResultFileError

@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from strace_lens.circuits.circuit import Circuit, Scores, circuit_of_edges, empty_circuit
+from strace_lens.circuits.circuit import Circuit, circuit_of_edges, empty_circuit
 from strace_lens.circuits.graph import ComponentGraph, node_of
+from strace_lens.circuits.scores import Scores
 from strace_lens.plot.circuit_drawing import COLOUR, input_of, plot_circuits
 
 GRAPHS = {

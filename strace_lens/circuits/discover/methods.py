@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from strace_lens.circuits.circuit import Scores
 from strace_lens.circuits.discover import (
     acdc,
     activation,
@@ -25,6 +24,7 @@ from strace_lens.circuits.discover.ensemble import combined
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.graph import EdgeValues
 from strace_lens.circuits.run_circuits import check_positions
+from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.accuracy import task_logits
 from strace_lens.model.architecture import Model
