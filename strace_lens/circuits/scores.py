@@ -124,14 +124,27 @@ class Scores:
         Example:
             >>> scores.heads().nlargest(5, "score")
         """
-        values, exists = self.values.detach(), self.graph.exists_like(self.values)
-        low = values.masked_fill(~exists, torch.inf).amin(0)
-        high = values.masked_fill(~exists, -torch.inf).amax(0)
-        of_nodes = bool((low == high).all())
-        leaving = low[None] if of_nodes else values.masked_fill(~exists, 0)
+        low, high = self.range_by_source()
+        if bool((low == high).all()):
+            leaving = low[None]
+        else:
+            values = self.values.detach()
+            leaving = values.masked_fill(~self.graph.exists_like(values), 0)
         leaving = leaving.cpu().double().reshape(len(leaving), self.graph.sources, -1)
         sums = {"score": leaving.sum((0, 2)), "absolute_score": leaving.abs().sum((0, 2))}
         return head_table({name: self.graph.by_head(of) for name, of in sums.items()})
+
+    def range_by_source(
+        self,
+    ) -> tuple[Float[Tensor, "source *pos"], Float[Tensor, "source *pos"]]:
+        """The lowest and the highest score among the edges that leave each source.
+
+        They are the same where a method scores nodes.
+        """
+        values = self.values.detach()
+        exists = self.graph.exists_like(values)
+        low = values.masked_fill(~exists, torch.inf).amin(0)
+        return low, values.masked_fill(~exists, -torch.inf).amax(0)
 
     def to_pandas(self) -> pd.DataFrame:
         """Every edge, one row each, in the order in which `top` takes them.

@@ -136,9 +136,8 @@ def node_scores(scores: Scores) -> Float[Tensor, " source"]:
         ValueError: they do not share one; the message names a node.
     """
     _expect_no_positions(scores)
-    exists, values = scores.graph.exists, scores.values.detach().cpu()
-    low = values.masked_fill(~exists, torch.inf).amin(0)
-    differs = low != values.masked_fill(~exists, -torch.inf).amax(0)
+    low, high = (x.cpu() for x in scores.range_by_source())
+    differs = low != high
     if bool(differs.any()):
         node = scores.graph.source_names[int(differs.nonzero()[0, 0])]
         raise ValueError(

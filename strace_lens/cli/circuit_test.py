@@ -10,8 +10,6 @@ import pandas as pd
 import typer
 
 from strace_lens.circuits.circuit import Circuit
-from strace_lens.circuits.metrics import METRICS
-from strace_lens.circuits.outputs import ABLATIONS
 from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.significance import REFERENCES, TESTS, circuit_tests
 from strace_lens.circuits.wiring import component_graph
@@ -20,7 +18,6 @@ from strace_lens.cli.common import Bar, one_line_errors
 from strace_lens.cli.tasks import PAIRS, ModelOptions, TaskOnModel, task_on_model
 from strace_lens.files.interchange import load_importance_circuit, load_importances
 from strace_lens.files.results import load
-from strace_lens.model.load import DEFAULT
 from strace_lens.report.summary import records
 from strace_lens.report.tables import frame_table, wide_console
 
@@ -55,21 +52,12 @@ def circuit_test_command(
     ] = "random",
     draws: Annotated[int, opt.option("Random circuits at most; at least 19.")] = 99,
     sample: Annotated[int, opt.option("Edges of the circuit that minimality tests.")] = 16,
-    model: Annotated[
-        str | None,
-        opt.option(
-            f"A Hugging Face name, a local folder or a GGUF file. Default: {DEFAULT} (built in)."
-        ),
-    ] = None,
+    model: opt.TaskModel = None,
     pairs: Annotated[
         int | None, opt.option(f"Pairs to test on. Default: {PAIRS}, or all pairs of a file.")
     ] = None,
-    ablation: Annotated[
-        str, opt.option(f"What an edge outside a circuit carries: {', '.join(ABLATIONS)}.")
-    ] = "resample",
-    metric: Annotated[
-        str | None, opt.option(f"{', '.join(METRICS)}. Default: the task's own.")
-    ] = None,
+    ablation: opt.CircuitAblation = "resample",
+    metric: opt.Metric = None,
     seed: Annotated[
         int, opt.option("Seed of the pairs and of all draws; better not that of the discovery.")
     ] = 1,

@@ -10,8 +10,6 @@ from typing import Annotated, Any
 
 from strace_lens.circuits.discover.methods import METHODS
 from strace_lens.circuits.evaluate import ranks_by_magnitude
-from strace_lens.circuits.metrics import METRICS
-from strace_lens.circuits.outputs import ABLATIONS
 from strace_lens.circuits.tasks.generate import TASKS
 from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors, say
@@ -35,12 +33,7 @@ FORMATS = ("page", "mib")
 def compare_command(
     task: opt.Task,
     methods: opt.Methods = "eap,eap-ig,random",
-    model: Annotated[
-        str | None,
-        opt.option(
-            f"A Hugging Face name, a local folder or a GGUF file. Default: {DEFAULT} (built in)."
-        ),
-    ] = None,
+    model: opt.TaskModel = None,
     pairs: Annotated[
         int | None,
         opt.option(
@@ -48,12 +41,8 @@ def compare_command(
             f"Default: {PAIRS}, or all pairs of a file. Pairs of a file are drawn by the seed."
         ),
     ] = None,
-    ablation: Annotated[
-        str, opt.option(f"What an edge outside a circuit carries: {', '.join(ABLATIONS)}.")
-    ] = "resample",
-    metric: Annotated[
-        str | None, opt.option(f"{', '.join(METRICS)}. Default: the task's own.")
-    ] = None,
+    ablation: opt.CircuitAblation = "resample",
+    metric: opt.Metric = None,
     ranking: opt.Ranking = "mib",
     method_options: Annotated[
         list[str] | None,

@@ -11,6 +11,8 @@ import typer
 
 from strace_lens.circuits.discover.methods import METHODS
 from strace_lens.circuits.evaluate import RANKED_BY
+from strace_lens.circuits.metrics import METRICS
+from strace_lens.circuits.outputs import ABLATIONS as EDGE_ABLATIONS
 from strace_lens.circuits.tasks.generate import TASKS
 from strace_lens.corpus.plan import SPEEDS
 from strace_lens.corpus.setting import CORRUPTIONS, WHICH_CONTROLS
@@ -236,6 +238,14 @@ Task = Annotated[
         choices=[*TASKS, *GROUND_TRUTHS],
     ),
 ]
+TaskModel = Annotated[
+    str | None,
+    option(f"A Hugging Face name, a local folder or a GGUF file. Default: {DEFAULT} (built in)."),
+]
+CircuitAblation = Annotated[
+    str, option(f"What an edge outside a circuit carries: {', '.join(EDGE_ABLATIONS)}.")
+]
+Metric = Annotated[str | None, option(f"{', '.join(METRICS)}. Default: the task's own.")]
 Methods = Annotated[
     str,
     option(f"Names separated by commas, or all: {', '.join(METHODS)}.", choices=[*METHODS, "all"]),

@@ -17,7 +17,6 @@ import torch
 from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.circuits.scores import Scores
-from strace_lens.circuits.select_edges import Selection
 from strace_lens.files.interchange import (
     copies_of,
     load_importance_circuit,
@@ -175,14 +174,14 @@ def nine_circuits(scores: Scores, *, absolute: bool = True) -> dict[float, Circu
     """
     if scores.values.ndim == 3:
         raise ValueError("a submission has no token positions; sum the scores over positions")
-    selection, copies = Selection(scores), copies_of(scores.graph)
-    counts = copies.flatten()[selection.order(absolute=absolute).cpu()].cumsum(0)
+    order, copies = scores.order(absolute=absolute).cpu(), copies_of(scores.graph)
+    counts = copies.flatten()[order].cumsum(0)
     found = {}
     for percentage in PERCENTAGES:
         most = int(percentage / 100 * int(copies.sum()))
         size = int((counts <= most).sum())
         keep = torch.zeros(copies.numel(), dtype=torch.bool)
-        keep[selection.order(absolute=absolute).cpu()[:size]] = True
+        keep[order[:size]] = True
         found[percentage] = Circuit(scores.graph, keep.view(copies.shape))
     return found
 
