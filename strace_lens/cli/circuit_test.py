@@ -58,6 +58,7 @@ def circuit_test_command(
     ] = None,
     ablation: opt.CircuitAblation = "resample",
     metric: opt.Metric = None,
+    prepend_bos: opt.PrependBos = False,
     seed: Annotated[
         int, opt.option("Seed of the pairs and of all draws; better not that of the discovery.")
     ] = 1,
@@ -87,6 +88,7 @@ def circuit_test_command(
             times=1,
             seed=seed,
             metric=metric,
+            prepend_bos=prepend_bos,
             step=bar.step,
         )
         circuit = read_circuit(file, on, edges)

@@ -43,6 +43,7 @@ def compare_command(
     ] = None,
     ablation: opt.CircuitAblation = "resample",
     metric: opt.Metric = None,
+    prepend_bos: opt.PrependBos = False,
     ranking: opt.Ranking = "mib",
     method_options: Annotated[
         list[str] | None,
@@ -109,6 +110,7 @@ def compare_command(
             times=2,
             seed=seed,
             metric=metric,
+            prepend_bos=prepend_bos,
             step=bar.step,
         )
         seen, others = split(whole)

@@ -234,7 +234,9 @@ Task = Annotated[
     str,
     option(
         f"{', '.join(TASKS)}; {', '.join(GROUND_TRUTHS)}, which bring a model of their own whose "
-        "circuit is known; or a JSONL file with clean, corrupted, answers and wrong_answers.",
+        "circuit is known; a JSONL, JSON or CSV file with clean, corrupted, answers and "
+        "wrong_answers or in a layout of the MIB benchmark; or a data set of the hub in one of "
+        "these, as mib-bench/ioi.",
         choices=[*TASKS, *GROUND_TRUTHS],
     ),
 ]
@@ -246,6 +248,13 @@ CircuitAblation = Annotated[
     str, option(f"What an edge outside a circuit carries: {', '.join(EDGE_ABLATIONS)}.")
 ]
 Metric = Annotated[str | None, option(f"{', '.join(METRICS)}. Default: the task's own.")]
+PrependBos = Annotated[
+    bool,
+    option(
+        "Begin each prompt of a file with one BOS even if the tokenizer adds none, as MIB does.",
+        "--prepend-bos",
+    ),
+]
 Methods = Annotated[
     str,
     option(f"Names separated by commas, or all: {', '.join(METHODS)}.", choices=[*METHODS, "all"]),

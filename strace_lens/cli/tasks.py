@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.generate import TASKS, make_task
-from strace_lens.circuits.tasks.read import read_task
+from strace_lens.circuits.tasks.read import read_task, task_of_rows
 from strace_lens.ground_truth.models import GROUND_TRUTHS, GroundTruth, ground_truth
 from strace_lens.model.architecture import Model
 from strace_lens.model.load import DEFAULT, load_model
 
 PAIRS = 16
 """Pairs of a generated task unless told otherwise."""
+
+_DATA_SET = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")  # of the hub
 
 
 class ModelOptions(NamedTuple):
@@ -43,25 +46,30 @@ def task_on_model(
     times: int,
     seed: int,
     metric: str | None,
+    prepend_bos: bool,
     step: Callable[[str], None],
 ) -> TaskOnModel:
     """Load the model and make or read the task.
 
     Args:
-        task: key of `TASKS` or `GROUND_TRUTHS`, or the path of a file.
+        task: key of `TASKS` or `GROUND_TRUTHS`, the path of a file, or a data set of the hub as
+            `owner/name` or `owner/name:configuration`, of which the split `train` is read.
         options: of the model.
         pairs: how many; `PAIRS` if not given, or all those of a file.
         times: so many times as many are drawn.
         seed: of the pairs that are drawn.
         metric: of a generated task or a file; the task's own if not given.
+        prepend_bos: as `read_task`; only for files and data sets.
         step: told what is being done.
 
     Raises:
-        ValueError: fewer than one pair, an unknown task, or options of a model that the task
-            brings itself.
+        ValueError: fewer than one pair, an unknown task or one that takes no BOS, a data set that
+            cannot be loaded, or options of a model that the task brings itself.
     """
     if pairs is not None and pairs < 1:
         raise ValueError(f"a task needs at least one pair; got --pairs {pairs}")
+    if prepend_bos and (task in TASKS or task in GROUND_TRUTHS):
+        raise ValueError(f"--prepend-bos is for tasks of files; {task} makes its own prompts")
     wanted = times * (pairs or PAIRS)
     if task in GROUND_TRUTHS:
         model, device, dtype, _, revision = options
@@ -73,11 +81,15 @@ def task_on_model(
         step(f"building the model of {task}")
         truth = ground_truth(task, seed=seed, pairs=wanted)
         return TaskOnModel(truth.model, truth.task, truth)
+    rows = None
     if task not in TASKS and not Path(task).is_file():
-        raise ValueError(
-            f"unknown task {task!r}; choose from {', '.join([*TASKS, *GROUND_TRUTHS])}, or give "
-            "the path of a JSONL file"
-        )
+        if Path(task).is_dir() or not _DATA_SET.fullmatch(task):
+            raise ValueError(
+                f"unknown task {task!r}; choose from {', '.join([*TASKS, *GROUND_TRUTHS])}, or "
+                "give the path of a JSONL or CSV file"
+            )
+        step(f"loading {task}")
+        rows = _data_set(task)
     step(f"loading {options.model or DEFAULT}")
     loaded = load_model(
         options.model or DEFAULT,
@@ -88,5 +100,28 @@ def task_on_model(
     )
     if task in TASKS:
         return TaskOnModel(loaded, make_task(loaded, task, wanted, seed, metric), None)
-    read = read_task(loaded, task, metric or "logit_difference")
+    metric = metric or "logit_difference"
+    if rows is None:
+        read = read_task(loaded, task, metric, prepend_bos=prepend_bos)
+    else:
+        read = task_of_rows(loaded, rows, Path(task).name, metric, prepend_bos=prepend_bos)
     return TaskOnModel(loaded, read.sample(None if pairs is None else wanted, seed), None)
+
+
+def _data_set(name: str) -> Iterable[Mapping[str, Any]]:
+    """The rows of a data set of the hub.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    from strace_lens.corpus.read import load_split  # pyarrow takes a while
+
+    if Path(name).suffix in (".csv", ".json", ".jsonl"):
+        raise ValueError(f"there is no file {name}")
+    try:
+        return load_split(name, None)
+    except ImportError as error:
+        raise ValueError(
+            f"{name} is no file, and data sets of the hub need the package datasets; install it or "
+            "give a file"
+        ) from error

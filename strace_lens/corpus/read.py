@@ -6,9 +6,7 @@ record is refused by that place.
 
 from __future__ import annotations
 
-import csv
 import importlib.resources
-import io
 import itertools
 import json
 import logging
@@ -21,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from strace_lens.corpus.prompts import CorpusError, CorpusPrompt, listed, prompt_of
+from strace_lens.utils.csv_text import CsvError, csv_rows
 from strace_lens.utils.disk import (
     JsonError,
     TextFileError,
@@ -297,29 +296,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _csv_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Rows with the line that each begins at; the header first, all as wide as it."""
-    text = _text(path)
-    limit = csv.field_size_limit(len(text) + 1)  # the default refuses texts of 128 KiB
-    rows: list[tuple[int, list[str]]] = []
-    begins = 1
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        for cells in reader:
-            if cells:
-                rows.append((begins, cells))
-                if len(cells) != len(rows[0][1]):
-                    raise CorpusError(
-                        f"{_place(path, begins)}: {len(cells)} cells under a header of "
-                        f"{len(rows[0][1])}; quote texts that hold commas"
-                    )
-            begins = reader.line_num + 1
-    except csv.Error as error:
-        raise CorpusError(f"{_place(path, begins)}: not CSV ({error})") from error
-    finally:
-        csv.field_size_limit(limit)
-    if not rows:
-        raise CorpusError(f"{path} is empty; a CSV begins with the names of its columns")
-    return rows
+        return csv_rows(_text(path), path)
+    except CsvError as error:
+        raise CorpusError(str(error)) from error
 
 
 def _check_header(path: Path, header: list[str], text_column: str) -> None:
@@ -352,7 +332,7 @@ def read_dataset(source: str, split: str | None, text_column: str, next_column: 
     Columns that hold neither text nor numbers nor truth values are left out; a class is read as
     its name.
     """
-    rows, split = _one_split(_load(source, split), source, split)
+    rows, split = _one_split(load_split(source, split), source, split)
     place = f"{source} ({split})" if split else source
     if text_column not in rows.features:
         raise CorpusError(
@@ -375,8 +355,16 @@ def read_dataset(source: str, split: str | None, text_column: str, next_column: 
         yield f"{place}, row {number}", values
 
 
-def _load(source: str, split: str | None) -> Any:
-    """A data set, or all splits of a saved one."""
+def load_split(source: str, split: str | None) -> Any:
+    """A split of a data set, by default `train`; of a saved one, all splits.
+
+    Args:
+        source: a folder, or a name on the hub, with a configuration as `owner/name:configuration`.
+        split: name of the split.
+
+    Raises:
+        CorpusError: the data set cannot be loaded; the message has the library's reason.
+    """
     import datasets  # takes a second
 
     folder = Path(source).is_dir()

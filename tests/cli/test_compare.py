@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pandas as pd
 import pytest
 import torch
@@ -205,6 +206,10 @@ def test_the_folder_of_a_task_is_used_again_only_if_told_so(tmp_path, monkeypatc
     ("arguments", "words"),
     [
         (["--task", "chess"], "unknown task 'chess'; choose from ioi, "),
+        (["--task", "chess", "--prepend-bos"], "unknown task 'chess'; choose from ioi, "),
+        (["--task", "no/chess.csv"], "there is no file no/chess.csv"),
+        (["--task", "no/chess"], "as a data set of the hub cannot be loaded: "),
+        (["--task", "linear", "--prepend-bos"], "--prepend-bos is for tasks of files; linear"),
         (["--task", "linear", "--methods", "eap,best"], "unknown method 'best'; choose from"),
         (["--task", "linear", "--methods", " , "], "no method to compare"),
         (["--task", "linear", "--model", "smollm2"], "brings its own model"),
@@ -256,10 +261,8 @@ def test_a_file_that_is_no_task_is_one_line_and_status_2(folder, pairs, tmp_path
         "keys.jsonl": ('{"clean": "the"}', ", line 1: the key 'corrupted' is missing"),
         "cut.jsonl": ("{", ", line 1: not JSON ("),
         "blank.jsonl": (f"{good}\n\n{good}", ", line 7: the line is blank; remove it"),
-        "table.csv": (
-            "clean,corrupted\na,b\n",
-            ", line 1: not JSON Lines but CSV; give one object",
-        ),
+        "table.csv": ("clean,corrupted\na,b\n", ", line 2: the key 'answers' is missing"),
+        "table.txt": ("clean,corrupted\na,b\n", ", line 1: not JSON Lines but CSV; name it .csv"),
         "latin.jsonl": (f"{good}\n\xe9", ", line 7: not UTF-8 (byte "),
     }
     for name, (text, words) in cases.items():
@@ -270,6 +273,31 @@ def test_a_file_that_is_no_task_is_one_line_and_status_2(folder, pairs, tmp_path
         (line,) = result.stderr.splitlines()
         assert f"{bad}{words}" in line
         assert not (tmp_path / "out").exists()
+
+
+def test_a_data_set_of_the_hub_is_read_by_its_name(folder, pairs, monkeypatch, tmp_path):
+    rows = [json.loads(line) for line in Path(pairs).read_text("utf-8").splitlines()]
+    rows = [{**row, "wrong_answers": row["wrong_answers"][0]} for row in rows]
+    asked: list[Any] = []
+
+    def load_dataset(*arguments: Any, **options: Any) -> datasets.Dataset:
+        asked.append((arguments, options))
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    command = ["--task", "some/cities:small", "--model", folder, "--methods", "ifr", "--json"]
+    result = run(*command, "--prepend-bos", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["task"] == "cities:small"
+    assert asked == [(("some/cities", "small"), {"split": "train"})]
+
+
+def test_data_sets_of_the_hub_need_the_package(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    result = run("--task", "some/cities", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert "some/cities is no file, and data sets of the hub need the package datasets" in line
 
 
 def test_a_missing_extra_is_one_line_and_status_2(monkeypatch, tmp_path):

@@ -56,10 +56,12 @@ class Vocabulary:
     Attributes:
         model: with a `tokenizer`, unless prompts are token ids.
         architecture: of the same model.
+        bos: True makes sure of exactly one BOS before a prompt; None leaves it to the tokenizer.
     """
 
     model: Model
     architecture: Architecture
+    bos: bool | None = None
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -67,12 +69,12 @@ class Vocabulary:
         return own_tokenizer(self.model)
 
     def ids(self, prompt: Text) -> tuple[int, ...]:
-        """Token ids of a prompt, with a BOS only where the tokenizer itself adds one.
+        """Token ids of a prompt, by default with a BOS only where the tokenizer itself adds one.
 
         Raises:
             PromptError: as `prompts.tokenize`.
         """
-        return tokenize(self.model, self.architecture, prompt).ids
+        return tokenize(self.model, self.architecture, prompt, self.bos).ids
 
     def text(self, prompt: Text) -> str:
         """A prompt as text."""

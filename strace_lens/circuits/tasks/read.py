@@ -1,9 +1,8 @@
-"""A user's own task: prompts and answers from lists, or from a JSONL file."""
+"""A user's own task: prompts and answers from lists, or from a file."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,12 @@ from typing import Any
 from strace_lens.circuits.metrics import METRICS
 from strace_lens.circuits.task import Task, TaskError
 from strace_lens.circuits.tasks.alignment import Pair, Text, Vocabulary, task_of
+from strace_lens.circuits.tasks.mib import Layout, layout_of
+from strace_lens.circuits.tasks.rows import Row, read_rows
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
 from strace_lens.model.prompts import PromptError
-from strace_lens.utils.disk import JsonError, TextFileError, lines_of, parse_object, read_text
-
-KEYS = ("clean", "corrupted", "answers", "wrong_answers")
-"""Keys of a line; others are ignored."""
-
-_EXAMPLE = (
-    '{"clean": "The capital of France is", "corrupted": "The capital of Italy is", '
-    '"answers": " Paris", "wrong_answers": " Rome"}'
-)
-
 
 Answers = str | int | Sequence[str | int]
 """What follows a prompt, each as one token: its text or id, or several of them."""
@@ -123,84 +114,114 @@ def _several(answers: Any) -> list[str | int]:
 
 
 @verb
-def read_task(model: Model, path: str | Path, metric: str = "logit_difference") -> Task:
-    """Read a task from a JSONL file with one object a line.
+def read_task(
+    model: Model,
+    path: str | Path,
+    metric: str = "logit_difference",
+    *,
+    prepend_bos: bool = False,
+) -> Task:
+    """Read a task from a file of pairs: JSON Lines, a JSON array or CSV.
 
-    Keys: `clean` and `corrupted`, prompts; `answers` and `wrong_answers`, each one text or a list
-    of them: what follows the clean prompt, as one token and with its leading space where it has
-    one. Lines whose prompts differ in their number of tokens are dropped and counted; their numbers
-    stand in `Task.metadata`.
+    Keys of an object, or columns: `clean` and `corrupted`, prompts; `answers` and `wrong_answers`,
+    each one text or a list of them: what follows the clean prompt, as one token and with its
+    leading space where it has one. Rows whose prompts differ in their number of tokens are dropped
+    and counted; the numbers of their lines stand in `Task.metadata`.
+
+    The layouts of the MIB benchmark are read as well (Mueller et al. 2025, arXiv 2504.13151): IOI,
+    arithmetic, multiple choice (MCQA, ARC) and its CSV of token ids (`clean`, `corrupted`,
+    `correct_idx`, `incorrect_idx`). Rows that MIB leaves out are dropped too.
+
+    Args:
+        model: whose tokenizer reads them.
+        path: of the file; one that ends in `.csv` is read as CSV.
+        metric: key of `METRICS`.
+        prepend_bos: begin each prompt with one BOS even if the tokenizer itself adds none, as MIB
+            does (GPT-2).
 
     Raises:
         OSError: the file cannot be read.
-        TaskError: an unknown metric, a file without text or pairs, or a line that will not do; the
-            message names the line, counted from 1.
+        TaskError: an unknown metric, a file without text or pairs, a BOS that the tokenizer lacks,
+            or a line that will not do; the message names the line, counted from 1.
 
     Example:
         >>> task = sl.read_task(sl.load_model(), "pairs.jsonl")
     """
-    vocabulary = Vocabulary(model, architecture_of(model))
+    made = {"file": str(path)}
+    return _task_of_rows(model, read_rows(path), Path(path).stem, metric, prepend_bos, made)
+
+
+@verb
+def task_of_rows(
+    model: Model,
+    rows: Iterable[Mapping[str, Any]],
+    name: str,
+    metric: str = "logit_difference",
+    *,
+    prepend_bos: bool = False,
+) -> Task:
+    """Make a task of objects in one of the layouts of `read_task`, as a data set yields them.
+
+    Args:
+        model: whose tokenizer reads them.
+        rows: values by key.
+        name: of the task, for tables; in messages a row is called by it and its number from 1.
+        metric: key of `METRICS`.
+        prepend_bos: begin each prompt with one BOS even if the tokenizer itself adds none.
+
+    Raises:
+        TaskError: as `read_task`.
+
+    Example:
+        >>> from strace_lens.circuits.tasks.read import task_of_rows
+        >>> other = {"prompt": "2 + 5 =", "label": "7"}
+        >>> row = {"prompt": "2 + 4 =", "label": "6", "operator": "+"}
+        >>> row["random_counterfactual"] = other
+        >>> task_of_rows(sl.load_model(), [row], "addition")
+        Task(addition: 1 pairs of up to 5 tokens)
+    """
+    numbered = (Row(f"{name}, row {i}", i, facts) for i, facts in enumerate(rows, start=1))
+    return _task_of_rows(model, numbered, name, metric, prepend_bos, {})
+
+
+def _task_of_rows(
+    model: Model,
+    rows: Iterable[Row],
+    name: str,
+    metric: str,
+    prepend_bos: bool,
+    made: Mapping[str, Any],
+) -> Task:
+    vocabulary = Vocabulary(model, architecture_of(model), prepend_bos or None)
+    source = made.get("file", name)
     pairs: list[Pair] = []
-    dropped: list[int] = []
-    for number, line in enumerate(_lines(path), start=1):
-        where = f"{path}, line {number}"
-        facts = _facts(line, where)
+    unaligned: list[int] = []
+    left_out: list[int] = []
+    layout: Layout | None = None
+    for row in rows:
         try:
-            pair = _pair(vocabulary, *_texts(facts).values())
+            layout = layout or layout_of(row.facts, name)
+            example = layout.read(vocabulary, row.facts)
+            pair = None if example is None else _pair(vocabulary, *example)
         except ValueError as error:
-            raise TaskError(f"{where}: {error}") from error
-        if pair is None:
-            dropped.append(number)
-        else:
+            raise TaskError(f"{row.where}: {error}") from error
+        if pair is not None:
             pairs.append(pair)
+        else:
+            (left_out if example is None else unaligned).append(row.number)
+    if layout is None:
+        raise TaskError(f"{source} has no rows; a task needs at least one pair of prompts")
+    model_name = vocabulary.architecture.name
+    made = {**made, "dropped lines": sorted(unaligned + left_out), "model": model_name}
     if not pairs:
+        reason = f"; MIB leaves out {len(left_out)} rows ({layout.left_out})" if left_out else ""
         raise TaskError(
-            f"{path}: on none of {len(dropped)} lines do clean and corrupted have the same number "
-            f"of tokens for {vocabulary.architecture.name}; give prompts that align"
+            f"{source}: on none of {len(unaligned)} lines do clean and corrupted "
+            f"have the same number of tokens for {model_name}{reason}; give prompts that align"
         )
-    made = {"file": str(path), "dropped lines": dropped, "model": vocabulary.architecture.name}
-    return task_of(Path(path).stem, pairs, metric, len(dropped), made)
-
-
-def _lines(path: str | Path) -> list[str]:
-    try:
-        lines = lines_of(read_text(path).rstrip())
-    except TextFileError as error:
-        raise TaskError(str(error)) from error
-    if not lines:
-        raise TaskError(f"{path} is empty; give one JSON object a line, with {', '.join(KEYS)}")
-    return lines
-
-
-def _facts(line: str, where: str) -> dict[str, Any]:
-    """The object of a line."""
-    if not line.strip():
-        raise TaskError(f"{where}: the line is blank; remove it")
-    try:
-        return parse_object(line, where)
-    except JsonError as error:
-        if line.lstrip().startswith(("{", "[")):  # meant as JSON: the error says where it fails
-            raise TaskError(str(error)) from error
-        what = "CSV" if {"clean", "corrupted"} <= set(re.split(r'[\s",;]+', line)) else "text"
-        raise TaskError(
-            f"{where}: not JSON Lines but {what}; give one object a line, as {_EXAMPLE}"
-        ) from error
-
-
-def _texts(facts: dict[str, Any]) -> dict[str, Any]:
-    """The texts of a line's object in the order of `KEYS`, its answers made lists."""
-    for key in KEYS:
-        if key not in facts:
-            raise ValueError(f"the key {key!r} is missing; a line needs {', '.join(KEYS)}")
-    found: dict[str, Any] = {}
-    for key in KEYS:
-        several = "answers" in key and isinstance(facts[key], list)
-        texts = facts[key] if several else [facts[key]]
-        if not texts or not all(isinstance(text, str) and text for text in texts):
-            what = "a text or a list of texts" if "answers" in key else "a text"
-            raise ValueError(f"{key!r} must be {what}, none of them empty; got {facts[key]!r}")
-        found[key] = texts if "answers" in key else texts[0]
-    return found
+    if layout.name != "own":
+        made |= {"layout": layout.name}
+    return task_of(name, pairs, metric, len(made["dropped lines"]), made)
 
 
 def _pair(
