@@ -158,7 +158,9 @@ def faithfulness(
         level: "edge", or "node" to rank and keep nodes with all of their out-edges, by the scores
             of a method that gives all out-edges of a node one score.
         selection: "top" takes the best edges of all; "greedy" starts at the logits and takes the
-            best of the edges into what it has reached.
+            best of the edges into what it has reached; "ratio" takes half of the edges by sign and
+            the rest by magnitude ("ratio:0.7" other shares); "program" takes the connected circuit
+            of the greatest sum, see `best_connected`.
         connected: run circuits without the edges that lie on no path from the embedding to the
             logits, as MIB does at the level of edges. It changes nothing under "resample".
 
@@ -250,8 +252,7 @@ def faithfulness_curve(
     measured |= measure(sorted(set(edges) - measured.keys()), absolute)
     by_sign = measured
     if ranking == "mib" and scores.signed:
-        order, signed = (selected.order(absolute=a).tolist() for a in (True, False))
-        others = [n for n in measured if set(order[:n]) != set(signed[:n])]
+        others = [n for n in measured if not selected.same_by_sign(n)]
         by_sign = measured | measure(others, absolute=False)
     values, cpr_values = (tuple(of[size] for size in edges) for of in (measured, by_sign))
     return Faithfulness(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from strace_lens.circuits.outputs import (
     join_outputs,
     join_runs,
     read_outputs,
+    rows_of,
 )
 from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
@@ -150,6 +151,23 @@ class Experiment:
     def reference_rows(self, pairs: Int[Tensor, " row"]) -> Reference:
         """The reference of some pairs, in the order given."""
         return Reference(*(part[pairs] for part in self.reference))
+
+    def take(self, pairs: Sequence[int]) -> Experiment:
+        """The experiment of some pairs, with the runs of all.
+
+        What ablated edges carry stays what it is for all pairs: their mean is not that of a few.
+        """
+        part = replace(self, task=self.task.take(pairs))
+        index = torch.tensor(pairs, device=device_of(self.model))
+        streams = self.replaced_streams
+        # What a cached property holds is an entry of the instance's dictionary.
+        part.__dict__.update(
+            clean=self.clean.rows(index),
+            corrupted=self.corrupted.rows(index),
+            replaced=self.replaced.rows(index),
+            replaced_streams=None if streams is None else rows_of(streams, index),
+        )
+        return part
 
     def expect_own(self, made: Circuit | Scores) -> None:
         """Refuse a circuit or scores of another model, unless `allow_other_model`.

@@ -3,30 +3,35 @@
 `Scores.top` takes edges one by one, so that some lie on no path from the embedding to the logits
 and are wasted. A `Selection` may take nodes instead, walk back from the logits, or leave wasted
 edges out, as the circuit track of the MIB benchmark does. The integer program of `best_connected`
-wastes none: every edge that it keeps lies on a path of edges kept.
+wastes none: every edge that it keeps lies on a path of edges kept. `ratio_order` lies between the
+rankings by sign and by magnitude.
 """
 
 from __future__ import annotations
 
 import functools
 import heapq
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.circuits.circuit import Circuit
-from strace_lens.circuits.graph import EMBED
+from strace_lens.circuits.integer_program import best_edges
 from strace_lens.circuits.scores import Scores
 from strace_lens.measures.sizes import edge_count
 
 LEVELS = ("edge", "node")
 """What is ranked and kept: edges, or nodes with all of their out-edges."""
 
-SELECTIONS = ("top", "greedy")
-"""How edges are selected: the best of all, or the best that enter what is selected already."""
+SELECTIONS = ("top", "greedy", "ratio", "program")
+"""How edges are selected: the best of all, the best that enter what is selected already, a share of
+them by sign and the rest by magnitude, or the connected circuit of the greatest sum."""
+
+POSITIVE_SHARE = 0.5
+"""Share of the edges that "ratio" takes by sign unless told otherwise."""
 
 SECONDS = 60.0
 """Time that the solver is given unless told otherwise."""
@@ -42,13 +47,15 @@ class Selection:
     Attributes:
         scores: of the edges; those of nodes give all out-edges of a node one score.
         level: one of `LEVELS`.
-        how: one of `SELECTIONS`, of edges.
+        how: one of `SELECTIONS`, of edges; "ratio:0.7" takes a share of 0.7 by sign, see
+            `ratio_order`.
         connected: leave out the edges that lie on no path from the embedding to the logits.
 
     Raises:
-        ValueError: an unknown level or selection, a greedy selection of edges by token position,
-            or nodes that are to be selected greedily, connected or by scores that differ among the
-            out-edges of a node.
+        ValueError: an unknown level or selection, edges by token position that are to be selected
+            by more than their rank, a ratio of scores that are not effects or outside [0, 1], or
+            nodes that are to be selected as edges are, connected, or by scores that differ among
+            the out-edges of a node.
     """
 
     scores: Scores
@@ -59,19 +66,45 @@ class Selection:
     def __post_init__(self) -> None:
         for what, name, known in (
             ("level", self.level, LEVELS),
-            ("selection", self.how, SELECTIONS),
+            ("selection", self._kind, SELECTIONS),
         ):
             if name not in known:
                 raise ValueError(f"unknown {what} {name!r}; choose from {', '.join(known)}")
         if self.level == "node":
-            if self.how == "greedy" or self.connected:
+            if self.how != "top" or self.connected:
                 raise ValueError(
-                    "nodes are kept with all of their edges: leave out selection='greedy' and "
+                    f"nodes are kept with all of their edges: leave out selection={self.how!r} and "
                     "connected=True, which choose among edges"
                 )
             node_scores(self.scores)
-        elif self.how == "greedy":
+        elif self.how != "top":
             _expect_no_positions(self.scores)
+        if self._kind == "ratio":
+            self._expect_ratio()
+
+    @property
+    def _kind(self) -> str:
+        return "ratio" if self.how.startswith("ratio:") else self.how
+
+    @property
+    def _positive_share(self) -> float:
+        return float(self.how.partition(":")[2] or POSITIVE_SHARE)
+
+    def _expect_ratio(self) -> None:
+        try:
+            sound = 0 <= self._positive_share <= 1
+        except ValueError:
+            sound = False
+        if not sound:
+            raise ValueError(
+                f"the share of edges by sign must be a number in [0, 1], as 'ratio:0.7'; got "
+                f"{self.how!r}"
+            )
+        if not self.scores.signed:
+            raise ValueError(
+                f"the scores of {self.scores.method} have no sign, only an order: select by 'top', "
+                "'greedy' or 'program'"
+            )
 
     @property
     def items(self) -> int:
@@ -79,16 +112,30 @@ class Selection:
         return self.scores.graph.sources if self.level == "node" else self.scores.edges
 
     def order(self, *, absolute: bool) -> Int[Tensor, " item"]:
-        """Flat indices of all edges, or numbers of all nodes as sources, in the order taken."""
+        """Flat indices of all edges, or numbers of all nodes as sources, in the order taken.
+
+        The circuits of "program" are not nested, so they have no order.
+        """
         if self.level == "edge" and self.how == "top":
             return self.scores.order(absolute=absolute)
         return self._by_magnitude if absolute and self.scores.signed else self._by_value
+
+    def same_by_sign(self, size: int) -> bool:
+        """Whether the rankings by sign and by magnitude give one circuit of so many items."""
+        if not self.scores.signed or size in (0, self.items):
+            return True
+        if self.how == "program":
+            return False
+        by_magnitude, by_sign = (self.order(absolute=a)[:size] for a in (True, False))
+        return torch.equal(by_magnitude.sort().values, by_sign.sort().values)
 
     def circuit(self, size: int, *, absolute: bool) -> Circuit:
         """The circuit of the first so many edges or nodes."""
         scores = self.scores
         if self.level == "edge" and self.how == "top":
             circuit = scores.top(size, absolute=absolute)
+        elif self.how == "program":
+            circuit = best_connected(scores, size, absolute=absolute)
         else:
             first = self.order(absolute=absolute)[:size]
             exists = scores.graph.exists
@@ -125,6 +172,8 @@ class Selection:
     def _ordered(self, *, absolute: bool) -> Int[Tensor, " item"]:
         if self.how == "greedy":
             return greedy_order(self.scores, absolute=absolute)
+        if self._kind == "ratio":
+            return ratio_order(self.scores, self._positive_share)
         values = node_scores(self.scores)
         return (values.abs() if absolute else values).argsort(descending=True, stable=True)
 
@@ -187,6 +236,40 @@ def greedy_order(scores: Scores, *, absolute: bool = True) -> Int[Tensor, " edge
     return torch.tensor(taken)
 
 
+def ratio_order(scores: Scores, share: float = POSITIVE_SHARE) -> Int[Tensor, " edge"]:
+    """Flat indices of all edges in an order of which a share is by sign and the rest by magnitude.
+
+    After the positive-negative ratio of Nikankin et al. (2025, arXiv 2510.25786): of n edges the
+    first floor(share * n) are those of the highest positive scores, and the others those of the
+    largest magnitude that are left. Each such circuit holds the smaller ones, so that there is an
+    order: with a share of 0 it is that by magnitude, with 1 every edge that helps comes first.
+
+    Args:
+        scores: effects, alike at every token position.
+        share: in [0, 1].
+
+    Raises:
+        ValueError: scores by token position.
+    """
+    _expect_no_positions(scores)
+    by_magnitude = scores.order(absolute=True).tolist()
+    positive = scores.values.detach().flatten().cpu() > 0
+    by_sign = [at for at in scores.order(absolute=False).tolist() if positive[at]]
+    order, taken = [], set[int]()
+    signs, magnitudes, count = iter(by_sign), iter(by_magnitude), 0  # of those by sign
+    for size in range(1, len(by_magnitude) + 1):
+        # One more by sign where the share asks for it, which may be among those taken by magnitude
+        # already: then that place is free for one more of these.
+        wanted = min(math.floor(share * size + 1e-9), len(by_sign))
+        new = next(signs) if wanted > count else None
+        count = max(count, wanted)
+        if new is None or new in taken:
+            new = next(at for at in magnitudes if at not in taken)
+        taken.add(new)
+        order.append(new)
+    return torch.tensor(order)
+
+
 def _expect_no_positions(scores: Scores) -> None:
     if scores.values.ndim == 3:
         raise ValueError(
@@ -202,66 +285,26 @@ def best_connected(
     After the integer linear program of Nikankin et al. (2025), "BlackboxNLP-2025 MIB Shared Task:
     Improving Circuit Faithfulness via Better Edge Selection" (arXiv 2510.25786).
 
-    An edge needs its source to be live and the node that it enters too; a node is live only if an
-    edge kept enters it and one leaves it, which in a graph without cycles puts it on a path. A head
-    is entered by any of its inputs, as in `Circuit.connected`.
+    A head is entered by any of its inputs, as in `Circuit.connected`. On the 70,651 edges of
+    SmolLM2-135M a circuit takes seconds, since few edges outside the best ones have a column of
+    their own: see `strace_lens.circuits.integer_program`.
 
     Args:
         scores: of edges, alike at every token position.
         size: the most edges that the circuit may have, as a number of edges (int) or a fraction of
             all edges in (0, 1] (float), rounded down.
         absolute: take effects by magnitude, as `Scores.top` does.
-        seconds: that the solver may take.
+        seconds: that each call of the solver may take.
 
     Raises:
         TypeError: a size that is a boolean or no number.
         ValueError: a size out of range, or scores by token position.
         RuntimeError: the solver found no best circuit in time.
     """
-    # The solver takes half a second to import, and nothing else needs it.
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import coo_array
-
     _expect_no_positions(scores)
     graph, values = scores.graph, scores.values.detach().cpu()
     size = edge_count(size, graph.edges)
-    cells = graph.exists.nonzero()
-    to, source = cells.T
-    edges, nodes = len(cells), graph.sources
-    worth = values[to, source].double()
-    worth = worth.abs() if absolute and scores.signed else worth
-    every, live = torch.arange(edges), edges + torch.arange(nodes)
-    # Variables are edges, then nodes. Rows say: edge <= source, edge <= nodes entered (but the
-    # logits), node <= edges that enter it (but the embedding), node <= edges that leave it.
-    edge, node = graph.feeds[to].nonzero().T  # the nodes that an edge enters: several of a group
-    rows = [(every, every, 1.0), (every, live[source], -1.0)]
-    inside = every[graph.feeds[to].any(1)]
-    first = edges
-    rows += [(first + inside, inside, 1.0), (first + edge, live[node], -1.0)]
-    first += edges
-    needs = torch.arange(nodes)[torch.arange(nodes) != graph.source_index(EMBED)]
-    rows += [(first + needs, live[needs], 1.0), (first + node, edge, -1.0)]
-    first += nodes
-    rows += [(first + torch.arange(nodes), live, 1.0), (first + source, every, -1.0)]
-    first += nodes
-    row = torch.cat([part for part, _, _ in rows]).numpy()
-    column = torch.cat([part for _, part, _ in rows]).numpy()
-    entry = np.concatenate([np.full(len(part), value) for part, _, value in rows])
-    matrix = coo_array((entry, (row, column)), shape=(first, edges + nodes)).tocsr()
-    count = np.concatenate([np.ones(edges), np.zeros(nodes)])[None]
-    found = milp(
-        np.concatenate([-worth.numpy(), np.zeros(nodes)]),
-        integrality=np.ones(edges + nodes),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(matrix, ub=0), LinearConstraint(count, ub=size)],
-        options={"time_limit": seconds, "mip_rel_gap": 0.0},
-    )
-    if found.status != 0 or found.x is None:
-        raise RuntimeError(
-            f"no best circuit of {size} of {edges:,} edges was found in {seconds:g} seconds "
-            f"({found.message}); give more seconds, or take Scores.top(size).connected()"
-        )
-    keep = torch.zeros_like(graph.exists)
-    keep[to, source] = torch.from_numpy(found.x[:edges] > 0.5)
+    worth = values.abs() if absolute and scores.signed else values
+    keep = best_edges(graph, worth, size, seconds)
     made = {"method": scores.method, "task": scores.task, "absolute": absolute, **scores.metadata}
     return Circuit(graph, keep, {**made, "selection": "integer program"})

@@ -20,6 +20,7 @@ from strace_lens.circuits.discover import (
     flow,
     relp,
 )
+from strace_lens.circuits.discover.bootstrap import consistent_first
 from strace_lens.circuits.discover.ensemble import combined
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.graph import EdgeValues
@@ -82,6 +83,49 @@ def ensemble_scores(
     signed = [METHODS[name].signed for name in members]
     values = [METHODS[name].find(experiment, seed=seed) for name in members]
     return combined(values, experiment.graph.exists, signed=signed, how=how, weights=weights)
+
+
+def bootstrap_scores(
+    experiment: Experiment,
+    *,
+    seed: int = 0,
+    member: str = "eap-ig",
+    share: float = 0.95,
+    sign: str = "any",
+    resamples: int = 1000,
+) -> EdgeValues:
+    """The scores of a method, edges whose sign depends on the pairs drawn ranked behind the others.
+
+    Scores estimate effects, positive helps; those of edges that are kept are the member's own, the
+    rest are scaled down, see `consistent_first`. Passes: those of the member, a pair at a time, and
+    one forward over each prompt. See `strace_lens.circuits.discover.bootstrap`, which names the
+    source.
+
+    Args:
+        member: a key of `METHODS` whose scores are means over pairs of effects.
+        share: of the resamples in which the sign must hold.
+        sign: "any", or "positive" to rank what hurts behind too: a positive-ratio filter.
+        resamples: of the pairs, with replacement.
+
+    Raises:
+        ValueError: a member that is unknown, gives no effects or combines others, or as
+            `consistent_first`.
+    """
+    if member not in METHODS or not METHODS[member].signed or member in ("ensemble", "bootstrap"):
+        raise ValueError(
+            f"member must be a method whose scores are effects, as eap-ig or relp; got {member!r}"
+        )
+    exists = experiment.graph.exists
+    found = [
+        METHODS[member].find(experiment.take([pair]), seed=seed).cpu()[exists]
+        for pair in range(len(experiment.task))
+    ]
+    edges = consistent_first(
+        torch.stack(found), share=share, sign=sign, resamples=resamples, seed=seed
+    )
+    values = torch.zeros(exists.shape)
+    values[exists] = edges.float()
+    return values
 
 
 class Look(NamedTuple):
@@ -176,6 +220,7 @@ METHODS: dict[str, Method] = {
     ),
     "hap": Method(edge_pruning.hap, signed=False, look=Look("#CC3311", "dashdot", "diamond")),
     "ensemble": Method(ensemble_scores, first_order=True, look=Look("#AA4499", "solid", "x")),
+    "bootstrap": Method(bootstrap_scores, first_order=True, look=Look("#AA4499", "dash", "circle")),
     "ifr": Method(flow.ifr, Look("#009E73", "dash", "square"), signed=False, blind_spot=_CLEAN),
     "strace": Method(
         flow.strace, Look("#009E73", "solid", "circle"), signed=False, blind_spot=_CLEAN
