@@ -20,7 +20,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,13 +32,14 @@ from transformers.utils.logging import disable_progress_bar
 import strace_lens as sl
 from benchmarks.common import real_prompt, show, smollm2
 from strace_lens.model.architecture import Model
+from strace_lens.model.load import DEFAULT
 
 TOKENS = (16, 32, 64, 128, 256, 512)
 BLOCKS = ((4, 4), (8, 8), (16, 16), (32, 16))
 BLOCKS_TOKENS = 128
 VOCABULARY = 256
 SIZES = (0.001, 0.01, 0.1, 1.0)
-GOAL_GB = 8
+GOAL_GB = 2
 GB = 1e9
 
 
@@ -98,28 +98,6 @@ def _memory(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
-def save_smollm2(folder: Path) -> None:
-    """Write SmolLM2 as safetensors: reading its GGUF in every process would take most of the time.
-
-    Raises RuntimeError if what is written gives other logits.
-    """
-    model: Any = smollm2()
-    plain: Any = LlamaForCausalLM(LlamaConfig.from_dict(model.original_model.config.to_dict()))
-    # TransformerBridge wraps every module, and the wrapper's name enters the names of weights.
-    weights = {
-        name.replace("._original_component", ""): weight
-        for name, weight in model.original_model.state_dict().items()
-    }
-    plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
-    probe = torch.tensor([real_prompt(model, 8)])
-    with torch.no_grad():
-        gap = float((plain.eval()(probe).logits - model(probe)).abs().max())
-    if not gap < 1e-3:
-        raise RuntimeError(f"the saved copy of SmolLM2 has logits that differ by {gap:.1e}")
-    plain.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
-
-
 def save_tiny_llama(folder: Path, layers: int, heads: int) -> None:
     """Write a random Llama of width 64 with so many layers and heads, whose words are numbers."""
     words = {"<unk>": 0} | {str(i): i for i in range(1, VOCABULARY)}
@@ -148,9 +126,9 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> float:
     return float(slope)
 
 
-def cost_in_own_process(folder: Path, ids: Sequence[int]) -> Cost:
-    """Load the model of a folder in a new process, trace the prompt there and bring the cost."""
-    command = [sys.executable, "-m", "benchmarks.scaling", str(folder), *map(str, ids)]
+def cost_in_own_process(model: str | Path, ids: Sequence[int]) -> Cost:
+    """Load a model in a new process, trace the prompt there and bring the cost."""
+    command = [sys.executable, "-m", "benchmarks.scaling", str(model), *map(str, ids)]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=True)
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
@@ -170,9 +148,7 @@ def _print_table(title: str, costs: Sequence[Cost], x: Sequence[float], x_name: 
 def costs_by_tokens() -> list[Cost]:
     """Traces of prompts of growing length on SmolLM2."""
     ids = real_prompt(smollm2(), max(TOKENS))
-    with tempfile.TemporaryDirectory() as folder:
-        save_smollm2(Path(folder))
-        return [cost_in_own_process(Path(folder), ids[:n]) for n in TOKENS]
+    return [cost_in_own_process(DEFAULT, ids[:n]) for n in TOKENS]
 
 
 def costs_by_blocks() -> list[Cost]:
@@ -187,7 +163,7 @@ def costs_by_blocks() -> list[Cost]:
 
 
 def main() -> None:
-    """Print both tables and whether 512 tokens of SmolLM2 fit in 8 GB."""
+    """Print both tables and whether 512 tokens of SmolLM2 fit in the goal."""
     disable_progress_bar()
     by_tokens = costs_by_tokens()
     _print_table("scaling with the tokens T of a prompt, SmolLM2:", by_tokens, TOKENS, "T")
@@ -202,8 +178,8 @@ def main() -> None:
     print(f"memory at T={TOKENS[-1]}: {peak:.1f} GB (goal {GOAL_GB} GB) {verdict}", flush=True)
 
 
-def _one_row(folder: str, *ids: str) -> None:
-    model = sl.load_model(folder, device="cpu")
+def _one_row(name: str, *ids: str) -> None:
+    model = sl.load_model(name, device="cpu")
     print(json.dumps(asdict(cost_of_trace(model, [int(i) for i in ids]))))
 
 

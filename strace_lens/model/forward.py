@@ -152,43 +152,45 @@ def read_activations(
     model: Model, architecture: Architecture, tokens: Int[Tensor, " pos"]
 ) -> Activations:
     """Run a prompt untouched and keep what the token graph is made of."""
-    read: dict[str, list[Tensor]] = {}
+    read: dict[str, Tensor] = {}
     device = device_of(model)
 
-    def keep(name: str) -> Callable[..., None]:
-        kept = read.setdefault(name, [])
-
+    def keep(name: str, place: int, places: int) -> Callable[..., None]:
         def hook(value: Tensor, hook: Any) -> None:
-            kept.append(value[0].detach().clone().to(device, non_blocking=True))
+            # Into its place at once: a list that is stacked afterwards would hold all twice.
+            if name not in read:
+                read[name] = value.new_empty((places, *value.shape[1:]), device=device)
+            read[name][place].copy_(value[0].detach(), non_blocking=True)
 
         return hook
 
     stream = ["hook_resid_mid", "hook_resid_post"]
-    names = [*(stream if architecture.mlp and not architecture.parallel else stream[1:])]
-    names += ["attn.hook_pattern", "attn.hook_v"]
+    stream = stream if architecture.mlp and not architecture.parallel else stream[1:]
+    names = ["attn.hook_pattern", "attn.hook_v"]
     names += ["hook_mlp_out"] * architecture.mlp + ["ln1_post.hook_scale"] * architecture.post_norm
-    hooks: list[Hook] = [("blocks.0.hook_resid_pre", keep("embedding"))]
-    hooks += [
-        (f"blocks.{layer}.{name}", keep("node" if "resid" in name else name))
-        for layer in range(architecture.layers)
-        for name in names
-    ]
+    layers, sublayers = architecture.layers, len(stream)
+    levels = 1 + layers * sublayers
+    hooks: list[Hook] = [("blocks.0.hook_resid_pre", keep("node", 0, levels))]
+    for layer in range(layers):
+        hooks += [
+            (f"blocks.{layer}.{name}", keep("node", 1 + layer * sublayers + i, levels))
+            for i, name in enumerate(stream)
+        ]
+        hooks += [(f"blocks.{layer}.{name}", keep(name, layer, layers)) for name in names]
     logits = last_logits(model, architecture, tokens[None], hooks=hooks)[0].to(device)
 
-    pattern = torch.stack(read["attn.hook_pattern"])
-    scale = pattern.new_ones(architecture.layers, len(tokens))
+    pattern = read["attn.hook_pattern"]
+    scale = pattern.new_ones(layers, len(tokens))
     if architecture.post_norm:
-        scale = torch.stack(read["ln1_post.hook_scale"]).squeeze(-1)
+        scale = read["ln1_post.hook_scale"].squeeze(-1)
     mlp = pattern.new_zeros(0, len(tokens), architecture.d_model)
     if architecture.mlp:
-        constants = [
-            mlp_constant(model, architecture, n).to(device) for n in range(architecture.layers)
-        ]
-        mlp = torch.stack(read["hook_mlp_out"]) - torch.stack(constants)[:, None]
+        constants = [mlp_constant(model, architecture, n).to(device) for n in range(layers)]
+        mlp = read["hook_mlp_out"] - torch.stack(constants)[:, None]
     return Activations(
-        nodes=torch.stack(read["embedding"] + read["node"]),
+        nodes=read["node"],
         pattern=pattern,
-        value=clipped(architecture, torch.stack(read["attn.hook_v"])),
+        value=clipped(architecture, read["attn.hook_v"]),
         mlp=mlp,
         attention_scale=scale,
         logits=logits,

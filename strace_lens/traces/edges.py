@@ -144,8 +144,15 @@ class GraphShape:
 
 def in_reach(values: EdgeTensors, shape: GraphShape) -> EdgeTensors:
     """Values as float32 on the CPU, zero for the edges that cannot reach the output."""
-    pairs = zip(values, shape.reachable(), strict=True)
-    return EdgeTensors(*(v.float().cpu().masked_fill(~there, 0.0) for v, there in pairs))
+    copies = values.map(lambda v: v.to("cpu", torch.float32, copy=True))
+    zero_out_of_reach_(copies, shape)
+    return copies
+
+
+def zero_out_of_reach_(values: EdgeTensors, shape: GraphShape) -> None:
+    """Set the values of the edges that cannot reach the output to zero, in place."""
+    for value, there in zip(values, shape.reachable(), strict=True):
+        value.masked_fill_(~there, 0.0)
 
 
 class EdgeList(NamedTuple):

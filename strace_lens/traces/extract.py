@@ -7,7 +7,7 @@ from collections.abc import Callable
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 from strace_lens.traces.best_first import best_first
-from strace_lens.traces.edges import EdgeTensors, GraphShape, in_reach
+from strace_lens.traces.edges import EdgeTensors, GraphShape, zero_out_of_reach_
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.importance import edge_importance
 from strace_lens.traces.schedule import schedule
@@ -49,10 +49,12 @@ def extract(
     if order not in ORDERS:
         raise ValueError(f"unknown order {order!r}; choose from {', '.join(ORDERS)}")
     scores = edge_importance(graph, importance, seed=seed, memory_budget=memory_budget)
+    ranks = ORDERS[order](scores, graph.shape)
+    zero_out_of_reach_(scores, graph.shape)  # a copy would be as large as the graph
     return Trace(
         shape=graph.shape,
         prompt=graph.prompt,
-        ranks=ORDERS[order](scores, graph.shape),
+        ranks=ranks,
         metadata={
             "model": graph.architecture.name,
             "weights": graph.weights,
@@ -61,5 +63,5 @@ def extract(
             "seed": seed,
             "versions": versions(),
         },
-        importance=in_reach(scores, graph.shape),
+        importance=scores,
     )
