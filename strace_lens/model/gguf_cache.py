@@ -65,12 +65,30 @@ def cache_folder() -> Path | None:
 
 def is_kept(path: Path, dtype: torch.dtype) -> bool:
     """Whether a whole entry of a GGUF file is in the cache."""
+    return _kept(path, dtype) is not None
+
+
+def kept_configuration(path: Path, dtype: torch.dtype) -> tuple[Any, Any] | None:
+    """The configuration of a GGUF file's model and its tokenizer, from the cache alone.
+
+    transformers needs four seconds to read each of them off the default model's file. None where no
+    whole entry is in the cache; none is made.
+    """
+    kept = _kept(path, dtype)
+    if kept is None:
+        return None
+    from transformers import AutoConfig, AutoTokenizer
+
+    entry, manifest = kept
     try:
-        source = _source(path, dtype)
-        root = cache_folder()
-        return root is not None and _manifest(_entry(root, source), source) is not None
-    except (OSError, RuntimeError):
-        return False
+        with quiet():
+            config = AutoConfig.from_pretrained(entry)
+            tokenizer = AutoTokenizer.from_pretrained(entry, **manifest["tokenizer"])
+    # Another process may have removed it meanwhile, in which case anything may be missing.
+    except Exception:
+        return None
+    _as_from(path, config, tokenizer)
+    return config, tokenizer
 
 
 def through_cache(
@@ -147,13 +165,33 @@ def _read(
     # Another process may have removed it meanwhile, in which case anything may be missing.
     except Exception:
         return None
-    # TransformerLens reads a tokenizer again from where it came: nothing may come of that here
-    # which does not come of it for the GGUF file.
-    origin = str(path.parent)
-    model.name_or_path = model.config._name_or_path = origin
-    tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = origin
+    model.name_or_path = str(path.parent)
+    _as_from(path, model.config, tokenizer)
     identity = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     return model, tokenizer, entry.with_name(entry.name + _PROOFS) / identity[:16]
+
+
+def _as_from(path: Path, config: Any, tokenizer: Any) -> None:
+    """Have what was read from an entry say that it came from the folder of the GGUF file.
+
+    TransformerLens reads a tokenizer again from where it came: nothing may come of that here which
+    does not come of it for the GGUF file.
+    """
+    origin = str(path.parent)
+    config._name_or_path = tokenizer.name_or_path = origin
+    tokenizer.init_kwargs["name_or_path"] = origin
+
+
+def _kept(path: Path, dtype: torch.dtype) -> tuple[Path, dict[str, Any]] | None:
+    """The entry of a GGUF file and its manifest; None if there is none or it is not whole."""
+    try:
+        source = _source(path, dtype)
+        root = cache_folder()
+    except (OSError, RuntimeError):
+        return None
+    if root is None or (manifest := _manifest(_entry(root, source), source)) is None:
+        return None
+    return _entry(root, source), manifest
 
 
 def _manifest(entry: Path, source: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ import torch
 
 from strace_lens.model.architecture import Architecture, Model, UnsupportedModelError, describe
 from strace_lens.model.checks import check
+from strace_lens.model.gguf_cache import kept_configuration
 from strace_lens.model.hold import verb
 from strace_lens.model.load import (
     DEFAULT,
@@ -80,7 +81,7 @@ def skeleton(
         raise ValueError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
     tokenizer = None
     if isinstance(model, str | Path):
-        name, config, tokenizer = _read(str(model), revision)
+        name, config, tokenizer = _read(str(model), revision, DTYPES[dtype])
     else:
         name, config = str(model.model_type), model
     assumptions = []
@@ -108,11 +109,13 @@ def skeleton(
     )
 
 
-def _read(model: str, revision: str | None) -> tuple[str, Any, Any]:
+def _read(model: str, revision: str | None, dtype: torch.dtype) -> tuple[str, Any, Any]:
     """Name, configuration and tokenizer."""
     from transformers import AutoConfig
 
     name, source, gguf = locate(model, revision)
+    if gguf is not None and (kept := kept_configuration(Path(source, gguf), dtype)) is not None:
+        return name, *kept
     file: dict[str, Any] = {} if gguf is None else {"gguf_file": gguf}
     at: dict[str, Any] = {} if revision is None else {"revision": revision}
     with quiet():

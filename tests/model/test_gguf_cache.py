@@ -22,6 +22,7 @@ from strace_lens.model.checks import architecture_of
 from strace_lens.model.gguf_cache import cache_folder, is_kept
 from strace_lens.model.load import load_model
 from strace_lens.model.prompts import own_tokenizer, tokenize
+from strace_lens.model.skeleton import skeleton
 from strace_lens.model.weights import weights_hash
 from tests import gguf_files
 
@@ -160,6 +161,32 @@ def test_another_file_under_the_same_name_is_another_model(
     assert weights_hash(second) != weights_hash(first)
     assert weights_hash(second) == weights_hash(without_cache(path, monkeypatch))
     assert len(entries(cache)) == 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_skeleton_is_the_same_from_the_cache_and_from_the_file(
+    dtype: str, gguf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gguf_cache.kept_configuration(gguf, models.DTYPES[dtype]) is None
+    truth = skeleton(gguf, dtype=dtype)
+    load(gguf, dtype)
+    config, _ = gguf_cache.kept_configuration(gguf, models.DTYPES[dtype]) or (None, None)
+    assert config is not None
+    assert config._name_or_path == str(gguf.parent)
+    reads_no_file = "transformers.modeling_gguf_pytorch_utils.load_gguf_checkpoint"
+    monkeypatch.setattr(reads_no_file, None)
+    told = skeleton(gguf, dtype=dtype)
+    for name in ("name", "architecture", "dtype", "weights_bytes", "assumptions"):
+        assert getattr(told, name) == getattr(truth, name)
+    for text in (gguf_files.TEXT, ""):
+        assert told.tokenizer(text).input_ids == truth.tokenizer(text).input_ids
+    assert told.tokenizer.name_or_path == truth.tokenizer.name_or_path
+
+
+def test_no_configuration_is_read_from_a_damaged_entry(gguf: Path, cache: Path) -> None:
+    load(gguf)
+    flipped(only_entry(cache) / "config.json")
+    assert gguf_cache.kept_configuration(gguf, torch.float32) is None
 
 
 def test_what_does_not_read_back_as_it_was_is_not_kept(
