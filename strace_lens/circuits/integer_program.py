@@ -6,9 +6,10 @@ an edge kept enters it and one leaves it, which in a graph without cycles puts i
 On a graph of 70,000 edges the solver does not get through its presolve in minutes. But hardly any
 edge outside the best ones can be of use. So the relaxed program, without integrality, is solved on
 the best edges and those of the embedding and the logits, and grows by the edges whose reduced cost
-says that they would help, until there are none: it is then the relaxation of the whole program. The
-integer program on the same edges is at most the relaxed one, and an edge left out whose reduced
-cost is larger than the gap between the two is in no better circuit.
+says that they would help, until there are none: it is then the relaxation of the whole program. An
+integer program on the edges of small reduced cost gives a circuit, which is at most worth what the
+relaxed one is, and an edge whose reduced cost is larger than the gap between them is in no better
+circuit.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ ALL = 1000
 
 _MORE = 200  # edges taken at first beyond as many as may be kept
 _TOLERANCE = 1e-7  # of the solver, for worths of at most 1
+_GAP = 0.1  # between relaxed and whole program that is tried first, in worths of a last edge
 
 
 class _Program:
@@ -89,12 +91,14 @@ class _Program:
     def reduced_costs(self, found: Any) -> Float[Tensor, " edge"]:
         """Of every edge, chosen or not, by how much a circuit that has it falls short of the best.
 
-        The rows of an edge that is not chosen have no weight, which is one of the dual solutions.
+        The rows of an edge that is not chosen have a weight of 0, which is a dual solution too.
         """
         marginals = torch.from_numpy(found.ineqlin.marginals)
         to, source = self.cells.T
         entering = self.graph.feeds.double() @ marginals[self.entered]
-        return -self.worth + entering[to] + marginals[self.left][source] - marginals[-1]
+        costs = -self.worth + entering[to] + marginals[self.left][source] - marginals[-1]
+        own = marginals[: self.edges] + marginals[self.edges : 2 * self.edges]
+        return costs.index_put_((self.chosen.nonzero()[:, 0],), -own, accumulate=True)
 
     def whole(self, seconds: float) -> Any:
         """The solution, or what the solver says in its place."""
@@ -142,19 +146,20 @@ def best_edges(
     while True:
         program = _Program(graph, worth, chosen, size)
         relaxed = _solved(program.relaxed(seconds), graph, size, seconds)
-        short = program.reduced_costs(relaxed)
-        useful = ~chosen & (short < -_TOLERANCE)
+        costs = program.reduced_costs(relaxed)
+        useful = ~chosen & (costs < -_TOLERANCE)
         if not bool(useful.any()):
             break
         chosen = chosen | useful
     if np.abs(relaxed.x - relaxed.x.round()).max() < 1e-6:  # whole numbers already
         return program.keep(relaxed)
-    found = _solved(program.whole(seconds), graph, size, seconds)
-    useful = ~chosen & (short < found.fun - relaxed.fun - _TOLERANCE)
-    if bool(useful.any()):
-        program = _Program(graph, worth, chosen | useful, size)
+    gap = max(-_GAP * float(relaxed.ineqlin.marginals[-1]), _TOLERANCE)
+    while True:
+        program = _Program(graph, worth, costs < gap + _TOLERANCE, size)
         found = _solved(program.whole(seconds), graph, size, seconds)
-    return program.keep(found)
+        if found.fun - relaxed.fun <= gap:
+            return program.keep(found)
+        gap = min(found.fun - relaxed.fun, 4 * gap)
 
 
 def _solved(found: Any, graph: ComponentGraph, size: int, seconds: float) -> Any:
