@@ -286,8 +286,8 @@ def best_connected(
     Improving Circuit Faithfulness via Better Edge Selection" (arXiv 2510.25786).
 
     A head is entered by any of its inputs, as in `Circuit.connected`. On the 70,651 edges of
-    SmolLM2-135M a circuit takes about a second, since few edges outside the best ones have a column of
-    their own: see `strace_lens.circuits.integer_program`.
+    SmolLM2-135M a circuit takes about a second, since few edges outside the best ones have a column
+    of their own: see `strace_lens.circuits.integer_program`.
 
     Args:
         scores: of edges, alike at every token position.
