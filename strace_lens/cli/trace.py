@@ -19,11 +19,11 @@ from strace_lens.density.phases import find_phases
 from strace_lens.density.ways import WAYS, Way, measure_ways, way_of, ways_summary
 from strace_lens.files.results import save
 from strace_lens.measures.sizes import REFINE, SIZES
-from strace_lens.model.architecture import Model
+from strace_lens.model.architecture import Model, UnsupportedModelError
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.load import load_model
 from strace_lens.model.prompts import tokenize
-from strace_lens.model.targets import make_target
+from strace_lens.model.targets import Target, make_target
 from strace_lens.report.summary import summarize
 from strace_lens.report.tables import print_curve, print_ways
 from strace_lens.report.trace import trace_report
@@ -31,8 +31,9 @@ from strace_lens.traces.ablation import replacement
 from strace_lens.traces.curve_rows import most_rows
 from strace_lens.traces.estimators import estimate, estimator_of, steps
 from strace_lens.traces.extract import extract
-from strace_lens.traces.graph import token_graph
+from strace_lens.traces.graph import TokenGraph, token_graph
 from strace_lens.traces.importance import importance_function
+from strace_lens.traces.lens import Lens, read_lens
 from strace_lens.utils.disk import read_text, results_folder, write_whole
 
 PAGE = "trace.html"
@@ -129,7 +130,9 @@ def trace_command(
             bar.step("measuring other ways")
             curves |= measure_ways(loaded, graph, others, gradient_budget=backward, **measured)
         in_order = {way: curves[way] for way in dict.fromkeys((*WAYS, own)) if way in curves}
-        _finish(loaded, in_order, own, same, out, "json" if as_json else table, bar)
+        bar.step("reading the nodes")
+        lens = read_nodes(loaded, graph, aim)
+        _finish(loaded, in_order, own, same, lens, out, "json" if as_json else table, bar)
 
 
 def _check_ranking(estimator: str, importance: str) -> None:
@@ -141,11 +144,20 @@ def _check_ranking(estimator: str, importance: str) -> None:
         )
 
 
+def read_nodes(model: Model, graph: TokenGraph, target: Target | None) -> Lens | str:
+    """What the page says of each node and head, or why it says nothing."""
+    try:
+        return read_lens(model, graph, target)
+    except UnsupportedModelError as error:
+        return f"What nodes and heads promote is not shown: {error}."
+
+
 def _finish(
     model: Model,
     curves: Mapping[Way, DensityCurve],
     own: Way,
     same: dict[str, Any],
+    lens: Lens | str,
     out: Path,
     printed: str,
     bar: Bar,
@@ -156,7 +168,7 @@ def _finish(
     ablated = dict(zip(curves, tables, strict=True))
     bar.step("drawing")
     curve, phases = curves[own], find_phases(curves[own])
-    page = trace_report(curve, phases, ablated[own], ways=curves, ablations=ablated)
+    page = trace_report(curve, phases, ablated[own], ways=curves, ablations=ablated, lens=lens)
     write_whole(out / PAGE, page.encode())
     for way, each in curves.items():
         save(each, out / (RESULT if way == own else f"trace-{way.name}.safetensors"))

@@ -1,38 +1,36 @@
 """The explorer: measured traces as one interactive page that opens from disk.
 
 Edges are packed by rising rank: the flat id of each in three or four byte planes, and of its
-importance the upper half of a float32. Planes of similar bytes compress well;
-`assets/unpack.js` reads them back.
+importance the upper half of a float32.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import html
 import json
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import find_phases
+from strace_lens.report.lens import pack_lens
+from strace_lens.report.packed import byte_planes, packed_text
 from strace_lens.report.page import asset, fill, model_name, trace_title
 from strace_lens.report.summary import finite
 from strace_lens.traces.edges import KINDS, hook_name, order_of
+from strace_lens.traces.lens import Lens
 from strace_lens.traces.trace import Trace
 
 MOST_EDGES = 2_000_000
 """Edges on one page; about three and a half bytes each, so that it stays under 8 MB."""
 
 _SCRIPTS = (
-    *("text", "unpack", "view", "drawing", "graph", "heads", "controls", "charts", "prediction"),
-    *("place", "main"),
+    *("text", "unpack", "lens", "view", "drawing", "prediction", "readout", "graph", "heads"),
+    *("pattern", "controls", "charts", "place", "main"),
 )
 _NUMBERS = (
     *("size", "edges", "tv", "kl", "head_error", "tail_error", "nucleus", "trace_head_mass"),
@@ -44,13 +42,16 @@ def explorer(
     curves: Sequence[DensityCurve],
     *,
     names: Sequence[str] | None = None,
+    lenses: Sequence[Lens | str] = (),
     most_edges: int = MOST_EDGES,
 ) -> str:
     """One self-contained page to explore measured traces: a slider over s moves all of them.
 
     Each curve is a panel: the trace drawn layer by token, a grid of layers by heads, the prediction
     beside the model's, the density curve and the composition. Many edges are bundled by layer and
-    token. Filters, pinned nodes and the size are kept in the fragment of the page's address.
+    token. Filters, pinned nodes and the size are kept in the fragment of the page's address. With
+    lenses, a node that is clicked says which tokens it promotes and what it adds to the predicted
+    one, and a head that is clicked shows its attention pattern.
 
     The same curves give the same page, byte for byte. It needs no network, and a browser of 2023
     or later.
@@ -60,6 +61,8 @@ def explorer(
         names: what the curves are called. With names, one curve is shown at a time, and buttons
             switch between them, keeping size, filters and pinned nodes: for one prompt that was
             measured in several ways.
+        lenses: `read_lens` of the curves' prompts, or the sentence that says why there is none, in
+            the order of the curves; one stands for all that are of one prompt and model.
         most_edges: drawn on the page, shared evenly; a longer trace is drawn up to its share, and
             the page says so. Curves of the same trace share one copy of it.
 
@@ -67,8 +70,8 @@ def explorer(
         HTML.
 
     Raises:
-        ValueError: no curves, `most_edges` is less than one for each, or the names do not match the
-            curves or these are not of one prompt.
+        ValueError: no curves, `most_edges` is less than one for each, the names do not match the
+            curves or these are not of one prompt, or a lens is of another prompt or model.
 
     Example:
         >>> page = sl.explorer([curve])
@@ -87,7 +90,11 @@ def explorer(
         if same != number:
             results.update(order=same, importance=None)
     data = json.dumps(
-        {"results": packed, "names": None if names is None else list(names)},
+        {
+            "results": packed,
+            "names": None if names is None else list(names),
+            "lenses": _packed_lenses(curves, lenses),
+        },
         allow_nan=False,
         sort_keys=True,  # a curve read back from a file has its facts in this order
     )
@@ -99,6 +106,32 @@ def explorer(
         results=data.replace("<", "\\u003c"),
         script="\n".join(asset(f"{name}.js") for name in _SCRIPTS),
     )
+
+
+def _packed_lenses(
+    curves: Sequence[DensityCurve], lenses: Sequence[Lens | str]
+) -> list[dict[str, Any] | str]:
+    """The lens of each curve, or one for all; none at all where none was given."""
+    if lenses and len(lenses) not in (1, len(curves)):
+        raise ValueError(
+            f"{len(lenses)} lenses for {len(curves)} curves; give one for all, or one for each"
+        )
+    for number, curve in enumerate(curves if lenses else ()):
+        lens = lenses[number % len(lenses)]
+        if not isinstance(lens, str) and not _is_of(lens, curve):
+            raise ValueError(
+                f"the lens of {lens.model} after {' '.join(lens.prompt.strings)!r} is not of "
+                f"{trace_title(curve)}; read it from the graph of that trace"
+            )
+    return [lens if isinstance(lens, str) else pack_lens(lens) for lens in lenses]
+
+
+def _is_of(lens: Lens, curve: DensityCurve) -> bool:
+    """Whether a lens is of the prompt, the model and the weights of a curve."""
+    trace, made = curve.trace, curve.trace.metadata
+    weights = {lens.weights, made.get("weights")} - {None}
+    same = (lens.shape, lens.prompt.ids) == (trace.shape, trace.prompt.ids)
+    return same and lens.model == made.get("model", lens.model) and len(weights) <= 1
 
 
 def _check_names(curves: Sequence[DensityCurve], names: Sequence[str]) -> None:
@@ -157,7 +190,7 @@ def pack(curve: DensityCurve, most: int) -> dict[str, Any]:
         "edges": trace.edges,
         "reachable": trace.counts_by_size([trace.edges])[0].tolist(),
         "packed": len(order),
-        "order": _text(_planes(order)),
+        "order": packed_text(byte_planes(order).tobytes()),
         "importance": _packed_importance(curve, order),
         "sizes": [
             {
@@ -182,17 +215,4 @@ def _packed_importance(curve: DensityCurve, order: Tensor) -> str | None:
     if importance is None:
         return None
     upper = importance.flat()[order].bfloat16().view(torch.int16).long() & 0xFFFF
-    return _text(_planes(upper, planes=2))
-
-
-def _planes(values: Tensor, planes: int | None = None) -> UInt8[np.ndarray, "plane edge"]:
-    """The bytes of whole numbers, lowest first, each place a row of its own."""
-    if planes is None:
-        planes = 3 if int(values.max()) < 2**24 else 4
-    shifts = 8 * torch.arange(planes)[:, None]
-    return ((values[None] >> shifts) & 0xFF).to(torch.uint8).numpy()
-
-
-def _text(planes: UInt8[np.ndarray, "plane edge"]) -> str:
-    """Bytes as base64 of a zlib stream."""
-    return base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode("ascii")
+    return packed_text(byte_planes(upper, planes=2).tobytes())

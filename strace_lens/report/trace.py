@@ -36,6 +36,7 @@ from strace_lens.report.page import (
     versions_text,
 )
 from strace_lens.traces.edges import KINDS, keep_text
+from strace_lens.traces.lens import Lens
 
 EXPLORED_EDGES = 450_000
 """Edges that the explorer of a page draws at most, so that the page stays under 8 MB."""
@@ -48,6 +49,7 @@ def trace_report(
     *,
     ways: Mapping[Way, DensityCurve] | None = None,
     ablations: Mapping[Way, pd.DataFrame] | None = None,
+    lens: Lens | str | None = None,
 ) -> str:
     """One self-contained page: the explorer, every figure of a curve, its tables, and what made it.
 
@@ -62,6 +64,7 @@ def trace_report(
         ablation: table of `phase_ablation`; where it is None or empty, the page says so.
         ways: curves of the same prompt in several ways (`ways.measure_ways`), `curve` among them.
         ablations: tables of `phase_ablation` in these ways.
+        lens: `read_lens` of the prompt, or the sentence that says why there is none.
 
     Returns:
         HTML with plotly.js inside it (about 5 MB, and under 8 MB for a trace of any length).
@@ -75,7 +78,7 @@ def trace_report(
     ]
     others = {way: other for way, other in (ways or {}).items() if other is not curve}
     sections = {
-        "The trace": [_explorer(curve, ways or {})],
+        "The trace": [_explorer(curve, ways or {}, lens)],
         "Density: how much of the graph the prediction needs": [
             _ways(ways) if ways and len(ways) > 1 else "",
             drawn(plot_density, curve, phases, more=_REFINED * bool(curve.table["refined"].any())),
@@ -97,7 +100,9 @@ def trace_report(
     return page(trace_title(curve), "\n".join(lead), sections)
 
 
-def _explorer(curve: DensityCurve, ways: Mapping[Way, DensityCurve]) -> str:
+def _explorer(
+    curve: DensityCurve, ways: Mapping[Way, DensityCurve], lens: Lens | str | None
+) -> str:
     """The explorer in a frame of its own, so that neither page changes how the other looks.
 
     It shows the curve first and switches between it and the other ways.
@@ -106,7 +111,9 @@ def _explorer(curve: DensityCurve, ways: Mapping[Way, DensityCurve]) -> str:
     if len(ways) > 1:
         ordered = sorted(ways.items(), key=lambda item: item[1] is not curve)
         curves, names = [each for _, each in ordered], [way.title for way, _ in ordered]
-    inner = html.escape(explorer(curves, names=names, most_edges=EXPLORED_EDGES))
+    lenses = () if lens is None else (lens,)
+    page = explorer(curves, names=names, lenses=lenses, most_edges=EXPLORED_EDGES)
+    inner = html.escape(page)
     return f'<iframe title="The explorer" srcdoc="{inner}"></iframe><p>{_EXPLORER}</p>'
 
 
@@ -202,8 +209,9 @@ def _drawn(row: dict[Any, Any], name: str) -> str:
 
 _EXPLORER = (
     "The slider sets the relative size s of the trace. Hover over an edge for its hook point and "
-    "tokens; click on a node for the edges into it, and on a cell of the grid to draw one head "
-    "alone. The address of this page holds what is selected."
+    "tokens; click on a node for the tokens that it promotes and the edges into it, and on a cell "
+    "of the grid to draw one head alone and to see its attention. The address of this page holds "
+    "what is selected."
 )
 _REFINED = (
     "Sizes were added to the grid where total variation moves by more than a tenth from one size "

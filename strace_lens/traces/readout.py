@@ -22,7 +22,7 @@ from strace_lens.model.prompts import label, own_tokenizer
 from strace_lens.model.targets import Target, TargetLike, make_target
 from strace_lens.model.unembed import unembedding
 from strace_lens.traces.edges import hook_name
-from strace_lens.traces.graph import TokenGraph
+from strace_lens.traces.graph import InEdges, TokenGraph
 
 EMBED, BIAS, SOFT_CAP = "embed", "bias", "soft cap"
 """Names of parts of a logit that no head or MLP writes."""
@@ -74,7 +74,7 @@ def logit_attribution(
     )
     stream = at_least_single(run.nodes[-1, -1])
     reads = unembedding(model, graph.architecture, run.nodes[-1, -1], run.logits)
-    weights = _weights(asked, logits)
+    weights = target_weights(asked, logits)
     direction, constant = reads.direction(weights, stream)
     rows: list[dict[str, Any]] = []
 
@@ -85,9 +85,8 @@ def logit_attribution(
     for edges in graph.in_edges():
         constant += float(edges.bias[-1] @ direction)
         layer = edges.layer
-        if edges.coefficient is not None and edges.written is not None:
-            read = edges.coefficient[:, -1] * (edges.written @ direction).T
-            for head, values in enumerate(read.cpu()):
+        if edges.coefficient is not None:
+            for head, values in enumerate(head_contributions(edges, direction).cpu()):
                 of_head: dict[str, Any] = {"layer": layer, "head": head}
                 if not by_token:
                     add(f"a{layer}.h{head}", "attention", values.sum(), **of_head)
@@ -106,10 +105,26 @@ def logit_attribution(
     return pd.DataFrame(rows, columns=columns).astype(whole)
 
 
-def _weights(target: Target, logits: Float[Tensor, " vocab"]) -> Float[Tensor, " vocab"]:
+def target_weights(target: Target, logits: Float[Tensor, " vocab"]) -> Float[Tensor, " vocab"]:
     """Weights of the logits in a target; those of a single token sum to zero as well."""
     weights = target.direction(logits)
     return weights if target.against else weights - 1 / len(weights)
+
+
+def head_contributions(
+    edges: InEdges, direction: Float[Tensor, " d_model"]
+) -> Float[Tensor, "head key"]:
+    """What each attention edge into the last token adds along a direction."""
+    assert edges.coefficient is not None
+    assert edges.written is not None
+    return edges.coefficient[:, -1] * (edges.written @ direction).T
+
+
+def head_writes(edges: InEdges, position: int) -> Float[Tensor, "head d_model"]:
+    """What each head writes at a token, without the bias."""
+    assert edges.coefficient is not None
+    assert edges.written is not None
+    return torch.einsum("hk,khd->hd", edges.coefficient[:, position], edges.written)
 
 
 @verb
@@ -183,7 +198,7 @@ def _writes(
     """What the heads and the MLP of each sublayer write at a token, after their names."""
     for edges in graph.in_edges():
         layer = edges.layer
-        if edges.coefficient is not None and edges.written is not None:
+        if edges.coefficient is not None:
             of_heads = [
                 {
                     "name": f"a{layer}.h{head}",
@@ -193,8 +208,7 @@ def _writes(
                 }
                 for head in range(graph.shape.heads)
             ]
-            pattern = edges.coefficient[:, position]
-            yield of_heads, torch.einsum("hk,khd->hd", pattern, edges.written)
+            yield of_heads, head_writes(edges, position)
         if edges.mlp is not None:
             of_mlp = {"name": f"m{layer}", "kind": "mlp", "layer": layer}
             yield [of_mlp], edges.mlp[[position]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from typer.testing import CliRunner, Result
 
 import strace_lens as sl
 from strace_lens.cli import app
+from strace_lens.cli.trace import read_nodes
 from strace_lens.traces.estimators import steps
-from tests import tiny
+from tests import cases, tiny
 
 PROMPT = " ".join(tiny.WORDS[:9])
 
@@ -388,3 +390,16 @@ def test_a_dry_run_tells_of_the_fitting(folder):
     assert f"after {steps('learned')} steps of fitting: 119 rows" in result.stdout
     result = run(PROMPT, "--model", folder, "--dry-run", "--estimator", "fisher", "--json")
     assert json.loads(result.stdout)["fitting_steps"] == 1
+
+
+def test_the_page_says_what_nodes_promote_or_why_it_does_not(json_run):
+    _, out = json_run
+    page = html.unescape((out / "trace.html").read_text("utf-8"))
+    (text,) = re.findall(r'<script id="results" type="application/json">(.*?)</script>', page)
+    (lens,) = json.loads(text)["lenses"]
+    top = sl.load(out / "trace.safetensors").top[0][0]
+    assert lens["target"] == repr(top)
+    model = cases.fresh_bridge("llama")
+    graph = sl.token_graph(model, tiny.PROMPT)
+    graph.activations.logits.add_(torch.linspace(0, 1, len(graph.activations.logits)))
+    assert "is not shown: the logits of" in str(read_nodes(model, graph, None))

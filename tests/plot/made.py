@@ -13,6 +13,7 @@ from strace_lens.density.curve import DensityCurve, density_curve
 from strace_lens.density.phases import Phases
 from strace_lens.traces.extract import extract
 from strace_lens.traces.graph import token_graph
+from strace_lens.traces.lens import Lens, read_lens
 from tests import tiny
 
 SIZES = (0.001, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)  # the first holds no edge
@@ -24,6 +25,13 @@ def curve(name: str = "llama") -> DensityCurve:
     """A density curve of a tiny model on the tests' prompt."""
     model = tiny.bridge(name)
     return density_curve(model, extract(token_graph(model, tiny.PROMPT)), sizes=SIZES)
+
+
+@functools.cache
+def lens(name: str = "llama") -> Lens:
+    """What the nodes and heads of that curve's prompt say."""
+    model = tiny.bridge(name)
+    return read_lens(model, token_graph(model, tiny.PROMPT))
 
 
 def with_token(text: str) -> DensityCurve:

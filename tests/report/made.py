@@ -9,7 +9,9 @@ import torch
 
 from strace_lens.density.curve import DensityCurve
 from strace_lens.model.prompts import Prompt
+from strace_lens.model.targets import Target
 from strace_lens.traces.edges import GraphShape
+from strace_lens.traces.lens import SHOWN, WRITTEN, Lens
 from strace_lens.traces.trace import Trace
 from tests.cases import random_ranks
 from tests.plot import made
@@ -37,3 +39,29 @@ def large_curve(tokens: int = 64) -> DensityCurve:
     table = made.curve().table
     edges = [trace.edge_count(size) for size in table["size"]]
     return dataclasses.replace(made.curve(), trace=trace, table=table.assign(edges=edges))
+
+
+def large_lens(tokens: int = 64) -> Lens:
+    """A lens of that prompt whose numbers, words and attention are random."""
+    curve, generator = large_curve(tokens), torch.Generator().manual_seed(1)
+    shape, prompt = curve.trace.shape, curve.trace.prompt
+    ids = torch.randint(50_000, (shape.levels, tokens, SHOWN), generator=generator)
+    written = torch.randint(50_000, (shape.layers, 10, 2 * WRITTEN), generator=generator)
+    square = (shape.layers, shape.heads, tokens, tokens)
+    return Lens(
+        shape=shape,
+        prompt=prompt,
+        model=curve.trace.metadata["model"],
+        weights=curve.trace.metadata["weights"],
+        target=Target((1,), (), (" Rome",), ()),
+        capped=False,
+        words={i: f" token{i}" for i in torch.cat([ids.flatten(), written.flatten()]).tolist()},
+        logits=torch.randn(shape.levels, generator=generator),
+        heads=torch.randn(shape.layers, shape.heads, tokens, generator=generator),
+        mlps=torch.randn(shape.layers, generator=generator),
+        ids=ids,
+        probabilities=torch.rand(ids.shape, generator=generator),
+        written=written,
+        added=torch.randn(written.shape, generator=generator),
+        pattern=torch.randn(square, generator=generator).tril().softmax(-1),
+    )

@@ -16,15 +16,20 @@ from typer.testing import CliRunner
 import strace_lens as sl
 from strace_lens.cli import app
 from strace_lens.report.explorer import pack
+from strace_lens.report.lens import pack_lens
 from strace_lens.traces.edges import order_of
 from tests.cases import random_ranks
 from tests.plot import made
-from tests.report.made import large_curve
+from tests.report.made import large_curve, large_lens
+
+
+def results_of(page: str, part: str) -> list[dict]:
+    (text,) = re.findall(r'<script id="results" type="application/json">(.*?)</script>', page)
+    return json.loads(text)[part]
 
 
 def results(page: str) -> list[dict]:
-    (text,) = re.findall(r'<script id="results" type="application/json">(.*?)</script>', page)
-    return json.loads(text)["results"]
+    return results_of(page, "results")
 
 
 def test_the_page_needs_nothing_from_anywhere() -> None:
@@ -37,7 +42,7 @@ def test_the_page_needs_nothing_from_anywhere() -> None:
 @pytest.mark.extended
 def test_64_tokens_of_smollm2_take_less_than_8_mb() -> None:
     curve = large_curve()
-    page = sl.explorer([curve])
+    page = sl.explorer([curve], lenses=[large_lens()])
     assert results(page)[0]["packed"] == curve.trace.edges == 549_027
     assert len(page.encode()) < 8e6
 
@@ -218,3 +223,29 @@ def test_packing_is_the_same_every_time() -> None:
     first = pack(made.curve(), 100)
     torch.manual_seed(2)
     assert pack(made.curve(), 100) == first
+
+
+def test_a_lens_is_of_the_prompt_and_the_model_of_its_curve() -> None:
+    lens = made.lens()
+    assert results_of(sl.explorer([made.curve()], lenses=[lens]), "lenses")[0]["target"]
+    for other in (made.curve("gpt2"), other_weights(made.curve())):
+        with pytest.raises(ValueError, match="read it from the graph of that trace"):
+            sl.explorer([other], lenses=[lens])
+    with pytest.raises(ValueError, match="2 lenses for 1 curves; give one for all"):
+        sl.explorer([made.curve()], lenses=[lens, lens])
+
+
+def other_weights(curve: sl.DensityCurve) -> sl.DensityCurve:
+    metadata = {**curve.trace.metadata, "weights": "0" * 64}
+    return dataclasses.replace(curve, trace=dataclasses.replace(curve.trace, metadata=metadata))
+
+
+def test_attention_is_packed_to_a_few_thousandths() -> None:
+    lens = made.lens()
+    packed = pack_lens(lens)
+    steps = np.frombuffer(zlib.decompress(base64.b64decode(packed["attention"])), np.uint8)
+    seen = np.tril(np.ones(lens.pattern.shape[-2:], dtype=bool))
+    truth = lens.pattern.numpy()[..., seen].ravel()
+    assert np.abs((steps / 255) ** 2 - truth).max() <= 1 / 255
+    assert truth.max() == 1  # the first token attends to itself alone
+    assert steps.max() == 255

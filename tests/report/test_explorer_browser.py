@@ -17,9 +17,10 @@ import strace_lens as sl
 from strace_lens.density.phases import find_phases
 from strace_lens.report.trace import trace_report
 from strace_lens.traces.edges import KINDS, edge_list, hook_name
+from tests import tiny
 from tests.browser import chromium, opened
 from tests.plot import made
-from tests.report.made import large_curve
+from tests.report.made import large_curve, large_lens
 
 WIDTHS = (1280, 800)
 
@@ -544,3 +545,107 @@ def test_the_drawing_is_saved_as_svg_and_json(browser, one) -> None:
             source,
             hook_name(trace.shape, high),
         )
+
+
+def cells(table) -> list[list[str]]:
+    """The texts of the cells of a table's body."""
+    rows = table.locator("tbody tr").all()
+    return [row.locator("th, td").all_inner_texts() for row in rows]
+
+
+def number(text: str) -> float:
+    """A number with its sign, as the page writes it."""
+    return float(text.replace("−", "-"))
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "read.html"
+    path.write_text(sl.explorer([made.curve()], lenses=[made.lens()]), encoding="utf-8")
+    return path
+
+
+def click_node(page: Page, token: int, level: int) -> None:
+    x, y = page.evaluate(f"explorer.panels[0].graph.locateNode({token}, {level})")
+    page.mouse.click(x, y)
+
+
+@pytest.mark.extended
+def test_a_node_says_what_it_promotes_and_what_is_written_into_it(browser, read) -> None:
+    lens, model = made.lens(), tiny.bridge("llama")
+    graph = sl.token_graph(model, tiny.PROMPT)
+    table = sl.readout(model, graph, tokens=3)
+    parts = sl.logit_attribution(model, graph).set_index("name")["contribution"]
+    last, level = lens.shape.tokens - 1, 3  # behind the heads of layer 1
+    with opened(browser, read) as page:
+        click_node(page, last, level)
+        node = table[table["name"] == hook_name(lens.shape, level)]
+        said = cells(page.locator(".said"))
+        assert [float(row[1]) for row in said] == pytest.approx(node["value"].tolist(), abs=6e-4)
+        assert [row[0].replace("·", " ") for row in said] == node["token"].tolist()
+        rows = {row[0]: row for row in cells(page.locator(".writers"))}
+        assert set(rows) == {f"L1 H{head}" for head in range(lens.shape.heads)}
+        for head in range(lens.shape.heads):
+            assert number(rows[f"L1 H{head}"][1]) == pytest.approx(parts[f"a1.h{head}"], rel=0.02)
+        heads = [row for row in cells(page.locator(".in-edges table")) if row[0] == "attention"]
+        assert sum(number(row[-1]) for row in heads) == pytest.approx(
+            sum(parts[f"a1.h{head}"] for head in range(lens.shape.heads)), abs=0.02
+        )
+        click_node(page, 2, level)
+        assert "by way of later heads alone" in page.locator(".readout").inner_text()
+        assert page.locator(".writers").count() == 0
+        page.keyboard.press("Escape")
+        assert page.locator(".readout").inner_text() == ""
+
+
+def test_a_head_shows_its_attention_and_what_it_writes(browser, read) -> None:
+    lens = made.lens()
+    with opened(browser, read) as page:
+        assert page.locator(".pattern").inner_text() == ""
+        x, y = page.evaluate("explorer.panels[0].heads.locate(1, 2)")
+        page.mouse.click(x, y)
+        assert page.locator(".pattern h3").inner_text() == "L1 H2"
+        row = lens.pattern[1, 2, -1]
+        keys = [int(text) for text in page.locator(".attended small").all_inner_texts()]
+        assert keys[0] == int(row.argmax())
+        rows = cells(page.locator(".attended"))
+        for key, (_, attention, adds) in zip(keys, rows, strict=True):
+            assert float(attention) == pytest.approx(float(row[key]), abs=5e-3)
+            assert number(adds) == pytest.approx(float(lens.heads[1, 2, key]), rel=0.06, abs=1e-6)
+        canvas = page.locator(".pattern canvas")
+        assert "L1 H2" in (canvas.get_attribute("aria-label") or "")
+        canvas.scroll_into_view_if_needed()
+        page.mouse.move(*page.evaluate("explorer.panels[0].pattern.locate(9, 4)"))
+        lines = page.get_by_role("tooltip").inner_text().split("\n")
+        strings = lens.prompt.strings
+        assert lines[:2] == [f'from "{strings[9]}" (9)', f'to "{strings[4]}" (4)']
+        shown = float(lines[2].removeprefix("attention "))
+        assert shown == pytest.approx(float(lens.pattern[1, 2, 9, 4]), abs=0.01)
+        grid = page.locator("canvas.heads")
+        grid.focus()
+        page.keyboard.press("Escape")
+        assert page.locator(".pattern").inner_text() == ""
+
+
+def test_a_page_says_why_its_nodes_are_not_read(browser, tmp_path) -> None:
+    path = tmp_path / "page.html"
+    why = "What nodes and heads promote is not shown: <b>the norm</b> does not give the logits."
+    path.write_text(sl.explorer([made.curve()], lenses=[why]), encoding="utf-8")
+    with opened(browser, path) as page:
+        click_node(page, 5, 3)
+        assert page.locator(".readout").inner_text() == why
+        assert "adds to" not in page.locator(".in-edges").inner_text()
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_readout_overflows(browser, tmp_path, width) -> None:
+    path = tmp_path / "large.html"
+    path.write_text(sl.explorer([large_curve()], lenses=[large_lens()]), encoding="utf-8")
+    with opened(browser, path, width) as page:
+        click_node(page, 63, 59)
+        page.locator("canvas.heads").scroll_into_view_if_needed()
+        x, y = page.evaluate("explorer.panels[0].heads.locate(12, 2)")
+        page.mouse.click(x, y)
+        assert page.locator(".writers").count() == page.locator(".attended").count() == 1
+        assert page.evaluate(OVERFLOWING) == []

@@ -17,7 +17,7 @@ from strace_lens.report.page import trace_title
 from strace_lens.report.trace import EXPLORED_EDGES, trace_report
 from tests import tiny
 from tests.plot import made
-from tests.report.made import large_curve
+from tests.report.made import large_curve, large_lens
 
 FIGURES = ("density", "kinds", "layers", "layer-phases", "layer-profiles")
 
@@ -84,7 +84,7 @@ def test_the_explorer_of_the_trace_is_its_first_section(page: str) -> None:
 @pytest.mark.extended
 def test_the_page_of_a_long_trace_takes_less_than_8_mb() -> None:
     curve = large_curve(128)
-    page = trace_report(curve, find_phases(curve))
+    page = trace_report(curve, find_phases(curve), lens=large_lens(128))
     (inner,) = explorers(page)
     assert f'"packed": {EXPLORED_EDGES}' in inner
     assert curve.trace.edges > EXPLORED_EDGES

@@ -60,7 +60,7 @@ function drawnText(view, count) {
 }
 
 /** A drawing inside `parent`; `show(count)` draws what the choice leaves of the first so many edges. */
-function makeGraph(parent, result, edges, choice, tip, say, changed) {
+function makeGraph(parent, result, edges, lens, choice, tip, say, changed) {
   const heads = result.shape.heads;
   const ground = element("canvas", { "aria-hidden": "true" });
   const marks = element("canvas", {
@@ -73,7 +73,9 @@ function makeGraph(parent, result, edges, choice, tip, say, changed) {
   const drawn = element("p", { class: "hint drawn" });
   const scroll = element("div", { class: "drawing" }, element("div", { class: "layers" }, ground, marks));
   const list = element("div", { class: "in-edges", tabindex: "0", role: "region", "aria-label": "In-edges" });
-  parent.append(drawn, scroll, list);
+  parent.append(drawn, scroll);
+  const readout = makeReadout(parent, result, lens);
+  parent.append(list);
   const state = { at: null, count: 0, view: null, colours: themeColours(), stop: () => {} };
   let under, over;
 
@@ -127,15 +129,26 @@ function makeGraph(parent, result, edges, choice, tip, say, changed) {
   const choose = (node) => {
     choice.node = node;
     changed();
-    if (node !== null) say(`${nodeText(node)}: ${list.dataset.summary}`);
+    if (node === null) return;
+    const best = read ? `; read as ${quoted(lens.node(node)[0][0])}` : "";
+    say(`${nodeText(node)}: ${list.dataset.summary}${best}`);
+  };
+  const read = lens !== null && lens.reason === null;
+  /** What an edge into the last token adds directly to the target's logit. */
+  const direct = (rank) => {
+    const layer = edges.layer[rank];
+    return signed([() => lens.logit(edges.level[rank]), () => lens.headAt(layer, edges.head[rank], edges.source[rank]),
+      () => lens.mlp(layer)][edges.kind[rank]]());
   };
   const listInEdges = () => {
     list.replaceChildren();
+    readout(choice.node);
     if (choice.node === null) {
       list.append(element("p", { class: "hint" }, "Click a node, or move to one with the arrow keys, to list its in-edges."));
       return;
     }
     const all = inEdges(edges, choice.node);
+    const last = read && choice.node.token === result.shape.tokens - 1;
     const kept = all.filter((r) => r < state.count).length;
     list.dataset.summary = `${whole(kept)} of ${edgeText(all.length)} into it in the trace`;
     const byImportance = edges.importance === null
@@ -149,6 +162,7 @@ function makeGraph(parent, result, edges, choice, tip, say, changed) {
         importanceText(edges, r),
         whole(r),
         r < state.count ? "yes" : "no",
+        ...(last ? [direct(r)] : []),
       ], true);
       row.className = r < state.count ? KINDS[edges.kind[r]] : "out";
       return row;
@@ -156,7 +170,8 @@ function makeGraph(parent, result, edges, choice, tip, say, changed) {
     const more = all.length > LISTED ? `; the first ${LISTED} are listed` : "";
     list.append(element("table", {},
       element("caption", {}, `${nodeText(choice.node)}: ${list.dataset.summary}${more}`),
-      tableHead(["kind", "head", "from token", "importance", "rank", "in the trace"]),
+      tableHead(["kind", "head", "from token", "importance", "rank", "in the trace",
+        ...(last ? [`adds to ${lens.target}`] : [])]),
       element("tbody", {}, ...rows)));
   };
 

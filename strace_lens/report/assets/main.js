@@ -1,7 +1,7 @@
 // Each result a panel, side by side or one at a time; one slider, over the sizes measured in those
 // that are shown, moves all.
 
-const { results, names } = JSON.parse(document.getElementById("results").textContent);
+const { results, names, lenses } = JSON.parse(document.getElementById("results").textContent);
 const byId = (id) => document.getElementById(id);
 
 /** The box that follows the pointer and is kept inside the window. */
@@ -46,7 +46,7 @@ function facts(result) {
 }
 
 /** A panel of one result; its `show(log)` shows the measured size nearest to a logarithm of s. */
-function makePanel(result, edges, number, choice, pick, chosen) {
+function makePanel(result, edges, lens, number, choice, pick, chosen) {
   const status = element("p", { class: "status" });
   const drawing = element("div", { class: "column wide" });
   const side = element("div", { class: "column side" });
@@ -60,7 +60,7 @@ function makePanel(result, edges, number, choice, pick, chosen) {
   drawing.append(element("h3", {}, "Trace"), legend(Object.fromEntries(kinds.map((k) => [k, KIND_NAMES[k]]))));
   const above = element("div");
   drawing.append(above);
-  const graph = makeGraph(drawing, result, edges, choice, tip, say, chosen);
+  const graph = makeGraph(drawing, result, edges, lens, choice, tip, say, chosen);
   const controls = makeControls(above, result, edges, choice, graph, chosen);
   const [grid, prediction, density, composition] = ["grid", "prediction", "density", "composition"].map((name) => {
     const block = element("div", { class: `block ${name}` });
@@ -68,6 +68,7 @@ function makePanel(result, edges, number, choice, pick, chosen) {
     return block;
   });
   const heads = makeHeads(grid, result, edges, choice, tip, say, chosen);
+  const pattern = makePattern(grid, result, lens, choice, tip);
   const parts = [
     makePrediction(prediction, result),
     makeDensity(density, result, pick),
@@ -79,13 +80,16 @@ function makePanel(result, edges, number, choice, pick, chosen) {
     result,
     graph,
     heads,
+    pattern,
     lay() {
       graph.lay();
       heads.lay();
+      pattern.lay();
     },
     show(log, typing = false) {
       const index = nearest(own, log), row = result.sizes[index];
       heads.show(graph.show(row.edges));
+      pattern.show();
       controls.show(!typing);
       parts.forEach((part) => part(index));
       const cut = row.edges > edges.count ? ` (the first ${whole(edges.count)} are drawn)` : "";
@@ -189,7 +193,7 @@ function makeTheme(redraw) {
 }
 
 async function start() {
-  const panels = [], unpacked = [];
+  const panels = [], unpacked = [], read = [];
   const shared = makeChoice();
   let active = 0, typing = false;
   const switched = names !== null;
@@ -215,7 +219,9 @@ async function start() {
   for (const [number, result] of results.entries()) {
     // A trace that is measured in another way is packed once.
     unpacked.push(typeof result.order === "number" ? unpacked[result.order] : await unpackEdges(result));
-    panels.push(makePanel(result, unpacked[number], number, choices[number], slider.pick, chosen));
+    // One lens may stand for all of one prompt.
+    read.push(number > 0 && lenses.length === 1 ? read[0] : await unpackLens(lenses[number], result));
+    panels.push(makePanel(result, unpacked[number], read[number], number, choices[number], slider.pick, chosen));
   }
   const lay = () => shown().forEach((panel) => panel.lay());
   const change = (number) => {
