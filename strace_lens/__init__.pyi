@@ -34,6 +34,7 @@ from .model.load import load_model
 from .model.same_model import check_model
 from .plot.density import plot_density
 from .plot.heads import plot_heads
+from .plot.layer_phases import plot_layer_phases
 from .report.explorer import explorer
 from .traces.ablation import replacement
 from .traces.estimators import ESTIMATORS, estimate
@@ -92,6 +93,7 @@ __all__ = [
     "plan",
     "plot_density",
     "plot_heads",
+    "plot_layer_phases",
     "prune",
     "read_corpus",
     "read_run",

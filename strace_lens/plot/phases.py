@@ -13,15 +13,11 @@ from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import LayerPhase, Phases
 from strace_lens.plot.charts import (
     ABOVE,
-    BELOW,
     add_heat,
     add_points,
-    log_shares,
-    share_colours,
 )
 from strace_lens.plot.style import (
     COLOURS,
-    INK,
     LABELS,
     PARTS,
     SCALE,
@@ -74,7 +70,7 @@ def plot_layers(curve: DensityCurve) -> go.Figure:
 
     The line is the mean layer. Small traces hold few edges, so their shares are coarse.
     """
-    table, cells = curve.table, _layer_table(curve)
+    table, cells = curve.table, layer_table(curve)
     layers = curve.trace.shape.layers
     top = min(1.0, 3 / layers)  # where the colours end: three times an even share
     fig = figure("Composition of the trace by layer", height=max(380, min(620, 14 * layers + 140)))
@@ -118,7 +114,7 @@ def plot_layers(curve: DensityCurve) -> go.Figure:
     return fig
 
 
-def _layer_table(curve: DensityCurve) -> pd.DataFrame:
+def layer_table(curve: DensityCurve) -> pd.DataFrame:
     """Edges that each layer holds at each size, and their shares of the layer and of the trace."""
     table = curve.table
     sizes = [*table["edges"].tolist(), curve.trace.edges]
@@ -154,103 +150,6 @@ def missing(phases: Phases) -> dict[str, str]:
         if phase is not None and phase.edges == 0:
             reasons[part] = f"the {phase.name} has no edges: it ends where it starts"
     return reasons
-
-
-def plot_layer_phases(curve: DensityCurve, phases: Phases) -> go.Figure:
-    """Which share of a layer's edges the trace of each size holds, and what each step gains.
-
-    Above, the shares in logarithmic colours; blank cells hold none. Below: by how much the head
-    error and the tail error fall over each step from one measured size to the next. Lines mark
-    where head subgraph and tail refinement end: at the smallest measured size from which on the
-    error stays under a tenth of its mass.
-    """
-    table = curve.table
-    fig = make_subplots(
-        rows=2, cols=1, shared_xaxes=True, row_heights=[0.66, 0.34], vertical_spacing=0.06
-    )
-    dressed(
-        fig,
-        "Layer phases",
-        height=max(560, min(820, 14 * curve.trace.shape.layers + 340)),
-        margin={"t": 92},
-        legend=BELOW,
-    )
-    _add_filling(fig, curve)
-    _add_gains(fig, curve)
-    _add_ends(fig, phases)
-    fig.update_xaxes(size_axis(table["size"].to_numpy()))
-    fig.update_xaxes(title_text="", row=1)
-    fig.update_yaxes(title_text="layer", row=1)
-    fig.update_yaxes(title_text="fall of the error", zeroline=True, zerolinecolor=INK, row=2)
-    if len(table) < 2:
-        note(fig, "one size was measured: no step has a gain", y=0.16)
-    return fig
-
-
-def _add_filling(fig: go.Figure, curve: DensityCurve) -> None:
-    """The heat map: log10 of the share of each layer's reachable edges that a size holds."""
-    cells = _layer_table(curve)
-    positive = cells.loc[cells["of_layer"] > 0, "of_layer"].to_numpy()
-    lowest = min(-1.0, float(np.log10(positive.min()))) if positive.size else -3.0
-    add_heat(
-        fig,
-        cells,
-        "of_layer",
-        lambda r: (
-            f"{size_text(r['size'], r['kept'])}<br>layer {r['layer']}: {r['edges']:,} of "
-            f"{r['reachable']:,} edges, {percent(r['of_layer'])}"
-        ),
-        log_shares,
-        row=1,
-        col=1,
-        coloraxis="coloraxis",
-    )
-    bar = {"thickness": 14, "len": 0.66, "y": 1, "yanchor": "top"}
-    fig.update_layout(coloraxis=share_colours(lowest), coloraxis_colorbar=bar)
-
-
-def _add_gains(fig: go.Figure, curve: DensityCurve) -> None:
-    """Fall of head and tail error at each step; the first size has no step and stands at 0."""
-    before = curve.table["size"].shift()
-    for part, (dash, _) in PARTS.items():
-        falls = -curve.table[f"{part}_error"].diff().fillna(0.0)
-        add_points(
-            fig,
-            curve.table.assign(fall=falls, before=before),
-            "size",
-            "fall",
-            lambda r, part=part: (
-                f"{size_text(r['size'], r['edges'])}<br>"
-                + (
-                    "the smallest size measured: no step before it"
-                    if np.isnan(r["before"])
-                    else f"{part} error falls by {r['fall']:.4g} since s = {r['before']:.10g}"
-                )
-            ),
-            name=f"{part} error",
-            mode="lines",
-            line={"color": COLOURS[part], "dash": dash, "width": 2.5, "shape": "vh"},
-            row=2,
-            col=1,
-        )
-
-
-def _add_ends(fig: go.Figure, phases: Phases) -> None:
-    """Vertical lines where the head subgraph is complete and where the tail refinement ends."""
-    reasons = missing(phases)
-    for row, (part, phase, end) in enumerate(
-        (
-            ("tail", phases.tail, "tail refinement ends at"),
-            ("head", phases.head, "head subgraph complete at"),
-        )
-    ):
-        if phase is None:
-            remark(fig, reasons[part], row)
-            continue
-        # Over the heat map on a white ground, legible in any colour.
-        _upper_line(fig, phase.stop, {"color": "white", "width": 5})
-        fig.add_vline(x=phase.stop, line={"color": INK, "width": 2, "dash": PARTS[part][0]})
-        remark(fig, f"{end} s = {phase.stop:.3g}", row)
 
 
 def plot_layer_profiles(phases: Phases) -> go.Figure:
@@ -309,11 +208,6 @@ def _add_profile(fig: go.Figure, part: str, phase: LayerPhase) -> None:
             row=row,
             col=1,
         )
-    _upper_line(fig, phase.mean_layer, {"color": COLOURS[part], "dash": dash, "width": 1.5})
-
-
-def _upper_line(fig: go.Figure, x: float, line: dict[str, Any]) -> None:
-    """A vertical line through the upper of two subplots."""
-    fig.add_shape(
-        type="line", x0=x, x1=x, xref="x", y0=0, y1=1, yref="y domain", line=line, layer="above"
-    )
+    line = {"color": COLOURS[part], "dash": dash, "width": 1.5}
+    upper: dict[str, Any] = {"row": 1, "col": 1}
+    fig.add_vline(x=phase.mean_layer, line=line, **upper)

@@ -14,13 +14,8 @@ from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import Phases, find_phases
 from strace_lens.density.ways import Way, read_ways
 from strace_lens.plot.density import plot_density, plot_ways
-from strace_lens.plot.phases import (
-    missing,
-    plot_kinds,
-    plot_layer_phases,
-    plot_layer_profiles,
-    plot_layers,
-)
+from strace_lens.plot.layer_phases import plot_layer_phases
+from strace_lens.plot.phases import missing, plot_kinds, plot_layer_profiles, plot_layers
 from strace_lens.plot.style import quoted, visible
 from strace_lens.report.explorer import explorer
 from strace_lens.report.page import (
