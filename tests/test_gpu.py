@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import strace_lens as sl
+from strace_lens.circuits.criteria import completeness, minimality
 from strace_lens.circuits.discover.methods import METHODS
-from strace_lens.circuits.evaluate import completeness, minimality
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.circuits.run_circuits import circuit_metric
 from strace_lens.model.checks import architecture_of
@@ -105,7 +105,7 @@ def test_circuits_are_evaluated_as_on_the_cpu(name: str) -> None:
         experiment = make_experiment(model, tiny_task())
         circuit = scores.top(0.3)
         found = sl.faithfulness(model, tiny_task(), scores)
-        costs = minimality(experiment, circuit).costs
+        costs = minimality(experiment, circuit).values()
         return [found.cpr, found.cmd, completeness(experiment, circuit), *costs]
 
     ours, theirs = both(name, evaluated)

@@ -9,16 +9,15 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from strace_lens.circuits.circuit import Circuit, empty_circuit, full_circuit
+from strace_lens.circuits.curve import FAITHFUL, Faithfulness, PairMetrics, areas
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.run_circuits import circuit_metric, run_known, stack
 from strace_lens.circuits.scores import Scores
@@ -30,22 +29,13 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 from strace_lens.model.sparse import has_hooks
-from strace_lens.utils.html_repr import facts
 from strace_lens.utils.progress import warn
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Fractions of all edges at which the MIB benchmark measures; 0 is not among them."""
 
-FAITHFUL = 0.85
-"""Faithfulness from which a circuit counts as faithful, for `edges_at_85`."""
-
-COSTLY = 0.01
-"""Loss of faithfulness from which an edge counts as needed."""
-
 RESOLUTION = 0.01
 """Of `edges_at_85`, relative."""
-
-_MASKS_AT_ONCE = 64
 
 RANKED_BY = ("mib", "signed", "absolute")
 """By what edges are ranked: sign for CPR and magnitude for the rest, or one of them for all."""
@@ -57,6 +47,8 @@ class MetricRange(NamedTuple):
     full: float  # of the full circuit
     empty: float  # of the empty one; under resample that of the corrupted run
     full_gap: float  # largest difference, over pairs, of the full circuit from the untouched model
+    full_pairs: tuple[float, ...]  # metric of the full circuit on each pair
+    empty_pairs: tuple[float, ...]  # that of the empty one
 
     def faithfulness(self, values: Float[Tensor, "circuit pair"]) -> list[float]:
         """(mean - empty) / (full - empty) of each circuit, in float64."""
@@ -64,62 +56,11 @@ class MetricRange(NamedTuple):
         return ((means - self.empty) / (self.full - self.empty)).tolist()
 
 
-@dataclass(frozen=True)
-class Faithfulness:
-    """Faithfulness of a ranking's best edges, by how many are kept.
+class _Point(NamedTuple):
+    """A circuit of a curve."""
 
-    Attributes:
-        ranking: one of `RANKED_BY`.
-        fractions: of all edges.
-        edges: kept at each (nodes, where `level` is "node"), int(fraction * all of them) as in
-            MIB; may be 0 on a tiny graph.
-        values: faithfulness at each, of the edges ranked by magnitude, or by sign where `ranking`
-            is "signed".
-        cpr_values: faithfulness at each of the edges that CPR ranks: by sign where `ranking` is
-            "mib", otherwise the same as `values`. Scores that are not effects have one order only.
-        cpr: area under `cpr_values` (MIB's circuit performance ratio; higher is better).
-        cmd: area of |1 - value| over `values` (MIB's circuit-model distance; lower is better).
-        full: metric of the full circuit, the mean over pairs.
-        empty: metric of the empty one; under resample that of the corrupted run.
-        full_gap: largest difference, over pairs, between the full circuit and the untouched model.
-        edges_at_85: fewest edges from which `values` are at least 0.85 at every larger size that
-            was measured, those of the bisection included (nodes, where `level` is "node").
-        level, selection, connected: how circuits were selected, as for `faithfulness`.
-    """
-
-    ranking: str
-    fractions: tuple[float, ...]
-    edges: tuple[int, ...]
-    values: tuple[float, ...]
-    cpr_values: tuple[float, ...]
-    cpr: float
-    cmd: float
-    full: float
-    empty: float
-    full_gap: float
-    edges_at_85: int
-    level: str = "edge"
-    selection: str = "top"
-    connected: bool = False
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row a size: `fraction` of all edges, `edges` (or `nodes`), `faithfulness`.
-
-        A fourth column, `faithfulness_by_sign`, is there where CPR has a curve of its own.
-        """
-        kept = f"{self.level}s"
-        columns = {"fraction": self.fractions, kept: self.edges, "faithfulness": self.values}
-        if self.cpr_values != self.values:
-            columns["faithfulness_by_sign"] = self.cpr_values
-        return pd.DataFrame(columns)
-
-    def _repr_html_(self) -> str:
-        line = (
-            f"Faithfulness: CPR {self.cpr:.3f}, CMD {self.cmd:.3f}; 85 % from "
-            f"{self.edges_at_85:,} {self.level}s on; "
-            f"metric from {self.empty:.3g} to {self.full:.3g}"
-        )
-        return facts(line, self.to_pandas())
+    value: float  # its faithfulness
+    pairs: tuple[float, ...]  # its metric on each pair
 
 
 @verb
@@ -243,30 +184,46 @@ def faithfulness_curve(
     between = metric_range(experiment)
     edges = [int(fraction * selected.items) for fraction in given]
 
-    def measure(sizes: Sequence[int], absolute: bool) -> dict[int, float]:
+    def measure(sizes: Sequence[int], absolute: bool) -> dict[int, _Point]:
+        if not sizes:
+            return {}
         circuits = [selected.circuit(size, absolute=absolute) for size in sizes]
-        values = _faithfulness_of(experiment, circuits) if sizes else []
-        return dict(zip(sizes, values, strict=True))
+        metrics = cached_metrics(experiment, stack(experiment, circuits))
+        values, rows = between.faithfulness(metrics), metrics.cpu().double().tolist()
+        points = (_Point(v, tuple(row)) for v, row in zip(values, rows, strict=True))
+        return dict(zip(sizes, points, strict=True))
 
-    measured = {0: 0.0, selected.items: 1.0}
+    def at_size(size: int) -> float:
+        found = measure([size], absolute)
+        measured.update(found)
+        return found[size].value
+
+    measured = {
+        0: _Point(0.0, between.empty_pairs),
+        selected.items: _Point(1.0, between.full_pairs),
+    }
     measured |= measure(sorted(set(edges) - measured.keys()), absolute)
     by_sign = measured
     if ranking == "mib" and scores.signed:
         others = [n for n in measured if not selected.same_by_sign(n)]
         by_sign = measured | measure(others, absolute=False)
-    values, cpr_values = (tuple(of[size] for size in edges) for of in (measured, by_sign))
+    values, cpr_values = (tuple(of[size].value for size in edges) for of in (measured, by_sign))
+    own = () if by_sign is measured else tuple(by_sign[size].pairs for size in edges)
+    at_85 = _smallest_faithful({n: p.value for n, p in measured.items()}, at_size, RESOLUTION)
+    sizes = sorted(measured)
     return Faithfulness(
         ranking=ranking,
         fractions=tuple(given),
         edges=tuple(edges),
         values=values,
         cpr_values=cpr_values,
-        cpr=areas(given, cpr_values)[0],
-        cmd=areas(given, values)[1],
+        cpr=float(areas(given, cpr_values)[0]),
+        cmd=float(areas(given, values)[1]),
         full=between.full,
         empty=between.empty,
         full_gap=between.full_gap,
-        edges_at_85=_smallest_faithful(measured, lambda n: measure([n], absolute)[n], RESOLUTION),
+        edges_at_85=at_85,
+        pairs=PairMetrics(tuple(sizes), tuple(measured[n].pairs for n in sizes), own),
         level=level,
         selection=selection,
         connected=connected,
@@ -294,7 +251,7 @@ def cmds_of(experiment: Experiment, rankings: Sequence[Scores]) -> list[float]:
     cmds = []
     for _ in rankings:
         measured = {0: 0.0, edges: 1.0} | {size: next(found) for size in inner}
-        cmds.append(areas(FRACTIONS, [measured[size] for size in sizes])[1])
+        cmds.append(float(areas(FRACTIONS, [measured[size] for size in sizes])[1]))
     return cmds
 
 
@@ -327,11 +284,14 @@ def metric_range(experiment: Experiment) -> MetricRange:
             "faithfulness needs the two to differ: choose another metric, ablation or corrupted "
             "prompts"
         )
-    return _ranges.setdefault(experiment, MetricRange(full, empty, gap))
+    return _ranges.setdefault(
+        experiment, MetricRange(full, empty, gap, *map(tuple, values.tolist()))
+    )
 
 
 def _faithfulness_of(experiment: Experiment, circuits: Sequence[Circuit]) -> list[float]:
-    return _faithfulness(experiment, stack(experiment, circuits))
+    metrics = cached_metrics(experiment, stack(experiment, circuits))
+    return metric_range(experiment).faithfulness(metrics)
 
 
 _measured: weakref.WeakKeyDictionary[Experiment, dict[bytes, Float[Tensor, " pair"]]] = (
@@ -349,12 +309,12 @@ def forget_circuits(experiment: Experiment) -> None:
     _measured.pop(experiment, None)
 
 
-def _faithfulness(
+def cached_metrics(
     experiment: Experiment,
     masks: Shaped[Tensor, "circuit destination source *pos"],
     like: Shaped[Tensor, "destination source *pos"] | None = None,
-) -> list[float]:
-    """Faithfulness of circuits; one that this experiment has evaluated already does not run again.
+) -> Float[Tensor, "circuit pair"]:
+    """The metric of circuits; one that this experiment has evaluated already does not run again.
 
     The curve of a ranking, its bisection and the circuit that is taken from it share circuits.
 
@@ -363,7 +323,6 @@ def _faithfulness(
         masks: of the circuits.
         like: a circuit that all of them are like in the first blocks.
     """
-    between = metric_range(experiment)
     experiment.expect_unchanged()
     seen = {} if has_hooks(experiment.model) else _measured.setdefault(experiment, {})
     digests = [_digest(mask) for mask in masks]
@@ -372,7 +331,7 @@ def _faithfulness(
         known = None if like is None else run_known(experiment, like)
         values = circuit_metric(experiment, masks[list(new.values())], known=known)
         seen.update(zip(new, values, strict=True))
-    return between.faithfulness(torch.stack([seen[digest] for digest in digests]))
+    return torch.stack([seen[digest] for digest in digests])
 
 
 def _digest(mask: Shaped[Tensor, "destination source *pos"]) -> bytes:
@@ -380,62 +339,6 @@ def _digest(mask: Shaped[Tensor, "destination source *pos"]) -> bytes:
     told = hashlib.blake2b(f"{mask.dtype} {tuple(mask.shape)}".encode(), digest_size=16)
     told.update(mask.cpu().contiguous().numpy().tobytes())
     return told.digest()
-
-
-@verb
-def completeness(experiment: Experiment, circuit: Circuit) -> float:
-    """Faithfulness of a circuit's complement; 0 when the circuit holds all that does the task.
-
-    After the completeness criterion of Wang et al. (2023), "Interpretability in the Wild", section
-    4, with the whole circuit knocked out.
-
-    Raises:
-        ValueError: a circuit of another model, or as `metric_range`.
-    """
-    return _faithfulness_of(experiment, [~circuit])[0]
-
-
-@verb
-def minimality(
-    experiment: Experiment, circuit: Circuit, *, sample: int | None = 64, seed: int = 0
-) -> dict[str, float]:
-    """What each edge of a circuit is worth to it: faithfulness lost when that edge alone goes too.
-
-    After the minimality criterion of Wang et al. (2023), section 4, with single edges, no sets.
-
-    Args:
-        experiment: from `make_experiment`.
-        circuit: at least one edge.
-        sample, seed: drop only so many edges, drawn from the seed; None for all.
-
-    Returns:
-        The cost of each edge dropped, by its name; at least `COSTLY` where the edge is needed.
-
-    Raises:
-        ValueError: an empty circuit, one of another model, a sample below 1, or as `metric_range`.
-    """
-    if sample is not None and sample < 1:
-        raise ValueError(f"sample must be at least 1, or None for all edges; got {sample}")
-    if not len(circuit):
-        raise ValueError("a circuit without edges has none to drop; give at least one")
-    order = torch.randperm(len(circuit), generator=torch.Generator().manual_seed(seed))
-    chosen = order[:sample].sort().values
-    cells, names = circuit.kept.cpu().nonzero().flip(0)[chosen], circuit.edge_names()
-    whole = stack(experiment, [circuit])
-    (own,) = _faithfulness(experiment, whole)
-    without: list[float] = []
-    for dropped in cells.split(_MASKS_AT_ONCE):
-        masks = whole.repeat(len(dropped), *[1] * (whole.ndim - 1))
-        masks[(torch.arange(len(dropped)), *dropped.T)] = 0
-        # Nothing changes below the destination of the edge that goes, and edges are in that order.
-        without += _faithfulness(experiment, masks, like=whole[0])
-    return {names[i]: own - value for i, value in zip(chosen.tolist(), without, strict=True)}
-
-
-def areas(fractions: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
-    """CPR and CMD of a curve: the areas under it and between it and 1, by the trapezoid rule."""
-    distance = np.abs(1 - np.asarray(values))
-    return float(np.trapezoid(values, fractions)), float(np.trapezoid(distance, fractions))
 
 
 def _smallest_faithful(

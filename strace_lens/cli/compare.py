@@ -51,6 +51,12 @@ def compare_command(
             "Option of a method, as acdc.screen=2000; may be given several times.", "--option"
         ),
     ] = None,
+    completeness: Annotated[
+        bool, opt.option("Run the complement of each method's circuit.")
+    ] = True,
+    minimality: Annotated[
+        bool, opt.option("Run each method's circuit without each of 16 of its edges.")
+    ] = True,
     seed: Annotated[int, opt.option("Seed of the pairs and of methods that draw.")] = 0,
     out: Annotated[
         Path | None,
@@ -125,6 +131,8 @@ def compare_command(
             metric=metric,
             seed=seed,
             ranking=ranking,
+            completeness=completeness,
+            minimality=minimality,
             options=options,
             folder=out,
             overwrite=overwrite,

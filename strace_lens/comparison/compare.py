@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,13 @@ import pandas as pd
 
 from strace_lens.circuits.agreement import auroc, missed_edges
 from strace_lens.circuits.circuit import Circuit
+from strace_lens.circuits.criteria import (
+    COSTLY,
+    completeness,
+    completeness_interval,
+    minimality,
+    minimality_interval,
+)
 from strace_lens.circuits.discover.activation import TooManyRowsError
 from strace_lens.circuits.discover.methods import (
     METHODS,
@@ -20,13 +28,10 @@ from strace_lens.circuits.discover.methods import (
     unchanged_pairs,
 )
 from strace_lens.circuits.evaluate import (
-    COSTLY,
     cmds_of,
-    completeness,
     faithfulness_curve,
     forget_circuits,
     metric_range,
-    minimality,
     ranks_by_magnitude,
 )
 from strace_lens.circuits.experiment import Experiment, make_experiment
@@ -65,6 +70,8 @@ class _Setting:
     seed: int
     ranking: str
     sample: int
+    completeness: bool
+    minimality: bool
     options: Mapping[str, Mapping[str, Any]]
 
 
@@ -81,6 +88,8 @@ def compare(
     seed: int = 0,
     ranking: str = "mib",
     sample: int = 16,
+    completeness: bool = True,
+    minimality: bool = True,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     folder: str | Path | None = None,
     overwrite: bool = False,
@@ -105,6 +114,9 @@ def compare(
         ranking: how edges are ranked, as for `faithfulness`: "mib" takes CPR by sign, and
             circuits, CMD and all else by magnitude, which keeps the edges that hurt the metric.
         sample: edges of a circuit that are dropped, each alone, to see whether it is minimal.
+        completeness: whether the complement of each circuit is run.
+        minimality: whether circuits are run without each of `sample` edges, most of what a small
+            comparison takes.
         options: of single methods, by name; on graphs of more than 2,000 edges
             those of `Method.large_options` unless given.
         folder: where each method's result is written as soon as it is made, and read back if it is
@@ -138,8 +150,11 @@ def compare(
     metric_range(experiment)  # a task that cannot be measured is refused before anything runs
     truth = None if ground_truth is None else ground_truth.truth(ablation)
     chosen = _options(experiment, options or {})
-    setting = _Setting(task, experiment, truth, seed, ranking, sample, chosen)
-    given = {"seed": seed, "ranking": ranking, "sample": sample, "versions": versions()}
+    setting = _Setting(
+        task, experiment, truth, seed, ranking, sample, completeness, minimality, chosen
+    )
+    asked = {"completeness": completeness, "minimality": minimality}
+    given = {"seed": seed, "ranking": ranking, "sample": sample, **asked, "versions": versions()}
     place = None
     if folder is not None:
         said = {**given, "options": chosen}
@@ -273,17 +288,30 @@ def _measure(setting: _Setting, scores: Scores, peak_mb: float, memory: str) -> 
     absolute = ranks_by_magnitude(setting.ranking)
     curve = faithfulness_curve(experiment, scores, ranking=setting.ranking)
     circuit = scores.top(curve.edges_at_85, absolute=absolute)
-    costs = minimality(experiment, circuit, sample=setting.sample, seed=setting.seed)
     measured = MethodResult(
         method=scores.method,
         scores=scores,
         faithfulness=curve,
         circuit=circuit,
-        completeness=completeness(experiment, circuit),
-        minimality=sum(cost >= COSTLY for cost in costs.values()) / len(costs),
+        completeness=None,
+        minimality=None,
         peak_mb=peak_mb,
         memory=memory,
     )
+    if setting.minimality:
+        drawn = {"sample": setting.sample, "seed": setting.seed}
+        costs = minimality(experiment, circuit, **drawn).values()
+        measured = dataclasses.replace(
+            measured,
+            minimality=sum(cost >= COSTLY for cost in costs) / len(costs),
+            minimality_interval=_known(minimality_interval(experiment, circuit, **drawn)),
+        )
+    if setting.completeness:
+        measured = dataclasses.replace(
+            measured,
+            completeness=completeness(experiment, circuit),
+            completeness_interval=_known(completeness_interval(experiment, circuit)),
+        )
     if truth is None:
         return measured
     missed = missed_edges(scores, truth, absolute=absolute)
@@ -293,6 +321,11 @@ def _measure(setting: _Setting, scores: Scores, peak_mb: float, memory: str) -> 
         precision=1 - len(missed) / len(truth),
         missed=missed,
     )
+
+
+def _known(interval: tuple[float, float]) -> tuple[float, float] | None:
+    """An interval, or None where it is none: files hold no NaN."""
+    return None if math.isnan(interval[0]) else interval
 
 
 def _random_control(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from typing import Any
 import pandas as pd
 
 from strace_lens.circuits.circuit import Circuit
+from strace_lens.circuits.curve import MEASURES, NO_INTERVAL, Faithfulness, better, difference
 from strace_lens.circuits.discover.acdc import REST, TESTED
 from strace_lens.circuits.discover.methods import METHODS
-from strace_lens.circuits.evaluate import Faithfulness
 from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.circuits.scores import Scores
+from strace_lens.measures.intervals import row_text
 from strace_lens.utils.html_repr import facts
 
 RANDOM = "random"
@@ -32,9 +34,13 @@ _ROUNDING = 1e-6
 TIMINGS = ("seconds", "peak_mb")
 """Columns of a comparison's table that differ from run to run."""
 
+FIGURES = (*MEASURES, "completeness", "minimality")
+"""Columns that have the ends of a 95 % interval over pairs behind them: `_low` and `_high`."""
+
 COLUMNS = (
-    *("method", "forwards", "backwards", "seconds", "peak_mb", "cpr", "cmd", "edges_at_85"),
-    *("completeness", "minimality", "auroc", "precision", "beats_random"),
+    *("method", "forwards", "backwards", "seconds", "peak_mb"),
+    *(f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")),
+    *("auroc", "precision", "beats_random"),
 )
 
 
@@ -48,26 +54,39 @@ class MethodResult:
         faithfulness: the curves over sizes, CPR and CMD, on the evaluation pairs.
         circuit: its highest edges, as many as 85 % faithfulness needs, by magnitude unless the
             comparison ranks by sign.
-        completeness: faithfulness of the circuit's complement; low is complete.
+        completeness: faithfulness of the circuit's complement; low is complete. None where it was
+            not asked for.
         minimality: share of the circuit's edges whose loss costs at least 1 % of faithfulness.
+            None where it was not asked for.
         peak_mb: most memory held while it ran, above what was held before, in 10^6 bytes.
         memory: how that was measured, as a phrase after the word memory.
         auroc: of the scores against the true circuit; None where none is known.
         precision: share of true edges among as many of its highest as there are true ones.
         missed: true edges that are not among those.
+        completeness_interval, minimality_interval: 95 % intervals over pairs; None where they are
+            not to be had, see `Faithfulness.interval`.
     """
 
     method: str
     scores: Scores
     faithfulness: Faithfulness
     circuit: Circuit
-    completeness: float
-    minimality: float
+    completeness: float | None
+    minimality: float | None
     peak_mb: float
     memory: str
     auroc: float | None = None
     precision: float | None = None
     missed: tuple[str, ...] = ()
+    completeness_interval: tuple[float, float] | None = None
+    minimality_interval: tuple[float, float] | None = None
+
+    def interval(self, figure: str) -> tuple[float, float]:
+        """The 95 % interval over pairs of one of `FIGURES`; NaN where there is none."""
+        if figure in MEASURES:
+            return self.faithfulness.interval(figure)
+        found: tuple[float, float] | None = getattr(self, f"{figure}_interval")
+        return NO_INTERVAL if found is None else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,16 +148,73 @@ class Comparison:
         """Whether a method does better than chance: by AUROC where the truth is known, else by CMD.
 
         CMD, of which less is better, is measured on the ranking that circuits are taken from. Its
-        areas are coarse on graphs of a few edges. None for random itself.
+        areas are coarse on graphs of a few edges. By CMD a method beats random only if its CMD is
+        below the level of chance of random rankings, and if the 95 % interval over pairs of its CMD
+        less that of the random ranking measured, pair by pair, lies below 0 too. None for random
+        itself.
         """
         if result.method == RANDOM:
             return None
         if result.auroc is not None:
             return result.auroc > chance_level(self.random_auroc)
+        return self._above_chance(result) and better("cmd", *self._less_random(result))
+
+    def differences(self, measure: str = "cmd") -> pd.DataFrame:
+        """Every two methods held against each other, pair by pair of the evaluation.
+
+        Both are worked out on each draw of pairs, so that what an easy or a hard pair does to both
+        cancels. The intervals are of single differences, each at 95 %: of twenty differences
+        between equals one is expected to part.
+
+        Args:
+            measure: "cmd", of which less is better, or "cpr".
+
+        Returns:
+            A row for each two methods in both orders: `method`, `other`, `difference` (the method's
+            less the other's), `low` and `high` of its 95 % interval over pairs (NaN where there is
+            none), and `better`: whether the interval lies wholly on the better side of 0.
+
+        Raises:
+            ValueError: another measure.
+        """
+        if measure not in ("cmd", "cpr"):
+            raise ValueError(f"unknown measure {measure!r}; choose cmd or cpr")
+        rows = []
+        for one, other in itertools.permutations(self.results, 2):
+            a, b = one.faithfulness, other.faithfulness
+            low, high = difference(measure, a, b)
+            gap = getattr(a, measure) - getattr(b, measure)
+            rows.append((one.method, other.method, gap, low, high, better(measure, low, high)))
+        columns = ["method", "other", "difference", "low", "high", "better"]
+        return pd.DataFrame(rows, columns=columns).astype({"better": bool})
+
+    @property
+    def intervals(self) -> bool:
+        """Whether figures have intervals over pairs; see `Faithfulness.interval`."""
+        return any(result.faithfulness.draws is not None for result in self.results)
+
+    def _above_chance(self, result: MethodResult) -> bool:
         return -result.faithfulness.cmd > chance_level([-cmd for cmd in self.random_cmd])
 
+    def _less_random(self, result: MethodResult) -> tuple[float, float]:
+        """The interval of a method's CMD less that of the random ranking measured."""
+        random = next((r for r in self.results if r.method == RANDOM), None)
+        if random is None:
+            return NO_INTERVAL
+        return difference("cmd", result.faithfulness, random.faithfulness)
+
     def why_not_better(self, result: MethodResult) -> str:
-        """How many random rankings a method beats, and why not more where its making says so."""
+        """How many random rankings a method beats, and why not more where its making says so.
+
+        Where it beats enough of them, but not beyond doubt over the pairs, that.
+        """
+        if result.auroc is None and self._above_chance(result):
+            cmd, (low, high) = result.faithfulness.cmd, self._less_random(result)
+            pairs = f"{self.evaluated_pairs} pair{'s' * (self.evaluated_pairs != 1)}"
+            found = f"the interval of its CMD less that of random is [{low:.3f}, {high:.3f}]"
+            if math.isnan(low):
+                found = f"its CMD of {cmd:.3f} has no interval"
+            return f"{result.method} does not beat random beyond doubt: over {pairs} {found}"
         if result.auroc is None:
             cmd, drawn = result.faithfulness.cmd, len(self.random_cmd)
             beaten = sum(cmd < other - _ROUNDING for other in self.random_cmd)
@@ -165,6 +241,13 @@ class Comparison:
                     f"that it did not keep stand in the order of {made[REST]}, so beyond the edges "
                     f"that it kept its curve is that of {made[REST]}"
                 )
+        if not self.intervals:
+            found.append(
+                "no figure has an interval: a single pair gives none"
+                if self.evaluated_pairs < 2
+                else "no figure has an interval: over the pairs drawn the metrics of the full and "
+                "the empty circuit do not differ beyond doubt"
+            )
         return tuple(found)
 
     def __repr__(self) -> str:
@@ -173,7 +256,7 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         line = f"{self.task} on {self.model}: {self.pairs} pairs, metric {self.metric}"
-        return facts(" ".join([line + ".", *self.warnings]), self.table)
+        return facts(" ".join([line + ".", *self.warnings]), with_brackets(self.table))
 
     @property
     def table(self) -> pd.DataFrame:
@@ -181,22 +264,37 @@ class Comparison:
         return pd.DataFrame([self._row(result) for result in self.results], columns=list(COLUMNS))
 
     def _row(self, result: MethodResult) -> dict[str, Any]:
-        scores, curve = result.scores, result.faithfulness
+        scores = result.scores
         return {
             "method": result.method,
             "forwards": scores.forwards,
             "backwards": scores.backwards,
             "seconds": scores.seconds,
             "peak_mb": result.peak_mb,
-            "cpr": curve.cpr,
-            "cmd": curve.cmd,
-            "edges_at_85": curve.edges_at_85,
-            "completeness": result.completeness,
-            "minimality": result.minimality,
+            **self._figures(result),
             "auroc": math.nan if result.auroc is None else result.auroc,
             "precision": math.nan if result.precision is None else result.precision,
             "beats_random": self.beats_random(result),
         }
+
+    def _figures(self, result: MethodResult) -> dict[str, float]:
+        """Every one of `FIGURES` and the ends of its interval."""
+        row: dict[str, float] = {}
+        for name in FIGURES:
+            value = getattr(result.faithfulness if name in MEASURES else result, name)
+            row[name] = math.nan if value is None else value
+            row[f"{name}_low"], row[f"{name}_high"] = result.interval(name)
+        return row
+
+
+def with_brackets(table: pd.DataFrame) -> pd.DataFrame:
+    """A comparison's table with each of `FIGURES` as text, its interval in brackets behind it."""
+    shown = table.copy()
+    for name in FIGURES:
+        number = "{:,.0f}" if name == "edges_at_85" else "{:.3g}"
+        rows = table.astype({name: float}).to_dict("records")
+        shown[name] = [row_text(row, name, number) for row in rows]
+    return shown.drop(columns=[f"{name}_{end}" for name in FIGURES for end in ("low", "high")])
 
 
 def warnings_of(comparison: Comparison) -> tuple[str, ...]:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from strace_lens.circuits.circuit import Circuit
+from strace_lens.circuits.curve import Faithfulness
 from strace_lens.circuits.discover.methods import METHODS
-from strace_lens.circuits.evaluate import Faithfulness
 from strace_lens.circuits.experiment import Experiment
 from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
 from strace_lens.comparison.comparison import MethodResult
 from strace_lens.files.results import load, save
+from strace_lens.files.schema import read_as
 from strace_lens.model.weights import weights_hash
 from strace_lens.utils.disk import parse_object, write_whole
 from strace_lens.utils.manifest import (
@@ -42,11 +43,12 @@ TIMES = "timings.csv"  # of its own, so that the same results are the same files
 """What the command writes beside them, of all methods together."""
 
 KIND = ManifestKind(
-    format="strace-lens-comparison/1",
+    format="strace-lens-comparison/2",
     noun="comparison",
     values=(
         *("task", "pairs", "evaluated", "model", "dtype", "weights", "metric", "ablation"),
-        *("ranking", "seed", "sample", "truth", "options", "versions"),
+        *("ranking", "seed", "sample", "completeness", "minimality", "truth", "options"),
+        "versions",
     ),
     in_words={
         "pairs": "the pairs that methods see are others",
@@ -83,7 +85,8 @@ def open_comparison(
         experiment: of the evaluation pairs.
         seen: pairs that methods see.
         truth: the true circuit, where it is known.
-        settings: `ranking`, `seed`, `sample`, `options` and `versions` of the comparison.
+        settings: `ranking`, `seed`, `sample`, `completeness`, `minimality`, `options` and
+            `versions` of the comparison.
         overwrite: another comparison may be there; `save_method` discards it, so that a comparison
             that fails before its first result costs nothing.
 
@@ -184,22 +187,26 @@ def load_method(place: ComparisonFolder, method: str) -> MethodResult | None:
         files = {path.parent.name: _file_hash(path) for path in (scores, circuit)}
         if said["id"] != place.manifest["id"] or said["files"] != files:
             return None
-        lists = {n: tuple(v) for n, v in said["faithfulness"].items() if isinstance(v, list)}
+        own = {name: read_as(said[name], hint, name) for name, hint in _MEASURES.items()}
         return MethodResult(
             method=method,
             scores=dataclasses.replace(load(scores, Scores), seconds=float(cost["seconds"])),
-            faithfulness=Faithfulness(**{**said["faithfulness"], **lists}),
+            faithfulness=read_as(said["faithfulness"], Faithfulness, "faithfulness"),
             circuit=load(circuit, Circuit),
             peak_mb=float(cost["peak_mb"]),
             memory=str(cost["memory"]),
-            **{name: said[name] for name in _MEASURES if name != "missed"},
-            missed=tuple(said["missed"]),
+            **own,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-_MEASURES = ("completeness", "minimality", "auroc", "precision", "missed")
+_MEASURES: dict[str, Any] = {
+    **dict.fromkeys(("completeness", "minimality", "auroc", "precision"), float | None),
+    **dict.fromkeys(("completeness_interval", "minimality_interval"), tuple[float, float] | None),
+    "missed": tuple[str, ...],
+}
+"""What is kept of a method beside its curve, and what each may be."""
 
 
 def _paths(folder: Path, method: str) -> tuple[Path, Path, Path, Path]:

@@ -195,9 +195,8 @@ def add_mean(
         along,
         value,
         lambda row: hover(row, interval_text(row[value], row[low], row[high])),
-        mode="lines+markers" if len(curve) == 1 else "lines",
         line={"width": 2.5, **line},
-        **look,
+        **{"mode": "lines+markers" if len(curve) == 1 else "lines", **look},
     )
 
 

@@ -12,9 +12,10 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from strace_lens.circuits.agreement import agreement
-from strace_lens.circuits.evaluate import FAITHFUL
+from strace_lens.circuits.curve import FAITHFUL
 from strace_lens.comparison.comparison import Comparison, MethodResult, chance_level
-from strace_lens.plot.charts import add_menu, add_points, named_ticks
+from strace_lens.measures.intervals import interval_text
+from strace_lens.plot.charts import add_mean, add_menu, named_ticks
 from strace_lens.plot.style import (
     INK,
     SCALE,
@@ -29,6 +30,7 @@ from strace_lens.plot.style import (
 _LOWEST, _HIGHEST = -0.5, 2.0  # faithfulness beyond is cut off, and said so
 # Blue above zero, vermilion below, both told apart under every common colour blindness.
 _DIVERGING = [[0.0, "#D55E00"], [0.5, "#f7f7f7"], [1.0, "#0072B2"]]
+_PALE = 1.6  # what 1 is a fraction of, so that black text is read on either hue
 
 
 def plot_faithfulness(comparison: Comparison) -> go.Figure:
@@ -38,7 +40,8 @@ def plot_faithfulness(comparison: Comparison) -> go.Figure:
     is 0.85, from which edges are counted. CMD, by which the legend ranks, is the area between a
     curve and 1 over the fraction itself, so most of it lies in the right-hand decade. Thin lines
     with open dots rank edges by signed score, as the MIB benchmark does for CPR, the area under a
-    curve.
+    curve. Bands are 95 % intervals over pairs; those of two methods may overlap where their
+    difference, pair by pair, is beyond doubt.
 
     Raises:
         ValueError: no method ran.
@@ -51,9 +54,9 @@ def plot_faithfulness(comparison: Comparison) -> go.Figure:
     )
     for result in sorted(results, key=lambda r: r.faithfulness.cmd):
         curve = result.faithfulness
-        _add_curve(fig, result, curve.values)
+        _add_curve(fig, result)
         if curve.cpr_values != curve.values:
-            _add_curve(fig, result, curve.cpr_values, by_sign=True)
+            _add_curve(fig, result, by_sign=True)
     fig.add_hline(y=1, line={"color": INK, "width": 1})
     fig.add_hline(y=FAITHFUL, line={"color": INK, "width": 1, "dash": "dash"})
     curves = [r.faithfulness for r in results]
@@ -79,30 +82,79 @@ def plot_faithfulness(comparison: Comparison) -> go.Figure:
     return fig
 
 
-def _add_curve(
-    fig: go.Figure, result: MethodResult, values: tuple[float, ...], by_sign: bool = False
-) -> None:
-    """A curve by size, thin where it is that of the ranking by sign."""
+def _add_curve(fig: go.Figure, result: MethodResult, by_sign: bool = False) -> None:
+    """A curve by size with its band, thin where it is that of the ranking by sign."""
     curve, method = result.faithfulness, text_of(result.method)
     line, marker = method_line(result.method), method_marker(result.method, 6)
     if by_sign:
         line, marker = line | {"width": 1}, marker | {"symbol": f"{marker['symbol']}-open"}
-    points = {"fraction": curve.fractions, "edges": curve.edges, "value": values}
-    add_points(
+    value = "faithfulness_by_sign" if by_sign else "faithfulness"
+    add_mean(
         fig,
-        pd.DataFrame(points),
-        "fraction",
-        "value",
-        lambda r: (
-            f"<b>{method}</b>{', by sign' * by_sign}, {percent(r['fraction'])}: {r['edges']:,} "
-            f"edges<br>faithfulness {r['value']:.4g}"
+        curve.to_pandas().rename(columns={f"{curve.level}s": "edges"}),
+        ("fraction", value, f"{value}_low", f"{value}_high"),
+        line,
+        lambda row, text: (
+            f"<b>{method}</b>{', by sign' * by_sign}, {percent(row['fraction'])}: "
+            f"{row['edges']:,} edges<br>faithfulness {text}"
         ),
         name=f"{method} by sign" if by_sign else f"{method}  {curve.cmd:.3f}",
         showlegend=not by_sign,
         legendgroup=method,
-        mode="lines+markers",
-        line=line,
         marker=marker,
+        mode="lines+markers",
+    )
+
+
+def plot_differences(comparison: Comparison) -> go.Figure:
+    """Every two methods held against each other, pair by pair of the evaluation.
+
+    A cell is the CMD, or by the menu the CPR, of the method of its row less that of its column.
+    Blue: the row's method is better, and the 95 % interval of the difference over pairs leaves 0
+    out. Orange: it is worse in the same way. Grey: the pairs do not tell the two apart. Each
+    interval is of one difference alone: of twenty between equals one is expected to part.
+
+    Raises:
+        ValueError: no method ran.
+    """
+    results = sorted(_results(comparison), key=lambda r: r.faithfulness.cmd)
+    names = [r.method for r in results]
+    fig = _matrix_figure("Which methods differ", names)
+    fig.update_yaxes(title_text="method, lowest CMD first").update_xaxes(title_text="less method")
+    shows = {"CMD, less is better": "cmd", "CPR, more is better": "cpr"}
+    for measure in shows.values():
+        _add_differences(fig, names, comparison.differences(measure))
+    return add_menu(fig, {text: [text == other for other in shows] for text in shows})
+
+
+def _add_differences(fig: go.Figure, names: Sequence[str], table: pd.DataFrame) -> None:
+    """The matrix of a table of `Comparison.differences`, in the order of the names."""
+    rows = {(row["method"], row["other"]): row for row in table.to_dict("records")}
+    verdict = np.full((len(names), len(names)), np.nan)
+    text, hover = np.full(verdict.shape, "", object), np.full(verdict.shape, "", object)
+    for (i, a), (j, b) in itertools.permutations(enumerate(names), 2):
+        row, back = rows[a, b], rows[b, a]
+        verdict[i, j] = int(row["better"]) - int(back["better"])
+        text[i, j] = f"{row['difference']:+.2f}"
+        said = {1: "better", 0: "not told apart", -1: "worse"}[int(verdict[i, j])]
+        between = interval_text(row["difference"], row["low"], row["high"], "{:+.3f}")
+        hover[i, j] = f"<b>{text_of(a)}</b> less <b>{text_of(b)}</b><br>{between}: {said}"
+    fig.add_heatmap(
+        x=list(range(len(names))),
+        y=list(range(len(names))),
+        z=verdict,
+        zmin=-_PALE,
+        zmax=_PALE,
+        colorscale=_DIVERGING,
+        showscale=False,
+        text=text,
+        texttemplate="%{text}",
+        textfont={"size": 10},
+        hoverinfo="text",
+        hoverongaps=False,
+        hovertext=hover,
+        xgap=1,
+        ygap=1,
     )
 
 

@@ -11,11 +11,18 @@ import pandas as pd
 
 from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.scores import Scores
-from strace_lens.comparison.comparison import LEAST_FOR_LEVEL, Comparison, rankings_drawn
+from strace_lens.comparison.comparison import (
+    FIGURES,
+    LEAST_FOR_LEVEL,
+    Comparison,
+    rankings_drawn,
+    with_brackets,
+)
 from strace_lens.comparison.projection import containing_size
 from strace_lens.plot.circuit_drawing import plot_circuits
 from strace_lens.plot.circuits import (
     plot_agreement,
+    plot_differences,
     plot_faithfulness,
     plot_overlap,
     plot_quality,
@@ -30,7 +37,7 @@ from strace_lens.report.page import (
     table_html,
     versions_text,
 )
-from strace_lens.report.tables import comparison_facts
+from strace_lens.report.tables import comparison_facts, difference_lines, unknown_columns
 from strace_lens.utils.disk import write_whole
 
 _MOST_NAMED = 12  # missed edges named in a row of the table
@@ -65,8 +72,10 @@ def comparison_page(comparison: Comparison) -> str:
         "versions": versions_text(made.get("versions", {})),
     }
     lead = f"<h1>{html.escape(title)}</h1><dl>{facts_html(facts)}</dl>"
+    notes = map(sentence, (*([_INTERVALS] if comparison.intervals else []), *comparison.notes))
     sections = {
-        "Every method": [_table(comparison), bullets(map(sentence, comparison.notes))],
+        "Every method": [_table(comparison), bullets(notes)],
+        "Which methods differ": [_differences(comparison)],
         "Faithfulness": [_faithfulness(comparison)],
         "Against the true circuit": [_truth(comparison)],
         "The circuits": [_circuits(comparison), _heads(comparison)],
@@ -89,10 +98,17 @@ def _table(comparison: Comparison) -> str:
     beats = {True: "yes", False: "no", None: "–"}
     table["beats_random"] = [beats[value] for value in table["beats_random"]]
     table["completeness"] = table["completeness"].round(4) + 0.0  # rounding leaves no "-0"
-    if comparison.truth is None:
-        table = table.drop(columns=["auroc", "precision"])
+    ends = [f"{name}_{end}" for name in FIGURES for end in ("low", "high")]
+    table[ends] = table[ends].round(4) + 0.0
+    table = with_brackets(table).drop(columns=[*unknown_columns(comparison)])
     table = table.rename(columns=_HEADINGS).rename(columns=lambda c: c.replace("_", " "))
-    return table_html(table, (_HEADINGS["edges_at_85"],))
+    return table_html(table)
+
+
+def _differences(comparison: Comparison) -> str:
+    """Which method is best, what it is better than, and every other two against each other."""
+    lines = difference_lines(comparison)
+    return bullets(map(sentence, lines)) + drawn(plot_differences, comparison) if lines else ""
 
 
 def _faithfulness(comparison: Comparison) -> str:
@@ -198,6 +214,7 @@ def _projection(comparison: Comparison) -> str:
     )
 
 
+_INTERVALS = "in brackets are 95 % bootstrap intervals over the pairs"
 _HEADS = "Edges of each circuit into and out of a head; heads of most circuits come first."
 _SAME_NODES = (
     "Left out: all circuits have the same heads and MLPs, so the trace contains all of them alike."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from strace_lens.comparison.comparison import Comparison, MethodResult
+from strace_lens.comparison.comparison import FIGURES, Comparison, MethodResult
 from strace_lens.density.causal import read_ablation
 from strace_lens.density.change_points import Phase
 from strace_lens.density.curve import TARGET_COLUMNS, DensityCurve
@@ -76,13 +77,17 @@ def summarize_comparison(comparison: Comparison) -> dict[str, Any]:
 
     Returns:
         A dict for `json.dumps(..., allow_nan=False)`. `methods` has one object for each method that
-        ran; unknown values are None.
+        ran; unknown values are None. `intervals` has the two ends of 95 % intervals over pairs by
+        figure, for `faithfulness` one a size; `better_than` are the methods whose CMD is higher
+        beyond doubt, see `Comparison.differences`.
     """
+    differences = comparison.differences("cmd")
+    better_than = differences[differences["better"]].groupby("method")["other"].agg(list).to_dict()
     return {
         "task": comparison.task,
         "model": comparison.model,
         "accuracy": comparison.accuracy,
-        "methods": [_method(result) for result in comparison.results],
+        "methods": [_method(result, better_than) for result in comparison.results],
     }
 
 
@@ -94,8 +99,9 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _method(result: MethodResult) -> dict[str, Any]:
+def _method(result: MethodResult, better_than: Mapping[str, list[str]]) -> dict[str, Any]:
     scores, curve = result.scores, result.faithfulness
+    ends = curve.to_pandas()[["faithfulness_low", "faithfulness_high"]].to_numpy().tolist()
     return {
         "method": result.method,
         "cpr": curve.cpr,
@@ -109,7 +115,17 @@ def _method(result: MethodResult) -> dict[str, Any]:
         "seconds": finite(scores.seconds),
         "peak_mb": finite(result.peak_mb),
         "faithfulness": [list(pair) for pair in zip(curve.fractions, curve.values, strict=True)],
+        "intervals": {
+            **{name: _interval(result.interval(name)) for name in FIGURES},
+            "faithfulness": [_interval(both) for both in ends],
+        },
+        "better_than": better_than.get(result.method, []),
     }
+
+
+def _interval(ends: Sequence[float]) -> list[float] | None:
+    """The two ends of an interval, or None where there is none."""
+    return None if math.isnan(ends[0]) else list(ends)
 
 
 def _target(curve: DensityCurve) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from strace_lens.density.causal import read_ablation
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import Phases
 from strace_lens.density.ways import Way, read_ways
+from strace_lens.measures.intervals import row_text
 
 WIDTH = 132
 
@@ -202,17 +203,30 @@ def _shown(sizes: Float[np.ndarray, " size"]) -> Sequence[float]:
 # ------------------------------------------------------------------ methods of discovery
 
 _NAMED = 8  # missed edges named
+_COMPARISON_WIDTH = 160  # with two intervals
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the table of methods, what it stands on, and the edges that each method misses."""
-    console = wide_console()
+    console = wide_console(_COMPARISON_WIDTH)
     facts = [f"{name}: {fact}" for name, fact in comparison_facts(comparison).items()]
     _say(console, [f"{comparison.model} on {comparison.task}", *facts])
     _say(console, [f"warning: {line}" for line in comparison.warnings])
     console.print(frame_table("", comparison_cells(comparison)))
-    _say(console, [_AREAS[comparison.metadata.get("ranking", "mib")], *_LEGEND, *comparison.notes])
+    _say(console, difference_lines(comparison))
+    _say(console, [*_legend(comparison), *comparison.notes])
     _say(console, truth_lines(comparison))
+
+
+def _legend(comparison: Comparison) -> list[str]:
+    """What the columns that are there mean."""
+    unknown = unknown_columns(comparison)
+    return [
+        _AREAS[comparison.metadata.get("ranking", "mib")],
+        *([_BRACKETS] if comparison.intervals else []),
+        _COSTS,
+        *(said for name, said in _MEANINGS.items() if name not in unknown),
+    ]
 
 
 def comparison_facts(comparison: Comparison) -> dict[str, str]:
@@ -221,7 +235,10 @@ def comparison_facts(comparison: Comparison) -> dict[str, str]:
     others = f"{c.evaluated_pairs} others" if c.held_out else "the same"
     right = "" if c.accuracy is None else f"; {100 * c.accuracy:.3g} % right"
     level = "at most 1 in 20 does" if draws >= LEAST_FOR_LEVEL else "none does"
-    control = "" if draws == 1 else f"; a method beats random if {level} as well"
+    rules = [f"{level} as well"] if draws > 1 else []
+    if c.truth is None:
+        rules.append("the pairs tell its CMD from random's")
+    control = f"; a method beats random if {' and if '.join(rules)}" if rules else ""
     gap = max((result.faithfulness.full_gap for result in c.results), default=math.nan)
     facts = {
         "component graph": f"{graph.edges:,} edges, {graph.sources:,} sources, "
@@ -242,10 +259,49 @@ def comparison_facts(comparison: Comparison) -> dict[str, str]:
 
 
 def comparison_cells(comparison: Comparison) -> pd.DataFrame:
-    """The table of methods as text, one row a method; columns of the truth only where known."""
+    """The table of methods as text, one row a method; only columns of what is known.
+
+    CPR and CMD have their intervals over pairs in brackets.
+    """
+    left_out, table = unknown_columns(comparison), comparison.table
+    shown = {name: column for name, column in _METHODS.items() if name not in left_out}
+    found = cells(table, shown)
+    for name in ("cpr", "cmd"):
+        heading, number = _METHODS[name]
+        found[heading] = [row_text(row, name, number) for row in table.to_dict("records")]
+    return found
+
+
+def unknown_columns(comparison: Comparison) -> tuple[str, ...]:
+    """Columns of a comparison's table that no method has: of a truth, or of what was not run."""
     truth = ("auroc", "precision") if comparison.truth is None else ()
-    shown = {name: column for name, column in _METHODS.items() if name not in truth}
-    return cells(comparison.table, shown)
+    asked = ("completeness", "minimality")
+    unasked = [n for n in asked if all(getattr(r, n) is None for r in comparison.results)]
+    return (*truth, *unasked)
+
+
+def difference_lines(comparison: Comparison) -> list[str]:
+    """Which method is best by CPR and by CMD, and which others it is better than beyond doubt."""
+    if len(comparison.results) < 2 or not comparison.intervals:
+        return []
+    lines = []
+    for measure, most in (("cpr", "highest CPR"), ("cmd", "lowest CMD")):
+        best = _best_by(comparison, measure)
+        own = comparison.differences(measure).query("method == @best")
+        parts = {
+            "better than": own[own["better"]]["other"].tolist(),
+            "not told apart from": own[~own["better"]]["other"].tolist(),
+        }
+        said = "; ".join(f"{words} {', '.join(names)}" for words, names in parts.items() if names)
+        lines.append(f"{most}: {best}, {said} (95 % intervals of differences, pair by pair)")
+    return lines
+
+
+def _best_by(comparison: Comparison, measure: str) -> str:
+    """The method with the highest CPR or the lowest CMD."""
+    sign = -1 if measure == "cmd" else 1
+    best = max(comparison.results, key=lambda r: sign * getattr(r.faithfulness, measure))
+    return best.method
 
 
 def truth_lines(comparison: Comparison) -> list[str]:
@@ -299,9 +355,14 @@ _AREAS = {
     "absolute": "CPR: area under faithfulness over sizes; CMD: area between it and 1; edges are "
     "ranked by magnitude.",
 }
-_LEGEND = [
-    "fwd, bwd: forward and backward passes over all pairs seen; s: seconds; MB: peak memory.",
-    "edges: fewest with 85 % faithfulness, the method's circuit. complement: faithfulness of all "
-    "other edges (completeness; near 0 is complete).",
-    "minimal: share of the circuit's edges, of a sample, whose loss costs 1 % of faithfulness.",
-]
+_BRACKETS = (
+    "in brackets: 95 % interval over pairs (bootstrap); all others are on the page and in the CSV."
+)
+_COSTS = "fwd, bwd: forward and backward passes over all pairs seen; s: seconds; MB: peak memory."
+_MEANINGS = {
+    "edges_at_85": "edges: fewest with 85 % faithfulness, the method's circuit.",
+    "completeness": "complement: faithfulness of all other edges (completeness; near 0 is "
+    "complete).",
+    "minimality": "minimal: share of the circuit's edges, of a sample, whose loss costs 1 % of "
+    "faithfulness.",
+}

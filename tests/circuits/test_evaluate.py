@@ -20,18 +20,15 @@ from strace_lens.circuits.circuit import (
     empty_circuit,
     full_circuit,
 )
+from strace_lens.circuits.criteria import COSTLY, completeness, minimality
+from strace_lens.circuits.curve import Faithfulness, areas
 from strace_lens.circuits.evaluate import (
-    COSTLY,
     FRACTIONS,
-    Faithfulness,
     _smallest_faithful,
-    areas,
     cmds_of,
-    completeness,
     faithfulness,
     faithfulness_curve,
     metric_range,
-    minimality,
 )
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.run_circuits import run_circuits
@@ -187,8 +184,10 @@ def test_both_rankings_of_the_benchmark_are_the_single_ones_put_together():
     assert both.cpr == pytest.approx(signed.cpr, abs=1e-6)
     assert (both.cmd, both.edges_at_85) == (absolute.cmd, absolute.edges_at_85)
     assert abs(signed.cpr - absolute.cpr) > 1e-3
-    assert list(both.to_pandas()) == ["fraction", "edges", "faithfulness", "faithfulness_by_sign"]
-    assert list(signed.to_pandas()) == ["fraction", "edges", "faithfulness"]
+    shown = ["faithfulness", "faithfulness_low", "faithfulness_high"]
+    by_sign = ["faithfulness_by_sign", "faithfulness_by_sign_low", "faithfulness_by_sign_high"]
+    assert list(both.to_pandas()) == ["fraction", "edges", *shown, *by_sign]
+    assert list(signed.to_pandas()) == ["fraction", "edges", *shown]
 
 
 @pytest.mark.extended

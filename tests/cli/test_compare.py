@@ -88,6 +88,18 @@ def test_json_is_one_object_with_the_promised_keys(as_json):
         assert row["faithfulness"][-1] == [1.0, 1.0]
 
 
+@pytest.mark.extended
+def test_measures_may_be_left_out(folder, pairs, tmp_path):
+    options = ["--methods", "random", "--model", folder, "--out", str(tmp_path / "out"), "--json"]
+    result = run("--task", pairs, *options, "--no-minimality", "--no-completeness")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)["methods"]
+    assert (row["minimality"], row["completeness"]) == (None, None)
+    assert row["intervals"]["minimality"] is None
+    heading = pd.read_csv(tmp_path / "out" / "compare.csv")
+    assert heading["minimality"].isna().all()
+
+
 def test_pairs_are_divided_and_the_files_hold_what_the_verbs_give(folder, pairs, as_json):
     found, out, _ = as_json
     model = sl.load_model(folder, device="cpu")

@@ -13,8 +13,9 @@ import torch
 
 import strace_lens as sl
 from strace_lens.circuits.agreement import auroc, missed_edges
+from strace_lens.circuits.criteria import COSTLY, minimality
 from strace_lens.circuits.discover.methods import METHODS, discover
-from strace_lens.circuits.evaluate import COSTLY, faithfulness, minimality
+from strace_lens.circuits.evaluate import faithfulness
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.circuits.run_circuits import run_circuits
 from strace_lens.circuits.task import Task
@@ -23,11 +24,23 @@ from strace_lens.comparison.compare import (
     compare,
     split,
 )
-from strace_lens.comparison.comparison import COLUMNS, Comparison, chance_level
+from strace_lens.comparison.comparison import (
+    COLUMNS,
+    FIGURES,
+    Comparison,
+    MethodResult,
+    chance_level,
+)
 from strace_lens.ground_truth.linear import linear_weights
 from strace_lens.ground_truth.models import GroundTruth, ground_truth
+from strace_lens.measures.intervals import interval_text
 from strace_lens.report.summary import summarize_comparison
-from strace_lens.report.tables import comparison_cells, comparison_facts, truth_lines
+from strace_lens.report.tables import (
+    comparison_cells,
+    comparison_facts,
+    difference_lines,
+    truth_lines,
+)
 from tests import cases
 from tests.circuits.made import tiny_task
 from tests.ground_truth.exact_effects import exact_effects
@@ -36,6 +49,7 @@ DRAWS = 3
 KEYS = [
     *("method", "cpr", "cmd", "auroc", "edges_at_85", "completeness", "minimality"),
     *("forwards", "backwards", "seconds", "peak_mb", "faithfulness"),
+    *("intervals", "better_than"),
 ]
 
 
@@ -149,20 +163,71 @@ def test_random_is_drawn_again_and_again_on_a_small_graph(found):
     assert found.results[-1].faithfulness.cmd == found.random_cmd[0]
 
 
-def test_a_method_beats_random_above_the_level_of_chance(found):
-    eap, other, random = found.results
+def with_metrics(result: MethodResult, rise: tuple[float, ...]) -> MethodResult:
+    """A result whose circuits of each inner size do so well on each pair, on a scale of 0 to 1."""
+    sizes = result.faithfulness.pairs.sizes
+    pairs = tuple(map(tuple, [(0.0,) * len(rise), *[rise] * (len(sizes) - 2), (1.0,) * len(rise)]))
+    curve = dataclasses.replace(
+        result.faithfulness, pairs=result.faithfulness.pairs._replace(metrics=pairs, by_sign=())
+    )
+    return dataclasses.replace(result, faithfulness=curve)
+
+
+def test_a_method_beats_random_above_the_level_of_chance_and_beyond_doubt(found):
+    eap, other, random = (with_metrics(r, (0.4, 0.2, 0.4)) for r in found.results)
     cmd = eap.faithfulness.cmd
     assert found.beats_random(random) is None
-    worse = dataclasses.replace(found, random_cmd=(cmd + 0.2, cmd + 0.1))
-    assert worse.beats_random(eap) is True
-    equal = dataclasses.replace(found, random_cmd=(cmd + 0.2, cmd))
-    assert equal.beats_random(eap) is False
+    for rise, parts in (((0.9, 0.8, 0.9), True), ((0.9, 0.1, 0.3), False)):
+        eap = with_metrics(eap, rise)
+        made = dataclasses.replace(found, results=(eap, other, random))
+        worse = dataclasses.replace(made, random_cmd=(cmd + 0.2, cmd + 0.1))
+        assert worse.beats_random(eap) is parts
+        rows = worse.differences().query("method == 'eap' and other == 'random'")
+        assert rows["better"].tolist() == [parts]
+        equal = dataclasses.replace(made, random_cmd=(cmd + 0.2, cmd))
+        assert equal.beats_random(eap) is False
+    assert "eap does not beat random beyond doubt: over 2 pairs the interval of" in (
+        worse.why_not_better(eap)
+    )
     assert equal.why_not_better(eap) == (
         f"eap does not beat random: its CMD of {cmd:.3f} is below 1 of 2 random rankings"
     )
+    equal = dataclasses.replace(equal, random_cmd=(other.faithfulness.cmd,))
     assert equal.why_not_better(other).endswith(
         "; it reads the clean run alone, not what an ablation would change"
     )
+
+
+def test_the_best_is_better_only_than_those_that_the_pairs_tell_it_from(found):
+    eap, other, random = found.results
+    made = dataclasses.replace(
+        found,
+        results=(
+            with_metrics(eap, (0.9, 0.8, 0.9)),
+            with_metrics(random, (0.4, 0.2, 0.4)),
+            with_metrics(other, (0.8, 0.9, 0.9)),
+        ),
+    )
+    best = min(made.results, key=lambda r: r.faithfulness.cmd).method
+    line = next(line for line in difference_lines(made) if line.startswith("lowest CMD"))
+    rows = made.differences("cmd").query("method == @best").set_index("other")["better"]
+    assert line.startswith(f"lowest CMD: {best}, ")
+    for name, told in rows.items():
+        words, _, rest = line.partition("not told apart from")
+        assert (name in words) == told
+        assert (name in rest) != told
+    with pytest.raises(ValueError, match="unknown measure 'auroc'"):
+        made.differences("auroc")
+
+
+def test_measures_that_are_not_asked_for_are_left_out():
+    model, wanted = cases.model_of("gpt2"), {"minimality": False, "completeness": False}
+    made = compare(model, seen(), ["random"], evaluation=others(), **wanted)
+    (random,) = made.results
+    assert (random.completeness, random.minimality) == (None, None)
+    assert made.table[["completeness", "minimality"]].isna().all(axis=None)
+    assert not {"complement", "minimal"} & {*comparison_cells(made)}
+    assert summarize_comparison(made)["methods"][0]["minimality"] is None
 
 
 def test_where_the_truth_is_known_it_decides_what_beats_random(found):
@@ -216,7 +281,7 @@ def test_pairs_on_which_nothing_changes_are_warned_of_once(found, recwarn):
 def test_what_acdc_did_not_test_is_noted():
     options = {"acdc": {"screen": 5}}
     made = compare(cases.model_of("gpt2"), seen(), ["acdc"], options=options, sample=1)
-    (note,) = made.notes
+    (note,) = [said for said in made.notes if said.startswith("acdc")]
     assert note.startswith(f"acdc tested 5 of {made.graph.edges:,} edges; those that it did not")
     assert "order of eap" in note
     from strace_lens.report.compare import comparison_page
@@ -249,6 +314,12 @@ def test_the_summary_has_the_promised_keys_and_no_other(found):
         curve = result.faithfulness
         pairs = list(zip(curve.fractions, curve.values, strict=True))
         assert [tuple(pair) for pair in row["faithfulness"]] == pairs
+        low, high = result.interval("cpr")
+        assert row["intervals"]["cpr"] == (None if math.isnan(low) else [low, high])
+        assert list(row["intervals"]) == [*FIGURES, "faithfulness"]
+        assert len(row["intervals"]["faithfulness"]) == len(pairs)
+        rows = found.differences().query("method == @result.method and better")
+        assert row["better_than"] == rows["other"].tolist()
 
 
 def test_the_printed_cells_are_those_of_the_table(found):
@@ -256,7 +327,8 @@ def test_the_printed_cells_are_those_of_the_table(found):
     assert cells["method"].tolist() == found.table["method"].tolist()
     assert "AUROC" not in cells  # no truth is known
     assert cells["> random"].tolist()[-1] == "-"
-    assert cells["CPR"].tolist() == [f"{x:.3f}" for x in found.table["cpr"]]
+    shown = [interval_text(r.faithfulness.cpr, *r.interval("cpr"), "{:.3f}") for r in found.results]
+    assert cells["CPR"].tolist() == shown
     facts = " ".join(comparison_facts(found).values())
     for words in ("3 seen", "2 others", "resample", f"{DRAWS} random"):
         assert words in facts

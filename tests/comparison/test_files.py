@@ -65,6 +65,7 @@ def assert_same(found: Comparison, other: Comparison) -> None:
         assert torch.equal(a.circuit.keep, b.circuit.keep)
         assert a.circuit.metadata == b.circuit.metadata
         same = ("method", "faithfulness", "completeness", "minimality", "auroc", "missed")
+        same += ("completeness_interval", "minimality_interval")
         assert all(getattr(a, name) == getattr(b, name) for name in same)
 
 
@@ -123,6 +124,7 @@ def test_what_is_not_whole_is_done_again(tmp_path: Path, place: str, damage: str
         ({"ablation": "mean"}, "ablation was 'resample' and is 'mean'"),
         ({"metric": "recovered"}, "metric was 'logit_difference' and is 'recovered'"),
         ({"sample": 3}, "sample was 2 and is 3"),
+        ({"minimality": False}, "minimality was True and is False"),
         ({"options": {"eap": {"positions": False}}}, "options: eap was None and is"),
         ({"evaluation": tiny_task(2, 6)}, "circuits are evaluated on are others"),
     ],
@@ -135,6 +137,15 @@ def test_a_folder_of_another_comparison_is_refused_by_the_difference(
     with pytest.raises(OtherResultsError, match=f"holds another comparison: .*{words}.*; name an"):
         run(tmp_path, ("eap",), **change)
     assert contents(tmp_path, but="nothing") == before
+
+
+def test_a_folder_of_the_format_before_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    made(tmp_path)
+    path = tmp_path / NAME
+    older = {**json.loads(path.read_text("utf-8")), "format": "strace-lens-comparison/1"}
+    path.write_text(json.dumps(older), "utf-8")
+    with pytest.raises(ValueError, match=r"format 'strace-lens-comparison/1' .*; name another fol"):
+        run(tmp_path, ("eap",))
 
 
 def test_other_weights_and_versions_are_other_comparisons(tmp_path: Path, monkeypatch) -> None:

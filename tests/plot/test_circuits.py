@@ -12,9 +12,11 @@ import plotly.graph_objects as go
 import pytest
 
 from strace_lens.circuits.agreement import agreement
+from strace_lens.circuits.curve import PairMetrics
 from strace_lens.circuits.discover.methods import METHODS
 from strace_lens.plot.circuits import (
     plot_agreement,
+    plot_differences,
     plot_faithfulness,
     plot_overlap,
     plot_quality,
@@ -75,7 +77,8 @@ def test_faithfulness_is_each_curve_best_first() -> None:
 @pytest.mark.extended
 def test_the_curve_of_cpr_is_drawn_where_it_is_another() -> None:
     whole = made.comparison()
-    others = [line for line in plot_faithfulness(whole).data if not line.showlegend]
+    lines = [line for line in plot_faithfulness(whole).data if not line.showlegend]
+    others = [line for line in lines if line.fill != "toself"]
     own = [r for r in whole.results if r.faithfulness.cpr_values != r.faithfulness.values]
     assert {r.method for r in own} <= {"eap", "edge-patching"}
     assert own
@@ -85,6 +88,47 @@ def test_the_curve_of_cpr_is_drawn_where_it_is_another() -> None:
         assert list(line.y) == list(result.faithfulness.cpr_values)
         assert line.line.color == look_of(result.method).colour
         assert line.marker.symbol.endswith("-open")
+
+
+def test_a_band_is_the_interval_of_its_curve() -> None:
+    whole = made.comparison()
+    metrics = ((0.0, 0.0, 0.0), (0.2, 0.5, 0.4), (0.7, 0.9, 0.8), (1.0, 1.0, 1.0))
+    curve = dataclasses.replace(
+        whole.results[0].faithfulness,
+        fractions=(0.1, 0.5, 1.0),
+        edges=(2, 9, 20),
+        values=(0.36, 0.8, 1.0),
+        cpr_values=(0.36, 0.8, 1.0),
+        pairs=PairMetrics((0, 2, 9, 20), metrics, ()),
+    )
+    alone = dataclasses.replace(whole.results[0], faithfulness=curve)
+    fig = plot_faithfulness(dataclasses.replace(whole, results=(alone,)))
+    (band,) = [line for line in fig.data if line.fill == "toself"]
+    table = curve.to_pandas()
+    low, high = table["faithfulness_low"].tolist(), table["faithfulness_high"].tolist()
+    assert list(band.x) == [0.1, 0.5, 1.0, 1.0, 0.5, 0.1]
+    assert list(band.y) == [*low, *high[::-1]]
+    assert low[0] < 0.36 < high[0]
+
+
+def test_differences_are_coloured_where_the_pairs_part_the_methods() -> None:
+    whole = made.comparison()
+    fig = plot_differences(whole)
+    order = sorted(whole.results, key=lambda r: r.faithfulness.cmd)
+    names = [r.method for r in order]
+    assert [*fig.layout.yaxis.ticktext] == names
+    verdicts = set()
+    for measure, matrix in zip(("cmd", "cpr"), fig.data, strict=True):
+        rows = whole.differences(measure)
+        for row in rows.to_dict("records"):
+            i, j = names.index(row["method"]), names.index(row["other"])
+            inside = row["low"] <= 0 <= row["high"]
+            above = row["difference"] > 0
+            expected = 0 if inside else 1 if above == (measure == "cpr") else -1
+            assert matrix.z[i][j] == expected
+            assert matrix.text[i][j] == f"{row['difference']:+.2f}"
+            verdicts.add(expected)
+    assert verdicts == {-1, 0, 1}
 
 
 def test_faithfulness_has_its_two_lines_and_says_what_is_cut_off() -> None:
@@ -111,6 +155,7 @@ def test_ticks_say_how_many_edges_a_fraction_is_in_short() -> None:
         edges=tuple(counts),
         values=(0.0, 0.0, 0.5, 0.9, 1.0),
         cpr_values=(0.0, 0.0, 0.5, 0.9, 1.0),
+        pairs=PairMetrics(tuple(counts), ((0.0,),) * 4 + ((1.0,),), ()),
     )
     alone = dataclasses.replace(whole.results[0], faithfulness=curve)
     fig = plot_faithfulness(dataclasses.replace(whole, results=(alone,)))

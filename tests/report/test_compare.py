@@ -8,12 +8,24 @@ from pathlib import Path
 import pytest
 from plotly.offline import get_plotlyjs
 
+from strace_lens.comparison.comparison import COLUMNS
+from strace_lens.comparison.comparison import FIGURES as WITH_INTERVALS
+from strace_lens.measures.intervals import interval_text
 from strace_lens.report.compare import comparison_page, comparison_report
 from tests.plot import made_comparison as made
 from tests.report.test_trace import Page, tables
 
 FIGURES = (
-    *("faithfulness", "auroc", "found", "circuits", "quality", "overlap", "agreement"),
+    *(
+        "differences",
+        "faithfulness",
+        "auroc",
+        "found",
+        "circuits",
+        "quality",
+        "overlap",
+        "agreement",
+    ),
     "projection",
 )
 
@@ -72,10 +84,18 @@ def test_the_table_has_every_method_and_number(page: str) -> None:
     shown, *_ = tables(page)
     whole = made.comparison()
     assert shown["method"].tolist() == list(made.METHODS)
-    assert len(shown.columns) == len(whole.table.columns)
+    assert len(shown.columns) == len(COLUMNS) - 2 * len(WITH_INTERVALS)
     for heading, column in (("CPR", "cpr"), ("AUROC", "auroc"), ("edges at 85 %", "edges_at_85")):
-        values = shown[heading].str.replace(",", "").astype(float)
+        values = (
+            shown[heading].str.split(" [", regex=False).str[0].str.replace(",", "").astype(float)
+        )
         assert values.to_numpy() == pytest.approx(whole.table[column].to_numpy(), rel=5e-3)
+    edges = [
+        interval_text(float(r.faithfulness.edges_at_85), *r.interval("edges_at_85"), "{:,.0f}")
+        for r in whole.results
+    ]
+    assert shown["edges at 85 %"].tolist() == edges
+    assert "[" in edges[0]
     assert shown["completeness"].tolist() == ["0"] * len(shown)  # rounding error is no result
     beats = {True: "yes", False: "no", None: "–"}
     assert shown["beats random"].tolist() == [beats[whole.beats_random(r)] for r in whole.results]
