@@ -3,6 +3,13 @@
 PYTHON ?= python3
 JOBS ?= 2
 PYTEST_ARGS ?=
+# A worker that has tests left over gives them away; modules are not torn apart before that, so that
+# most fixtures of a module are made once.
+PYTEST = -m pytest -n $(JOBS) --dist worksteal
+
+# The tests and the package with its checks are compiled once for all runs, also where the
+# environment of a container says otherwise.
+export PYTHONDONTWRITEBYTECODE :=
 
 TL4 := 4.3.0
 TL3 := 3.9.0
@@ -17,23 +24,23 @@ demo: $(READY4)
 	and the capital of Italy is"
 
 test: $(READY4)
-	.venv/bin/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	.venv/bin/python $(PYTEST) $(PYTEST_ARGS)
 
 # TransformerLens 3.9: the tests that read or write hook points, which is where the versions differ.
 test-tl3: $(READY3)
-	.venv-tl3/bin/python -m pytest -n $(JOBS) \
+	.venv-tl3/bin/python $(PYTEST) \
 	-m "hook_points and not families and not extended" $(PYTEST_ARGS)
 
 # Some forty families against their own Hugging Face modules with both versions, and with 4.x what
 # takes long and the further tiny models, one case of each test.
 test-families: $(READY4) $(READY3)
-	.venv/bin/python -m pytest -n $(JOBS) -m "families or extended" --one-case $(PYTEST_ARGS)
-	.venv-tl3/bin/python -m pytest -n $(JOBS) -m families $(PYTEST_ARGS)
+	.venv/bin/python $(PYTEST) -m "families or extended" --one-case $(PYTEST_ARGS)
+	.venv-tl3/bin/python $(PYTEST) -m families $(PYTEST_ARGS)
 
 # Every case of every test with both versions, an hour on two cores.
 test-all: $(READY4) $(READY3)
-	.venv/bin/python -m pytest -n $(JOBS) -m "" $(PYTEST_ARGS)
-	.venv-tl3/bin/python -m pytest -n $(JOBS) -m "" $(PYTEST_ARGS)
+	.venv/bin/python $(PYTEST) -m "" $(PYTEST_ARGS)
+	.venv-tl3/bin/python $(PYTEST) -m "" $(PYTEST_ARGS)
 
 # Every notebook from top to bottom, as it stands; `python notebooks/run.py` rewrites their outputs.
 notebooks: $(READY4)

@@ -24,20 +24,28 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator
 
 import pytest
-import torch
 from hypothesis import settings
-from jaxtyping import install_import_hook
-
-# Beartype checks each annotation of the package, jaxtyping the shapes in them. The hook sees only
-# modules that are imported after it: conftest itself must not import strace_lens above this line.
-install_import_hook("strace_lens", "beartype.beartype")
-
-torch.set_num_threads(1)
-torch.use_deterministic_algorithms(True)  # also fills fresh memory with NaN: a read of it shows
 
 # A deadline would assert a timing. In CI the examples are the same every time.
 settings.register_profile("tests", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set up torch and the checks at run time, before a test imports the package.
+
+    A process that hands the tests to workers runs none itself, and they wait for it.
+    """
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    import torch
+
+    from tests import run_time_checks
+
+    run_time_checks.install()
+    torch.set_num_threads(1)
+    # Also fills fresh memory with NaN: a read of it shows.
+    torch.use_deterministic_algorithms(True)
 
 
 SPANNING = {"llama", "gpt2", "gemma2", "gptj", "mixtral", "attention_only", "shortformer"}
