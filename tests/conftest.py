@@ -16,6 +16,7 @@ os.environ.setdefault(
     "STRACE_LENS_CACHE", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "strace-lens")
 )
 
+import gc
 import resource
 import signal
 import tempfile
@@ -38,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         return
+    gc.disable()  # imports make millions of objects, and no garbage
     import torch
 
     from tests import run_time_checks
@@ -48,18 +50,16 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.use_deterministic_algorithms(True)
 
 
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look at what the imports made."""
+    gc.freeze()
+    gc.enable()
+
+
 SPANNING = {"llama", "gpt2", "gemma2", "gptj", "mixtral", "attention_only", "shortformer"}
 """Tiny models that span the traits by which code branches: grouped queries and biases, learned and
 rotary positions, norms after their writers and a window, parallel blocks with a dead pattern,
 experts, no MLPs, positions that queries and keys alone see."""
-
-
-TESTS = Path(__file__).resolve().parent
-ON_HOOK_POINTS = tuple(
-    TESTS / name for name in ("model", "traces", "circuits", "test_oracle.py", "test_families.py")
-)
-"""Tests of what reads or writes hook points, the only place where versions of TransformerLens
-differ."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,7 +74,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> Generator[None]:
-    """Mark the tests of hook points, and as extended the cases of every other tiny model.
+    """Mark as extended the cases of all tiny models but those that span the traits.
 
     What the markers leave is then thinned out, if that is asked for.
     """
@@ -86,8 +86,6 @@ def pytest_collection_modifyitems(
         values = callspec.params.values() if callspec else ()
         if others.intersection(v for v in values if isinstance(v, str)):
             item.add_marker(pytest.mark.extended)
-        if any(item.path.is_relative_to(there) for there in ON_HOOK_POINTS):
-            item.add_marker(pytest.mark.hook_points)
     yield
     if config.getoption("--one-case"):
         kept = one_case_each(items)

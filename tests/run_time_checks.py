@@ -13,7 +13,6 @@ import jaxtyping
 import networkx  # noqa: F401
 import numba  # noqa: F401
 import plotly.subplots  # noqa: F401
-import scipy.signal
 import scipy.stats  # noqa: F401
 import transformer_lens.model_bridge  # noqa: F401
 import typer  # noqa: F401
