@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from strace_lens.cli.start import importing
 from strace_lens.utils.interrupt import interruptible
 from strace_lens.utils.versions import VERSION
 
@@ -42,7 +43,8 @@ class _Commands(TyperGroup):
         if listed is None or name is None:
             return name, listed, rest
         place = name.replace("-", "_")
-        module = importlib.import_module(f"{__name__}.{place}")
+        with importing(quiet=ctx.resilient_parsing):
+            module = importlib.import_module(f"{__name__}.{place}")
         alone = typer.Typer()
         alone.command(name)(getattr(module, f"{place}_command"))
         return name, typer.main.get_command(alone), rest

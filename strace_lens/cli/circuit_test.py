@@ -89,7 +89,7 @@ def circuit_test_command(
             seed=seed,
             metric=metric,
             prepend_bos=prepend_bos,
-            step=bar.step,
+            bar=bar,
         )
         circuit = read_circuit(file, on, edges)
         bar.step("testing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +20,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from strace_lens.cli.start import took
 from strace_lens.corpus.engine import LostWorkersError, MissingRayError
 from strace_lens.corpus.measure import PromptMemoryError
 from strace_lens.ground_truth.tracr import MissingTracrError
 from strace_lens.utils.progress import StraceLensWarning
+from strace_lens.utils.user_cache import remember_seconds
 
 _EXPECTED = (
     *(ValueError, OSError, FloatingPointError),
@@ -82,6 +85,28 @@ class Bar(Progress):
         for task in self.task_ids:
             self.update(task, visible=False)
         self.add_task(what, total=None)
+
+    @contextmanager
+    def loading(self, model: str, *options: object) -> Iterator[None]:
+        """Show that a model is loaded and how long that took last time; say so when it is there.
+
+        Args:
+            model: its name.
+            options: what its loading depends on besides.
+        """
+        what = " ".join(["load", model, *(str(o) for o in options if o is not None)])
+        self.step(f"loading {model} {took(what)}")
+        started = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - started
+        remember_seconds(what, seconds)
+        if not self.disable:
+            self.console.print(
+                f"loaded {model} in {seconds:.1f} s; it computes what transformers does",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def tell(self, done: int, total: int, what: str) -> None:
         """Show how far the step is: what the `progress` of a verb is."""

@@ -117,7 +117,7 @@ def compare_command(
             seed=seed,
             metric=metric,
             prepend_bos=prepend_bos,
-            step=bar.step,
+            bar=bar,
         )
         seen, others = split(whole)
         bar.step("comparing")

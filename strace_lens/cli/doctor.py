@@ -11,8 +11,9 @@ import torch
 
 from strace_lens.cli import options as opt
 from strace_lens.cli.common import one_line_errors
-from strace_lens.model.gguf_cache import VARIABLE, cache_folder, is_kept
+from strace_lens.model.gguf_cache import is_kept
 from strace_lens.model.load import DEFAULT, ModelNotFoundError, locate
+from strace_lens.utils.user_cache import VARIABLE, cache_folder
 from strace_lens.utils.versions import version_of, versions
 
 OPTIONAL = {

@@ -172,8 +172,12 @@ def sweep_command(
         )
         lengths = stated_lengths(prompts) if dry_run else None
         given = [] if lengths else _given(prompts, text_column, split, limit, dedupe, controls)
-        bar.step(f"loading {model}")
-        loaded = skeleton(model, dtype=dtype, revision=revision) if dry_run else load()
+        if dry_run:
+            bar.step(f"reading the configuration of {model}")
+            loaded = skeleton(model, dtype=dtype, revision=revision)
+        else:
+            with bar.loading(model, dtype, device or device_map, revision):
+                loaded = load()
         chosen = [] if lengths else _chosen(loaded, given, words, count, seed)
         if isinstance(loaded, Skeleton):
             told = plan_sweep(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.generate import TASKS, make_task
 from strace_lens.circuits.tasks.read import read_task, task_of_rows
+from strace_lens.cli.common import Bar
 from strace_lens.ground_truth.models import GROUND_TRUTHS, GroundTruth, ground_truth
 from strace_lens.model.architecture import Model
 from strace_lens.model.load import DEFAULT, load_model
@@ -47,7 +48,7 @@ def task_on_model(
     seed: int,
     metric: str | None,
     prepend_bos: bool,
-    step: Callable[[str], None],
+    bar: Bar,
 ) -> TaskOnModel:
     """Load the model and make or read the task.
 
@@ -60,7 +61,7 @@ def task_on_model(
         seed: of the pairs that are drawn.
         metric: of a generated task or a file; the task's own if not given.
         prepend_bos: as `read_task`; only for files and data sets.
-        step: told what is being done.
+        bar: shows what is being done.
 
     Raises:
         ValueError: fewer than one pair, an unknown task or one that takes no BOS, a data set that
@@ -78,7 +79,7 @@ def task_on_model(
                 f"task {task} brings its own model, in float32 on the CPU: leave out --model, "
                 "--device, --dtype and --revision"
             )
-        step(f"building the model of {task}")
+        bar.step(f"building the model of {task}")
         truth = ground_truth(task, seed=seed, pairs=wanted)
         return TaskOnModel(truth.model, truth.task, truth)
     rows = None
@@ -88,16 +89,17 @@ def task_on_model(
                 f"unknown task {task!r}; choose from {', '.join([*TASKS, *GROUND_TRUTHS])}, or "
                 "give the path of a JSONL or CSV file"
             )
-        step(f"loading {task}")
+        bar.step(f"loading {task}")
         rows = _data_set(task)
-    step(f"loading {options.model or DEFAULT}")
-    loaded = load_model(
-        options.model or DEFAULT,
-        device=options.device,
-        dtype=options.dtype,
-        allow_pickle=options.allow_pickle,
-        revision=options.revision,
-    )
+    name = options.model or DEFAULT
+    with bar.loading(name, options.dtype, options.device, options.revision):
+        loaded = load_model(
+            name,
+            device=options.device,
+            dtype=options.dtype,
+            allow_pickle=options.allow_pickle,
+            revision=options.revision,
+        )
     if task in TASKS:
         return TaskOnModel(loaded, make_task(loaded, task, wanted, seed, metric), None)
     metric = metric or "logit_difference"

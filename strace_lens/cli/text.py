@@ -65,10 +65,10 @@ def text_command(
         estimator_of(estimator)
         kept = opt.parse_keep(keep)
         forward, backward = opt.budgets(memory)
-        bar.step(f"loading {model}")
-        loaded = load_model(
-            model, device=device, dtype=dtype, allow_pickle=allow_pickle, revision=revision
-        )
+        with bar.loading(model, dtype, device, revision):
+            loaded = load_model(
+                model, device=device, dtype=dtype, allow_pickle=allow_pickle, revision=revision
+            )
         prompt = tokenize(loaded, architecture_of(loaded), given, bos)
         bar.step("tokens")
         tokens = text_density(

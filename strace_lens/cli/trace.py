@@ -94,15 +94,15 @@ def trace_command(
         own = way_of(estimator, opt.parse_keep(keep), importance)
         others = [] if alone else [way for way in WAYS if way != own]
         forward, backward = opt.budgets(memory)
-        bar.step(f"loading {model}")
-        loaded = load_model(
-            model,
-            device=device,
-            device_map=opt.parse_device_map(device_map),
-            dtype=dtype,
-            allow_pickle=allow_pickle,
-            revision=revision,
-        )
+        with bar.loading(model, dtype, device or device_map, revision):
+            loaded = load_model(
+                model,
+                device=device,
+                device_map=opt.parse_device_map(device_map),
+                dtype=dtype,
+                allow_pickle=allow_pickle,
+                revision=revision,
+            )
         architecture = architecture_of(loaded)
         tokens = tokenize(loaded, architecture, text, bos)
         aim = None if asked is None else make_target(loaded, architecture, tokens, asked)

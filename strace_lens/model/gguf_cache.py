@@ -17,7 +17,6 @@ import copy
 import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -26,18 +25,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from platformdirs import user_cache_dir
 from torch import Tensor
 
 from strace_lens.model.weights import bytes_of
 from strace_lens.utils.disk import parse_object, whole_folder, write_whole
 from strace_lens.utils.progress import quiet, warn
+from strace_lens.utils.user_cache import VARIABLE, cache_folder
 from strace_lens.utils.versions import version_of
 
-VARIABLE = "STRACE_LENS_CACHE"
-"""The environment variable that names another folder for the cache, or says that there is none."""
-
-_OFF = {"", "0", "off"}
 _FOLDER = "gguf"
 _FORMAT = "strace-lens-gguf-cache/2"
 _MANIFEST = "manifest.json"
@@ -47,20 +42,6 @@ _BLOCK = 2**20
 
 # Where a configuration came from, and that its weights were quantised there.
 _ORIGIN = {"_name_or_path", "architectures", "quantization_config", "transformers_version"}
-
-
-def cache_folder() -> Path | None:
-    """The folder in which models are kept, whether it is there or not; None where none is wanted.
-
-    Raises:
-        RuntimeError: it is given by a home directory that cannot be found.
-    """
-    named = os.environ.get(VARIABLE)
-    if named is None:
-        return Path(user_cache_dir("strace-lens"))
-    if named.strip().lower() in _OFF:
-        return None
-    return Path(named).expanduser().absolute()
 
 
 def is_kept(path: Path, dtype: torch.dtype) -> bool:
