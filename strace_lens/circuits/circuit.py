@@ -183,8 +183,9 @@ class Circuit:
             ablation: what an edge outside the circuit carries: its value on the corrupted prompt
                 ("resample", the default with a task; run `task.clean`, all pairs in order), its
                 mean over all prompts of the task at that position ("mean"; any prompts of that
-                length), or zero ("zero", the default without a task; any prompts at all, or of
-                the circuit's length where it has token positions).
+                length) or over positions too ("mean-over-positions"), the constant that costs the
+                model least ("optimal"; both as "mean"), or zero ("zero", the default without a
+                task; any prompts at all, or of the circuit's length where it has token positions).
             allow_other_model: accept a model of another name or with other weights.
 
         Returns:

@@ -14,6 +14,7 @@ from torch import Tensor
 from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.circuits.metrics import METRICS, Metric, Reference
+from strace_lens.circuits.optimal import ROWS, Learner, optimal_constants, pooled, spread
 from strace_lens.circuits.outputs import (
     ABLATIONS,
     Outputs,
@@ -92,7 +93,8 @@ class Experiment:
     def replaced(self) -> Outputs:
         """What ablated edges carry, pair by pair.
 
-        The mean is taken position by position over all clean and corrupted prompts of the task.
+        The mean is taken over all clean and corrupted prompts of the task, position by position or
+        over positions too; the optimal constants are learned on the clean prompts.
         """
         corrupted = self.corrupted[0]
         if self.ablation == "resample":
@@ -100,7 +102,27 @@ class Experiment:
         if self.ablation == "zero":
             return corrupted.map(lambda x: x.new_zeros(()).expand(x.shape))
         both = join_outputs([self.clean[0], corrupted])
-        return both.map(lambda x: x.mean(0, keepdim=True).expand(len(self.task), *x.shape[1:]))
+        if self.ablation == "mean":
+            return both.map(lambda x: x.mean(0, keepdim=True).expand(len(self.task), *x.shape[1:]))
+        constant = pooled(both, self._read.repeat(2, 1))
+        if self.ablation == "optimal":
+            constant = self._optimal(constant)
+        rows = self.task.clean.shape
+        return constant.map(lambda x: x.expand(*rows, *x.shape[2:]))
+
+    def _optimal(self, mean: Outputs) -> Outputs:
+        """Constants learned from means; its passes are no method's, and are not counted."""
+        row = next(self.gradient_chunks(len(self.task) * ROWS, patched=True))
+        clean, read = self.clean, self._read
+        learner = Learner(self.model, self.wiring, self.task, clean, row.stop)
+        starts = [pooled(clean.outputs, read), mean]
+        return optimal_constants(learner, starts, spread(clean.outputs, read))
+
+    @property
+    def _read(self) -> Bool[Tensor, "pair pos"]:
+        """Tokens that are no padding, on the model's device."""
+        read = torch.arange(self.task.clean.shape[1]) < self.task.lengths[:, None]
+        return read.to(device_of(self.model))
 
     @functools.cached_property
     def replaced_streams(self) -> Streams | None:
@@ -111,18 +133,20 @@ class Experiment:
         matter even if nothing of what it writes is kept.
         """
         separate = self.wiring.separate_heads and not self.wiring.architecture.post_norm
-        if self.ablation == "zero" or not separate:
+        if self.ablation in ("zero", "optimal") or not separate:
             return None
         if self.ablation == "resample":
             return self.corrupted.streams
         clean, corrupted = self.clean.streams, self.corrupted.streams
-        pairs = len(self.task)
-        return {
-            name: torch.cat([clean[name], corrupted[name]])
-            .mean(0, keepdim=True)
-            .expand(pairs, *clean[name].shape[1:])
-            for name in clean
-        }
+        both = {name: torch.cat([clean[name], corrupted[name]]) for name in clean}
+        shape = self.task.clean.shape
+        if self.ablation == "mean":
+            means = {name: stream.mean(0) for name, stream in both.items()}
+        else:
+            read = self._read.repeat(2, 1)
+            share = read / read.sum()
+            means = {n: torch.einsum("rp,rpm->m", share.to(x), x) for n, x in both.items()}
+        return {name: mean.expand(*shape, mean.shape[-1]) for name, mean in means.items()}
 
     @functools.cached_property
     def differs(self) -> Bool[Tensor, "pair pos"]:
@@ -130,8 +154,7 @@ class Experiment:
 
         Where attention looks ahead, that is any token.
         """
-        task = self.task
-        read = torch.arange(task.clean.shape[1]) < task.lengths[:, None]
+        task, read = self.task, self._read.cpu()
         cfg: Any = self.model.cfg
         if getattr(cfg, "attention_dir", "causal") != "causal":
             return read

@@ -77,7 +77,7 @@ def _carried(
     )
     stack(experiment, [circuit])  # refuses token positions that the task does not have
     replaced = experiment.replaced
-    return replaced.rows(slice(0, 1)) if ablation == "mean" else replaced
+    return replaced if ablation == "resample" else replaced.rows(slice(0, 1))
 
 
 def _zeros(wiring: Wiring, like: Float[Tensor, "row pos d_model"]) -> Outputs:

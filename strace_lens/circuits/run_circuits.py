@@ -52,8 +52,10 @@ def run_circuits(
         task: pairs of prompts.
         circuits: of this model; masks may be boolean or weights, with token positions or without.
         ablation: what an edge outside a circuit carries: its value on the corrupted prompt
-            ("resample"), the mean over all prompts of the task at that position ("mean"), or zero
-            ("zero").
+            ("resample"), the mean over all prompts of the task at that position ("mean") or over
+            positions too ("mean-over-positions"), zero ("zero"), or for each source the constant
+            that costs the model least ("optimal"), learned on the task's clean prompts: see
+            `strace_lens.circuits.optimal`.
         direction: "noise" runs the clean prompt and corrupts what is outside the circuit;
             "denoise" runs the corrupted prompt and gives the circuit's edges their clean values
             (patching clean into corrupted), which only "resample" defines.

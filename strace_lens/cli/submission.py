@@ -13,7 +13,13 @@ from strace_lens.files.submission import entry_name, missing_for_leaderboard, sa
 FOLDER = Path("submission")
 """Where submissions go unless told otherwise."""
 
-_ABLATIONS = {"resample": "patching", "mean": "mean-positional", "zero": "zero"}  # MIB's names
+_ABLATIONS = {  # MIB's names
+    "resample": "patching",
+    "mean": "mean-positional",
+    "mean-over-positions": "mean",
+    "zero": "zero",
+    "optimal": "optimal",
+}
 
 
 def method_folder(out: Path, method: str, ablation: str, level: str) -> Path:

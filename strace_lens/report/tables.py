@@ -340,6 +340,8 @@ _METHODS: Columns = {
 _ABLATIONS = {
     "resample": "resample: their value on the corrupted prompt of the pair",
     "mean": "mean: the position-wise mean over all clean and corrupted prompts",
+    "mean-over-positions": "mean-over-positions: the mean over all prompts and positions",
+    "optimal": "optimal: for each source the constant that costs the model least, as learned",
 }
 _TRUTHS = {
     "written and read": "those whose source writes what their destination reads",

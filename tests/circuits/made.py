@@ -184,6 +184,14 @@ def replaced(name: str, task: Task, others: list[int], ablation: str) -> Outputs
         prompts = torch.cat([task.clean, task.corrupted]).tolist()
         return mean_outputs([full_run(model, tokens) for tokens in prompts])
     other = full_run(model, others)
+    if ablation == "mean-over-positions":
+        lengths = task.lengths.tolist() * 2
+        padded = zip([*task.clean.tolist(), *task.corrupted.tolist()], lengths, strict=True)
+        runs = [full_run(model, tokens[:length]).outputs for tokens, length in padded]
+        return {
+            name: torch.cat([run[name] for run in runs]).mean(0).expand_as(rows)
+            for name, rows in other.outputs.items()
+        }
     return zero_outputs(other) if ablation == "zero" else other.outputs
 
 

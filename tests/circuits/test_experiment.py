@@ -108,7 +108,11 @@ def _wide_task() -> Any:
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [
-        (TASK, {"ablation": "noise"}, "unknown ablation 'noise'; choose from resample, mean, zero"),
+        (
+            TASK,
+            {"ablation": "noise"},
+            "unknown ablation 'noise'; choose from resample, mean, mean-over-positions, zero, opt",
+        ),
         (TASK, {"metric": "loss"}, "unknown metric 'loss'; choose from logit_difference"),
         (TASK, {"memory_budget": 0}, "memory_budget must be positive; got 0 bytes"),
         (uneven_task(), {"ablation": "mean"}, "one length; task 'words' has 3 to 7 tokens"),

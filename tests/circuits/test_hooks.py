@@ -52,7 +52,7 @@ def slow(name: str, circuit: Circuit, ablation: str, task=TASK) -> Tensor:
     return torch.stack([one.logits.float() for one in runs])
 
 
-@pytest.mark.parametrize("ablation", ["resample", "mean", "zero"])
+@pytest.mark.parametrize("ablation", ["resample", "mean", "mean-over-positions", "zero"])
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("name", SOME)
 def test_a_run_with_hooks_is_the_patched_run(name: str, kind: str, ablation: str) -> None:

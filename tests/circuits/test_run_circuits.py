@@ -98,7 +98,7 @@ def test_random_circuits_score_as_by_the_slow_route(name: str, direction: Any) -
     assert relative_error(ours, slow) < 1e-4
 
 
-@pytest.mark.parametrize("ablation", ["mean", "zero"])
+@pytest.mark.parametrize("ablation", ["mean", "mean-over-positions", "zero"])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_other_ablations_score_as_by_the_slow_route(name: str, ablation: str) -> None:
     circuits = [*some_circuits(name)[::3], empty_circuit(component_graph(model_of(name)))]

@@ -26,7 +26,7 @@ def test_a_task_needs_a_pair() -> None:
 
 
 def test_the_truth_of_an_unknown_ablation_is_refused() -> None:
-    with pytest.raises(ValueError, match="'noise'; choose from resample, mean, zero"):
+    with pytest.raises(ValueError, match="'noise'; choose from resample, mean, mean-over-"):
         ground_truth("linear", pairs=2).truth("noise")
 
 
