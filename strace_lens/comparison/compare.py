@@ -149,7 +149,7 @@ def compare(
     )
     metric_range(experiment)  # a task that cannot be measured is refused before anything runs
     truth = None if ground_truth is None else ground_truth.truth(ablation)
-    chosen = _options(experiment, options or {})
+    chosen = method_options(experiment, options or {})
     setting = _Setting(
         task, experiment, truth, seed, ranking, sample, completeness, minimality, chosen
     )
@@ -223,7 +223,7 @@ def split(task: Task) -> tuple[Task, Task | None]:
     return task.take(slice(0, half)), task.take(slice(half, None))
 
 
-def _options(
+def method_options(
     experiment: Experiment, given: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """Options of every method that has some."""
