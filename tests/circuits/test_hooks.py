@@ -26,6 +26,19 @@ from tests.circuits.made import (
 )
 
 TASK = tiny_task(3)
+OTHERS = ("mean", "mean-over-positions", "zero")
+CASES = [
+    *((kind, "resample") for kind in MASKS),
+    *(("soft by position", ablation) for ablation in OTHERS),
+    *(
+        pytest.param(kind, ablation, marks=pytest.mark.extended)
+        for kind in MASKS
+        if kind != "soft by position"
+        for ablation in OTHERS
+    ),
+]
+"""A mask says which edges go and an ablation what they carry: those that meet in no case of the
+first tier meet in the second."""
 SOME = ["llama", "gpt2", "gptj", "gemma2", *cases.HOOKED[:1]]
 
 
@@ -52,8 +65,7 @@ def slow(name: str, circuit: Circuit, ablation: str, task=TASK) -> Tensor:
     return torch.stack([one.logits.float() for one in runs])
 
 
-@pytest.mark.parametrize("ablation", ["resample", "mean", "mean-over-positions", "zero"])
-@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize(("kind", "ablation"), CASES)
 @pytest.mark.parametrize("name", SOME)
 def test_a_run_with_hooks_is_the_patched_run(name: str, kind: str, ablation: str) -> None:
     model = model_of(name)

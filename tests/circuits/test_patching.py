@@ -233,8 +233,16 @@ def directional(
     return float(function(at + step * direction) - function(at - step * direction)) / (2 * step)
 
 
-@pytest.mark.parametrize("start", ["soft", "full", "empty"])
-@pytest.mark.parametrize("positions", [0, 6])
+@pytest.mark.parametrize(
+    ("positions", "start"),
+    [
+        *((positions, "soft") for positions in (0, 6)),
+        (0, "full"),
+        (6, "empty"),
+        pytest.param(6, "full", marks=pytest.mark.extended),
+        pytest.param(0, "empty", marks=pytest.mark.extended),
+    ],
+)
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients_in_the_masks_are_those_of_differences_of_the_slow_route(
     name: str, positions: int, start: str

@@ -42,9 +42,14 @@ def prompts(texts: list[str]) -> list[sl.CorpusPrompt]:
     return [sl.CorpusPrompt(text) for text in texts]
 
 
-@pytest.mark.parametrize("name", ["llama", "gptj", "gpt2", "bloom"])
-@pytest.mark.parametrize("controls", [True, False])
-@pytest.mark.parametrize("options", [{}, {"sizes": (0.1, 0.5), "refine": 0}])
+@pytest.mark.parametrize(
+    ("name", "options", "controls"),
+    [
+        *((name, {}, True) for name in ("llama", "gptj", "gpt2", "bloom")),
+        ("llama", {}, False),
+        *(("gptj", {"sizes": (0.1, 0.5), "refine": 0}, controls) for controls in (True, False)),
+    ],
+)
 def test_one_prompt_costs_what_the_plan_of_its_curve_says(
     name: str, options: dict[str, Any], controls: bool
 ) -> None:

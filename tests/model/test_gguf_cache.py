@@ -102,8 +102,13 @@ def logits(model: Any) -> torch.Tensor:
 # ------------------------------------------------------------------ what is kept
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("adds_bos", [False, True, None])
+@pytest.mark.parametrize(
+    ("adds_bos", "dtype"),
+    [
+        *((adds, "float32") for adds in (False, True, None)),  # of the tokenizer
+        *((True, dtype) for dtype in ("bfloat16", "float16")),  # of the weights
+    ],
+)
 def test_first_and_later_loads_give_what_the_file_gives_to_the_bit(
     adds_bos: bool | None, dtype: str, cache: Path, reads: list[str], tmp_path: Path, monkeypatch
 ) -> None:
