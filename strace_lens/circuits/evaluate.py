@@ -6,20 +6,19 @@ empty circuit (every edge ablated) is 0 and the full one is 1. Means are taken b
 
 from __future__ import annotations
 
-import hashlib
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.circuits.circuit import Circuit, empty_circuit, full_circuit
+from strace_lens.circuits.circuit import empty_circuit, full_circuit
 from strace_lens.circuits.curve import FAITHFUL, Faithfulness, PairMetrics, areas
 from strace_lens.circuits.experiment import Experiment, make_experiment
-from strace_lens.circuits.run_circuits import circuit_metric, run_known, stack
+from strace_lens.circuits.metric_cache import MetricCache, cache_of
+from strace_lens.circuits.run_circuits import circuit_metric, stack
 from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.select_edges import Selection
 from strace_lens.circuits.task import Task
@@ -28,7 +27,6 @@ from strace_lens.measures.sizes import check_sizes
 from strace_lens.model.architecture import Model
 from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
-from strace_lens.model.sparse import has_hooks
 from strace_lens.utils.progress import warn
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -146,6 +144,7 @@ def faithfulness_curve(
     level: str = "edge",
     selection: str = "top",
     connected: bool = False,
+    cache: MetricCache | None = None,
 ) -> Faithfulness:
     """Faithfulness by size, CPR and CMD as the MIB benchmark defines them.
 
@@ -171,11 +170,13 @@ def faithfulness_curve(
 
     Args:
         experiment: from `make_experiment`, on the scored model.
+        cache: of the circuits of this ranking, to which those of the curve are added.
 
     Raises:
-        ValueError: as `faithfulness`.
+        ValueError: as `faithfulness`, or a cache of another experiment.
     """
     experiment.expect_own(scores)
+    cache = cache_of(experiment, cache)
     given = check_sizes(np.asarray(fractions, dtype=np.float64)).tolist()
     if len(given) < 2:
         raise ValueError(f"an area needs at least two fractions; got {given}")
@@ -188,7 +189,7 @@ def faithfulness_curve(
         if not sizes:
             return {}
         circuits = [selected.circuit(size, absolute=absolute) for size in sizes]
-        metrics = cached_metrics(experiment, stack(experiment, circuits))
+        metrics = cache.metrics(stack(experiment, circuits))
         values, rows = between.faithfulness(metrics), metrics.cpu().double().tolist()
         points = (_Point(v, tuple(row)) for v, row in zip(values, rows, strict=True))
         return dict(zip(sizes, points, strict=True))
@@ -247,7 +248,8 @@ def cmds_of(experiment: Experiment, rankings: Sequence[Scores]) -> list[float]:
     edges = rankings[0].edges
     sizes = [int(fraction * edges) for fraction in FRACTIONS]
     inner = [size for size in dict.fromkeys(sizes) if 0 < size < edges]
-    found = iter(_faithfulness_of(experiment, [r.top(n) for r in rankings for n in inner]))
+    circuits = stack(experiment, [r.top(n) for r in rankings for n in inner])
+    found = iter(metric_range(experiment).faithfulness(MetricCache(experiment).metrics(circuits)))
     cmds = []
     for _ in rankings:
         measured = {0: 0.0, edges: 1.0} | {size: next(found) for size in inner}
@@ -287,58 +289,6 @@ def metric_range(experiment: Experiment) -> MetricRange:
     return _ranges.setdefault(
         experiment, MetricRange(full, empty, gap, *map(tuple, values.tolist()))
     )
-
-
-def _faithfulness_of(experiment: Experiment, circuits: Sequence[Circuit]) -> list[float]:
-    metrics = cached_metrics(experiment, stack(experiment, circuits))
-    return metric_range(experiment).faithfulness(metrics)
-
-
-_measured: weakref.WeakKeyDictionary[Experiment, dict[bytes, Float[Tensor, " pair"]]] = (
-    weakref.WeakKeyDictionary()
-)
-"""The metric of every circuit that was evaluated, by a digest of its mask."""
-
-
-def forget_circuits(experiment: Experiment) -> None:
-    """Have circuits that were evaluated run again when they are asked for.
-
-    A circuit's last bits depend on which circuits share its pass. So what one method measures must
-    not depend on which methods were measured before it, or in which process.
-    """
-    _measured.pop(experiment, None)
-
-
-def cached_metrics(
-    experiment: Experiment,
-    masks: Shaped[Tensor, "circuit destination source *pos"],
-    like: Shaped[Tensor, "destination source *pos"] | None = None,
-) -> Float[Tensor, "circuit pair"]:
-    """The metric of circuits; one that this experiment has evaluated already does not run again.
-
-    The curve of a ranking, its bisection and the circuit that is taken from it share circuits.
-
-    Args:
-        experiment: from `make_experiment`.
-        masks: of the circuits.
-        like: a circuit that all of them are like in the first blocks.
-    """
-    experiment.expect_unchanged()
-    seen = {} if has_hooks(experiment.model) else _measured.setdefault(experiment, {})
-    digests = [_digest(mask) for mask in masks]
-    new = {digest: place for place, digest in enumerate(digests) if digest not in seen}
-    if new:
-        known = None if like is None else run_known(experiment, like)
-        values = circuit_metric(experiment, masks[list(new.values())], known=known)
-        seen.update(zip(new, values, strict=True))
-    return torch.stack([seen[digest] for digest in digests])
-
-
-def _digest(mask: Shaped[Tensor, "destination source *pos"]) -> bytes:
-    """What tells masks apart, weights and token positions included."""
-    told = hashlib.blake2b(f"{mask.dtype} {tuple(mask.shape)}".encode(), digest_size=16)
-    told.update(mask.cpu().contiguous().numpy().tobytes())
-    return told.digest()
 
 
 def _smallest_faithful(

@@ -30,11 +30,11 @@ from strace_lens.circuits.discover.methods import (
 from strace_lens.circuits.evaluate import (
     cmds_of,
     faithfulness_curve,
-    forget_circuits,
     metric_range,
     ranks_by_magnitude,
 )
 from strace_lens.circuits.experiment import Experiment, make_experiment
+from strace_lens.circuits.metric_cache import MetricCache
 from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.accuracy import standing_of
@@ -284,9 +284,9 @@ def _discover(setting: _Setting, name: str) -> tuple[Scores, float, str]:
 
 def _measure(setting: _Setting, scores: Scores, peak_mb: float, memory: str) -> MethodResult:
     experiment, truth = setting.experiment, setting.truth
-    forget_circuits(experiment)
+    cache = MetricCache(experiment)
     absolute = ranks_by_magnitude(setting.ranking)
-    curve = faithfulness_curve(experiment, scores, ranking=setting.ranking)
+    curve = faithfulness_curve(experiment, scores, ranking=setting.ranking, cache=cache)
     circuit = scores.top(curve.edges_at_85, absolute=absolute)
     measured = MethodResult(
         method=scores.method,
@@ -299,7 +299,7 @@ def _measure(setting: _Setting, scores: Scores, peak_mb: float, memory: str) -> 
         memory=memory,
     )
     if setting.minimality:
-        drawn = {"sample": setting.sample, "seed": setting.seed}
+        drawn = {"sample": setting.sample, "seed": setting.seed, "cache": cache}
         costs = minimality(experiment, circuit, **drawn).values()
         measured = dataclasses.replace(
             measured,
@@ -309,8 +309,8 @@ def _measure(setting: _Setting, scores: Scores, peak_mb: float, memory: str) -> 
     if setting.completeness:
         measured = dataclasses.replace(
             measured,
-            completeness=completeness(experiment, circuit),
-            completeness_interval=_known(completeness_interval(experiment, circuit)),
+            completeness=completeness(experiment, circuit, cache=cache),
+            completeness_interval=_known(completeness_interval(experiment, circuit, cache=cache)),
         )
     if truth is None:
         return measured
@@ -333,7 +333,6 @@ def _random_control(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """CMD and AUROC of the random ranking measured, and of more of them on a small graph."""
     experiment, truth = setting.experiment, setting.truth
-    forget_circuits(experiment)
     drawn = next(result for result in results if result.method == RANDOM)
     cmds = [drawn.faithfulness.cmd]
     aurocs = [] if drawn.auroc is None else [drawn.auroc]

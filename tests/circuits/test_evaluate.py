@@ -20,7 +20,12 @@ from strace_lens.circuits.circuit import (
     empty_circuit,
     full_circuit,
 )
-from strace_lens.circuits.criteria import COSTLY, completeness, minimality
+from strace_lens.circuits.criteria import (
+    COSTLY,
+    completeness,
+    minimality,
+    minimality_interval,
+)
 from strace_lens.circuits.curve import Faithfulness, areas
 from strace_lens.circuits.evaluate import (
     FRACTIONS,
@@ -31,6 +36,7 @@ from strace_lens.circuits.evaluate import (
     metric_range,
 )
 from strace_lens.circuits.experiment import Experiment, make_experiment
+from strace_lens.circuits.metric_cache import MetricCache
 from strace_lens.circuits.run_circuits import run_circuits
 from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
@@ -201,10 +207,11 @@ def test_circuits_that_are_the_same_by_sign_and_by_magnitude_run_once(negative):
         cells = experiment.graph.exists.nonzero()
         values[tuple(cells[values[tuple(cells.T)].argmin()])] *= -1
     scores = dataclasses.replace(made, values=values)
-    faithfulness_curve(experiment, scores, ranking="absolute")
-    before = experiment.passes.forward_rows
-    faithfulness_curve(experiment, scores, ranking="mib")
-    assert experiment.passes.forward_rows == before
+    rows = [experiment.passes.forward_rows]
+    for ranking in ("absolute", "mib"):
+        faithfulness_curve(experiment, scores, ranking=ranking)
+        rows.append(experiment.passes.forward_rows)
+    assert rows[2] - rows[1] == rows[1] - rows[0] > 0
 
 
 def test_the_default_grid_on_a_graph_too_small_for_it_keeps_no_edge_at_first():
@@ -237,24 +244,40 @@ def test_edges_on_no_path_change_nothing_under_resample():
 
 
 @pytest.mark.extended
-def test_no_circuit_is_run_twice_for_an_experiment_unless_the_model_is_hooked():
+def test_no_circuit_of_a_cache_is_run_twice_unless_the_model_is_hooked():
     experiment = make_experiment(cases.model_of("llama"), words_task())
-    scores = random_scores(experiment, 5)
-    first = faithfulness_curve(experiment, scores)
-    circuit = scores.top(first.edges_at_85)
-    costs = minimality(experiment, circuit, sample=3)
+    scores, cache = random_scores(experiment, 5), MetricCache(experiment)
+
+    def measured() -> tuple[Faithfulness, dict[str, float], tuple[float, float]]:
+        curve = faithfulness_curve(experiment, scores, cache=cache)
+        circuit = scores.top(30)
+        costs = minimality(experiment, circuit, sample=3, cache=cache)
+        return curve, costs, minimality_interval(experiment, circuit, sample=3, cache=cache)
+
+    first = measured()
     before = experiment.passes.forward_rows
-    assert faithfulness_curve(experiment, scores) == first
-    assert minimality(experiment, circuit, sample=3) == costs
+    assert measured() == first
     assert experiment.passes.forward_rows == before
     point = experiment.model.hook_dict["blocks.1.hook_mlp_out"]
     point.add_hook(lambda value, hook: value + 0.5)
     try:
-        other = faithfulness_curve(experiment, scores)
+        other = faithfulness_curve(experiment, scores, cache=cache)
     finally:
         point.remove_hooks("fwd")
-    assert max(abs(np.subtract(other.values, first.values))) > 1e-3
-    assert faithfulness_curve(experiment, scores) == first
+    assert max(abs(np.subtract(other.values, first[0].values))) > 1e-3
+    assert measured() == first
+    assert experiment.passes.forward_rows > before
+
+
+def test_without_a_cache_every_circuit_is_run_again():
+    experiment = problem_of("gpt2")
+    circuit = random_scores(experiment, 5).top(30)
+    metric_range(experiment)
+    rows = [experiment.passes.forward_rows]
+    for _ in range(2):
+        completeness(experiment, circuit)
+        rows.append(experiment.passes.forward_rows)
+    assert rows[2] - rows[1] == rows[1] - rows[0] == len(experiment.task)
 
 
 @pytest.mark.extended
@@ -470,6 +493,14 @@ def _curve(**options) -> Callable[[], Faithfulness]:
         (
             lambda: faithfulness_curve(problem_of("gpt2"), random_scores(problem_of("llama"), 0)),
             "belongs to tiny-llama",
+        ),
+        (
+            lambda: completeness(
+                problem_of("gpt2"),
+                full_circuit(problem_of("gpt2").graph),
+                cache=MetricCache(problem_of("llama")),
+            ),
+            "the cache is of another experiment, on task",
         ),
         (
             lambda: completeness(problem_of("gpt2"), full_circuit(problem_of("llama").graph)),

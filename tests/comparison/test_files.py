@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+from strace_lens.circuits.discover.methods import METHODS
 from strace_lens.comparison.compare import compare
 from strace_lens.comparison.comparison import Comparison
 from strace_lens.comparison.files import FOLDERS
@@ -26,7 +27,7 @@ from strace_lens.utils.versions import versions
 from tests import cases
 from tests.circuits.made import tiny_task
 
-METHODS = ("eap", "clean-corrupted", "ifr")
+NAMES = ("eap", "clean-corrupted", "ifr")
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ def fewer_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["strace_lens.comparison.compare"], "_DRAWS", 2)
 
 
-def run(folder: Path | None, methods: tuple[str, ...] = METHODS, **options: Any) -> Comparison:
+def run(folder: Path | None, methods: tuple[str, ...] = NAMES, **options: Any) -> Comparison:
     options = {"evaluation": tiny_task(2, 5), "sample": 2, **options}
     model = options.pop("model", None) or cases.model_of("gpt2")
     return compare(model, tiny_task(3, 5), methods, folder=folder, **options)
@@ -71,7 +72,7 @@ def assert_same(found: Comparison, other: Comparison) -> None:
 
 @pytest.mark.extended
 def test_what_is_done_is_read_back_and_not_run_again(tmp_path: Path, monkeypatch) -> None:
-    first = made(tmp_path, METHODS)
+    first = made(tmp_path, NAMES)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*FOLDERS, NAME])
     before = contents(tmp_path, but="nothing")
     module = sys.modules["strace_lens.comparison.compare"]
@@ -92,6 +93,30 @@ def test_a_method_more_is_all_that_runs(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(module, "_discover", lambda s, n: ran.append(n) or discover(s, n))
     assert_same(run(tmp_path), run(None))
     assert ran[:2] == ["clean-corrupted", "ifr"]
+
+
+@pytest.mark.extended
+def test_what_a_method_gives_does_not_depend_on_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A method of the same circuits as the next one, which must run all of them for itself.
+    monkeypatch.setitem(METHODS, "eap-before", METHODS["eap"])
+    module = sys.modules["strace_lens.circuits.metric_cache"]
+    own_metric, ran = module.circuit_metric, []
+
+    def recorded(experiment: Any, masks: torch.Tensor, **options: Any) -> torch.Tensor:
+        ran.append(masks.clone())
+        return own_metric(experiment, masks, **options)
+
+    monkeypatch.setattr(module, "circuit_metric", recorded)
+    run(tmp_path / "alone", ("eap",))
+    alone = ran[:]
+    run(tmp_path / "together", ("eap-before", "eap"))
+    assert len(ran) > 2 * len(alone) > 0
+    assert all(map(torch.equal, ran[-len(alone) :], alone))
+    files, shared = contents(tmp_path / "alone"), contents(tmp_path / "together")
+    assert "measures/eap.json" in files
+    assert {name: shared[name] for name in files} == files
 
 
 @pytest.mark.extended
@@ -181,7 +206,7 @@ def test_a_comparison_that_fails_at_once_leaves_nothing_behind(tmp_path: Path) -
 
 @pytest.mark.extended
 def test_overwriting_discards_another_comparison_and_nothing_else(tmp_path: Path) -> None:
-    made(tmp_path, METHODS)
+    made(tmp_path, NAMES)
     theirs = {"notes.txt", "circuits/mine.safetensors", "measures/mine.json"}
     for name in (*theirs, "compare.html", "compare.csv", "timings.csv", "projection.csv"):
         (tmp_path / name).write_text(name)
