@@ -14,7 +14,14 @@ from torch import Tensor
 from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.circuits.metrics import METRICS, Metric, Reference
-from strace_lens.circuits.optimal import ROWS, Learner, optimal_constants, pooled, spread
+from strace_lens.circuits.optimal import (
+    ROWS,
+    Learner,
+    by_position,
+    optimal_constants,
+    pooled,
+    spread,
+)
 from strace_lens.circuits.outputs import (
     ABLATIONS,
     Outputs,
@@ -103,19 +110,26 @@ class Experiment:
             return corrupted.map(lambda x: x.new_zeros(()).expand(x.shape))
         both = join_outputs([self.clean[0], corrupted])
         if self.ablation == "mean":
-            return both.map(lambda x: x.mean(0, keepdim=True).expand(len(self.task), *x.shape[1:]))
-        constant = pooled(both, self._read.repeat(2, 1))
-        if self.ablation == "optimal":
-            constant = self._optimal(constant)
+            constant = by_position(both)
+        elif self.ablation == "optimal":
+            constant = self._optimal(both)
+        else:
+            constant = pooled(both, self._read.repeat(2, 1))
         rows = self.task.clean.shape
         return constant.map(lambda x: x.expand(*rows, *x.shape[2:]))
 
-    def _optimal(self, mean: Outputs) -> Outputs:
-        """Constants learned from means; its passes are no method's, and are not counted."""
+    def _optimal(self, both: Outputs) -> Outputs:
+        """Constants learned from the best mean; the passes are no method's, and are not counted."""
         row = next(self.gradient_chunks(len(self.task) * ROWS, patched=True))
         clean, read = self.clean, self._read
         learner = Learner(self.model, self.wiring, self.task, clean, row.stop)
-        starts = [pooled(clean.outputs, read), mean]
+        starts = [pooled(clean.outputs, read), pooled(both, read.repeat(2, 1))]
+        if self.task.equal_lengths:
+            means = by_position(both)
+            starts = [
+                start.map(lambda x, mean: x.expand_as(mean).clone(), means) for start in starts
+            ]
+            starts += [by_position(clean.outputs), means]
         return optimal_constants(learner, starts, spread(clean.outputs, read))
 
     @property

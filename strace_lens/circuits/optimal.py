@@ -1,9 +1,10 @@
 """Optimal ablation: the constant for each component with which its absence costs the model least.
 
 Li and Janson (2024), "Optimal ablation for interpretability" (arXiv 2409.09951). An ablated
-component carries one vector whatever the prompt and the position, and that vector is chosen to keep
-the loss of the ablated model lowest: what is lost all the same is what its variation was worth. A
-zero or a mean may cost more, since it can mislead what reads it.
+component carries one vector whatever the prompt, and that vector is chosen to keep the loss of the
+ablated model lowest: what is lost all the same is what its variation was worth. A zero or a mean
+may cost more, since it can mislead what reads it. Where all prompts have one length, there is a
+vector for each position, as in mean ablation; else one for all positions, as in the paper.
 
 The best constants depend on which components are ablated together. As where the paper searches for
 circuits, one set of constants serves them all: it is learned by gradient descent over circuits in
@@ -70,7 +71,7 @@ class Learner(NamedTuple):
         """The loss of each row, in float64; `backward` adds the gradient of the mean.
 
         Args:
-            constants: of one row, each with one position.
+            constants: of one row, with one position for all or each of its own.
             ablated: the rows.
             backward: constants ask for gradients.
         """
@@ -108,6 +109,11 @@ def output_loss(logits: Logits, clean: Logits) -> PerRow:
     return -kl_divergence(logits, Reference(clean, clean, none, none))
 
 
+def by_position(outputs: Outputs) -> Outputs:
+    """Means over prompts of one length, as one row."""
+    return outputs.map(lambda x: x.mean(0, keepdim=True))
+
+
 def pooled(outputs: Outputs, read: Bool[Tensor, "row pos"]) -> Outputs:
     """Means over the tokens read of all prompts, as one row of one position."""
     share = read / read.sum()
@@ -131,7 +137,7 @@ def optimal_constants(
 
     Args:
         learner: what they are learned on.
-        starts: of one row and one position, as means over prompts and positions.
+        starts: of one row, all with one position or all with each, as means over prompts.
         scale: what a step of size 1 moves each value by, one number for each component.
         seed: of the circuits and the order of the prompts.
     """
