@@ -19,6 +19,7 @@ from plotly.subplots import make_subplots
 
 from strace_lens.measures.intervals import interval_text
 from strace_lens.plot.style import (
+    COLOURS,
     ESTIMATOR_COLOURS,
     ESTIMATOR_DASHES,
     INK,
@@ -63,11 +64,35 @@ def of_run(table: pd.DataFrame, name: str) -> pd.DataFrame:
     return table.loc[table["run"].eq(name)]
 
 
-def run_line(number: int, name: str) -> dict[str, Any]:
-    """How the line of a run looks: as its estimator's if it has its name, else by its number."""
-    if name not in ESTIMATOR_COLOURS:
-        name = list(ESTIMATOR_COLOURS)[(number - 1) % len(ESTIMATOR_COLOURS)]
-    return {"color": ESTIMATOR_COLOURS[name], "dash": ESTIMATOR_DASHES[name]}
+def run_lines(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """How the line of each run of a table looks, a colour a run.
+
+    A run that has the name of an estimator looks as this does, and the others take what is left, in
+    their order. `of_runs` makes the looks those of more runs than the table has rows of.
+    """
+    names = [str(name) for name in table.attrs.get("runs", table["run"].unique())]
+    free = [look for look in ESTIMATOR_COLOURS if look not in names] or list(ESTIMATOR_COLOURS)
+    others = [name for name in names if name not in ESTIMATOR_COLOURS]
+    looks = {name: free[place % len(free)] for place, name in enumerate(others)}
+    looks |= {name: name for name in names if name in ESTIMATOR_COLOURS}
+    return {
+        name: {"color": ESTIMATOR_COLOURS[looks[name]], "dash": ESTIMATOR_DASHES[looks[name]]}
+        for name in names
+    }
+
+
+def run_marks(table: pd.DataFrame) -> dict[str, str]:
+    """The colour of what is drawn once a run: that of its line, or of traces where it is alone."""
+    lines = run_lines(table)
+    alone = len(lines) == 1
+    return {name: COLOURS["trace"] if alone else line["color"] for name, line in lines.items()}
+
+
+def of_runs(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The same table, coloured in figures as one of some runs, any of which it may lack."""
+    marked = table.copy(deep=False)
+    marked.attrs["runs"] = tuple(names)
+    return marked
 
 
 def empty(title: str) -> go.Figure:
@@ -86,6 +111,8 @@ def run_panels(
 ) -> go.Figure:
     """Empty panels, a row a run, named after the run and after what each shows.
 
+    With several runs, a square in the run's colour stands before its name.
+
     Args:
         table: with a column `run`; without rows, the figure says so and has no panels.
         title: of the figure, as text.
@@ -98,7 +125,12 @@ def run_panels(
         return empty(title)
     names = [str(name) for name in table["run"].unique()]
     shown = [list(panels(name) if callable(panels) else panels) for name in names]
-    rows = len(names)
+    rows, lines = len(names), run_lines(table)
+    squares = {
+        name: f'<span style="color:{line["color"]}">■</span> '
+        for name, line in lines.items()
+        if len(lines) > 1
+    }
     more = _LINE * max(panel.count("<br>") for of in shown for panel in of)
     gap = _GAP + more
     inner = (row_height or (_ROW if rows > 1 else _ONLY_ROW)) * rows + gap * (rows - 1)
@@ -106,7 +138,7 @@ def run_panels(
         rows=rows,
         cols=len(shown[0]),
         subplot_titles=[
-            f"<b>{text_of(name)}</b>{'<br>' * bool(panel)}{panel}"
+            f"{squares.get(name, '')}<b>{text_of(name)}</b>{'<br>' * bool(panel)}{panel}"
             for name, of in zip(names, shown, strict=True)
             for panel in of
         ],

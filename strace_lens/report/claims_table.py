@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -24,7 +24,7 @@ from strace_lens.corpus.analyses.claim_rules import (
     STATISTICS,
 )
 from strace_lens.measures.intervals import row_text
-from strace_lens.report.page import fold
+from strace_lens.report.page import fold, square
 
 MARKS = {HOLDS: "✓", HOLDS_NOT: "✗", CANNOT_TELL: "?"}
 """What stands for each verdict, so that no reader depends on colours."""
@@ -82,18 +82,21 @@ def print_claims(console: Console, table: pd.DataFrame) -> None:
     console.print(f"{LEGEND}; * decides the claim. Rules and the paper's values: claims.csv\n")
 
 
-def claims_html(table: pd.DataFrame) -> str:
+def claims_html(table: pd.DataFrame, colours: Mapping[str, str] | None = None) -> str:
     """The claims as the first section of a page: verdicts at a glance, every statistic folded.
 
     Args:
         table: of `claims`.
+        colours: of the runs, where they are told apart by colour.
     """
     runs = table["run"].unique().tolist()
     heads = ""
     for run in runs:
         model, estimator, name = map(html.escape, _heading(table, run))
+        mark = square(colours or {}, run)
         heads += (
-            f'<th scope="col">{model}<br><strong>{estimator}</strong><small>{name}</small></th>'
+            f'<th scope="col">{model}<br><strong>{estimator}</strong>'
+            f"<small>{mark}{name}</small></th>"
         )
     glance, all_rows = [], []
     for claim, verdicts, statistics in _claims(table, runs):

@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 
 from strace_lens.corpus.analyses.arrays import kept_kinds
 from strace_lens.corpus.run_folder import Run
+from strace_lens.plot.charts import of_runs, run_lines
 from strace_lens.plot.corpus.composition import (
     plot_core,
     plot_gini,
@@ -57,7 +58,7 @@ from strace_lens.plot.corpus.states import (
     plot_states_apart,
 )
 from strace_lens.report.claims_table import claims_html
-from strace_lens.report.page import drawn, facts_html, page, table_html, versions_text
+from strace_lens.report.page import drawn, facts_html, page, square, table_html, versions_text
 from strace_lens.report.tables_corpus import corpus_sections
 
 FEW = 20
@@ -86,17 +87,22 @@ def corpus_report(runs: Sequence[Run], tables: Tables) -> str:
     of = {**tables, "prompts": _prompts(runs)}
     if "between_runs" in tables:
         of["shared_prompts"] = _shared_prompts(runs)
+    of = {name: of_runs(table, [run.name for run in runs]) for name, table in of.items()}
+    colours = {} if len(runs) < 2 else run_colours(runs)
     numbers = corpus_sections(runs, tables)
     shared = tables.get("shared_curves")
     summary = _SUMMARY if shared is None or shared.empty else _SUMMARY_OF_SEVERAL
     lead = [
-        f"<h1>{html.escape(title)}</h1><p>{_intervals(runs)}</p>{claims_html(tables['claims'])}",
+        f"<h1>{html.escape(title)}</h1><p>{_intervals(runs)}{_key(colours)}</p>",
+        claims_html(tables["claims"], colours),
         _boundaries(numbers),
         *(_figure(plot, runs, of) for plot in summary),
     ]
     sections = {
         "The runs": [
-            f"<h3>{html.escape(r.name)}</h3><dl>{facts_html(_facts(r))}</dl>" for r in runs
+            f"<h3>{square(colours, run.name)}{html.escape(run.name)}</h3>"
+            f"<dl>{facts_html(_facts(run))}</dl>"
+            for run in runs
         ]
     }
     for heading, plots in _SECTIONS.items():
@@ -106,6 +112,18 @@ def corpus_report(runs: Sequence[Run], tables: Tables) -> str:
         f"<h3>{html.escape(heading)}</h3>{table_html(frame)}" for heading, frame in numbers.items()
     ]
     return page(title, "\n".join(lead), sections, folded=True)
+
+
+def run_colours(runs: Sequence[Run]) -> dict[str, str]:
+    """The colour of each run, the same in every figure and table of a page."""
+    lines = run_lines(pd.DataFrame({"run": [run.name for run in runs]}))
+    return {name: str(line["color"]) for name, line in lines.items()}
+
+
+def _key(colours: Mapping[str, str]) -> str:
+    """What colour each run has, if there are several."""
+    names = ", ".join(f"{square(colours, name)}{html.escape(name)}" for name in colours)
+    return f" The runs have one colour each everywhere: {names}." if names else ""
 
 
 def _boundaries(numbers: Mapping[str, pd.DataFrame]) -> str:
@@ -130,7 +148,19 @@ def _figure(plot: Callable[..., go.Figure], runs: Sequence[Run], tables: Tables)
     for source in sources:
         if tables[source].empty:
             return f"<p>{_LEFT_OUT.get(source, f'{source} has no row.')}</p>"
-    return drawn(plot, *(tables[source] for source in sources), more=_files(sources, tables, runs))
+    more = _files(sources, tables, runs) + _lacking(sources[0], tables, runs)
+    return drawn(plot, *(tables[source] for source in sources), more=more)
+
+
+def _lacking(source: str, tables: Tables, runs: Sequence[Run]) -> str:
+    """Which runs a figure has no panel of, for want of data, and why."""
+    if "run" not in tables[source]:
+        return ""
+    shown = set(tables[source]["run"])
+    absent = [html.escape(run.name) for run in runs if run.name not in shown]
+    if not absent:
+        return ""
+    return f" Left out: {', '.join(absent)}. {_LEFT_OUT.get(source, f'{source} has no row of it.')}"
 
 
 def _intervals(runs: Sequence[Run]) -> str:

@@ -120,6 +120,13 @@ def facts_html(facts: dict[str, str]) -> str:
     return "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in facts.items())
 
 
+def square(colours: Mapping[str, str], name: str) -> str:
+    """A square in the colour of a name, as HTML; nothing where it has none."""
+    return (
+        f'<i class="run" style="background:{colours[name]}"></i>&nbsp;' if name in colours else ""
+    )
+
+
 def paragraphs(lines: Iterable[str]) -> str:
     """Lines of text as HTML, a paragraph each."""
     return "".join(f"<p>{html.escape(line, quote=False)}</p>" for line in lines)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from plotly.colors import unlabel_rgb
 
-from strace_lens.plot.charts import shown_sizes, size_colours
+from strace_lens.plot.charts import (
+    of_runs,
+    run_lines,
+    run_marks,
+    run_panels,
+    shown_sizes,
+    size_colours,
+)
 from strace_lens.plot.corpus import composition, density, states
+from strace_lens.plot.style import COLOURS, ESTIMATOR_COLOURS
 from tests.plot import made
 from tests.plot.corpus import made_runs
 
@@ -76,3 +85,26 @@ def test_colours_of_what_has_an_order_darken() -> None:
     assert light == sorted(light, reverse=True)
     assert len(set(light)) == 5
     assert size_colours(0) == []
+
+
+def test_a_run_has_one_colour_whatever_it_is_called_and_whichever_others_lack_rows() -> None:
+    names = ["baseline", "greedy", "other"]
+    table = pd.DataFrame({"run": names, "x": 0.0})
+    lines = run_lines(table)
+    assert lines["greedy"]["color"] == ESTIMATOR_COLOURS["greedy"]
+    assert len({line["color"] for line in lines.values()}) == 3
+    some = of_runs(table[table["run"] == "other"], names)
+    assert run_lines(some) == lines
+    assert run_marks(some)["other"] == lines["other"]["color"]
+    fig = run_panels(some, "title", ["panel"], ["y"])
+    (head,) = [note.text for note in fig.layout.annotations]
+    colour = lines["other"]["color"]
+    assert head == f'<span style="color:{colour}">■</span> <b>other</b><br>panel'
+    assert not table.attrs  # the caller's table is as it was
+
+
+def test_a_run_that_is_alone_needs_no_colour() -> None:
+    table = pd.DataFrame({"run": ["only"], "x": [0.0]})
+    (head,) = [note.text for note in run_panels(table, "title", [""], ["y"]).layout.annotations]
+    assert head == "<b>only</b>"
+    assert run_marks(table) == {"only": COLOURS["trace"]}

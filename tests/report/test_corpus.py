@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from strace_lens.corpus.analyses.all import analyse
 from strace_lens.corpus.run_folder import Run
-from strace_lens.report.corpus import corpus_report
+from strace_lens.report.corpus import corpus_report, run_colours
 from tests.plot.corpus import made_runs as made
 from tests.report.test_trace import Page, tables
 
@@ -165,3 +165,20 @@ def test_failed_prompts_are_named_with_their_error() -> None:
     failures = pd.DataFrame({"prompt": [3], "text": ["a"], "error": ["NaN logits <here>"]})
     read = page_of((dataclasses.replace(run, failures=failures),), found(1))
     assert "1; prompt 3: NaN logits <here>" in read.text
+
+
+def test_runs_have_one_colour_each_and_a_run_without_data_is_named() -> None:
+    of = found()
+    first, second = made.NAMES
+    kept = of["geometry_by_layer"][of["geometry_by_layer"]["run"] == second]
+    page = corpus_report(made.runs(), {**of, "geometry_by_layer": kept})
+    colours = run_colours(made.runs())
+    assert len(set(colours.values())) == 2
+    body = page.replace(get_plotlyjs(), "")
+    for name in made.NAMES:
+        # in the key, twice in the heads of claims, and above the facts of the run
+        swatch = f'<i class="run" style="background:{colours[name]}"></i>&nbsp;'
+        assert body.count(swatch + html.escape(name)) == 4
+    assert f"Left out: {first}. Hidden states were not kept" in Page(page).text
+    alone = corpus_report(made.runs(1), found(1))
+    assert 'class="run"' not in alone

@@ -27,7 +27,7 @@ from strace_lens.plot.charts import (
     by_run,
     empty,
     of_run,
-    run_line,
+    run_lines,
     run_panels,
 )
 from strace_lens.plot.style import (
@@ -143,8 +143,9 @@ def plot_shared_curves(shared_curves: pd.DataFrame, shared_boundaries: pd.DataFr
     if curves.empty:
         return empty(title)
     fig = figure(title, 460, margin={"t": 90}, legend=ABOVE)
-    for run, own, number in by_run(curves):
-        name, line = text_of(run), run_line(number, run)
+    lines = run_lines(shared_curves)
+    for run, own, _ in by_run(curves):
+        name, line = text_of(run), lines[run]
         ends = of_run(shared_boundaries, run)
         for at in ends.loc[ends["quantity"].isin(list(_ENDS)), "value"].dropna():
             fig.add_vline(x=at, line={**line, "width": 1}, layer="below")

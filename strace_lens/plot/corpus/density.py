@@ -24,9 +24,10 @@ from strace_lens.plot.charts import (
     empty,
     error_bars,
     of_run,
+    run_marks,
     run_panels,
 )
-from strace_lens.plot.style import COLOURS, INK, SCALE, SYMBOLS, figure, quoted, text_of
+from strace_lens.plot.style import COLOURS, SCALE, SYMBOLS, figure, quoted, text_of
 
 AGAINST = {
     "entropy": "entropy of the full output (nats)",
@@ -79,7 +80,8 @@ def plot_density_against(prompts: pd.DataFrame, density_correlations: pd.DataFra
     fig = run_panels(
         prompts, "Density against uncertainty, length and loss", heads, ["density"], 260
     )
-    for _, own, row in by_run(prompts):
+    marks = run_marks(prompts)
+    for run, own, row in by_run(prompts):
         for col, (what, called) in enumerate(AGAINST.items(), start=1):
             for value, rows in own.groupby("label", sort=True):
                 place = values.index(value)
@@ -95,7 +97,7 @@ def plot_density_against(prompts: pd.DataFrame, density_correlations: pd.DataFra
                     name=text_of(str(value)) or "no label",
                     mode="markers",
                     marker={
-                        "color": LABEL_COLOURS[place] if coloured else INK,
+                        "color": LABEL_COLOURS[place] if coloured else marks[run],
                         "symbol": SYMBOLS[place % len(SYMBOLS)] if coloured else "circle",
                         "size": 7,
                         "opacity": 0.8,
@@ -126,7 +128,11 @@ def plot_density_by_label(density_by_label: pd.DataFrame) -> go.Figure:
     Above each panel stands the Kruskal-Wallis test of whether the values differ.
     """
     pairs = zip(density_by_label["run"], density_by_label["label"], strict=True)
-    panels = density_by_label.assign(run=[f"{run}, {label}" for run, label in pairs])
+    marks = run_marks(density_by_label)
+    panels = density_by_label.assign(
+        of=density_by_label["run"], run=[f"{run}, {label}" for run, label in pairs]
+    )
+    panels.attrs = {}  # panels are of labels here, and their marks have the colours of the runs
     tests = panels.drop_duplicates("run").set_index("run")
     most = panels["run"].value_counts().to_numpy().max(initial=1)
     fig = run_panels(
@@ -147,7 +153,7 @@ def plot_density_by_label(density_by_label: pd.DataFrame) -> go.Figure:
             name="mean",
             showlegend=False,
             mode="markers",
-            marker={"color": COLOURS["trace"], "size": 9},
+            marker={"color": marks[str(rows["of"].iloc[0])], "size": 9},
             error_x=error_bars(*(rows[c].to_numpy() for c in ("mean", "low", "high"))),
             row=row,
             col=1,
@@ -260,7 +266,8 @@ def plot_density_parts(density_parts: pd.DataFrame, part_correlations: pd.DataFr
 
     title = "The parts of density against uncertainty"
     fig = run_panels(density_parts, title, heads, list(PARTS.values()), 260)
-    for _, own, row in by_run(density_parts):
+    marks = run_marks(density_parts)
+    for run, own, row in by_run(density_parts):
         for col, (part, called) in enumerate(PARTS.items(), start=1):
             add_points(
                 fig,
@@ -274,7 +281,7 @@ def plot_density_parts(density_parts: pd.DataFrame, part_correlations: pd.DataFr
                 name=part,
                 showlegend=False,
                 mode="markers",
-                marker={"color": COLOURS["trace"], "size": 6, "opacity": 0.6},
+                marker={"color": marks[run], "size": 6, "opacity": 0.6},
                 row=row,
                 col=col,
             )

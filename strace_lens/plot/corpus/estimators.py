@@ -21,7 +21,7 @@ from strace_lens.plot.charts import (
     add_points,
     by_run,
     error_bars,
-    run_line,
+    run_lines,
 )
 from strace_lens.plot.style import (
     COLOURS,
@@ -63,7 +63,8 @@ def plot_compute(estimator_curves: pd.DataFrame) -> go.Figure:
     panels = make_subplots(rows=1, cols=2, horizontal_spacing=0.1)
     fig = dressed(panels, "Share of the full pass's compute", 460, margin={"t": 80}, legend=ABOVE)
     _add_curves(fig, estimator_curves, "compute", "compute share", row=1, col=1)
-    for run, own, number in by_run(estimator_curves):
+    lines = run_lines(estimator_curves)
+    for run, own, _ in by_run(estimator_curves):
         name = text_of(run)
         compute, tv = (own.loc[own["quantity"].eq(q)] for q in ("compute", "tv"))
         add_points(
@@ -77,7 +78,7 @@ def plot_compute(estimator_curves: pd.DataFrame) -> go.Figure:
             ),
             name=name,
             mode="lines",
-            line=run_line(number, run),
+            line=lines[run],
             row=1,
             col=2,
         )
@@ -130,6 +131,7 @@ def plot_phase_ends(estimator_phases: pd.DataFrame) -> go.Figure:
         margin={"t": 90},
         legend={**ABOVE, "x": 0, "xanchor": "left"},
     )
+    lines = run_lines(estimator_phases)
     for run, own, number in by_run(estimator_phases):
         name, rows = text_of(run), own.set_index("quantity")
         texts = {str(row["quantity"]): row_text(row) for row in own.to_dict("records")}
@@ -141,7 +143,7 @@ def plot_phase_ends(estimator_phases: pd.DataFrame) -> go.Figure:
             f"{texts['construction_start']}<br>to s = {texts['construction_stop']}",
             name="construction",
             mode="lines",
-            line={"color": run_line(number, run)["color"], "width": 12},
+            line={"color": lines[run]["color"], "width": 12},
         )
         for part, below in (("head", 0.2), ("tail", 0.38)):
             end = f"{part}_size"
@@ -171,13 +173,14 @@ def _add_curves(
     fig: go.Figure, curves: pd.DataFrame, quantity: str, what: str, *, row: int, col: int
 ) -> None:
     """A line a run over the band of its interval."""
-    for run, own, number in by_run(curves):
+    lines = run_lines(curves)
+    for run, own, _ in by_run(curves):
         name = text_of(run)
         add_mean(
             fig,
             own.loc[own["quantity"].eq(quantity)],
             ("size", "mean", "low", "high"),
-            run_line(number, run),
+            lines[run],
             lambda at, value, name=name: f"<b>{name}</b>, s = {at['size']:.4g}<br>{what} {value}",
             name=name,
             row=row,

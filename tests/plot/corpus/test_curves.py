@@ -128,9 +128,9 @@ def test_a_boundary_is_named_with_its_interval_or_said_to_be_missing() -> None:
     made_up.loc[stop, ["value", "low", "high", "found"]] = np.nan, np.nan, np.nan, 0.25
     found = made.texts(plot_mean_curves(curves, made_up))
     first, other = (text.split("<br>") for text in found)
-    assert first[0] == "<b>first</b>"
+    assert first[0].endswith("■</span> <b>first</b>")
     assert "construction starts: s = 0.02 [0.01, 0.04], found in 90 % of resamples" in first
-    assert other[0] == "<b>&lt;other&gt;</b>"
+    assert other[0].endswith("■</span> <b>&lt;other&gt;</b>")
     assert "construction stops: not found; there in 25 % of resamples" in other
 
 
