@@ -45,7 +45,7 @@ from strace_lens.comparison.files import (
     open_comparison,
     save_method,
 )
-from strace_lens.comparison.projection import project, trace_of_task
+from strace_lens.comparison.projection import project, traces_of_task
 from strace_lens.ground_truth.models import GroundTruth
 from strace_lens.model.architecture import Model, UnsupportedModelError, device_of
 from strace_lens.model.forward import MEMORY_BUDGET
@@ -350,9 +350,9 @@ def _random_control(
 def _projection(setting: _Setting, results: Sequence[MethodResult]) -> pd.DataFrame | None:
     """The first clean prompt's trace against the truth and every method's circuit."""
     try:
-        trace = trace_of_task(setting.experiment.model, setting.task)
+        traces = traces_of_task(setting.experiment.model, setting.task)
     except UnsupportedModelError:
         return None
     circuits = {} if setting.truth is None else {"truth": setting.truth}
     circuits |= {result.method: result.circuit for result in results}
-    return project(trace, circuits)
+    return project(traces, circuits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import pandas as pd
 import pytest
 import torch
 
@@ -16,8 +17,9 @@ from strace_lens.circuits.circuit import (
     empty_circuit,
     full_circuit,
 )
+from strace_lens.circuits.task import TaskError
 from strace_lens.circuits.wiring import component_graph
-from strace_lens.comparison.projection import containing_size, project, trace_of_task
+from strace_lens.comparison.projection import containing_size, project, traces_of_task
 from strace_lens.ground_truth.tracr import compile_program, tracr_task
 from strace_lens.ground_truth.weights import model_of as model_of_weights
 from strace_lens.traces.trace import Trace
@@ -29,7 +31,8 @@ NAMES = ["llama", "gpt_neox", *cases.HOOKED[-4:]]  # in sequence, parallel, and 
 
 
 def trace_of(name: str) -> Trace:
-    return trace_of_task(cases.model_of(name), tiny_task())
+    (trace,) = traces_of_task(cases.model_of(name), tiny_task())
+    return trace
 
 
 def edges_by_component(trace: Trace, size: float) -> dict[str, int]:
@@ -109,11 +112,58 @@ def test_an_empty_circuit_has_nothing_to_be_found():
     assert row[["recall", "auroc", "share_inside"]].isna().all()
 
 
+@pytest.mark.parametrize("weights", [None, [1.0, 1.0, 1.0], [0.2, 0.0, 3.0]])
+@pytest.mark.parametrize("agree", [0.4, 0.5, 1.0])
+def test_an_aggregate_holds_what_most_of_its_traces_hold(weights, agree: float) -> None:
+    traces = traces_of_task(cases.model_of("llama"), tiny_task(3, 6), range(3))
+    circuit, sizes = some_circuit("llama"), (0.03, 0.1, 0.3)
+    table = project(traces, {"mine": circuit}, sizes, weights=weights, agree=agree)
+    inside, given = set(circuit.nodes()) - {"embed"}, weights or [1, 1, 1]
+    for row, size in zip(table.itertuples(), sizes, strict=True):
+        of_trace = [edges_by_component(trace, size) for trace in traces]
+        whole = [edges_by_component(trace, 1.0) for trace in traces]
+        shares, held = {}, set()
+        for name in whole[0]:
+            having = sum(w for w, kept in zip(given, of_trace, strict=True) if name in kept)
+            if having >= agree * sum(given):
+                held.add(name)
+            shares[name] = sum(
+                w * kept.get(name, 0) / total[name]
+                for w, kept, total in zip(given, of_trace, whole, strict=True)
+            ) / sum(given)
+        assert row.components == len(held)
+        assert row.recall == pytest.approx(len(held & inside) / len(inside))
+        mine = [share for name, share in shares.items() if name in inside]
+        assert row.share_inside == pytest.approx(sum(mine) / len(mine))
+        assert row.edges == round(sum(t.edge_count(size) for t in traces) / 3)
+
+
+def test_one_trace_is_its_own_aggregate() -> None:
+    trace, circuits = trace_of("llama"), {"a": some_circuit("llama")}
+    alone = project(trace, circuits, SIZES)
+    pd.testing.assert_frame_equal(alone, project([trace, trace], circuits, SIZES, agree=1.0))
+    pd.testing.assert_frame_equal(alone, project([trace], circuits, SIZES, weights=[0.3]))
+
+
+def test_the_contrast_is_traced_under_the_corrupted_prompt() -> None:
+    task, model = tiny_task(2, 6), cases.model_of("gpt2")
+    for pair, trace in enumerate(traces_of_task(model, task, range(2), contrast=True)):
+        graph = sl.token_graph(model, task.clean[pair].tolist())
+        swap = sl.replacement(
+            model, graph.prompt, "resample", corrupted=task.corrupted[pair].tolist()
+        )
+        target = task.answers[pair].tolist(), task.incorrect[pair].tolist()
+        by_hand = sl.estimate(model, graph, "fisher", target=target, replacement=swap)
+        assert all(torch.equal(a, b) for a, b in zip(trace.ranks, by_hand.ranks, strict=True))
+    plain = traces_of_task(model, task, [1])[0]
+    assert not torch.equal(trace.ranks.attention, plain.ranks.attention)
+
+
 def test_padding_is_no_part_of_the_prompt():
     task = tiny_task(2, 6, lengths=torch.tensor([4, 6]))
     model = cases.model_of("llama")
     for pair, length in enumerate((4, 6)):
-        trace = trace_of_task(model, task, pair)
+        (trace,) = traces_of_task(model, task, [pair])
         assert list(trace.prompt.ids) == task.clean[pair, :length].tolist()
         by_hand = sl.extract(sl.token_graph(model, trace.prompt.ids))
         assert all(torch.equal(a, b) for a, b in zip(trace.ranks, by_hand.ranks, strict=True))
@@ -128,8 +178,20 @@ def test_what_does_not_fit_is_refused():
         project(trace, {"larger": full_circuit(larger)})
     with pytest.raises(ValueError, match=r"must lie in \(0, 1\]; got 2"):
         project(trace, {"mine": circuit}, [2.0])
+    for weights in ([1.0], [-1.0, 2.0], [0.0, 0.0], [math.nan, 1.0]):
+        with pytest.raises(ValueError, match="one number of at least 0 a trace, not all 0; got"):
+            project([trace, trace], {"mine": circuit}, weights=weights)
+    with pytest.raises(ValueError, match=r"agree must lie in \(0, 1\]; got 0.0"):
+        project(trace, {"mine": circuit}, agree=0.0)
+    with pytest.raises(ValueError, match="no traces to project"):
+        project([], {"mine": circuit})
+    unanswered = dataclasses.replace(
+        tiny_task(), incorrect=torch.full((2, 1), -1), metric="kl_divergence"
+    )
+    with pytest.raises(TaskError, match="pair 0 of task 'words' has no answers to contrast"):
+        traces_of_task(cases.model_of("llama"), unanswered, contrast=True)
     with pytest.raises(IndexError):
-        trace_of_task(cases.model_of("llama"), tiny_task(), 5)
+        traces_of_task(cases.model_of("llama"), tiny_task(), [5])
 
 
 @pytest.mark.extended
@@ -138,4 +200,4 @@ def test_a_model_that_reads_in_both_directions_has_no_trace():
     compiled = compile_program("count")
     model = model_of_weights(compiled.weights, "count")
     with pytest.raises(sl.UnsupportedModelError, match="not causal"):
-        trace_of_task(model, tracr_task(compiled, pairs=2))
+        traces_of_task(model, tracr_task(compiled, pairs=2))

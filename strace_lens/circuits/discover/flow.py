@@ -1,9 +1,10 @@
-"""Rankings from the clean run alone: edges in the order in which a best-first search takes them.
+"""Rankings by a best-first search from the logits: the s-Trace's own way of taking edges.
 
-The search starts at the logits. Of all edges into what it has reached it takes the most important,
-and with an edge's source it reaches all inputs of that source. So every size of circuit hangs from
-the output. Scores are places in that order, not effects on the metric: the first edge of E scores
-1, the last 1 / E. Both methods take one forward pass over the clean prompts and no gradient.
+Of all edges into what it has reached the search takes the most important, and with an edge's source
+it reaches all inputs of that source. So every size of circuit hangs from the output. Scores are
+places in that order, not effects on the metric: the first edge of E scores 1, the last 1 / E. What
+is important is read off the clean run alone (`strace`, `ifr`: one forward pass over the clean
+prompts, no gradient) or off the contrast of clean and corrupted prompts (`strace_contrast`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from strace_lens.circuits.discover.attribution import eap_ig
 from strace_lens.circuits.experiment import Experiment
 from strace_lens.circuits.graph import ComponentGraph, EdgeValues
 from strace_lens.circuits.outputs import source_rows
@@ -32,6 +34,21 @@ def strace(experiment: Experiment, *, seed: int = 0) -> EdgeValues:
     s-Trace (arXiv 2605.27033), sections "edge importance" and "extraction".
     """
     return best_first(experiment.graph, importance(experiment, norms))
+
+
+def strace_contrast(experiment: Experiment, *, seed: int = 0, steps: int = 5) -> EdgeValues:
+    """The s-Trace's search towards the task's metric: best-first by the effect of each edge.
+
+    A trace explains the whole output of a prompt, a circuit the contrast of clean and corrupted
+    prompts. Here the importance of an edge is the magnitude of its effect on the metric, to first
+    order along the path from corrupted to clean (`eap_ig`), as Fisher scores are of a trace whose
+    target is a logit difference and whose ablated edges are resampled. Passes: as `eap_ig`.
+
+    Args:
+        steps: points of the path.
+    """
+    effects = eap_ig(experiment, steps=steps)
+    return best_first(experiment.graph, effects.abs().cpu())
 
 
 def norms(added: Float[Tensor, "source row pos d_model"]) -> Sizes:

@@ -225,6 +225,9 @@ METHODS: dict[str, Method] = {
     "strace": Method(
         flow.strace, Look("#009E73", "solid", "circle"), signed=False, blind_spot=_CLEAN
     ),
+    "strace-contrast": Method(
+        flow.strace_contrast, Look("#009E73", "dot", "triangle-up"), signed=False, first_order=True
+    ),
     "random": Method(random_scores, Look("#808080", "dot", "x"), signed=False),
 }
 """Every way of finding a circuit, by name."""

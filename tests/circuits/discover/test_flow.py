@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from strace_lens.circuits.discover.attribution import eap_ig
 from strace_lens.circuits.discover.flow import (
     best_first,
     ifr,
@@ -13,6 +14,7 @@ from strace_lens.circuits.discover.flow import (
     norms,
     proximities,
     strace,
+    strace_contrast,
 )
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.circuits.graph import ComponentGraph
@@ -105,9 +107,19 @@ def test_ties_go_to_the_edge_pushed_first() -> None:
     assert sorted(order, key=lambda edge: -float(scores[edge])) == order
 
 
-def test_every_size_hangs_from_the_logits() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_towards_the_contrast_the_search_goes_by_the_effects(name: str) -> None:
+    experiment = make_experiment(cases.model_of(name), tiny_task(2, 5))
+    scores, graph = strace_contrast(experiment, steps=3), experiment.graph
+    order = slow_best_first(graph, eap_ig(experiment, steps=3).abs())
+    assert sorted(order, key=lambda edge: -float(scores[edge])) == order
+    assert order != slow_best_first(graph, importance(experiment, norms))
+
+
+@pytest.mark.parametrize("method", [strace, strace_contrast])
+def test_every_size_hangs_from_the_logits(method) -> None:
     experiment = make_experiment(cases.model_of("gpt2"), tiny_task(2, 5))
-    scores, graph = strace(experiment), experiment.graph
+    scores, graph = method(experiment), experiment.graph
     reached = torch.zeros(graph.destinations, dtype=torch.bool)
     reached[-1] = True
     for cell in scores.flatten().argsort(descending=True)[: graph.edges].tolist():
