@@ -18,8 +18,7 @@ from torch import Tensor
 
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.metrics import Logits
-from strace_lens.circuits.run_circuits import Direction, circuit_logits
-from strace_lens.circuits.targets import (
+from strace_lens.circuits.names import (
     KINDS,
     Positions,
     Target,
@@ -30,6 +29,7 @@ from strace_lens.circuits.targets import (
     node_targets,
     target_columns,
 )
+from strace_lens.circuits.run_circuits import Direction, circuit_logits
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.accuracy import right_answers
 from strace_lens.measures.intervals import interval

@@ -21,15 +21,15 @@ from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.graph import LOGITS
 from strace_lens.circuits.interventions import effects_table, measured
 from strace_lens.circuits.metrics import Logits
-from strace_lens.circuits.outputs import Outputs
-from strace_lens.circuits.run_circuits import Direction, patched_pairs
-from strace_lens.circuits.targets import (
+from strace_lens.circuits.names import (
     Positions,
     Target,
     at_positions,
     input_cells,
     node_targets,
 )
+from strace_lens.circuits.outputs import Outputs
+from strace_lens.circuits.run_circuits import Direction, patched_pairs
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.wiring import keep_hooks
 from strace_lens.model.architecture import Model, device_of

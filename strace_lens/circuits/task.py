@@ -62,9 +62,8 @@ class Task:
 
     def __repr__(self) -> str:
         dropped = f", {self.dropped} dropped" if self.dropped else ""
-        return (
-            f"Task({self.name}: {len(self)} pairs of up to {self.clean.shape[1]} tokens{dropped})"
-        )
+        pairs = f"{len(self)} pair{'s' * (len(self) != 1)}"
+        return f"Task({self.name}: {pairs} of up to {self.clean.shape[1]} tokens{dropped})"
 
     def _repr_html_(self) -> str:
         return facts(repr(self), pd.DataFrame(self.texts, columns=["clean", "corrupted"]))
