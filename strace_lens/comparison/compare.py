@@ -45,7 +45,7 @@ from strace_lens.comparison.files import (
     open_comparison,
     save_method,
 )
-from strace_lens.comparison.projection import project, traces_of_task
+from strace_lens.comparison.projection import projection_of_task
 from strace_lens.ground_truth.models import GroundTruth
 from strace_lens.model.architecture import Model, UnsupportedModelError, device_of
 from strace_lens.model.forward import MEMORY_BUDGET
@@ -163,7 +163,7 @@ def compare(
         results, skipped = _run(setting, names, place, advance)
         advance(0, "random control")
         cmds, aurocs = _random_control(setting, results)
-        advance(1, "projecting an s-Trace")
+        advance(1, "projecting s-Traces")
         projection = _projection(setting, results)
         advance()
     standing = standing_of(experiment)
@@ -348,11 +348,7 @@ def _random_control(
 
 
 def _projection(setting: _Setting, results: Sequence[MethodResult]) -> pd.DataFrame | None:
-    """The first clean prompt's trace against the truth and every method's circuit."""
-    try:
-        traces = traces_of_task(setting.experiment.model, setting.task)
-    except UnsupportedModelError:
-        return None
+    """Traces of the first clean prompts against the truth and every method's circuit."""
     circuits = {} if setting.truth is None else {"truth": setting.truth}
     circuits |= {result.method: result.circuit for result in results}
-    return project(traces, circuits)
+    return projection_of_task(setting.experiment.model, setting.task, circuits)

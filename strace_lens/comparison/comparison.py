@@ -116,8 +116,8 @@ class Comparison:
         random_cmd: of every random ranking drawn as a control.
         random_auroc: likewise; empty where no truth is known.
         memory: how `peak_mb` was measured, as a phrase after that word.
-        projection: of `projection.project` for the first clean prompt, and the truth's circuit
-            (`circuit` is "truth") and every method's; None where the model has no token graph.
+        projection: of `projection.projection_of_task` for the truth's circuit (`circuit` is
+            "truth") and every method's; None where the model has no token graph.
         metadata: seed, sample, options of methods, versions.
     """
 

@@ -22,11 +22,17 @@ from strace_lens.circuits.agreement import share_above
 from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.task import Task, TaskError
 from strace_lens.measures.sizes import SIZES
-from strace_lens.model.architecture import Model
+from strace_lens.model.architecture import Model, UnsupportedModelError
 from strace_lens.traces.ablation import replacement
 from strace_lens.traces.estimators import estimate
 from strace_lens.traces.graph import token_graph
 from strace_lens.traces.trace import Trace
+
+OUTPUT, CONTRAST = "output", "contrast"
+"""What traces rank edges towards, as the column `trace` of `projection_of_task` says it."""
+
+TRACED = 4
+"""Clean prompts of a task that are traced."""
 
 AGREE = 0.5
 """Share of the traces, by weight, that must hold a component for their aggregate to hold it."""
@@ -138,8 +144,37 @@ def project(
     return pd.concat(frames, ignore_index=True)
 
 
+def projection_of_task(
+    model: Model, task: Task, circuits: Mapping[str, Circuit], pairs: int = TRACED
+) -> pd.DataFrame | None:
+    """Traces of a task's first prompts, of the output and of the contrast, against circuits.
+
+    Args:
+        model: the model.
+        task: pairs of prompts.
+        circuits: by name.
+        pairs: how many prompts are traced.
+
+    Returns:
+        What `project` returns, with a column `trace` before: "output" or "contrast". The contrast
+        is left out of a task without wrong answers. None where the model has no token graph.
+    """
+    frames, first = [], range(min(pairs, len(task)))
+    for kind in (OUTPUT, CONTRAST):
+        try:
+            traces = traces_of_task(model, task, first, contrast=kind == CONTRAST)
+        except UnsupportedModelError:
+            return None
+        except TaskError:
+            continue
+        table = project(traces, circuits)
+        table.insert(0, "trace", kind)
+        frames.append(table)
+    return pd.concat(frames, ignore_index=True)
+
+
 def containing_size(projection: pd.DataFrame, circuit: str) -> float:
-    """Smallest size measured at which the trace contains every component of a circuit; or NaN."""
+    """Smallest size measured at which a trace contains every component of a circuit; or NaN."""
     whole = (projection["circuit"] == circuit) & (projection["recall"] == 1)
     return min(projection.loc[whole, "size"].tolist(), default=math.nan)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import plotly.graph_objects as go
@@ -132,12 +132,13 @@ def plot_found(comparison: Comparison) -> go.Figure:
 
 
 def plot_projection(comparison: Comparison) -> go.Figure:
-    """The s-Trace of the first clean prompt, projected to heads and MLPs.
+    """The s-Traces of a task's first prompts, projected to heads and MLPs.
 
-    Above: share of a circuit's components with at least one edge in the trace of each size. Below:
-    whether the trace keeps more of the edges of components inside the circuit than of those outside
-    (AUROC; 0.5 is chance, dashed); a circuit of all components has none. The number behind a name
-    counts the circuit's components.
+    Left: traces of the whole output, as the paper defines them; right: of the contrast between
+    answers and wrong answers, where the task has both. Above: share of a circuit's components with
+    at least one edge in most of the traces of each size. Below: whether the traces keep more of the
+    edges of components inside the circuit than of those outside (AUROC; 0.5 is chance, dashed); a
+    circuit of all components has none. The number behind a name counts the circuit's components.
 
     Raises:
         ValueError: the comparison has no projection.
@@ -145,10 +146,19 @@ def plot_projection(comparison: Comparison) -> go.Figure:
     table = comparison.projection
     if table is None or table.empty:
         raise ValueError(f"{comparison.model} has no token graph, so no trace to project")
-    panels = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.07)
-    fig = dressed(panels, "An s-Trace of one prompt against the circuits", 700)
-    for name, rows in table.groupby("circuit", sort=False):
-        name = str(name)
+    kinds = list(table["trace"].unique())
+    panels = make_subplots(
+        rows=2,
+        cols=len(kinds),
+        shared_xaxes=True,
+        shared_yaxes=True,
+        vertical_spacing=0.07,
+        horizontal_spacing=0.04,
+        column_titles=[f"traces of the {kind}" for kind in kinds],
+    )
+    fig = dressed(panels, "s-Traces of the task's prompts against the circuits", 700)
+    for of_circuit, rows in table.groupby(["circuit", "trace"], sort=False):
+        name, kind = (str(part) for part in cast(tuple[str, str], of_circuit))
         shown, count = text_of(name), int(rows["circuit_components"].iloc[0])
         for panel, column in enumerate(("recall", "auroc"), start=1):
             add_points(
@@ -157,9 +167,9 @@ def plot_projection(comparison: Comparison) -> go.Figure:
                 "size",
                 column,
                 lambda row, shown=shown, count=count: (
-                    f"<b>{shown}</b>, {count:,} components<br>trace of s = {row['size']:.4g}: "
-                    f"{row['edges']:,} edges, {row['components']:,} components<br>recall "
-                    f"{row['recall']:.3f}, precision {row['precision']:.3f}, AUROC "
+                    f"<b>{shown}</b>, {count:,} components<br>traces of the {row['trace']}, s = "
+                    f"{row['size']:.4g}: {row['edges']:,} edges, {row['components']:,} components"
+                    f"<br>recall {row['recall']:.3f}, precision {row['precision']:.3f}, AUROC "
                     f"{row['auroc']:.3f}<br>edges kept: {percent(row['share_inside'])} of those "
                     f"inside, {percent(row['share_outside'])} of those outside"
                 ),
@@ -168,14 +178,15 @@ def plot_projection(comparison: Comparison) -> go.Figure:
                 mode="lines",
                 line={"color": INK, "width": 4} if name == TRUTH else method_line(name),
                 row=panel,
-                col=1,
+                col=1 + kinds.index(kind),
             )
-    chance: dict[str, Any] = {"row": 2, "col": 1}  # plotly's stubs want text, plotly numbers
+    chance: dict[str, Any] = {"row": 2, "col": "all"}  # plotly's stubs want text, plotly numbers
     fig.add_hline(y=0.5, line={"color": INK, "width": 1, "dash": "dash"}, **chance)
     axis = size_axis(table["size"].to_numpy())
     fig.update_xaxes({**axis, "title": None})
     fig.update_xaxes(title=axis["title"], row=2)
-    fig.update_yaxes(title_text="share of components in the trace", range=[-0.03, 1.03], row=1)
-    fig.update_yaxes(title_text="AUROC of components", range=[-0.03, 1.03], row=2)
+    fig.update_yaxes(range=[-0.03, 1.03])
+    fig.update_yaxes(title_text="share of components in the traces", row=1, col=1)
+    fig.update_yaxes(title_text="AUROC of components", row=2, col=1)
     legend = {"title": {"text": "circuit (components)"}, "tracegroupgap": 0}
     return fig.update_layout(legend=legend)

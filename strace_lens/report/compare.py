@@ -18,7 +18,7 @@ from strace_lens.comparison.comparison import (
     rankings_drawn,
     with_brackets,
 )
-from strace_lens.comparison.projection import containing_size
+from strace_lens.comparison.projection import TRACED, containing_size
 from strace_lens.plot.circuit_drawing import plot_circuits
 from strace_lens.plot.circuits import (
     plot_agreement,
@@ -202,18 +202,26 @@ def _projection(comparison: Comparison) -> str:
     nodes = {tuple(circuit.nodes()) for circuit, _ in _found(comparison).values()}
     if len(nodes) == 1:
         return f"<p>{_SAME_NODES}</p>"
+    table = comparison.projection
     lines = []
-    for name in comparison.projection["circuit"].unique():
-        size = containing_size(comparison.projection, name)
-        whole = "never whole in a trace measured"
-        lines.append(f"{name}: {whole if math.isnan(size) else f'whole from s = {size:.3g}'}")
+    for name in table["circuit"].unique():
+        whole = [
+            f"{_size(containing_size(of_kind, name))} of the {kind}"
+            for kind, of_kind in table.groupby("trace", sort=False)
+        ]
+        lines.append(f"{name}: {', '.join(whole)}")
     return (
         drawn(plot_projection, comparison)
-        + "<p>Smallest trace measured that contains every component of a circuit:</p>"
-        + bullets(lines)
+        + f"<p>Smallest size measured at which most of the traces of {_TRACED} hold every "
+        "component of a circuit:</p>" + bullets(lines)
     )
 
 
+def _size(size: float) -> str:
+    return "never in traces" if math.isnan(size) else f"s = {size:.3g} in traces"
+
+
+_TRACED = f"the first {TRACED} prompts"
 _INTERVALS = "in brackets are 95 % bootstrap intervals over the pairs"
 _HEADS = "Edges of each circuit into and out of a head; heads of most circuits come first."
 _SAME_NODES = (

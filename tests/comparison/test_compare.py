@@ -338,7 +338,7 @@ def test_the_printed_cells_are_those_of_the_table(found):
 def test_a_trace_is_laid_against_every_circuit(found):
     assert found.projection is not None
     assert found.projection["circuit"].unique().tolist() == ["eap", "ifr", "random"]
-    assert found.projection.query("size == 1")["recall"].tolist() == [1.0] * 3
+    assert found.projection.query("size == 1")["recall"].tolist() == [1.0] * 6
 
 
 @pytest.mark.extended

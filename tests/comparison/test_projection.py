@@ -19,7 +19,12 @@ from strace_lens.circuits.circuit import (
 )
 from strace_lens.circuits.task import TaskError
 from strace_lens.circuits.wiring import component_graph
-from strace_lens.comparison.projection import containing_size, project, traces_of_task
+from strace_lens.comparison.projection import (
+    containing_size,
+    project,
+    projection_of_task,
+    traces_of_task,
+)
 from strace_lens.ground_truth.tracr import compile_program, tracr_task
 from strace_lens.ground_truth.weights import model_of as model_of_weights
 from strace_lens.traces.trace import Trace
@@ -157,6 +162,24 @@ def test_the_contrast_is_traced_under_the_corrupted_prompt() -> None:
         assert all(torch.equal(a, b) for a, b in zip(trace.ranks, by_hand.ranks, strict=True))
     plain = traces_of_task(model, task, [1])[0]
     assert not torch.equal(trace.ranks.attention, plain.ranks.attention)
+
+
+def test_a_task_is_projected_by_output_and_by_contrast() -> None:
+    task, model = tiny_task(3, 6), cases.model_of("llama")
+    circuits = {"a": some_circuit("llama")}
+    table = projection_of_task(model, task, circuits, pairs=2)
+    assert table is not None
+    for kind, rows in table.groupby("trace"):
+        traces = traces_of_task(model, task, range(2), contrast=kind == "contrast")
+        alone = rows.drop(columns="trace").reset_index(drop=True)
+        pd.testing.assert_frame_equal(alone, project(traces, circuits))
+    assert table["trace"].unique().tolist() == ["output", "contrast"]
+    unanswered = dataclasses.replace(
+        tiny_task(1), incorrect=torch.full((1, 1), -1), metric="kl_divergence"
+    )
+    alone = projection_of_task(model, unanswered, circuits)
+    assert alone is not None
+    assert alone["trace"].unique().tolist() == ["output"]
 
 
 def test_padding_is_no_part_of_the_prompt():

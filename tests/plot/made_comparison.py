@@ -17,7 +17,7 @@ from strace_lens.circuits.evaluate import faithfulness_curve, metric_range
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.task import Task
 from strace_lens.comparison.comparison import Comparison, MethodResult
-from strace_lens.comparison.projection import project, traces_of_task
+from strace_lens.comparison.projection import projection_of_task
 from tests import tiny
 from tests.cases import model_of
 
@@ -70,7 +70,7 @@ def comparison(name: str = "gpt2", known: bool = True) -> Comparison:
         random_cmd=(random.faithfulness.cmd,),
         random_auroc=() if random.auroc is None else (random.auroc,),
         memory="by hand",
-        projection=project(traces_of_task(experiment.model, experiment.task), circuits),
+        projection=projection_of_task(experiment.model, experiment.task, circuits),
         metadata={"seed": 7, "versions": {"torch": "2"}},
     )
 

@@ -287,14 +287,18 @@ def test_projection_is_the_table_line_by_line() -> None:
     whole = made.comparison()
     table = whole.projection
     assert table is not None
+    assert table["trace"].unique().tolist() == ["output", "contrast"]
     fig = plot_projection(whole)
-    for name, rows in table.groupby("circuit", sort=False):
-        recall, auroc = [item for item in fig.data if item.legendgroup == name]
+    drawn = iter(fig.data)
+    for (name, _), rows in table.groupby(["circuit", "trace"], sort=False):
+        recall, auroc = next(drawn), next(drawn)
+        assert recall.legendgroup == auroc.legendgroup == name
         assert recall.name == f"{name} ({rows['circuit_components'].iloc[0]})"
         assert list(recall.x) == list(auroc.x) == rows["size"].tolist()
         assert list(recall.y) == rows["recall"].tolist()
         assert np.array_equal(auroc.y, rows["auroc"].to_numpy(), equal_nan=True)
-    assert len(fig.data) == 2 * (1 + len(made.METHODS))
+    assert len(fig.data) == 2 * 2 * (1 + len(made.METHODS))
+    assert sum(item.showlegend for item in fig.data) == 1 + len(made.METHODS)
     assert any("precision" in text for text in hovers(fig))
 
 
