@@ -20,7 +20,7 @@ TL3 := 3.9.0
 READY4 := .venv/.ready-tl-$(TL4)
 READY3 := .venv-tl3/.ready-tl-$(TL3)
 
-.PHONY: demo test test-tl3 test-families test-all notebooks docs package bench bench-all estimators study lint format venv venv-tl3 clean
+.PHONY: demo test test-tl3 test-families test-all notebooks docs package bench bench-all circuits estimators study lint format venv venv-tl3 clean
 
 demo: $(READY4)
 	.venv/bin/strace-lens trace "Paris is the capital of France, Tokyo is the capital of Japan, \
@@ -69,6 +69,10 @@ bench: $(READY4)
 
 bench-all: $(READY4)
 	.venv/bin/python -m benchmarks --all
+
+# The published tables of circuits, half an hour on two cores; if it is stopped, it resumes.
+circuits: $(READY4)
+	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.circuits_tasks --out docs/circuits
 
 # The published comparison of estimators, over an hour on two cores; if it is stopped, it resumes.
 estimators: $(READY4)
