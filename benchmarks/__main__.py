@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 
@@ -55,8 +56,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"only --all is an option; got {' '.join(argv)}", file=sys.stderr)
         return 2
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU, float32")
+    return run_each((*QUICK, *LONG) if argv else QUICK)
+
+
+def run_each(benchmarks: Sequence[ModuleType]) -> int:
+    """Run benchmarks, those after one that raises too; 1 if any did, 0 otherwise."""
     failed = 0
-    for benchmark in (*QUICK, *LONG) if argv else QUICK:
+    for benchmark in benchmarks:
         try:
             benchmark.main()
         except Exception:

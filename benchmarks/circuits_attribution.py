@@ -43,6 +43,7 @@ def expect_equal(
     theirs: Float[Tensor, "destination source"],
 ) -> float:
     """The largest difference over the largest score; an error if it is more than the tolerance."""
+    ours, theirs = ours.cpu(), theirs.cpu()
     gap = float((ours - theirs).abs().max() / theirs.abs().max())
     if not gap <= TOLERANCE:
         raise RuntimeError(f"{name} scores edges differently: by {gap:.1e} of the largest score")

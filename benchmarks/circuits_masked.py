@@ -79,7 +79,8 @@ def check(experiment: Experiment, rows: int) -> None:
     logits = plain_forward(experiment, rows)()
     reference = experiment.reference_rows(torch.zeros(rows, dtype=torch.int64))
     plain = experiment.score(logits[:, None], reference)
-    gap = float((masked(experiment, full)()[:, 0] - plain).abs().max())
+    plain = plain.cpu()
+    gap = float((masked(experiment, full)()[:, 0].cpu() - plain).abs().max())
     if not gap < 1e-3 * max(1.0, float(plain.abs().max())):
         raise RuntimeError(f"the full mask and the plain forward differ by {gap:.1e}")
 

@@ -47,7 +47,7 @@ def compare(model: Model, trace: sl.Trace, sizes: Sequence[float], repeats: int)
 
     both = (
         lambda: masked_logits(model, architecture, [group]),
-        lambda: last_logits(model, architecture, rows).cpu(),
+        lambda: last_logits(model, architecture, rows),
     )
     masked, plain = (run() for run in both)  # and warms both up
     if not torch.allclose(masked[-1], plain[-1], rtol=0, atol=1e-3):

@@ -20,6 +20,7 @@ from torch import Tensor
 import strace_lens as sl
 from benchmarks.common import (
     TOKENS,
+    device,
     info,
     interleaved_seconds,
     real_prompt,
@@ -49,11 +50,11 @@ def one_by_one(model: Model, ids: Sequence[int], sizes: Sequence[float]) -> pd.D
     The model has sequential blocks without biases or norms after them, as SmolLM2 has.
     """
     trace = sl.extract(sl.token_graph(model, ids))
-    tokens = trace.prompt.tensor[None]
+    tokens = trace.prompt.tensor[None].to(device())
     full = _last_log_probs(model, tokens, [])
 
     def output(kept: EdgeTensors) -> Float[Tensor, "1 vocab"]:
-        return _last_log_probs(model, tokens, stored_masks(kept))
+        return _last_log_probs(model, tokens, stored_masks(kept.map(lambda x: x.to(device()))))
 
     def tv(kept: EdgeTensors) -> float:
         return float(measures.total_variation(full, output(kept)))

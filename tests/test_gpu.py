@@ -88,13 +88,22 @@ def test_phases_are_ablated(name: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NAMES)
 def test_circuits_are_those_of_the_cpu(name: str, method: str) -> None:
-    ours, theirs = both(name, lambda model: sl.discover(model, tiny_task(), method))
+    def found(model: Any) -> torch.Tensor | str:
+        try:
+            return sl.discover(model, tiny_task(), method).values.cpu()
+        except sl.UnsupportedModelError as error:
+            return str(error)
+
+    ours, theirs = both(name, found)
+    if isinstance(ours, str) or isinstance(theirs, str):
+        assert ours == theirs  # relevance does not go through a mixture of experts, on no device
+        return
     if "pruning" in method:  # which amplifies rounding step by step
         return
-    scale = float(ours.values.abs().max())
-    torch.testing.assert_close(
-        theirs.values.cpu(), ours.values.cpu(), atol=2e-3 * scale, rtol=0, equal_nan=True
-    )
+    # An ensemble is of ranks: edges that rounding alone parts change places.
+    off = 3 / int((ours != 0).sum()) if method == "ensemble" else 2e-3
+    scale = float(ours.abs().max())
+    torch.testing.assert_close(theirs, ours, atol=off * scale, rtol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", NAMES)
