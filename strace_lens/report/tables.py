@@ -48,7 +48,13 @@ def cells(table: pd.DataFrame, columns: Columns) -> pd.DataFrame:
 
 def frame_table(title: str, frame: pd.DataFrame) -> Table:
     """A small data frame as a table under a title; numbers get four digits."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        title=title,
+        title_justify="left",
+    )
     for name in frame.columns:
         table.add_column(str(name).replace("_", " "), justify="right", no_wrap=True)
     for row in frame.itertuples(index=False):
@@ -331,7 +337,7 @@ _METHODS: Columns = {
     "cpr": ("CPR", "{:.3f}"),
     "cmd": ("CMD", "{:.3f}"),
     "edges_at_85": ("edges", "{:,.0f}"),
-    "completeness": ("complement", "{:.3f}"),
+    "completeness": ("compl.", "{:.3f}"),
     "minimality": ("minimal", "{:.0%}"),
     "auroc": ("AUROC", "{:.3f}"),
     "precision": ("precision", "{:.0%}"),
@@ -363,8 +369,8 @@ _BRACKETS = (
 _COSTS = "fwd, bwd: forward and backward passes over all pairs seen; s: seconds; MB: peak memory."
 _MEANINGS = {
     "edges_at_85": "edges: fewest with 85 % faithfulness, the method's circuit.",
-    "completeness": "complement: faithfulness of all other edges (completeness; near 0 is "
-    "complete).",
+    "completeness": "compl.: faithfulness of all other edges, the complement (completeness; near "
+    "0 is complete).",
     "minimality": "minimal: share of the circuit's edges, of a sample, whose loss costs 1 % of "
     "faithfulness.",
 }

@@ -226,7 +226,7 @@ def test_measures_that_are_not_asked_for_are_left_out():
     (random,) = made.results
     assert (random.completeness, random.minimality) == (None, None)
     assert made.table[["completeness", "minimality"]].isna().all(axis=None)
-    assert not {"complement", "minimal"} & {*comparison_cells(made)}
+    assert not {"compl.", "minimal"} & {*comparison_cells(made)}
     assert summarize_comparison(made)["methods"][0]["minimality"] is None
 
 
