@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import strace_lens as sl
-from benchmarks import circuits_attribution, circuits_masked, circuits_scaling
+from benchmarks import circuits_attribution, circuits_masked, circuits_scaling, siit
 from benchmarks.circuits_models import gpt2_shape, random_task
 from benchmarks.circuits_peers import has_auto_circuit, scores_edges
 from strace_lens.circuits.graph import ComponentGraph
@@ -107,3 +108,31 @@ def test_costs_grow_with_the_graph(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert out.startswith("title:\n")
     assert "exponent of" in out
+
+
+def test_runs_of_a_method_are_summed_up_with_an_interval():
+    rows = [
+        {"task": "a", "method": "eap", "auroc": auroc, "precision": 1.0, "seconds": 2.0}
+        for auroc in (0.5, 0.7, 0.9)
+    ]
+    one = {"task": "a", "method": "random", "auroc": 0.5, "precision": 0.0, "seconds": 0.0}
+    eap, random = siit.summary(pd.DataFrame([*rows, one])).to_dict("records")
+    assert (eap["task"], eap["method"], eap["runs"], eap["seconds"]) == ("a", "eap", 3, 2.0)
+    assert eap["auroc"] == pytest.approx(0.7)
+    assert 0.5 <= eap["auroc_low"] < 0.7 < eap["auroc_high"] <= 0.9
+    assert eap["precision_low"] == eap["precision_high"] == 1
+    assert (random["method"], random["runs"]) == ("random", 1)
+    assert random["auroc_low"] != random["auroc_low"]  # NaN: one run has no interval
+
+
+@pytest.mark.extended
+def test_methods_are_held_to_a_semi_synthetic_model(capsys):
+    pytest.importorskip("tracr")
+    methods = ["edge-patching", "eap", "node-patching", "random"]
+    found = siit.table(["siit-detect-ab"], methods, seeds=1, pairs=16)
+    assert found["method"].tolist() == methods * 2
+    assert found["task"].tolist() == ["siit-detect-ab"] * 4 + ["all"] * 4
+    aurocs = dict(zip(methods, found["auroc"], strict=False))
+    assert aurocs["edge-patching"] == 1
+    assert aurocs["eap"] > 0.95 > aurocs["node-patching"] > 0.5
+    assert "siit-detect-ab, seed 0" in capsys.readouterr().out

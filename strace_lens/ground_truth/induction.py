@@ -10,10 +10,8 @@ current one. Olsson et al. (2022), "In-context Learning and Induction Heads".
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-from collections.abc import Iterator
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from strace_lens.circuits.task import Task
+from strace_lens.ground_truth.training import minimize, random_start
 from strace_lens.ground_truth.weights import Weights
 
 LAYERS, HEADS, D_MODEL, D_HEAD, VOCABULARY, LENGTH = 2, 4, 64, 16, 32, 24
@@ -46,21 +45,22 @@ def induction_weights(seed: int = 0) -> Weights:
 @functools.lru_cache(maxsize=4)
 def _train(seed: int) -> Weights:
     generator = torch.Generator().manual_seed(seed)
-    weights = _start(generator)
-    trained = [x for x in vars(weights).values() if isinstance(x, Tensor)]
-    optimizer = torch.optim.Adam(trained, lr=RATE, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate)
-    with _one_thread(), torch.enable_grad():
-        for x in trained:
-            x.requires_grad_()
-        for _ in range(STEPS):
-            tokens, period = repeated_blocks(ROWS, generator)
-            optimizer.zero_grad()
-            (copy_loss(weights, tokens, period) + PENALTY * _penalty(weights)).backward()
-            optimizer.step()
-            schedule.step()
-    for x in trained:
-        x.requires_grad_(False)
+    weights = random_start(
+        generator,
+        vocabulary=VOCABULARY,
+        context=LENGTH,
+        outputs=VOCABULARY,
+        layers=LAYERS,
+        heads=HEADS,
+        d_model=D_MODEL,
+        d_head=D_HEAD,
+    )
+
+    def loss() -> Float[Tensor, ""]:
+        tokens, period = repeated_blocks(ROWS, generator)
+        return copy_loss(weights, tokens, period) + PENALTY * _penalty(weights)
+
+    minimize(weights, loss, steps=STEPS, rate=RATE)
     return weights
 
 
@@ -120,35 +120,3 @@ def _logits(w: Weights, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "row po
 def _penalty(weights: Weights) -> Float[Tensor, ""]:
     norms = (weights.W_V @ weights.W_O).flatten(2).norm(dim=2)
     return (norms + 1e-3).sqrt().sum()  # the root of zero has no gradient
-
-
-def _start(generator: torch.Generator) -> Weights:
-    def normal(*shape: int, scale: float) -> Tensor:
-        return torch.randn(*shape, generator=generator) * scale
-
-    inward = (LAYERS, HEADS, D_MODEL, D_HEAD)
-    return Weights(
-        W_E=normal(VOCABULARY, D_MODEL, scale=0.5),
-        W_pos=normal(LENGTH, D_MODEL, scale=0.5),
-        W_Q=normal(*inward, scale=D_MODEL**-0.5),
-        W_K=normal(*inward, scale=D_MODEL**-0.5),
-        W_V=normal(*inward, scale=D_MODEL**-0.5),
-        W_O=normal(LAYERS, HEADS, D_HEAD, D_MODEL, scale=0.5 * D_HEAD**-0.5),
-        W_U=normal(D_MODEL, VOCABULARY, scale=D_MODEL**-0.5),
-    )
-
-
-def _rate(step: int) -> float:
-    """A short rise, then half a cosine down to zero."""
-    return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / STEPS))
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread adds in one order, and for tensors this small it is also faster."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +14,7 @@ from strace_lens.circuits.circuit import Circuit, full_circuit
 from strace_lens.circuits.outputs import ABLATIONS
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.wiring import component_graph
+from strace_lens.ground_truth import siit
 from strace_lens.ground_truth.induction import induction_task, induction_weights
 from strace_lens.ground_truth.linear import linear_task, linear_weights
 from strace_lens.ground_truth.tracr import (
@@ -74,6 +77,7 @@ def ground_truth(name: str, seed: int = 0, pairs: int = 32) -> GroundTruth:
     Raises:
         ValueError: an unknown name, or fewer than one pair.
         MissingTracrError: a Tracr program, and Tracr is not installed.
+        TrainingError: with this seed a semi-synthetic model was not trained well enough.
     """
     if name not in GROUND_TRUTHS:
         raise ValueError(f"no known circuit {name!r}; choose from {', '.join(GROUND_TRUTHS)}")
@@ -122,6 +126,24 @@ def induction_ground_truth(seed: int = 0, pairs: int = 32) -> GroundTruth:
     return GroundTruth(model, task, truths, {a: a for a in ablations})
 
 
+def siit_ground_truth(program: str, seed: int = 0, pairs: int = 32) -> GroundTruth:
+    """A model trained to a compiled program's circuit; true edges are the counterparts of its own.
+
+    Resampling is what it was trained and proved for; of mean and zero ablation no truth is known.
+    """
+    trained = _trained(program, seed)
+    name = trained.truth.graph.model
+    task = dataclasses.replace(tracr_task(compile_program(program), pairs, seed), name=name)
+    model = model_of(trained.weights, name)
+    return GroundTruth(model, task, {"counterparts": trained.truth}, {"resample": "counterparts"})
+
+
+@functools.lru_cache(maxsize=8)
+def _trained(program: str, seed: int) -> siit.Semisynthetic:
+    circuit = tracr_ground_truth(program).truth("resample")
+    return siit.train_semisynthetic(compile_program(program), circuit, seed)
+
+
 def linear_ground_truth(seed: int = 0, pairs: int = 32) -> GroundTruth:
     """The linear model; its one truth is what is written and read, the same by any ablation."""
     task = linear_task(pairs, seed)
@@ -133,6 +155,7 @@ def linear_ground_truth(seed: int = 0, pairs: int = 32) -> GroundTruth:
 
 GROUND_TRUTHS: dict[str, Callable[[int, int], GroundTruth]] = {
     **{f"tracr-{program}": partial(tracr_ground_truth, program) for program in PROGRAMS},
+    **{f"siit-{program}": partial(siit_ground_truth, program) for program in siit.PROGRAMS},
     "induction-trained": induction_ground_truth,
     "linear": linear_ground_truth,
 }

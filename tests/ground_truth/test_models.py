@@ -6,9 +6,11 @@ from strace_lens.ground_truth.models import GROUND_TRUTHS, ground_truth
 from strace_lens.ground_truth.tracr import PROGRAMS
 
 
-def test_every_program_and_two_more_are_known() -> None:
+def test_every_program_and_the_trained_and_linear_models_are_known() -> None:
     assert set(GROUND_TRUTHS) == {
         *(f"tracr-{name}" for name in PROGRAMS),
+        "siit-detect-ab",
+        "siit-pair-balance",
         "induction-trained",
         "linear",
     }
