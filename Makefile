@@ -73,6 +73,7 @@ bench-all: $(READY4)
 # The published tables of circuits, half an hour on two cores; if it is stopped, it resumes.
 circuits: $(READY4)
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.circuits_tasks --out docs/circuits
+	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.siit docs/circuits/siit.csv
 
 # The published comparison of estimators, over an hour on two cores; if it is stopped, it resumes.
 estimators: $(READY4)

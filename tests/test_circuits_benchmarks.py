@@ -130,9 +130,9 @@ def test_methods_are_held_to_a_semi_synthetic_model(capsys):
     pytest.importorskip("tracr")
     methods = ["edge-patching", "eap", "node-patching", "random"]
     found = siit.table(["siit-detect-ab"], methods, seeds=1, pairs=16)
-    assert found["method"].tolist() == methods * 2
-    assert found["task"].tolist() == ["siit-detect-ab"] * 4 + ["all"] * 4
-    aurocs = dict(zip(methods, found["auroc"], strict=False))
+    assert found["method"].tolist() == methods
+    assert set(found["task"]) == {"siit-detect-ab"}
+    aurocs = dict(zip(methods, found["auroc"], strict=True))
     assert aurocs["edge-patching"] == 1
     assert aurocs["eap"] > 0.95 > aurocs["node-patching"] > 0.5
     assert "siit-detect-ab, seed 0" in capsys.readouterr().out
