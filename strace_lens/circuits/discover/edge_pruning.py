@@ -197,6 +197,8 @@ def _learned(
     device = device_of(experiment.model)
     generator = torch.Generator().manual_seed(seed)
     masked = masked.to(device)
+    # What starts closed is pruned already: a target below that share would open what is left.
+    closed = float((start[masked.cpu()] == CLOSED).float().mean())
     log_alpha = start.to(device).requires_grad_()
     multipliers = torch.zeros(2, device=device, requires_grad=True)
     optimizers = (
@@ -213,7 +215,7 @@ def _learned(
             pairs, left = left[:size], left[size:]
             noise = torch.rand(size, *masked.shape, generator=generator)
             _backward(experiment, METRICS[objective], log_alpha, pairs, noise.to(device))
-            target = sparsity * min(1.0, step / (RISE * steps))
+            target = closed + (sparsity - closed) * min(1.0, step / (RISE * steps))
             gap = target - (1 - kept_share(log_alpha)[masked].mean())
             (multipliers[0] * gap + multipliers[1] * gap**2).backward()
             for optimizer in optimizers:

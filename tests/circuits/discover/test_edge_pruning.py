@@ -185,6 +185,16 @@ def test_hap_prunes_among_what_eap_lets_through() -> None:
     assert float(outside.min()) > float(inside.min()) - 3
 
 
+def test_hap_prunes_edges_without_effect_among_those_that_eap_lets_through() -> None:
+    experiment = make_experiment(model_of(linear_weights(), "linear"), linear_task(pairs=8))
+    exists = experiment.graph.exists
+    size = round(0.5 * int(exists.sum()))
+    inside = hap(experiment, screen=0.5)[exists].sort(descending=True).values[:size]
+    assert float(inside[0]) > 2.0  # where all of them start
+    assert float(inside[-1]) < 0.0
+    assert float(kept_share(inside).mean()) < 0.8
+
+
 def test_an_edge_that_is_closed_is_never_kept_and_stays_closed() -> None:
     log_alpha = torch.full((3,), CLOSED, requires_grad=True)
     masks = hard_concrete(log_alpha, torch.tensor([[1e-6, 0.5, 1 - 1e-7]]))
