@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from benchmarks.common import device
 from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.circuits.task import Task
 
@@ -149,8 +150,8 @@ def transformer_lens_scores(
         for pair in range(pairs):
             found = peer.attribution_patch(
                 model,
-                task.corrupted[pair : pair + 1],
-                task.clean[pair : pair + 1],
+                task.corrupted[pair : pair + 1].to(device()),
+                task.clean[pair : pair + 1].to(device()),
                 _difference(*next(answers)),
                 peer.EdgeAttributionConfig(granularity="edge"),
             )

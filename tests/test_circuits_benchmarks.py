@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import strace_lens as sl
-from benchmarks import circuits_attribution, circuits_masked, circuits_scaling, siit
+from benchmarks import circuits_attribution, circuits_masked, circuits_scaling, circuits_tasks, siit
 from benchmarks.circuits_models import gpt2_shape, random_task
 from benchmarks.circuits_peers import has_auto_circuit, scores_edges
 from strace_lens.circuits.graph import ComponentGraph
+
+PUBLISHED = Path(__file__).parents[1] / "docs" / "circuits"
 
 
 def small() -> TransformerBridge:
@@ -136,3 +140,16 @@ def test_methods_are_held_to_a_semi_synthetic_model(capsys):
     assert aurocs["edge-patching"] == 1
     assert aurocs["eap"] > 0.95 > aurocs["node-patching"] > 0.5
     assert "siit-detect-ab, seed 0" in capsys.readouterr().out
+
+
+def test_a_small_part_of_the_published_table_of_known_circuits_comes_out_again(tmp_path) -> None:
+    methods = ["eap", "eap-ig", "strace", "random"]
+    table, against = circuits_tasks.run_task("linear", methods, 12, tmp_path)
+    circuits_tasks.write(tmp_path, "known.csv", [table], circuits_tasks.KNOWN_COLUMNS)
+    ours = pd.read_csv(tmp_path / "known.csv").set_index("method")
+    theirs = pd.read_csv(PUBLISHED / "known.csv").query("task == 'linear'").set_index("method")
+    numbers = ["cpr", "cmd", "auroc", "precision"]
+    assert ours.index.tolist() == methods
+    pd.testing.assert_frame_equal(ours[numbers], theirs.loc[methods, numbers], atol=1e-3)
+    assert set(against["measure"]) == {"cpr", "cmd"}
+    assert set(against["method"]) == {"eap", "strace", "random"}

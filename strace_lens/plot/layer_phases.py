@@ -78,7 +78,8 @@ def plot_layer_phases(
         ValueError: no curves, or not as many phases as curves.
 
     Example:
-        >>> sl.plot_layer_phases([curve1, curve2, curve3])
+        >>> attention = sl.density_curve(model, trace, keep=("attention",), controls=False)
+        >>> fig = sl.plot_layer_phases([curve, attention])
     """
     if isinstance(curves, DensityCurve):
         one = find_phases(curves) if phases is None else phases

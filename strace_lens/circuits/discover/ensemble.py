@@ -34,9 +34,10 @@ def combined(
         members: the scores of each method.
         exists: which cells are edges.
         signed: of each method, whether its scores are effects, or only their order counts.
-        how: "rank": the mean of the ranks by magnitude, 1 for the edge of the largest, each with
-            the sign of its score; "mean", "min" or "max" of the scores over their root mean square.
-            Where the order of one member alone counts, ranks have no sign.
+        how: "rank": the mean of the ranks by magnitude, 1 for the edge of the largest, with the
+            sign that the members give with the greater sum of ranks; "mean", "min" or "max" of the
+            scores over their root mean square. Where the order of one member alone counts, ranks
+            have no sign.
         weights: of the members in a mean, equal by default.
 
     Raises:
@@ -60,25 +61,27 @@ def combined(
         )
     edges = torch.stack([values.cpu()[exists].double() for values in members])
     if how == "rank":
-        ranked = [
-            _ranks(values, own, all(signed)) for values, own in zip(edges, signed, strict=True)
+        ranks = [
+            mean_ranks(values.abs() if own else values)
+            for values, own in zip(edges, signed, strict=True)
         ]
-        edges = torch.stack(ranked)
+        found = _mean(torch.stack(ranks), share)
+        if all(signed):
+            # Ranks with their signs would cancel where one member of three takes the other side,
+            # and put an edge of great effect below all that matter little to each of them.
+            found = found * _mean(torch.stack(ranks) * edges.sign(), share).sign()
     else:
         edges = edges / edges.square().mean(1, keepdim=True).sqrt().clamp_min(1e-30)
-    if how in ("min", "max"):
-        found = edges.amin(0) if how == "min" else edges.amax(0)
-    else:
-        found = (edges * torch.tensor(share, dtype=edges.dtype)[:, None]).sum(0) / sum(share)
+        ends = {"min": edges.amin(0), "max": edges.amax(0)}
+        found = ends[how] if how in ends else _mean(edges, share)
     values = torch.zeros(exists.shape)
     values[exists] = found.float()
     return values
 
 
-def _ranks(values: Float[Tensor, " edge"], signed: bool, keep_sign: bool) -> Float[Tensor, " edge"]:
-    """Mean ranks, those of effects by magnitude."""
-    ranks = mean_ranks(values.abs() if signed else values)
-    return ranks * values.sign() if keep_sign else ranks
+def _mean(rows: Float[Tensor, "member edge"], weights: Sequence[float]) -> Float[Tensor, " edge"]:
+    """The mean over members by their weights."""
+    return (rows * torch.tensor(weights, dtype=rows.dtype)[:, None]).sum(0) / sum(weights)
 
 
 def mean_ranks(values: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:

@@ -67,7 +67,7 @@ def ensemble_scores(
 
     Args:
         members: two or more keys of `METHODS`, each with its default options.
-        how: "rank", the mean of ranks by magnitude with the signs of the scores, or "mean", "min"
+        how: "rank", the mean of ranks by magnitude with the sign of most, or "mean", "min"
             or "max" of scores over their root mean square.
         weights: of the members in a mean, equal by default.
 

@@ -54,7 +54,7 @@ def task(
     Example:
         >>> clean, corrupted = ["The capital of France is"], ["The capital of Italy is"]
         >>> sl.task(model, clean, corrupted, correct=[" Paris"], incorrect=[" Rome"])
-        Task(given: 1 pairs of up to 5 tokens)
+        Task(given: 1 pair of up to 5 tokens)
     """
     if metric not in METRICS:
         raise TaskError(f"unknown metric {metric!r}; choose from {', '.join(METRICS)}")
@@ -178,7 +178,7 @@ def task_of_rows(
         >>> row = {"prompt": "2 + 4 =", "label": "6", "operator": "+"}
         >>> row["random_counterfactual"] = other
         >>> task_of_rows(sl.load_model(), [row], "addition")
-        Task(addition: 1 pairs of up to 5 tokens)
+        Task(addition: 1 pair of up to 5 tokens)
     """
     numbered = (Row(f"{name}, row {i}", i, facts) for i, facts in enumerate(rows, start=1))
     return _task_of_rows(model, numbered, name, metric, prepend_bos, {})

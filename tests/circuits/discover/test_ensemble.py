@@ -32,10 +32,19 @@ def rms(values: Tensor) -> Tensor:
 
 def test_ranks_have_the_signs_of_the_scores() -> None:
     # By magnitude ONE ranks its edges 3, 1, 2 and TWO 1, 3, 2; a score of zero has no sign.
-    wanted = torch.tensor([[3 + 0, 0], [-1 - 3, 2 + 2]]) / 3 / 2
+    wanted = torch.tensor([[3 + 1, 0], [-1 - 3, 2 + 2]]) / 3 / 2
     torch.testing.assert_close(both(how="rank"), wanted)
-    weighted = torch.tensor([[3 * 3 + 0, 0], [-3 * 1 - 3, 3 * 2 + 2]]) / 3 / 4
+    weighted = torch.tensor([[3 * 3 + 1, 0], [-3 * 1 - 3, 3 * 2 + 2]]) / 3 / 4
     torch.testing.assert_close(both(how="rank", weights=[3.0, 1.0]), weighted)
+
+
+def test_an_edge_large_to_all_members_ranks_first_though_their_signs_differ() -> None:
+    one, two, three = (torch.tensor([[x, 0.0], [1.0, 2.0]]) for x in (50.0, 60.0, -70.0))
+    found = combined([one, two, three], EXISTS, signed=[True] * 3)
+    torch.testing.assert_close(found, torch.tensor([[3.0, 0.0], [1.0, 2.0]]) / 3)
+    torch.testing.assert_close(
+        combined([one, -two, three], EXISTS, signed=[True] * 3)[0, 0], torch.tensor(-1.0)
+    )
 
 
 def test_ranks_of_a_member_that_only_orders_have_no_sign() -> None:
