@@ -184,7 +184,7 @@ def plot_projection(comparison: Comparison) -> go.Figure:
     fig.add_hline(y=0.5, line={"color": INK, "width": 1, "dash": "dash"}, **chance)
     axis = size_axis(table["size"].to_numpy())
     fig.update_xaxes({**axis, "title": None})
-    fig.update_xaxes(title=axis["title"], row=2)
+    fig.update_xaxes(title="relative size s (log)", row=2)
     fig.update_yaxes(range=[-0.03, 1.03])
     fig.update_yaxes(title_text="share of components in the traces", row=1, col=1)
     fig.update_yaxes(title_text="AUROC of components", row=2, col=1)
