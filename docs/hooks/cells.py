@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,6 +14,9 @@ from strace_lens.report.page import figure_html, table_html
 
 COLUMNS = "100"
 """The width of the terminal that the pages show, in characters."""
+
+DOCS = Path(__file__).parents[1]
+"""The folder of the pages and their tables; examples run in another."""
 
 
 def run(command: str, *, lines: int | None = None) -> str:
