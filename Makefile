@@ -46,7 +46,7 @@ test-all: $(READY4) $(READY3)
 
 # Every notebook from top to bottom, as it stands; `python notebooks/run.py` rewrites their outputs.
 notebooks: $(READY4)
-	.venv/bin/python -m pytest --nbmake --nbmake-timeout=300 -o addopts= -v notebooks
+	.venv/bin/python -m pytest --nbmake --nbmake-timeout=900 -o addopts= -v notebooks
 
 # The site into site/, every example on it run; a warning is an error.
 docs: $(READY4)
