@@ -70,7 +70,7 @@ bench: $(READY4)
 bench-all: $(READY4)
 	.venv/bin/python -m benchmarks --all
 
-# The published tables of circuits, half an hour on two cores; if it is stopped, it resumes.
+# The published tables of circuits, over an hour on two cores; if it is stopped, it resumes.
 circuits: $(READY4)
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.circuits_tasks --out docs/circuits
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.siit docs/circuits/siit.csv
