@@ -12,7 +12,7 @@ import pandas as pd
 from strace_lens.density.causal import read_ablation
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import Phases, find_phases
-from strace_lens.density.ways import Way, read_ways
+from strace_lens.density.ways import Way, read_ways, top_size
 from strace_lens.plot.density import plot_density, plot_ways
 from strace_lens.plot.layer_phases import plot_layer_phases
 from strace_lens.plot.phases import missing, plot_kinds, plot_layer_profiles, plot_layers
@@ -46,10 +46,11 @@ def trace_report(
     ablations: Mapping[Way, pd.DataFrame] | None = None,
     lens: Lens | str | None = None,
 ) -> str:
-    """One self-contained page: the explorer, every figure of a curve, its tables, and what made it.
+    """One self-contained page: a summary, the explorer, the curve, then the rest in sections.
 
-    With other ways of measuring the same prompt, all of them are drawn in one figure, and the
-    phases along the layers of each are shown.
+    The sections are folded: composition, phases along the layers, every size, how it was made.
+    With other ways of measuring the same prompt, the summary compares them, all of them are drawn
+    in one figure, and the phases along the layers of each have a section.
 
     The same results give the same page, byte for byte.
 
@@ -65,19 +66,20 @@ def trace_report(
         HTML with plotly.js inside it (about 5 MB, and under 8 MB for a trace of any length).
     """
     tokens = " ".join(f"<span>{visible(t, 40)}</span>" for t in curve.trace.prompt.strings)
+    target = facts_html({"target": curve.target_line}) if curve.target_line else ""
+    others = {way: other for way, other in (ways or {}).items() if other is not curve}
+    density = drawn(plot_density, curve, phases, more=_REFINED * bool(curve.table["refined"].any()))
     lead = [
         f"<h1>Trace of a prompt through {html.escape(model_name(curve))}</h1>",
         f'<p class="tokens">{tokens}</p>',
-        f"<dl>{_facts(curve)}</dl>",
+        f"<dl><dt>the model's next token</dt><dd>{_next_token(curve)}</dd>{target}</dl>",
         f'<p class="finding">{html.escape(sentence(phases.describe()))}</p>',
+        _summary(ways) if ways and others else "",
+        _explorer(curve, ways or {}, lens),
+        _ways(ways) if ways and others else density,
     ]
-    others = {way: other for way, other in (ways or {}).items() if other is not curve}
     sections = {
-        "The trace": [_explorer(curve, ways or {}, lens)],
-        "Density: how much of the graph the prediction needs": [
-            _ways(ways) if ways and len(ways) > 1 else "",
-            drawn(plot_density, curve, phases, more=_REFINED * bool(curve.table["refined"].any())),
-        ],
+        "Density: how much of the graph the prediction needs": [density] if others else [],
         "Composition: what the trace is made of": [
             drawn(plot_kinds, curve),
             drawn(plot_layers, curve),
@@ -88,11 +90,35 @@ def trace_report(
             _phase_table(phases),
             "<h3>Does the split hold? Ablation of early and late layers</h3>",
             _ablation(phases, ablation),
-            *(_other(way, other, (ablations or {}).get(way)) for way, other in others.items()),
         ],
+        **{
+            f"Phases in another way: {way.title}": [
+                _other(way, other, (ablations or {}).get(way)),
+            ]
+            for way, other in others.items()
+        },
         "Every size": [_sizes(curve)],
+        "How this was made": [f"<dl>{_facts(curve)}</dl>"],
     }
-    return page(trace_title(curve), "\n".join(lead), sections)
+    return page(trace_title(curve), "\n".join(lead), sections, folded=True)
+
+
+def _summary(curves: Mapping[Way, DensityCurve]) -> str:
+    """Where each way has the model's top token and is constructed, a line a way."""
+    rows = []
+    for way, curve in curves.items():
+        construction, top = find_phases(curve).get("construction"), top_size(curve)
+        rows.append(
+            {
+                "way of measuring": way.title,
+                "has the model's top token from": "–" if math.isnan(top) else f"s = {top:.2g}",
+                "construction": "–"
+                if construction is None
+                else f"s = {construction.start:.2g} to {construction.stop:.2g}",
+                "density": curve.density,
+            }
+        )
+    return table_html(pd.DataFrame(rows))
 
 
 def _explorer(
@@ -108,8 +134,7 @@ def _explorer(
         curves, names = [each for _, each in ordered], [way.title for way, _ in ordered]
     lenses = () if lens is None else (lens,)
     page = explorer(curves, names=names, lenses=lenses, most_edges=EXPLORED_EDGES)
-    inner = html.escape(page)
-    return f'<iframe title="The explorer" srcdoc="{inner}"></iframe><p>{_EXPLORER}</p>'
+    return f'<iframe title="The explorer" srcdoc="{html.escape(page)}"></iframe>'
 
 
 def _ways(curves: Mapping[Way, DensityCurve]) -> str:
@@ -121,8 +146,7 @@ def _other(way: Way, curve: DensityCurve, ablation: pd.DataFrame | None) -> str:
     """Phases along sizes and layers in another way."""
     phases = find_phases(curve)
     return (
-        f"<h3>Phases in another way: {html.escape(way.title)}</h3>"
-        + paragraphs([sentence(phases.describe())])
+        paragraphs([sentence(phases.describe())])
         + drawn(plot_layer_phases, curve, phases, suffix=f"-{way.name}")
         + _phase_table(phases)
         + _ablation(phases, ablation)
@@ -139,14 +163,17 @@ def _facts(curve: DensityCurve) -> str:
         "kinds of edges never ablated": keep_text(curve.keep),
         "density": f"{curve.density:.3f}" if known else "needs two sizes; one was measured",
         "entropy of the model's output": f"{curve.entropy:.3f} nats",
-        **({"target": curve.target_line} if curve.target_line else {}),
         "head": f"top-{curve.head:g} nucleus, mass {curve.head_mass:.3f}",
         "largest logit difference at full mask": f"{curve.logit_gap:.1e}",
         "seed": str(curve.seed),
         "versions": versions_text(made.get("versions", {})),
     }
-    top = ", ".join(f"<code>{quoted(token)}</code> {p:.3f}" for token, p in curve.top)
-    return f"{facts_html(facts)}<dt>the model's next token</dt><dd>{top}</dd>"
+    return facts_html(facts)
+
+
+def _next_token(curve: DensityCurve) -> str:
+    """The model's most probable tokens, as HTML."""
+    return ", ".join(f"<code>{quoted(token)}</code> {p:.3f}" for token, p in curve.top)
 
 
 def _sizes(curve: DensityCurve) -> str:
@@ -202,12 +229,6 @@ def _drawn(row: dict[Any, Any], name: str) -> str:
     return mean if low in (high, "nan") else f"{mean} ({low} to {high})"
 
 
-_EXPLORER = (
-    "The slider sets the relative size s of the trace. Hover over an edge for its hook point and "
-    "tokens; click on a node for the tokens that it promotes and the edges into it, and on a cell "
-    "of the grid to draw one head alone and to see its attention. The address of this page holds "
-    "what is selected."
-)
 _REFINED = (
     "Sizes were added to the grid where total variation moves by more than a tenth from one size "
     "to the next, and where head and tail are restored."

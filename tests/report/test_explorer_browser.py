@@ -290,11 +290,12 @@ def test_tokens_of_other_scripts_are_cut_and_isolated(browser, tmp_path) -> None
 
 
 @pytest.mark.extended
-def test_it_works_within_the_page_of_a_trace(browser, tmp_path) -> None:
-    curve = made.curve()
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_works_within_the_page_of_a_trace(browser, tmp_path, width) -> None:
+    curve = large_curve(12)  # of thirty layers
     path = tmp_path / "trace.html"
     path.write_text(trace_report(curve, find_phases(curve)), encoding="utf-8")
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = browser.new_context(viewport={"width": width, "height": 900})
     page = context.new_page()
     errors: list[str] = []
     page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
@@ -303,7 +304,27 @@ def test_it_works_within_the_page_of_a_trace(browser, tmp_path) -> None:
     frame = page.frame_locator("iframe")
     frame.locator("html[data-ready]").wait_for(timeout=30_000)
     frame.get_by_role("slider", name="Relative size s of the trace").press("End")
-    assert frame.locator(".status").inner_text().startswith(f"s = 1: {curve.trace.edges} edges")
+    assert frame.locator(".status").inner_text().startswith(f"s = 1: {curve.trace.edges:,} edges")
+    # The frame is as high as the explorer, which says nothing that the page around it says.
+    html, outer = frame.locator("html"), page.locator("iframe").bounding_box()
+    frame.locator(".in-edges").wait_for()
+    page.wait_for_function(
+        "() => { const f = document.querySelector('iframe'), inner = f.contentDocument;"
+        " return f.clientHeight === inner.body.offsetHeight; }"
+    )
+    assert html.evaluate("e => [e.scrollHeight > e.clientHeight, e.scrollWidth > innerWidth]") == [
+        False,
+        False,
+    ]
+    drawing = frame.locator(".layers").bounding_box()
+    assert outer["y"] < drawing["y"] < 900
+    assert frame.locator("h1").is_hidden()
+    assert frame.locator(".tokens").is_hidden()
+    assert page.evaluate("document.documentElement.scrollHeight") < 6000
+    page.evaluate("window.scrollBy(0, 600)")
+    slider = frame.get_by_role("slider", name="Relative size s of the trace")
+    page.wait_for_timeout(100)
+    assert slider.bounding_box()["y"] >= 0  # it stays in sight
     context.close()
     assert errors == []
 

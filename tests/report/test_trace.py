@@ -12,6 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from strace_lens.density.causal import phase_ablation
 from strace_lens.density.phases import find_phases
+from strace_lens.density.ways import WAYS, top_size
 from strace_lens.report.explorer import explorer
 from strace_lens.report.page import trace_title
 from strace_lens.report.trace import EXPLORED_EDGES, trace_report
@@ -74,11 +75,27 @@ def explorers(page: str) -> list[str]:
     return [a["srcdoc"] or "" for tag, a in Page(page).tags if tag == "iframe"]
 
 
-def test_the_explorer_of_the_trace_is_its_first_section(page: str) -> None:
+def test_summary_explorer_and_curve_come_before_folded_sections(page: str) -> None:
     curve = made.curve()
     assert explorers(page) == [explorer([curve], most_edges=EXPLORED_EDGES)]
-    assert page.index("<iframe") < page.index("<figure>")
-    assert page.index("<h2>") < page.index("<iframe") < page.index("<h2>", page.index("<iframe"))
+    body = page[page.index("<h1>") :]
+    parts = ['class="finding"', "<iframe", 'id="figure-density"', "<details>"]
+    assert [body.index(part) for part in parts] == sorted(map(body.index, parts))
+    assert body.count("<h2>") == body.count("<details><summary><h2>") == 4
+    assert " open" not in "".join(re.findall(r"<details[^>]*>", body))
+
+
+def test_several_ways_are_compared_before_the_explorer() -> None:
+    curve = made.curve()
+    other = dataclasses.replace(curve, table=curve.table.assign(top1=False))
+    page = trace_report(curve, find_phases(curve), ways={WAYS[0]: curve, WAYS[1]: other})
+    first, *_ = tables(page)
+    assert first["way of measuring"].tolist() == [way.title for way in WAYS[:2]]
+    assert first.iloc[:, 1].tolist() == [f"s = {top_size(curve):.2g}", "–"]
+    assert first["density"].tolist() == [f"{curve.density:.3g}", f"{other.density:.3g}"]
+    body = page[page.index("<h1>") :]
+    parts = ["<table", "<iframe", 'id="figure-ways"', "<details>", 'id="figure-density"']
+    assert [body.index(part) for part in parts] == sorted(map(body.index, parts))
 
 
 @pytest.mark.extended

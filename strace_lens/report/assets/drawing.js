@@ -20,7 +20,7 @@ function geometry(result, width) {
   const { tokens } = result.shape;
   const levels = result.levels.length;
   const left = 18 + widest([layerLabel(result.shape.layers - 1)]);
-  const dx = Math.max(11, Math.min(90, (width - left - RIGHT) / tokens));
+  const dx = Math.max(11, Math.min(130, (width - left - RIGHT) / tokens));
   const dy = Math.max(7, Math.min(52, 560 / levels));
   const foot = dx > 70 ? 30 : 20 + widest(result.tokens.map((t) => visible(t, 14)));
   return {

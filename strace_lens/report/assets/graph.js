@@ -59,8 +59,8 @@ function drawnText(view, count) {
   return `${all} of ${edgeText(view.shown.length)}${left}${held}: one for each kind, layer and pair of tokens.`;
 }
 
-/** A drawing inside `parent`; `show(count)` draws what the choice leaves of the first so many edges. */
-function makeGraph(parent, result, edges, lens, choice, tip, say, changed) {
+/** A drawing inside `parent`, above its controls; `show(count)` draws what the choice leaves of the first so many edges. */
+function makeGraph(parent, tools, result, edges, lens, choice, tip, say, changed) {
   const heads = result.shape.heads;
   const ground = element("canvas", { "aria-hidden": "true" });
   const marks = element("canvas", {
@@ -73,7 +73,7 @@ function makeGraph(parent, result, edges, lens, choice, tip, say, changed) {
   const drawn = element("p", { class: "hint drawn" });
   const scroll = element("div", { class: "drawing" }, element("div", { class: "layers" }, ground, marks));
   const list = element("div", { class: "in-edges", tabindex: "0", role: "region", "aria-label": "In-edges" });
-  parent.append(drawn, scroll);
+  parent.append(drawn, scroll, tools);
   const readout = makeReadout(parent, result, lens);
   parent.append(list);
   const state = { at: null, count: 0, view: null, colours: themeColours(), stop: () => {} };

@@ -49,22 +49,22 @@ function facts(result) {
 function makePanel(result, edges, lens, number, choice, pick, chosen) {
   const status = element("p", { class: "status" });
   const drawing = element("div", { class: "column wide" });
-  const side = element("div", { class: "column side" });
+  const side = element("div", { class: "column side" }), charts = element("div", { class: "column side charts" });
   const panel = element("section", { class: "panel", "aria-labelledby": `title-${number}` },
     element("h2", { id: `title-${number}` }, `${result.metadata.model ?? "a model without a name"}, edges by ` +
       `${result.metadata.importance ?? "?"}, ${result.metadata.order ?? "?"}`),
     element("p", { class: "tokens" }, ...result.tokens.map((t) => element("span", {}, visible(t, 40)))),
-    status, element("div", { class: "columns" }, drawing, side), facts(result));
+    status, element("div", { class: "columns" }, drawing, side, charts), facts(result));
   byId("panels").append(panel);
   const kinds = result.shape.mlp ? KINDS : KINDS.slice(0, 2);
-  drawing.append(element("h3", {}, "Trace"), legend(Object.fromEntries(kinds.map((k) => [k, KIND_NAMES[k]]))));
-  const above = element("div");
-  drawing.append(above);
-  const graph = makeGraph(drawing, result, edges, lens, choice, tip, say, chosen);
-  const controls = makeControls(above, result, edges, choice, graph, chosen);
-  const [grid, prediction, density, composition] = ["grid", "prediction", "density", "composition"].map((name) => {
+  drawing.append(element("div", { class: "bar" }, element("h3", {}, "Trace"),
+    legend(Object.fromEntries(kinds.map((k) => [k, KIND_NAMES[k]])))));
+  const tools = element("div");
+  const graph = makeGraph(drawing, tools, result, edges, lens, choice, tip, say, chosen);
+  const controls = makeControls(tools, result, edges, choice, graph, chosen);
+  const [grid, prediction, density, composition] = ["grid", "prediction", "density", "composition"].map((name, i) => {
     const block = element("div", { class: `block ${name}` });
-    side.append(block);
+    (i < 2 ? side : charts).append(block);
     return block;
   });
   const heads = makeHeads(grid, result, edges, choice, tip, say, chosen);
@@ -192,7 +192,19 @@ function makeTheme(redraw) {
   button.addEventListener("click", () => set(document.documentElement.dataset.theme !== "dark"));
 }
 
+/** Within the page of a trace, make the frame as high as what it holds, and keep the slider in sight as that page scrolls. */
+function fitFrame() {
+  if (home === window) return;
+  document.documentElement.dataset.framed = "true";
+  const frame = window.frameElement, header = document.querySelector("header");
+  const fit = () => { frame.style.height = `${document.body.offsetHeight + frame.offsetHeight - frame.clientHeight}px`; };
+  const follow = () => { header.style.top = `${Math.max(0, -frame.getBoundingClientRect().top)}px`; };
+  new ResizeObserver(fit).observe(document.body);
+  home.addEventListener("scroll", follow, { passive: true });
+}
+
 async function start() {
+  fitFrame();
   const panels = [], unpacked = [], read = [];
   const shared = makeChoice();
   let active = 0, typing = false;
