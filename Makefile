@@ -48,7 +48,8 @@ test-all: $(READY4) $(READY3)
 notebooks: $(READY4)
 	.venv/bin/python -m pytest --nbmake --nbmake-timeout=900 -o addopts= -v notebooks
 
-# The site into site/, every example on it run; a warning is an error.
+# The site into site/; its examples run where the package, a table, a version or one of them changed.
+# A warning is an error.
 docs: $(READY4)
 	.venv/bin/mkdocs build --strict
 
@@ -120,5 +121,5 @@ $(READY4) $(READY3): pyproject.toml constraints.txt
 
 clean:
 	rm -rf .venv .venv-tl3 .venv-wheel build dist site strace_lens.egg-info .pytest_cache .ruff_cache .hypothesis
-	rm -rf .import_linter_cache
+	rm -rf .import_linter_cache .examples_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -216,3 +216,75 @@ def test_a_table_of_an_example_has_no_pandas_marks_and_says_what_it_leaves_out()
     assert "<td>0.123</td>" in html
     assert "and 1 more rows" in html
     assert "dataframe" not in html
+
+
+# ------------------------------------------------------------------ examples that need not run
+
+
+def checkout(root: Path) -> Path:
+    """The files of a checkout that examples depend on, one of each kind."""
+    files = {
+        "strace_lens/verb.py": "x = 1",
+        "docs/hooks/cells.py": "",
+        "docs/table.csv": "1,2",
+        "constraints.txt": "torch==1",
+        "docs/page.md": 'Words.\n```python exec="on"\nprint(1)\n```\nMore words.\n',
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, "utf-8")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "again"),
+    [
+        ("docs/page.md", "More words", "Other words", False),
+        ("docs/page.md", "print(1)", "print(2)", True),
+        ("docs/page.md", 'exec="on"', 'exec="on" session="a"', True),
+        ("strace_lens/verb.py", "1", "2", True),
+        ("docs/table.csv", "1", "3", True),
+        ("constraints.txt", "1", "2", True),
+    ],
+)
+def test_examples_run_again_where_what_they_depend_on_has_changed(
+    tmp_path: Path, name: str, old: str, new: str, again: bool
+) -> None:
+    key_of, root = hook("examples").key_of, checkout(tmp_path)
+    before = key_of(root)
+    assert key_of(root) == before
+    path = root / name
+    path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
+    assert (key_of(root) != before) == again
+
+
+def test_examples_that_ran_are_not_run_again(tmp_path: Path) -> None:
+    Examples, store = hook("examples").Examples, tmp_path / "cache" / "outputs.json"
+    ran: list[str] = []
+
+    def run(code: str, **options: Any) -> str:
+        ran.append(code)
+        if code == "fails":
+            raise RuntimeError(code)
+        return f"{code} {len(ran)}"
+
+    def build(key: str, *codes: str) -> tuple[list[str], Any]:
+        examples = Examples(key, store)
+        once = examples.instead_of(run)
+        shown = [once(code, session="a") for code in codes]
+        examples.files["page.html"] = "whole"
+        examples.save()
+        return shown, examples
+
+    first, _ = build("key", "a", "b", "a")
+    assert (first, len(ran)) == (["a 1", "b 2", "a 3"], 3)
+    again, known = build("key", "a", "b", "a")
+    assert (again, len(ran), known.files) == (first, 3, {"page.html": "whole"})
+    assert build("other", "a")[0] == ["a 4"]
+    store.write_bytes(store.read_bytes()[:-5])  # torn
+    assert build("other", "a")[0] == ["a 5"]
+    examples = Examples("failing", store)
+    with pytest.raises(RuntimeError):
+        examples.instead_of(run)("fails")
+    examples.save()
+    assert not Examples("failing", store).known

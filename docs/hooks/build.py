@@ -1,7 +1,8 @@
 """Hooks of MkDocs: formulas, files from outside docs/, and the folder where examples run.
 
-All examples run in this process and in one temporary folder. A model is loaded once in a build,
-however many pages load it. Pages work without a network: plotly.js comes from the plotly package.
+All examples run in this process and in one temporary folder, or are taken from the build before
+(`examples.py`). A model is loaded once in a build, however many pages load it. Pages work without a
+network: plotly.js comes from the plotly package.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import functools
 import logging
 import os
 import re
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +24,7 @@ from mkdocs.structure.pages import Page
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cells  # noqa: F401  examples import it when it is no longer on the path
+import examples
 import mathml
 from plotly.offline import get_plotlyjs
 
@@ -37,6 +38,7 @@ KEPT = ("explorer.html",)
 _log = logging.getLogger("mkdocs.hooks.build")
 _before: list[str] = []
 _folder: list[tempfile.TemporaryDirectory[str]] = []
+_examples: list[examples.Examples] = []
 
 
 def on_startup(**_: Any) -> None:
@@ -54,10 +56,14 @@ def on_config(config: MkDocsConfig) -> None:
 
 
 def on_pre_build(config: MkDocsConfig) -> None:
-    """Change to the folder of the examples."""
+    """Change to the folder of the examples, and see whether they have to run."""
     _before.append(os.getcwd())
     _folder.append(tempfile.TemporaryDirectory(prefix="examples-"))
     os.chdir(_folder[-1].name)
+    _examples.append(examples.Examples(examples.key_of()))
+    examples.use(_examples[-1])
+    if _examples[-1].known:
+        _log.info("the examples are those of an earlier build; `make clean` lets them run again")
 
 
 @event_priority(100)  # before mkdocs-jupyter looks for notebooks
@@ -84,14 +90,18 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 
 
 def on_post_build(config: MkDocsConfig) -> None:
-    """Copy the files that pages show out of the folder of the examples, and leave it."""
+    """Write the files that pages show into the site, keep the examples, and leave their folder."""
     kept = Path(config.site_dir) / "examples"
     kept.mkdir(exist_ok=True)
+    done = _examples.pop()
+    if not done.known:
+        done.files |= {name: Path(name).read_text("utf-8") for name in KEPT if Path(name).is_file()}
     for name in KEPT:
-        if Path(name).is_file():
-            shutil.copy(name, kept / name)
+        if name in done.files:
+            (kept / name).write_text(done.files[name], "utf-8")
         else:
             _log.warning("no example wrote %s, which a page shows", name)
+    done.save()
     _leave()
 
 
