@@ -17,10 +17,12 @@ from benchmarks import (
     circuits_attribution,
     circuits_masked,
     circuits_scaling,
+    compare_seconds,
     extraction,
     fitting,
     importance,
     masked_forward,
+    plan,
     relevance,
     scaling,
     scheduling,
@@ -42,11 +44,13 @@ LONG = (
     sparse_seconds,
     importance,
     scaling,
+    plan,
     sweeps,
     circuits_attribution,
     circuits_masked,
     circuits_scaling,
     relevance,
+    compare_seconds,
 )
 
 

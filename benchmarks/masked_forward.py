@@ -1,7 +1,9 @@
-"""The masked forward pass of 27 sizes against the plain forward pass of the same batch.
+"""Masked forward passes against plain ones: 27 rows as one batch, and all rows of a curve.
 
-Both run the same rows through the same model in one pass and unembed the last position only; the
-plain one has no mask hooks. The two take turns, and the ratio is that of their fastest runs.
+Both run through the same model and unembed the last position only; the plain passes have no mask
+hooks. In one batch they run the same rows. A curve runs masks that are equal once, and is compared
+with as many plain rows as it has sizes and controls. The two take turns, and the ratio is that of
+their fastest runs.
 Run: python -m benchmarks.masked_forward
 """
 
@@ -17,11 +19,15 @@ import strace_lens as sl
 from benchmarks.common import info, interleaved_seconds, report, smollm2, smollm2_trace
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.forward import last_logits
+from strace_lens.model.forward import MEMORY_BUDGET, even_chunks, last_logits, rows_per_pass
+from strace_lens.traces.ablation import ZERO
+from strace_lens.traces.curve_rows import curve_rows, most_rows
 from strace_lens.traces.masked_run import masked_logits, passes
 from strace_lens.traces.rows import MaskedRows
 
 GOAL = 1.1
+CURVE_GOALS = {False: 0.3, True: 0.5}
+"""Without controls and with them."""
 REPEATS = 9
 
 
@@ -56,10 +62,27 @@ def compare(model: Model, trace: sl.Trace, sizes: Sequence[float], repeats: int)
     return Seconds(*interleaved_seconds(both, repeats))
 
 
+def curve(model: Model, trace: sl.Trace, controls: bool, repeats: int) -> Seconds:
+    """Time the rows of a curve and as many plain rows as it has sizes and controls."""
+    architecture, tokens = architecture_of(model), trace.prompt.tensor
+    rows = curve_rows(architecture, trace, sl.SIZES, controls=controls, replacement=ZERO, seed=0)
+    asked = most_rows(sl.SIZES, controls)
+    chunks = list(even_chunks(asked, rows_per_pass(architecture, len(tokens), MEMORY_BUDGET)))
+    info(f"{len(rows)} masks differ, of {asked}")
+
+    def plain() -> None:
+        for chunk in chunks:
+            last_logits(model, architecture, tokens.expand(chunk.stop - chunk.start, -1))
+
+    both = (lambda: masked_logits(model, architecture, rows.groups), plain)
+    return Seconds(*interleaved_seconds(both, repeats))
+
+
 def main() -> None:
     """Compare on the 47-token trace of SmolLM2."""
+    model = smollm2()
     trace = smollm2_trace()
-    seconds = compare(smollm2(), trace, sl.SIZES, REPEATS)
+    seconds = compare(model, trace, sl.SIZES, REPEATS)
     masked, plain = min(seconds.masked), min(seconds.plain)
     rows = f"{len(sl.SIZES)} rows of {trace.shape.tokens} tokens"
     report(f"masked forward, {rows}", masked / plain, GOAL, at_most=True)
@@ -67,6 +90,11 @@ def main() -> None:
         f"fastest of {REPEATS}: masked {masked:.3f} s, plain {plain:.3f} s; "
         f"ratio of medians {median(seconds.masked) / median(seconds.plain):.3f}x"
     )
+    for controls, goal in CURVE_GOALS.items():
+        seconds = curve(model, trace, controls, 3)
+        added = "with all controls" if controls else "without controls"
+        name = f"rows of a curve, {len(sl.SIZES)} sizes {added}"
+        report(name, min(seconds.masked) / min(seconds.plain), goal, at_most=True)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 Every line is a process of its own, as a user starts it. The yardstick is a bare script that imports
 torch and TransformerLens, loads the weights of the default model from safetensors with transformers
 and boots a bridge: whoever works with TransformerLens waits for that much in any case.
-Run: python -m benchmarks.start [--compare]
+Run: python -m benchmarks.start
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import subprocess
@@ -19,21 +18,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.common import fastest, info, report
+from benchmarks.common import fastest, report
 
 HERE = Path(__file__).resolve().parents[1]
 REPEATS = 3
 HELP_SECONDS = 0.5
 IMPORT_SECONDS = 0.3
-COMPARE_SECONDS = 180
 
 PROMPT = (
     "Paris is the capital of France, Tokyo is the capital of Japan, and the capital of Italy is"
 )
 COMMAND = (sys.executable, "-m", "strace_lens.cli")
 TRACE = (*COMMAND, "trace", PROMPT)
-COMPARE = (*COMMAND, "compare", "--task", "ioi", "--pairs", "6")
-METHODS = "eap,eap-ig,acdc,strace,random"
 
 BARE = """
 import sys, torch
@@ -69,11 +65,8 @@ def spent(command: Sequence[str], folder: Path) -> Spent:
     return Spent(wall, used)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Time the start, the README's trace against the bare script, and on request `compare`."""
-    parser = argparse.ArgumentParser(description="What a user waits for.")
-    parser.add_argument("--compare", action="store_true", help="compare of five methods too")
-    options = parser.parse_args([] if argv is None else argv)
+def main() -> None:
+    """Time the start, and the README's trace against the bare script."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
 
@@ -90,17 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         script = run(sys.executable, "-c", BARE, str(weights.parent), PROMPT)
         bare, trace = fastest([script, run(*TRACE)], REPEATS)
         report("the README's trace, times a bare script that loads", trace / bare, 1.5, True)
-        if options.compare:
-            five = spent((*COMPARE, "--methods", METHODS), folder)
-            info(f"{five.wall:.0f} s of wall time")
-            report(
-                "compare of five methods, processor time",
-                five.processor,
-                COMPARE_SECONDS,
-                at_most=True,
-                unit=" s",
-            )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

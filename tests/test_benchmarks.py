@@ -90,6 +90,9 @@ def test_masked_and_plain_passes_run_the_same_model(trace):
     assert all(s > 0 for s in (*seconds.masked, *seconds.plain))
     with pytest.raises(RuntimeError, match="logits differ"):
         masked_forward.compare(tiny.bridge("no_positions"), trace, (0.01,), repeats=1)
+    for controls in (False, True):
+        seconds = masked_forward.curve(tiny.bridge("no_positions"), trace, controls, repeats=1)
+        assert all(s > 0 for s in (*seconds.masked, *seconds.plain))
 
 
 def test_one_by_one_gives_the_curve_of_the_whole_job(trace):

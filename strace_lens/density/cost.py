@@ -208,7 +208,7 @@ def gradient_multiply_adds(architecture: Architecture, tokens: int) -> int:
 
 
 def graph_bytes(architecture: Architecture, tokens: int, itemsize: int = 4) -> int:
-    """Bytes of the tensors of a token graph: its activations and the weights that read them."""
+    """Bytes of the tensors of a token graph; the matrices that read them are the model's own."""
     shape, layers = shape_of(architecture, tokens), architecture.layers
     d_model, inner = architecture.d_model, architecture.heads * architecture.d_head
     mlps = layers * architecture.mlp
@@ -216,9 +216,9 @@ def graph_bytes(architecture: Architecture, tokens: int, itemsize: int = 4) -> i
     # The stream, what the MLPs write, the values, and a scale for each layer.
     by_token = (shape.levels + mlps) * d_model + values + layers
     patterns = layers * architecture.heads * tokens**2
-    output = inner * d_model + inner + 3 * d_model
-    weights = layers * output + mlps * d_model
-    return itemsize * (tokens * by_token + patterns + architecture.d_vocab + weights)
+    # Biases and gains, some of which are the model's own too.
+    vectors = layers * (inner + 3 * d_model) + mlps * d_model
+    return itemsize * (tokens * by_token + patterns + architecture.d_vocab + vectors)
 
 
 def trace_bytes(architecture: Architecture, tokens: int) -> int:
@@ -266,8 +266,9 @@ def peak_bytes(
     there, edges = shape.places, shape.edges
     graph = graph_bytes(architecture, tokens, itemsize)
     row = bytes_per_row(architecture, tokens)
-    # Activations are stacked from those of the layers, so that all are there twice.
-    reading = 2 * graph + row
+    # Each activation is copied into its place as it is read; then what MLPs write, less constants.
+    mlps = itemsize * architecture.layers * architecture.mlp * tokens * architecture.d_model
+    reading = graph + max(row, mlps)
     # Scores, ranks and the keys of the search; afterwards the importances and which are reachable.
     search = 8 * there + 8 * edges
     layer = 12 * architecture.heads * tokens * (tokens + architecture.d_model)

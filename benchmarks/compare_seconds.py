@@ -1,0 +1,32 @@
+"""Processor time of `strace-lens compare`, the whole command in a process of its own.
+
+Five methods on six pairs, ACDC among them, which runs a circuit for each edge that it tries; and
+what the command does by default.
+Run: python -m benchmarks.compare_seconds
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from benchmarks.common import info, report
+from benchmarks.start import COMMAND, spent
+
+DEFAULT = (*COMMAND, "compare", "--task", "ioi")
+FIVE = (*DEFAULT, "--pairs", "6", "--methods", "eap,eap-ig,acdc,strace,random")
+GOALS = {"compare, five methods on six pairs": (FIVE, 180), "compare, by default": (DEFAULT, 300)}
+
+
+def main() -> None:
+    """Print the seconds of both commands, the default model in the cache."""
+    with tempfile.TemporaryDirectory() as made:
+        spent((*COMMAND, "doctor"), Path(made))  # dequantises the default model
+        for name, (command, goal) in GOALS.items():
+            taken = spent(command, Path(made))
+            report(f"{name}, processor time", taken.processor, goal, at_most=True, unit=" s")
+            info(f"{taken.wall:.0f} s of wall time")
+
+
+if __name__ == "__main__":
+    main()
