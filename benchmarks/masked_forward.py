@@ -17,9 +17,9 @@ import torch
 
 import strace_lens as sl
 from benchmarks.common import info, interleaved_seconds, report, smollm2, smollm2_trace
-from strace_lens.model.architecture import Model
+from strace_lens.model.architecture import Model, device_of
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.forward import MEMORY_BUDGET, even_chunks, last_logits, rows_per_pass
+from strace_lens.model.forward import byte_budget, even_chunks, last_logits, rows_per_pass
 from strace_lens.traces.ablation import ZERO
 from strace_lens.traces.curve_rows import curve_rows, most_rows
 from strace_lens.traces.masked_run import masked_logits, passes
@@ -48,7 +48,8 @@ def compare(model: Model, trace: sl.Trace, sizes: Sequence[float], repeats: int)
     stop = torch.tensor([trace.edge_count(s) for s in sizes], dtype=torch.int32)
     group = MaskedRows(tokens, trace.shape, trace.ranks, torch.zeros_like(stop), stop)
     rows = tokens.expand(len(sizes), -1)
-    if passes(architecture, [len(tokens)] * len(sizes)) != 1:
+    budget = byte_budget(None, device_of(model))
+    if passes(architecture, [len(tokens)] * len(sizes), budget) != 1:
         raise RuntimeError("the masked rows do not fit one pass of the default memory budget")
 
     both = (
@@ -67,7 +68,8 @@ def curve(model: Model, trace: sl.Trace, controls: bool, repeats: int) -> Second
     architecture, tokens = architecture_of(model), trace.prompt.tensor
     rows = curve_rows(architecture, trace, sl.SIZES, controls=controls, replacement=ZERO, seed=0)
     asked = most_rows(sl.SIZES, controls)
-    chunks = list(even_chunks(asked, rows_per_pass(architecture, len(tokens), MEMORY_BUDGET)))
+    budget = byte_budget(None, device_of(model))
+    chunks = list(even_chunks(asked, rows_per_pass(architecture, len(tokens), budget)))
     info(f"{len(rows)} masks differ, of {asked}")
 
     def plain() -> None:

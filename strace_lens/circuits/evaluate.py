@@ -25,7 +25,6 @@ from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.accuracy import failure, standing_of
 from strace_lens.measures.sizes import check_sizes
 from strace_lens.model.architecture import Model
-from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 from strace_lens.utils.progress import warn
 
@@ -74,7 +73,7 @@ def faithfulness(
     level: str = "edge",
     selection: str = "top",
     connected: bool = False,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     allow_other_model: bool = False,
 ) -> Faithfulness:
     """Faithfulness by size of the circuits that a ranking gives: see `faithfulness_curve`.

@@ -36,12 +36,15 @@ from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.wiring import Wiring, wiring_of
 from strace_lens.model.architecture import Model, device_of
-from strace_lens.model.forward import MEMORY_BUDGET, bytes_per_row, even_chunks, expect_one_class
+from strace_lens.model.forward import byte_budget, bytes_per_row, even_chunks, expect_one_class
 from strace_lens.model.hold import verb
 from strace_lens.model.weights import expect_same_weights
 
 GRADIENT_FACTOR = 16
 """Budgets that a pass forward and backward may take, because it holds every layer's values."""
+
+GRADIENT_BYTES = 2**32
+"""That a pass forward and backward takes at the most, unless its budget alone is larger."""
 
 
 @dataclass
@@ -60,7 +63,7 @@ class Experiment:
         model, wiring, task: what is run.
         metric: key of `METRICS`.
         ablation: one of `ABLATIONS`.
-        memory_budget: bytes that one pass may take.
+        memory_budget: bytes that one forward pass may take.
         passes: counted as they are made.
         allow_other_model: take circuits and scores of other weights, or of a model of another name,
             if their graph has the same shape.
@@ -236,12 +239,14 @@ class Experiment:
     def gradient_chunks(self, rows: int, *, patched: bool = False) -> Iterator[slice]:
         """Cut rows into passes forward and backward that fit `GRADIENT_FACTOR` budgets.
 
-        Where they are `patched`, what each destination reads is held too.
+        These are no more than `GRADIENT_BYTES`, where one budget is not. Where they are `patched`,
+        what each destination reads is held too.
         """
         graph = self.graph
         vectors = 2 * graph.sources + 3 * graph.destinations * patched
         row = graph.layers * self._plain_bytes + self._vector_bytes * vectors
-        yield from even_chunks(rows, max(1, GRADIENT_FACTOR * self.memory_budget // row))
+        most = max(self.memory_budget, min(GRADIENT_FACTOR * self.memory_budget, GRADIENT_BYTES))
+        yield from even_chunks(rows, max(1, most // row))
 
     @property
     def _plain_bytes(self) -> int:
@@ -290,7 +295,7 @@ def make_experiment(
     *,
     metric: str | None = None,
     ablation: str = "resample",
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     allow_other_model: bool = False,
 ) -> Experiment:
     """Check that a task can be run on a model, and bind the two.
@@ -317,8 +322,7 @@ def make_experiment(
             "mean ablation averages position by position, so it needs prompts of one length; "
             f"task {task.name!r} has {int(task.lengths.min())} to {int(task.lengths.max())} tokens"
         )
-    if memory_budget <= 0:
-        raise ValueError(f"memory_budget must be positive; got {memory_budget} bytes")
+    budget = byte_budget(memory_budget, device_of(model))
     wiring = wiring_of(model)
     arch = wiring.architecture
     cfg: Any = model.cfg
@@ -340,9 +344,7 @@ def make_experiment(
         )
     expect_one_class(arch, task.lengths, f"task {task.name!r}")
     passes = Passes()
-    return Experiment(
-        model, wiring, task, metric, ablation, memory_budget, passes, allow_other_model
-    )
+    return Experiment(model, wiring, task, metric, ablation, budget, passes, allow_other_model)
 
 
 def objective_of(experiment: Experiment, objective: str | None) -> str:

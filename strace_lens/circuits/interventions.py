@@ -34,7 +34,6 @@ from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.accuracy import right_answers
 from strace_lens.measures.intervals import interval
 from strace_lens.model.architecture import Model, device_of
-from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 
 
@@ -49,7 +48,7 @@ def ablate(
     positions: Positions = None,
     ablation: str = "resample",
     metric: str | None = None,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Ablate named nodes, head inputs and edges in the clean run, many sets in few passes.
@@ -106,7 +105,7 @@ def activation_patch(
     positions: Positions = None,
     direction: Direction = "denoise",
     metric: str | None = None,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Patch activations of one run into the other, node by node and position by position.

@@ -33,7 +33,6 @@ from strace_lens.circuits.run_circuits import Direction, patched_pairs
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.wiring import keep_hooks
 from strace_lens.model.architecture import Model, device_of
-from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 
 
@@ -49,7 +48,7 @@ def path_patch(
     direction: Direction = "noise",
     ablation: str = "resample",
     metric: str | None = None,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Patch the direct paths from senders to receivers, and nothing else.

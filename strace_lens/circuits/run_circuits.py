@@ -26,7 +26,7 @@ from strace_lens.circuits.patching import PatchPlan, plan_pass, run_plan
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.wiring import keep_hooks
 from strace_lens.model.architecture import Model, device_of
-from strace_lens.model.forward import MEMORY_BUDGET, Hook
+from strace_lens.model.forward import Hook
 from strace_lens.model.hold import verb
 from strace_lens.model.sparse import has_hooks
 
@@ -42,7 +42,7 @@ def run_circuits(
     ablation: str = "resample",
     direction: Direction = "noise",
     metric: str | None = None,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     allow_other_model: bool = False,
 ) -> Float[Tensor, "circuit pair"]:
     """The metric of every circuit on every pair of a task.
@@ -60,7 +60,8 @@ def run_circuits(
             "denoise" runs the corrupted prompt and gives the circuit's edges their clean values
             (patching clean into corrupted), which only "resample" defines.
         metric: key of `METRICS`; the task's own by default.
-        memory_budget: bytes that one pass may take.
+        memory_budget: bytes that one forward pass may take; by the device unless given
+            (`byte_budget`).
         allow_other_model: run circuits that were found with other weights, as on another
             checkpoint, or on a model of another name; the graphs must still have one shape.
 

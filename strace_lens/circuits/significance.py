@@ -25,7 +25,6 @@ from strace_lens.circuits.graph import EMBED, ComponentGraph
 from strace_lens.circuits.run_circuits import circuit_metric, stack
 from strace_lens.circuits.task import Task
 from strace_lens.model.architecture import Model
-from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 from strace_lens.utils.progress import Advance, Progress, reporting
 
@@ -71,7 +70,7 @@ def circuit_tests(
     ablation: str = "resample",
     metric: str | None = None,
     seed: int = 0,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     allow_other_model: bool = False,
     progress: Progress | None = None,
 ) -> pd.DataFrame:

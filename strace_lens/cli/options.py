@@ -18,7 +18,7 @@ from strace_lens.corpus.plan import SPEEDS
 from strace_lens.corpus.setting import CORRUPTIONS, WHICH_CONTROLS
 from strace_lens.ground_truth.models import GROUND_TRUTHS
 from strace_lens.measures.sizes import ESTIMATOR_SIZES, SIZES
-from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.forward import DEVICE_BUDGET, MEMORY_BUDGET
 from strace_lens.model.load import DEFAULT, DTYPES, MAPS
 from strace_lens.model.targets import TargetLike
 from strace_lens.traces.ablation import ABLATIONS
@@ -153,7 +153,8 @@ Memory = Annotated[
     float | None,
     option(
         "GiB that one pass may take. Default: "
-        f"{MEMORY_BUDGET / 2**30:g} forward and {GRADIENT_BUDGET / 2**30:g} with gradients."
+        f"{MEMORY_BUDGET / 2**30:g} forward on a CPU, {DEVICE_BUDGET / 2**30:g} on a GPU; "
+        f"{GRADIENT_BUDGET / 2**30:g} with gradients."
     ),
 ]
 Json = Annotated[bool, option("Print one JSON object and no table.", "--json")]
@@ -273,10 +274,10 @@ Ranking = Annotated[
 # ------------------------------------------------------------------ their texts
 
 
-def budgets(memory: float | None) -> tuple[int, int]:
-    """Return the bytes of a forward pass, and of a forward and backward pass."""
+def budgets(memory: float | None) -> tuple[int | None, int]:
+    """Return the bytes of a forward pass, by the device if None, and of one with gradients."""
     if memory is None:
-        return MEMORY_BUDGET, GRADIENT_BUDGET
+        return None, GRADIENT_BUDGET
     if not memory > 0:
         raise ValueError(f"memory_budget must be positive; got {memory:g} GiB")
     return int(memory * 2**30), int(memory * 2**30)

@@ -16,7 +16,6 @@ from strace_lens.circuits.experiment import make_experiment
 from strace_lens.circuits.task import Task
 from strace_lens.comparison.compare import method_options, split
 from strace_lens.model.architecture import Model
-from strace_lens.model.forward import MEMORY_BUDGET
 
 ALL_METHODS = "all methods"
 """What stands for a method in the rows that compare the order of the methods themselves."""
@@ -32,7 +31,7 @@ def across_ablations(
     fractions: Sequence[float] = FRACTIONS,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> pd.DataFrame:
     """How methods' scores, their faithfulness and their order move with the ablation.
 

@@ -48,7 +48,6 @@ from strace_lens.comparison.files import (
 from strace_lens.comparison.projection import projection_of_task
 from strace_lens.ground_truth.models import GroundTruth
 from strace_lens.model.architecture import Model, UnsupportedModelError, device_of
-from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 from strace_lens.utils.peak_memory import peak_memory
 from strace_lens.utils.progress import Advance, Progress, reporting
@@ -93,7 +92,7 @@ def compare(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     folder: str | Path | None = None,
     overwrite: bool = False,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run discovery methods on a task and measure the circuits of each.

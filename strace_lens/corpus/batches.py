@@ -173,13 +173,14 @@ def _grown(
 def batches_of(architecture: Architecture, items: Sequence[Item], options: Options) -> list[Batch]:
     """Batches of prompts of like length: as many as fill one pass of the memory budget.
 
-    At most `MOST_PROMPTS`, at least one. What cannot be traced is a batch of its own, the last.
+    The options are those on the device of the model (`Options.on`). A batch has at most
+    `MOST_PROMPTS`, at least one. What cannot be traced is a batch of its own, the last.
     """
     rows = most_rows(options.sizes, options.size_controls)
     groups: list[list[Item]] = []
     traceable = [item for item in items if item.prompt is not None]
     for item in sorted(traceable, key=lambda item: item.length):
-        fits = rows_per_pass(architecture, item.length, options.memory_budget) // rows
+        fits = rows_per_pass(architecture, item.length, options.pass_bytes) // rows
         if groups and len(groups[-1]) < min(MOST_PROMPTS, max(1, fits)):
             groups[-1].append(item)
         else:

@@ -19,7 +19,7 @@ from strace_lens.corpus.parts import CONTROLS, PATH, Row
 from strace_lens.corpus.setting import Setting
 from strace_lens.density.curve import curve_of
 from strace_lens.measures import distributions as measures
-from strace_lens.model.architecture import Model
+from strace_lens.model.architecture import Model, device_of
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
 from strace_lens.model.predictions import token_texts
@@ -91,11 +91,12 @@ def _tried(model: Model, setting: Setting, items: Sequence[Item], halvings: int)
             "what is done is kept: run the sweep again where there is more, or leave it out"
         )
     # Half the memory for each pass: fewer rows, the same results.
+    given = setting.options.on(device_of(model))
     half = {
-        name: max(1, getattr(setting.options, name) // 2)
-        for name in ("memory_budget", "gradient_budget")
+        "memory_budget": max(1, given.pass_bytes // 2),
+        "gradient_budget": max(1, given.gradient_budget // 2),
     }
-    smaller = replace(setting, options=replace(setting.options, **half))
+    smaller = replace(setting, options=replace(given, **half))
     return _tried(model, smaller, items, halvings - 1)
 
 

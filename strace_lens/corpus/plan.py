@@ -190,7 +190,7 @@ def plan_sweep(
     if workers < 1:
         raise ValueError(f"workers must be at least 1; got {workers}")
     known = model if isinstance(model, Skeleton) else skeleton(model, dtype=dtype)
-    architecture, options = known.architecture, options or Options()
+    architecture, options = known.architecture, (options or Options()).on(_device(speed))
     items, assumptions = _items(known, prompts, options)
     batches = [
         tuple(item.length for item in batch.items)
@@ -230,7 +230,7 @@ def plan_sweep(
         combinations=runs,
         weights_bytes=known.weights_bytes,
         pass_bytes=max(
-            min(rows * len(batch), rows_per_pass(architecture, max(batch), options.memory_budget))
+            min(rows * len(batch), rows_per_pass(architecture, max(batch), options.pass_bytes))
             * bytes_per_row(architecture, max(batch))
             for batch in set(batches)
         ),
@@ -299,10 +299,10 @@ def _combination(
         # Every size that is added may be a round of its own.
         each = rows - options.refine
         masks = [length for length in batch for _ in range(each)]
-        count = passes(architecture, masks, options.memory_budget) + options.refine
+        count = passes(architecture, masks, options.pass_bytes) + options.refine
         # Each role of the controls, and each seed at the most, begins passes of its own.
         more_passes = {
-            tokens: passes(architecture, [tokens] * more, options.memory_budget) + 2 * len(ROLES)
+            tokens: passes(architecture, [tokens] * more, options.pass_bytes) + 2 * len(ROLES)
             if more
             else 0
             for tokens in set(batch)
@@ -366,12 +366,19 @@ def _peak(known: Skeleton, batch: tuple[int, ...], options: Options, gradient: i
         trace_bytes(architecture, tokens) + random_bytes(architecture, tokens, drawn)
         for tokens in batch
     ]
-    at_once = min(rows * len(batch), rows_per_pass(architecture, longest, options.memory_budget))
+    at_once = min(rows * len(batch), rows_per_pass(architecture, longest, options.pass_bytes))
     one = peak_bytes(architecture, longest, rows, at_once, itemsize, drawn=drawn)
     others = sum(graphs) + sum(ranks) - max(graphs) - max(ranks)
     outputs = 4 * rows * len(batch) * architecture.d_vocab
     states = 4 * rows * len(batch) * (architecture.layers + 2) * architecture.d_model
     return max(one + others + outputs + states * options.hidden, sum(graphs) + gradient)
+
+
+def _device(speed: str | float | Speed) -> torch.device:
+    """The device that a sweep is planned for, by its speed; a number says nothing of it."""
+    return torch.device(
+        "cuda" if speed == "h100" else torch.accelerator.current_accelerator() or "cpu"
+    )
 
 
 def _speed(speed: str | float | Speed, known: Skeleton, tokens: int) -> Speed:
@@ -380,8 +387,7 @@ def _speed(speed: str | float | Speed, known: Skeleton, tokens: int) -> Speed:
     if isinstance(speed, Speed):
         return speed
     if speed == "here":
-        device = torch.device(torch.accelerator.current_accelerator() or "cpu")
-        return speed_here(device, known.dtype, known.architecture.heads, tokens, 1)
+        return speed_here(_device(speed), known.dtype, known.architecture.heads, tokens, 1)
     if speed == "h100":
         flops, bandwidth = H100[itemsize], H100_BYTES
         name = f"an H100 at {flops:.3g} FLOP/s and {bandwidth:.3g} byte/s, both assumed"

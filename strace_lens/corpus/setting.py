@@ -15,7 +15,7 @@ from torch import Tensor
 from strace_lens.density.curve import HEAD
 from strace_lens.measures.sizes import REFINE, SIZES, check_sizes
 from strace_lens.model.architecture import Architecture, Model
-from strace_lens.model.forward import MEMORY_BUDGET, last_logits
+from strace_lens.model.forward import byte_budget, last_logits
 from strace_lens.model.prompts import Prompt, own_tokenizer
 from strace_lens.traces.edges import kinds_to_keep
 from strace_lens.traces.estimators import estimator_of
@@ -55,7 +55,8 @@ class Options:
             places; "random", its tokens are replaced by others of the vocabulary. A text is known
             by what was given, so that runs with and without are compared prompt by prompt.
         corrupt_rate: share of its words or tokens.
-        memory_budget: bytes that one forward pass may take; sets the batches too.
+        memory_budget: bytes that one forward pass may take, which sets the batches too; by the
+            device unless given (`byte_budget`).
         gradient_budget: bytes of a forward and backward pass.
         threads: of torch on the CPU; the last bits of a result depend on it.
     """
@@ -75,7 +76,7 @@ class Options:
     top_p: float = 1.0
     corrupt: str = "none"
     corrupt_rate: float = 1.0
-    memory_budget: int = MEMORY_BUDGET
+    memory_budget: int | None = None
     gradient_budget: int = GRADIENT_BUDGET
     threads: int = dataclasses.field(default_factory=torch.get_num_threads)
 
@@ -92,8 +93,9 @@ class Options:
                 raise ValueError(f"a sweep has no {noun} {value!r}; choose from {', '.join(known)}")
         least = {"refine": 0, "generate": 0, "memory_budget": 1, "gradient_budget": 1, "threads": 1}
         for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name} must be at least {value}; got {getattr(self, name)}")
+            given = getattr(self, name)
+            if given is not None and given < value:
+                raise ValueError(f"{name} must be at least {value}; got {given}")
         for wrong, why in self._problems():
             if wrong:
                 raise ValueError(why)
@@ -134,6 +136,19 @@ class Options:
             self.corrupt != "none" and self.generate > 0,
             "a sweep cannot both corrupt texts and add tokens to them; set corrupt or generate",
         )
+
+    def on(self, device: torch.device) -> Options:
+        """The options with the memory budget that they have on a device.
+
+        Batches depend on it, so the manifest of a run holds a number.
+        """
+        return dataclasses.replace(self, memory_budget=byte_budget(self.memory_budget, device))
+
+    @property
+    def pass_bytes(self) -> int:
+        """The memory budget, once the device is known: see `on`."""
+        assert self.memory_budget is not None
+        return self.memory_budget
 
     @property
     def size_controls(self) -> bool:

@@ -26,7 +26,7 @@ from strace_lens.corpus.run_folder import (
     read_run,
 )
 from strace_lens.corpus.setting import Options, setting_of
-from strace_lens.model.architecture import Architecture, Model
+from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
 from strace_lens.model.weights import weights_hash
@@ -82,7 +82,7 @@ def sweep(
     if not prompts:
         raise ValueError("no prompts to sweep; give at least one")
     architecture = architecture_of(model)  # what cannot be traced leaves no folder
-    options, folder = options or Options(), Path(out)
+    options, folder = (options or Options()).on(device_of(model)), Path(out)
     if options.controls == "all":
         prompts = with_wrong_texts(prompts)
     with results_folder(folder), only_writer(folder):

@@ -15,7 +15,7 @@ from torch import Tensor
 from strace_lens.density.curve import density_curves
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.forward import MEMORY_BUDGET, all_logits
+from strace_lens.model.forward import all_logits
 from strace_lens.model.hold import verb
 from strace_lens.model.predictions import TopToken
 from strace_lens.model.prompts import Prompt, cut, tokenize
@@ -45,7 +45,7 @@ def text_density(
     keep: Sequence[str] = (),
     bos: bool | None = None,
     seed: int = 0,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     gradient_budget: int = GRADIENT_BUDGET,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -64,7 +64,8 @@ def text_density(
         keep: kinds of edges that are never ablated, as in `density_curve`.
         bos: as in `tokenize`.
         seed: of estimators that draw.
-        memory_budget: bytes that one forward pass may take.
+        memory_budget: bytes that one forward pass may take; by the device unless given
+            (`byte_budget`).
         gradient_budget: bytes of a forward and backward pass.
         progress: told of each token; a bar if not given.
 

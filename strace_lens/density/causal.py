@@ -28,7 +28,7 @@ from strace_lens.density.phases import find_phases
 from strace_lens.measures import distributions as measures
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.forward import MEMORY_BUDGET, last_logits
+from strace_lens.model.forward import last_logits
 from strace_lens.model.hold import verb
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.edges import keep_text
@@ -80,7 +80,7 @@ def phase_ablation(
     *,
     replacement: Replacement = ZERO,
     seed: int = 0,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     allow_other_model: bool = False,
 ) -> pd.DataFrame:
     """Do early layers build the head and late layers refine the tail? Ablate each part and see.
@@ -104,7 +104,8 @@ def phase_ablation(
         curve: of the trace. Kinds of edges that it keeps are neither ablated nor counted.
         replacement: what an ablated edge carries.
         seed: of the draws.
-        memory_budget: bytes that one forward pass may take.
+        memory_budget: bytes that one forward pass may take; by the device unless given
+            (`byte_budget`).
         allow_other_model: accept a trace and a replacement that were made with other weights, as
             of another checkpoint; the graph must still have the shape of this model's.
 
@@ -142,7 +143,7 @@ def phase_ablations(
     *,
     replacement: Replacement = ZERO,
     seed: int = 0,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     allow_other_model: bool = False,
 ) -> list[pd.DataFrame]:
     """`phase_ablation` of several curves, whose rows share forward passes.

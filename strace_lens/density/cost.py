@@ -14,7 +14,7 @@ from torch import Tensor
 from strace_lens.measures.sizes import REFINE, SIZES, edge_count
 from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.forward import MEMORY_BUDGET, bytes_per_row, rows_per_pass
+from strace_lens.model.forward import byte_budget, bytes_per_row, rows_per_pass
 from strace_lens.model.hold import verb
 from strace_lens.traces.curve_rows import most_rows
 from strace_lens.traces.graph import shape_of
@@ -90,7 +90,7 @@ def plan(
     sizes: Sequence[float] = SIZES,
     refine: int = REFINE,
     controls: bool = True,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> Plan:
     """What `density_curve` would cost for a prompt of so many tokens, without running the model.
 
@@ -122,9 +122,10 @@ def plan(
     if refine < 0:
         raise ValueError(f"refine must be at least 0; got {refine}")
     rows = most_rows(sizes, controls, refine)
-    at_once = min(rows, rows_per_pass(architecture, tokens, memory_budget))
+    budget = byte_budget(memory_budget, device_of(model))
+    at_once = min(rows, rows_per_pass(architecture, tokens, budget))
     # Every size that is added may be a round of its own.
-    count = passes(architecture, [tokens] * (rows - refine), memory_budget) + refine
+    count = passes(architecture, [tokens] * (rows - refine), budget) + refine
     row = bytes_per_row(architecture, tokens)
     speed = speed_here(device_of(model), dtype, architecture.heads, tokens, at_once)
     return Plan(
@@ -139,7 +140,7 @@ def plan(
         peak_bytes=peak_bytes(
             architecture, tokens, rows, at_once, dtype.itemsize, drawn=len(sizes) * controls
         ),
-        memory_budget=memory_budget,
+        memory_budget=budget,
         seconds=(
             seconds_of_rows(architecture, tokens, rows, count, speed)
             + random_edges(architecture, tokens, sizes) * controls * EDGE_SECONDS

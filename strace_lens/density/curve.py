@@ -16,7 +16,7 @@ from strace_lens.measures import distributions as measures
 from strace_lens.measures.sizes import REFINE, SIZES, auc_paper, density
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.forward import MEMORY_BUDGET, last_logits
+from strace_lens.model.forward import last_logits
 from strace_lens.model.hold import verb
 from strace_lens.model.predictions import (
     TopToken,
@@ -157,7 +157,7 @@ def density_curve(
     target: TargetLike | None = None,
     head: float = HEAD,
     seed: int = 0,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     progress: Progress | None = None,
     allow_other_model: bool = False,
 ) -> DensityCurve:
@@ -181,7 +181,8 @@ def density_curve(
             measured beside the distances from the whole distribution.
         head: p of the head of the distribution.
         seed: of the random control.
-        memory_budget: bytes that one forward pass may take.
+        memory_budget: bytes that one forward pass may take; by the device unless given
+            (`byte_budget`).
         progress: told of the rows after each pass; a bar if not given.
         allow_other_model: accept a trace and a replacement that were made with other weights, as
             of another checkpoint; the graph must still have the shape of this model's.
@@ -228,7 +229,7 @@ def density_curves(
     targets: Sequence[TargetLike | None] | None = None,
     head: float = HEAD,
     seed: int = 0,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     progress: Progress | None = None,
     allow_other_model: bool = False,
 ) -> list[DensityCurve]:

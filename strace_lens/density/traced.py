@@ -14,7 +14,6 @@ from strace_lens.density.phases import Phases, find_phases
 from strace_lens.density.ways import top_size
 from strace_lens.measures.sizes import REFINE, SIZES
 from strace_lens.model.architecture import Model
-from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 from strace_lens.model.prompts import Prompt
 from strace_lens.model.targets import TargetLike
@@ -78,7 +77,7 @@ def trace(
     controls: bool = True,
     bos: bool | None = None,
     seed: int = 0,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     gradient_budget: int = GRADIENT_BUDGET,
     progress: Progress | None = None,
 ) -> TracedPrompt:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from strace_lens.density.curve import TARGET_COLUMNS, DensityCurve, density_curves
 from strace_lens.measures.sizes import REFINE, SIZES, smallest_size_from_which
 from strace_lens.model.architecture import Model
-from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 from strace_lens.model.targets import TargetLike
 from strace_lens.traces.ablation import ZERO, Replacement
@@ -90,7 +89,7 @@ def measure_ways(
     replacement: Replacement = ZERO,
     target: TargetLike | None = None,
     seed: int = 0,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     gradient_budget: int = GRADIENT_BUDGET,
     progress: Progress | None = None,
 ) -> dict[Way, DensityCurve]:

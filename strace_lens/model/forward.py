@@ -27,7 +27,10 @@ FIRST = "blocks.0.hook_resid_pre"
 """The first hook point that the hooks of a trace or of a circuit write or read."""
 
 MEMORY_BUDGET = 2**27
-"""Bytes of a forward pass unless said otherwise; on a CPU larger passes are slower."""
+"""Bytes of a forward pass on a CPU unless said otherwise; larger passes are slower there."""
+
+DEVICE_BUDGET = 2**31
+"""Bytes of a forward pass on a GPU, where Python takes as long to start a small pass as a large."""
 
 
 def last_logits(
@@ -210,10 +213,25 @@ def bytes_per_row(architecture: Architecture, tokens: int, itemsize: int = 4) ->
     return itemsize * (stream + pattern) + 32 * architecture.d_vocab
 
 
-def rows_per_pass(architecture: Architecture, tokens: int, memory_budget: int) -> int:
-    """How many rows fit the budget; at least one."""
+def byte_budget(memory_budget: int | None, device: torch.device) -> int:
+    """Bytes that one forward pass may take: what is asked for, else what suits the device.
+
+    The default depends on the kind of device alone, not on the memory that is free there, so that
+    the same call makes the same passes each time: `MEMORY_BUDGET` on a CPU, `DEVICE_BUDGET` on
+    anything else.
+
+    Raises:
+        ValueError: a budget that is not positive.
+    """
+    if memory_budget is None:
+        return MEMORY_BUDGET if device.type == "cpu" else DEVICE_BUDGET
     if memory_budget <= 0:
         raise ValueError(f"memory_budget must be positive; got {memory_budget} bytes")
+    return memory_budget
+
+
+def rows_per_pass(architecture: Architecture, tokens: int, memory_budget: int) -> int:
+    """How many rows fit a budget, from `byte_budget`; at least one."""
     return max(1, memory_budget // bytes_per_row(architecture, tokens))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import verb
 from strace_lens.traces.best_first import best_first
 from strace_lens.traces.edges import EdgeTensors, GraphShape, zero_out_of_reach_
@@ -27,7 +26,7 @@ def extract(
     *,
     order: str = "best-first",
     seed: int = 0,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> Trace:
     """Rank every edge of a token graph, from the output down.
 
@@ -37,7 +36,7 @@ def extract(
         order: "best-first", the paper's search; "scheduled" scores attention and MLP edges alone
             and buys the residual edges below what is read (`schedule`).
         seed: of the random importance.
-        memory_budget: bytes that an importance may take for edge vectors at a time.
+        memory_budget: as for `edge_importance`.
 
     Raises:
         ValueError: an unknown importance or order.

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.model.forward import byte_budget
 from strace_lens.model.hold import verb
 from strace_lens.traces.edges import EdgeTensors
 from strace_lens.traces.graph import InEdges, TokenGraph
@@ -161,7 +161,7 @@ Flow Routes.
 
 @verb
 def edge_importance(
-    graph: TokenGraph, name: str = "l1", *, seed: int = 0, memory_budget: int = MEMORY_BUDGET
+    graph: TokenGraph, name: str = "l1", *, seed: int = 0, memory_budget: int | None = None
 ) -> EdgeTensors:
     """Importance of every edge of a token graph, on the CPU, in float32.
 
@@ -169,7 +169,8 @@ def edge_importance(
         graph: the token graph.
         name: a key of `IMPORTANCES`; "leverage(k)" counts the top k singular vectors (1 if unsaid).
         seed: of the random importance.
-        memory_budget: bytes that `proximity` and `ifr` may take for edge vectors at a time.
+        memory_budget: bytes that `proximity` and `ifr` may take for edge vectors at a time; by the
+            device unless given (`byte_budget`).
 
     Raises:
         ValueError: an unknown importance.
@@ -179,9 +180,8 @@ def edge_importance(
         torch.Size([30, 9, 5, 5])
     """
     function = importance_function(name)
-    if memory_budget <= 0:
-        raise ValueError(f"memory_budget must be positive; got {memory_budget} bytes")
-    options = Options(memory_budget, torch.Generator().manual_seed(seed))
+    budget = byte_budget(memory_budget, graph.activations.nodes.device)
+    options = Options(budget, torch.Generator().manual_seed(seed))
     result = graph.shape.full(0.0, torch.float32)
     for edges in graph.in_edges():
         scores = function(edges, options)

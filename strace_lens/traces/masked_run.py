@@ -19,7 +19,7 @@ from torch import Tensor
 from strace_lens.measures import distributions as measures
 from strace_lens.measures.sizes import sizes_to_add
 from strace_lens.model.architecture import Architecture, Model, device_of
-from strace_lens.model.forward import MEMORY_BUDGET, Hook, even_chunks, last_logits, rows_per_pass
+from strace_lens.model.forward import Hook, byte_budget, even_chunks, last_logits, rows_per_pass
 from strace_lens.model.prompts import pad_right
 from strace_lens.model.sparse import kept_mlps
 from strace_lens.traces.curve_rows import CurveRows, with_sizes
@@ -39,7 +39,7 @@ def masked_logits(
     *,
     hooks: Sequence[Hook] = (),
     watch: Watch | None = None,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     advance: Advance = no_progress,
     allow_other_model: bool = False,
 ) -> Float[Tensor, "row vocab"]:
@@ -55,7 +55,8 @@ def masked_logits(
             (`Architecture.padding_class`) run in passes of their own.
         hooks: run before the masks, as one that adds noise to the embeddings.
         watch: gives the hooks of each pass that run after the masks, which read what these leave.
-        memory_budget: bytes that one forward pass may take; sets the rows of a pass.
+        memory_budget: bytes that one forward pass may take, which sets the rows of a pass; by the
+            device unless given (`byte_budget`).
         advance: called with the number of rows after each pass.
         allow_other_model: accept replacements that were made with other weights.
 
@@ -70,7 +71,7 @@ def masked_logits(
     groups = [group.on(device) for group in groups]
     every = [len(group.tokens) for group in groups for _ in range(len(group))]
     done = []
-    for chunk in _chunks(architecture, every, memory_budget):
+    for chunk in _chunks(architecture, every, byte_budget(memory_budget, device)):
         batch = _rows_of(groups, chunk)
         tokens = pad_right([g.tokens for g in batch for _ in range(len(g))])
         lengths = torch.tensor(every[chunk])
@@ -114,9 +115,7 @@ def embedding_noise(tokens: int, d_model: int, *, share: float = 0.1, seed: int 
     return "blocks.0.hook_resid_pre", add_noise
 
 
-def passes(
-    architecture: Architecture, lengths: Sequence[int], memory_budget: int = MEMORY_BUDGET
-) -> int:
+def passes(architecture: Architecture, lengths: Sequence[int], memory_budget: int) -> int:
     """Number of forward passes that rows of these prompt lengths need, in this order."""
     return len(_chunks(architecture, lengths, memory_budget))
 
@@ -154,7 +153,7 @@ def run_plans(
     head: float,
     refine: int,
     watch: Watch | None = None,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     advance: Advance = no_progress,
     allow_other_model: bool = False,
 ) -> tuple[list[CurveRows], list[Float[Tensor, "_ vocab"]]]:
@@ -172,7 +171,8 @@ def run_plans(
         head: p of the head of the distribution.
         refine: how many sizes are added to a curve at the most.
         watch: as for `masked_logits`, of the rows of `plans` alone.
-        memory_budget: bytes that one forward pass may take.
+        memory_budget: bytes that one forward pass may take; by the device unless given
+            (`byte_budget`).
         advance: called with the number of rows after each pass.
         allow_other_model: accept replacements that were made with other weights.
 

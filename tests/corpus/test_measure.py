@@ -19,6 +19,7 @@ from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Setting
 from strace_lens.corpus.sweep import sweep
+from strace_lens.model.forward import MEMORY_BUDGET
 from tests.corpus.made import model, options, prompts, words
 
 HUGE = 2**58
@@ -87,11 +88,12 @@ def test_a_prompt_that_does_not_fit_alone_is_run_in_smaller_passes(
     whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = options()
-    tried = scarce(monkeypatch, lambda s, _: s.options.memory_budget <= given.memory_budget // 4)
+    most = MEMORY_BUDGET // 4
+    tried = scarce(monkeypatch, lambda s, _: s.options.pass_bytes <= most)
     run = sweep(model(), prompts(), tmp_path, given)
     assert tried.count(1) == 6 * 3
     assert run.failures.empty
-    assert run.manifest["options"]["memory_budget"] == given.memory_budget
+    assert run.manifest["options"]["memory_budget"] == MEMORY_BUDGET
     same_numbers(run, whole)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 
 from strace_lens.corpus.batches import batches_of, items_of
 from strace_lens.corpus.measure import measure_batch
@@ -117,7 +118,7 @@ def test_a_damaged_column_is_measured_again(place: float, part: Path) -> None:
 def rows() -> list[Row]:
     architecture = architecture_of(model())
     items = items_of(model(), architecture, prompts(1), options())
-    (batch,) = batches_of(architecture, items, options())
+    (batch,) = batches_of(architecture, items, options().on(torch.device("cpu")))
     tokens = [item.prompt for item in items if item.prompt is not None]
     return measure_batch(model(), setting_of(model(), architecture, tokens, options(), ""), batch)
 

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import (
+    DEVICE_BUDGET,
+    MEMORY_BUDGET,
     all_logits,
+    byte_budget,
     bytes_per_row,
     even_chunks,
     last_logits,
@@ -150,6 +153,14 @@ def test_rows_per_pass_fill_the_budget() -> None:
     assert bytes_per_row(arch, 40) > 2 * one
     wider = dataclasses.replace(arch, d_vocab=2 * arch.d_vocab)
     assert bytes_per_row(wider, 20) > one
+
+
+def test_the_byte_budget_is_by_the_kind_of_device_unless_given() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert byte_budget(None, cpu) == MEMORY_BUDGET
+    assert byte_budget(None, gpu) == byte_budget(None, torch.device("cuda:1")) == DEVICE_BUDGET
+    assert byte_budget(None, torch.device("mps")) == DEVICE_BUDGET > 8 * MEMORY_BUDGET
+    assert byte_budget(7, cpu) == byte_budget(7, gpu) == 7
     for budget in (0, -5):
         with pytest.raises(ValueError, match=f"positive; got {budget} bytes"):
-            rows_per_pass(arch, 20, budget)
+            byte_budget(budget, gpu)

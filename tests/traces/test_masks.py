@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import strace_lens as sl
-from strace_lens.model.forward import bytes_per_row
+from strace_lens.model.forward import MEMORY_BUDGET, bytes_per_row
 from strace_lens.model.prompts import Prompt
 from strace_lens.traces import ablation
 from strace_lens.traces.ablation import ZERO, Replacement
@@ -101,7 +101,7 @@ def test_rows_that_padding_would_change_run_apart_in_their_order(known: bool) ->
     assert relative_error(together[::2], truth) < 1e-5
     assert seen == ([2, 2, 4, 2] if known else [2, 2, 2, 2, 2])
     lengths = [len(tokens) for tokens in prompts for _ in range(2)]
-    assert passes(arch, lengths) == len(seen)
+    assert passes(arch, lengths, MEMORY_BUDGET) == len(seen)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gptj", "opt", "olmo2", "bloom"])

@@ -29,7 +29,6 @@ from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.accuracy import task_logits
 from strace_lens.model.architecture import Model
-from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.hold import noted, verb
 from strace_lens.model.weights import remembered_hash
 from strace_lens.utils.progress import warn
@@ -296,7 +295,7 @@ def discover(
     metric: str | None = None,
     ablation: str = "resample",
     seed: int = 0,
-    memory_budget: int = MEMORY_BUDGET,
+    memory_budget: int | None = None,
     **options: Any,
 ) -> Scores:
     """Score every edge of a model for a task.

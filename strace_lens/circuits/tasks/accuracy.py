@@ -12,9 +12,9 @@ from strace_lens.circuits.experiment import Experiment
 from strace_lens.circuits.metrics import METRICS, Logits, Reference, answers_win
 from strace_lens.circuits.outputs import read_logits
 from strace_lens.circuits.task import Task
-from strace_lens.model.architecture import Model, describe
+from strace_lens.model.architecture import Model, describe, device_of
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.forward import MEMORY_BUDGET, even_chunks, rows_per_pass
+from strace_lens.model.forward import byte_budget, even_chunks, rows_per_pass
 from strace_lens.model.hold import verb
 
 
@@ -44,7 +44,7 @@ class TaskAccuracy:
 
 
 @verb
-def accuracy(model: Model, task: Task, memory_budget: int = MEMORY_BUDGET) -> TaskAccuracy:
+def accuracy(model: Model, task: Task, memory_budget: int | None = None) -> TaskAccuracy:
     """Run the model on both prompts of each pair and measure.
 
     Raises:
@@ -58,7 +58,8 @@ def accuracy(model: Model, task: Task, memory_budget: int = MEMORY_BUDGET) -> Ta
     """
     largest = len(task)
     if not task.every_position:  # all at once where every position is read, as on tiny models
-        largest = rows_per_pass(architecture_of(model), task.clean.shape[1], memory_budget)
+        budget = byte_budget(memory_budget, device_of(model))
+        largest = rows_per_pass(architecture_of(model), task.clean.shape[1], budget)
     chunks = [task.take(rows) for rows in even_chunks(len(task), largest)]
     clean = torch.cat([task_logits(model, some, some.clean) for some in chunks])
     corrupted = torch.cat([task_logits(model, some, some.corrupted) for some in chunks])
