@@ -41,6 +41,9 @@ from strace_lens.report.tables import comparison_facts, difference_lines, unknow
 from strace_lens.utils.disk import write_whole
 
 _MOST_NAMED = 12  # missed edges named in a row of the table
+_COSTS = ["forwards", "backwards", "seconds", "peak_mb"]
+# Without these no table is read.
+_FIRST_FACTS = ("pairs of prompts", "metric", "ablated edges carry")
 
 
 def comparison_report(comparison: Comparison, path: str | Path) -> None:
@@ -54,7 +57,10 @@ def comparison_report(comparison: Comparison, path: str | Path) -> None:
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """One self-contained page: every figure of a comparison, its table and what was left out.
+    """One self-contained page: which methods differ, their table and curves, the rest in sections.
+
+    The sections are folded: the true circuit where it is known, the circuits, what a method costs,
+    how far methods agree, whether a trace contains the circuit, how this was made.
 
     The same results give the same page, byte for byte.
 
@@ -66,49 +72,63 @@ def comparison_page(comparison: Comparison) -> str:
     """
     title = f"Circuits of {comparison.task} in {comparison.model}"
     made = comparison.metadata
-    facts = {
-        **comparison_facts(comparison),
-        "seed": str(made.get("seed", "unknown")),
-        "versions": versions_text(made.get("versions", {})),
-    }
-    lead = f"<h1>{html.escape(title)}</h1><dl>{facts_html(facts)}</dl>"
+    facts = comparison_facts(comparison)
+    first = {name: facts.pop(name) for name in _FIRST_FACTS}
+    facts["seed"] = str(made.get("seed", "unknown"))
+    facts["versions"] = versions_text(made.get("versions", {}))
+    warnings = [sentence(warning.rstrip(".")) for warning in comparison.warnings]
+    warnings += [f"Skipped {m}: {why.rstrip('.')}." for m, why in comparison.skipped.items()]
     notes = map(sentence, (*([_INTERVALS] if comparison.intervals else []), *comparison.notes))
+    lines = difference_lines(comparison)
+    lead = [
+        f"<h1>{html.escape(title)}</h1><dl>{facts_html(first)}</dl>",
+        bullets(warnings, "finding"),
+        bullets(map(sentence, lines)),
+        _table(comparison),
+        bullets(notes),
+        _faithfulness(comparison),
+        # Which method is better than which, pair by pair.
+        drawn(plot_differences, comparison) if lines else "",
+    ]
     sections = {
-        "Every method": [_table(comparison), bullets(notes)],
-        "Which methods differ": [_differences(comparison)],
-        "Faithfulness": [_faithfulness(comparison)],
         "Against the true circuit": [_truth(comparison)],
         "The circuits": [_circuits(comparison), _heads(comparison)],
         "What a method costs": [
-            drawn(plot_quality, comparison, more=_chance(len(comparison.random_cmd)))
+            drawn(plot_quality, comparison, more=_chance(len(comparison.random_cmd))),
+            _costs(comparison),
         ],
         "How far methods agree": [
             drawn(plot_overlap, comparison),
             drawn(plot_agreement, comparison),
         ],
         "Does a trace contain the circuit?": [_projection(comparison)],
+        "How this was made": [f"<dl>{facts_html(facts)}</dl>"],
     }
-    warnings = [sentence(warning.rstrip(".")) for warning in comparison.warnings]
-    warnings += [f"Skipped {m}: {why.rstrip('.')}." for m, why in comparison.skipped.items()]
-    return page(title, lead + bullets(warnings, "finding"), sections)
+    return page(title, "\n".join(lead), sections, folded=True)
 
 
 def _table(comparison: Comparison) -> str:
-    table = comparison.table
+    """What each method found; what it costs has a table of its own."""
+    table = comparison.table.drop(columns=_COSTS)
     beats = {True: "yes", False: "no", None: "–"}
     table["beats_random"] = [beats[value] for value in table["beats_random"]]
     table["completeness"] = table["completeness"].round(4) + 0.0  # rounding leaves no "-0"
     ends = [f"{name}_{end}" for name in FIGURES for end in ("low", "high")]
     table[ends] = table[ends].round(4) + 0.0
     table = with_brackets(table).drop(columns=[*unknown_columns(comparison)])
+    # In a narrow window a cell is broken before its bracket, not within.
+    table = table.map(lambda cell: cell.replace(", ", ",\xa0") if isinstance(cell, str) else cell)
+    return _headed(table)
+
+
+def _costs(comparison: Comparison) -> str:
+    return _headed(comparison.table.filter(["method", *_COSTS]))
+
+
+def _headed(table: pd.DataFrame) -> str:
+    """A table under the names of its columns in words."""
     table = table.rename(columns=_HEADINGS).rename(columns=lambda c: c.replace("_", " "))
     return table_html(table)
-
-
-def _differences(comparison: Comparison) -> str:
-    """Which method is best, what it is better than, and every other two against each other."""
-    lines = difference_lines(comparison)
-    return bullets(map(sentence, lines)) + drawn(plot_differences, comparison) if lines else ""
 
 
 def _faithfulness(comparison: Comparison) -> str:

@@ -17,8 +17,8 @@ from tests.report.test_trace import Page, tables
 
 FIGURES = (
     *(
-        "differences",
         "faithfulness",
+        "differences",
         "auroc",
         "found",
         "circuits",
@@ -59,6 +59,14 @@ def test_every_figure_is_there_once_with_a_caption(page: str) -> None:
     assert sum(tag == "figcaption" for tag, _ in Page(page).tags) == len(FIGURES)
 
 
+def test_table_and_main_figures_come_before_folded_sections(page: str) -> None:
+    body = page[page.index("<h1>") :]
+    parts = ["<table", 'id="figure-faithfulness"', 'id="figure-differences"', "<details>"]
+    assert [body.index(part) for part in parts] == sorted(map(body.index, parts))
+    assert body.count("<h2>") == body.count("<details><summary><h2>") == 6
+    assert "How this was made" in body
+
+
 def test_it_says_what_was_run_and_how(page: str) -> None:
     text = Page(page).text
     whole = made.comparison()
@@ -84,14 +92,20 @@ def test_the_table_has_every_method_and_number(page: str) -> None:
     shown, *_ = tables(page)
     whole = made.comparison()
     assert shown["method"].tolist() == list(made.METHODS)
-    assert len(shown.columns) == len(COLUMNS) - 2 * len(WITH_INTERVALS)
+    costs = tables(page)[-1]
+    assert costs["method"].tolist() == list(made.METHODS)
+    assert len({*shown.columns, *costs.columns}) == len(COLUMNS) - 2 * len(WITH_INTERVALS)
+    forwards = costs["forwards"].astype(float)
+    assert forwards.to_numpy() == pytest.approx(whole.table["forwards"].to_numpy(), rel=5e-3)
     for heading, column in (("CPR", "cpr"), ("AUROC", "auroc"), ("edges at 85 %", "edges_at_85")):
         values = (
             shown[heading].str.split(" [", regex=False).str[0].str.replace(",", "").astype(float)
         )
         assert values.to_numpy() == pytest.approx(whole.table[column].to_numpy(), rel=5e-3)
     edges = [
-        interval_text(float(r.faithfulness.edges_at_85), *r.interval("edges_at_85"), "{:,.0f}")
+        interval_text(
+            float(r.faithfulness.edges_at_85), *r.interval("edges_at_85"), "{:,.0f}"
+        ).replace(", ", ",\xa0")
         for r in whole.results
     ]
     assert shown["edges at 85 %"].tolist() == edges
@@ -175,7 +189,7 @@ def test_a_comparison_without_methods_is_refused() -> None:
 
 def test_heads_are_counted_by_the_edges_that_enter_and_leave_them(page: str) -> None:
     whole = made.comparison()
-    heads = tables(page)[-1].set_index("head")
+    heads = tables(page)[-2].set_index("head")
     circuits = {r.method: r.circuit for r in whole.results}
     assert list(heads.columns) == [*circuits, "true circuit"]
     seen = set()
