@@ -99,6 +99,8 @@ class Architecture:
             (LongRoPE), rising.
         padding_is_exact: a prompt padded on the right, not beyond one of these lengths, gives the
             logits that it gives alone.
+        rows_can_branch: hooks that write the stream may make several rows of one, which run from
+            there on as if they had been several all along.
         value_clip: values are clipped to this magnitude between `attn.hook_v` and the pattern; None
             where they are not.
         attention_scales, mlp_scales: what each layer's attention and MLP are multiplied by before
@@ -126,6 +128,7 @@ class Architecture:
     experts: int = 1
     position_switches: tuple[int, ...] = ()
     padding_is_exact: bool = True
+    rows_can_branch: bool = False
     value_clip: float | None = None
     attention_scales: tuple[float, ...] = ()
     mlp_scales: tuple[float, ...] = ()

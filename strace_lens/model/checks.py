@@ -30,6 +30,7 @@ from strace_lens.model.architecture import (
     per_query_head,
     refuse_other_classes,
 )
+from strace_lens.model.forward import FIRST
 from strace_lens.model.hold import verb
 from strace_lens.model.sparse import mlps_are_pointwise
 from strace_lens.model.weights import remembered
@@ -93,7 +94,7 @@ def check(
 ) -> Architecture:
     """Prove the architecture on probe tokens; returns it with the facts that only a run can tell.
 
-    Costs five small forward passes, and two of (4 x layers) rows of three tokens.
+    Costs seven small forward passes, and two of (4 x layers) rows of three tokens.
 
     Args:
         model: the model.
@@ -118,12 +119,14 @@ def check(
             model, architecture.layers, lambda: model.run_with_hooks(rows, padding_side="right")
         )
         padding = padding_is_exact(model, architecture, tokens)
+        branch = rows_can_branch(model, architecture, tokens)
     return dataclasses.replace(
         architecture,
         pattern_is_live=pattern_is_live,
         silent_without_input=silent,
         pointwise_mlps=pointwise,
         padding_is_exact=padding,
+        rows_can_branch=branch,
     )
 
 
@@ -284,6 +287,40 @@ def padding_is_exact(model: Model, arch: Architecture, tokens: Int[Tensor, " pos
     )
     gap = (at_least_single(alone) - at_least_single(beside)).norm()
     return bool(gap <= tolerance(alone.dtype) * at_least_single(alone).norm())
+
+
+def rows_can_branch(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"]) -> bool:
+    """Whether one row that hooks turn into four gives the logits of four rows.
+
+    What is made once a pass, as a mask or the encoding of positions, may fit only the first number.
+    """
+    points = (FIRST, "blocks.0.hook_resid_post")
+
+    def branch(value: Tensor, hook: Any) -> Tensor:
+        return torch.cat([value, -value])
+
+    def negate(rows: list[int]) -> Callable[..., Tensor]:
+        signs = torch.ones(4, 1, 1)
+        signs[rows] = -1
+        return lambda value, hook: value * signs.to(value)
+
+    def run(rows: int, hooks: list[Callable[..., Tensor]]) -> Tensor:
+        return model.run_with_hooks(
+            tokens.expand(rows, -1).to(device_of(model)),
+            fwd_hooks=list(zip(points, hooks, strict=True)),
+            return_type="logits",
+            padding_side="right",
+        )
+
+    whole = at_least_single(run(4, [negate([1, 3]), negate([2, 3])]))
+    try:
+        branched = at_least_single(run(1, [branch, branch]))
+    # Where something was made for one row, what fails depends on the model's code.
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError):
+        return False
+    if branched.shape != whole.shape:
+        return False
+    return bool((branched - whole).norm() <= tolerance(whole.dtype) * whole.norm())
 
 
 def _writes(arch: Architecture) -> list[tuple[str, Callable[[Tensor], Tensor]]]:

@@ -41,7 +41,7 @@ def last_logits(
     hooks: Sequence[Hook] = (),
     *,
     gradient: bool = False,
-) -> Float[Tensor, "row vocab"]:
+) -> Float[Tensor, "running vocab"]:
     """Logits at the last token of each row of one forward pass, the only position unembedded.
 
     Args:
@@ -50,7 +50,8 @@ def last_logits(
         tokens: rows padded on the right.
         lengths: real tokens of each row, all of one `Architecture.padding_class`; the whole row by
             default.
-        hooks: pairs of hook point and function, run in order.
+        hooks: pairs of hook point and function, run in order. Without lengths they may add rows
+            (`Architecture.rows_can_branch`).
         gradient: keep what a backward pass needs.
 
     Raises:
@@ -59,11 +60,12 @@ def last_logits(
     """
     rows, width = tokens.shape
     device = device_of_layer(model, architecture.layers - 1)  # where the unembedding follows
-    last = torch.full((rows,), width - 1) if lengths is None else lengths - 1
-    row_index, last = torch.arange(rows, device=device), last.to(device)
+    row_index = torch.arange(rows, device=device)
+    last = None if lengths is None else (lengths - 1).to(device)
 
-    def keep_last(value: Float[Tensor, "row pos d_model"], hook: Any) -> Tensor:
-        return value[row_index, last].unsqueeze(1)
+    def keep_last(value: Float[Tensor, "running pos d_model"], hook: Any) -> Tensor:
+        # Hooks may have made several rows of one, which are all as long.
+        return value[:, -1:] if last is None else value[row_index, last].unsqueeze(1)
 
     all_hooks = [*hooks, (architecture.unembed_input, keep_last)]
     positions = None if lengths is None else _positions(architecture, width, lengths)
@@ -106,7 +108,7 @@ def all_logits(
     *,
     gradient: bool = False,
     positions: Int[Tensor, "row pos"] | None = None,
-) -> Float[Tensor, "row read vocab"]:
+) -> Float[Tensor, "running read vocab"]:
     """Logits of one forward pass at every position, or those that a hook has left.
 
     The parameters `model`, `architecture`, `tokens`, `hooks` and `gradient` are as in

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -27,16 +28,25 @@ Wrapper = Callable[..., Any]
 
 
 @contextlib.contextmanager
-def kept_mlps(model: Model, keep: Bool[Tensor, "mlp_layer row pos"]) -> Iterator[None]:
+def kept_mlps(
+    model: Model, keep: Bool[Tensor, "mlp_layer row pos"] | Sequence[Bool[Tensor, "_ _"]]
+) -> Iterator[None]:
     """Run each layer's MLP on its kept tokens alone; the others get zeros, which are masked away.
 
     A layer whose MLP somebody else watches runs whole.
+
+    Args:
+        model: the model.
+        keep: of each layer, which may differ in their rows.
     """
-    some = keep.sum((1, 2)).tolist()  # the only wait for the device, for all layers at once
-    places = keep.flatten(1).nonzero()[:, 1].split(some)
+    # The only waits for the device, for all layers at once.
+    some = torch.stack([there.sum() for there in keep]).tolist() if len(keep) else []
+    everywhere = torch.cat([there.flatten() for there in keep]) if len(keep) else torch.zeros(0)
+    starts = accumulate((there.numel() for there in keep), initial=0)
+    places = everywhere.nonzero()[:, 0].split(some) if some else ()
     chosen = {
-        layer: functools.partial(_on_kept, where.to(device_of_layer(model, layer)))
-        for layer, where in enumerate(places)
+        layer: functools.partial(_on_kept, (where - start).to(device_of_layer(model, layer)))
+        for layer, (where, start) in enumerate(zip(places, starts, strict=False))
         if len(where) < WORTHWHILE * keep[layer].numel() and not _is_watched(_module(model, layer))
     }
     with _wrapped(model, chosen):

@@ -21,12 +21,16 @@ from strace_lens.measures.sizes import sizes_to_add
 from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.forward import Hook, byte_budget, even_chunks, last_logits, rows_per_pass
 from strace_lens.model.prompts import pad_right
-from strace_lens.model.sparse import kept_mlps
+from strace_lens.model.sparse import has_hooks, kept_mlps
 from strace_lens.traces.curve_rows import CurveRows, with_sizes
 from strace_lens.traces.masks import kept_in_stream, mask_hooks
+from strace_lens.traces.row_tree import RowTree, row_tree
 from strace_lens.traces.rows import MaskRows
 from strace_lens.traces.trace import Trace
 from strace_lens.utils.progress import Advance, no_progress
+
+WORTHWHILE = 0.95
+"""Share of rows that run in a tree of rows above which all of them run whole."""
 
 Watch = Callable[[Sequence[MaskRows]], Sequence[Hook]]
 """Hooks for a pass over some rows; passes come in order, and so do their rows."""
@@ -75,16 +79,34 @@ def masked_logits(
         batch = _rows_of(groups, chunk)
         tokens = pad_right([g.tokens for g in batch for _ in range(len(g))])
         lengths = torch.tensor(every[chunk])
-        kept = kept_in_stream(batch)
-        all_hooks = [*hooks, *mask_hooks(model, architecture, batch, kept)]
+        tree = None if hooks or watch else _tree(model, architecture, batch)
+        kept = kept_in_stream(batch, tree)
+        all_hooks = [*hooks, *mask_hooks(model, architecture, batch, kept, tree)]
         if watch is not None:
             all_hooks += watch(batch)
         # Where an MLP needs more than its tokens, nothing is said and all run whole.
         with kept_mlps(model, kept[1] if architecture.pointwise_mlps else kept[1][:0]):
-            done.append(last_logits(model, architecture, tokens, lengths, all_hooks))
+            if tree is None:
+                done.append(last_logits(model, architecture, tokens, lengths, all_hooks))
+            else:
+                logits = last_logits(model, architecture, tokens[:1], hooks=all_hooks)
+                done.append(logits[tree.output])
         advance(len(tokens))
     logits = torch.cat(done)
     return logits.cpu() if device.type == "mps" else logits
+
+
+def _tree(model: Model, architecture: Architecture, batch: Sequence[MaskRows]) -> RowTree | None:
+    """The tree of the rows of a pass, where it saves work; None where every row is to run.
+
+    On a GPU the masks would have to be brought here to be compared.
+    """
+    if device_of(model).type != "cpu" or not architecture.rows_can_branch or has_hooks(model):
+        return None
+    if any(not torch.equal(group.tokens, batch[0].tokens) for group in batch):
+        return None
+    tree = row_tree(batch)
+    return tree if tree.share < WORTHWHILE else None
 
 
 def embedding_noise(tokens: int, d_model: int, *, share: float = 0.1, seed: int = 0) -> Hook:

@@ -17,7 +17,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from strace_lens.model.architecture import (
@@ -32,25 +32,38 @@ from strace_lens.model.architecture import (
     per_query_head,
 )
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.forward import Hook, hooks_of_each_run
-from strace_lens.traces.rows import Keep, MaskedRows, Rows, complement, times
+from strace_lens.model.forward import FIRST, Hook, hooks_of_each_run
+from strace_lens.traces.row_tree import RowTree, some_rows
+from strace_lens.traces.rows import (
+    Keep,
+    MaskedRows,
+    MaskRows,
+    Rows,
+    WeightedRows,
+    complement,
+    times,
+)
+
+Kept = tuple[Sequence[Keep], Sequence[Keep]]
+"""What each row keeps in each layer of residual edges `[sublayer row pos]` and of MLP edges
+`[row pos]`."""
 
 
 def mask_hooks(
     model: Model,
     architecture: Architecture,
     groups: Sequence[Rows],
-    kept: tuple[Keep, Keep] | None = None,
+    kept: Kept | None = None,
+    tree: RowTree | None = None,
 ) -> list[Hook]:
     """Hooks that apply the masks of a batch whose rows are those of the groups, in order.
 
     A residual edge is ablated where the stream is written: on a bridge a write at `hook_resid_mid`
     reaches the MLP but not `hook_resid_post`, so both are written, from their parts. `kept` is of
-    `kept_in_stream`, for callers who need it too.
+    `kept_in_stream`, for callers who need it too. With a tree, a single row is run, and every layer
+    hands on the rows that the next one tells apart.
     """
-    stops = list(accumulate(len(group) for group in groups))
-    spans = [slice(a, b) for a, b in pairwise([0, *stops])]
-    residual, mlp = kept_in_stream(groups) if kept is None else kept
+    residual, mlp = kept_in_stream(groups, tree) if kept is None else kept
     layers, device = range(architecture.layers), device_of(model)
     outputs = [attention_output(model, architecture, layer) for layer in layers]
     constants = [torch.zeros(())] * architecture.layers
@@ -60,25 +73,29 @@ def mask_hooks(
     biases = ((output.value_bias, c) for output, c in zip(outputs, constants, strict=True))
     any_bias = torch.stack([bias.any().to(device) for pair in biases for bias in pair])
     replaced = any(group.replacement.references for group in groups)
-    hooks: list[Hook] = []
+    hooks: list[Hook] = [] if tree is None else [(FIRST, _branch(tree.parents[0]))]
     for layer, (of_values, of_mlp) in enumerate(any_bias.view(-1, 2).tolist()):
+        there = groups if tree is None else some_rows(_unweighted(groups), tree.rows[layer])
+        stops = accumulate((len(group) for group in there), initial=0)
+        spans = [slice(a, b) for a, b in pairwise(stops)]
         mask = _LayerMask(
             architecture,
             layer,
             device_of_layer(model, layer),
-            list(zip(spans, groups, strict=True)),
+            list(zip(spans, there, strict=True)),
             keep_residual=residual[layer],
             keep_mlp=mlp[layer] if architecture.mlp else None,
             output=outputs[layer],
             constant=constants[layer] if of_mlp else None,
             patches_z=replaced or of_values,
+            branches=None if tree is None else tree.branches(layer),
         )
         hooks += mask.hooks()
     return hooks
 
 
-def kept_in_stream(groups: Sequence[Rows]) -> tuple[Keep, Keep]:
-    """Which residual `[layer sublayer row pos]` and MLP edges `[mlp_layer row pos]` each row keeps.
+def kept_in_stream(groups: Sequence[Rows], tree: RowTree | None = None) -> Kept:
+    """Which residual and MLP edges each row keeps, of a tree those of the rows that run.
 
     Padding keeps all.
     """
@@ -89,7 +106,27 @@ def kept_in_stream(groups: Sequence[Rows]) -> tuple[Keep, Keep]:
         kept = [(g.kept(kind).movedim(0, -2), width - g.shape.tokens) for g in groups]
         return torch.cat([pad(keep, (0, lacking), value=True) for keep, lacking in kept], -2)
 
-    return of_kind("residual"), of_kind("mlp")
+    residual, mlp = list(of_kind("residual")), list(of_kind("mlp"))
+    if tree is None:
+        return residual, mlp
+    return (
+        [keep[:, rows] for keep, rows in zip(residual, tree.rows, strict=True)],
+        [keep[rows] for keep, rows in zip(mlp, tree.rows, strict=False)],  # there may be none
+    )
+
+
+def _unweighted(groups: Sequence[Rows]) -> list[MaskRows]:
+    """The groups, which hold no weights: those ask for gradients of every row."""
+    return [group for group in groups if not isinstance(group, WeightedRows)]
+
+
+def _branch(parents: Int64[Tensor, " row"]) -> Callable[..., Tensor]:
+    """A hook that hands on the streams that enter the next layer."""
+
+    def hook(value: Float[Tensor, "running pos d_model"], hook: Any) -> Tensor:
+        return value[parents]
+
+    return hook
 
 
 class _LayerMask:
@@ -107,6 +144,7 @@ class _LayerMask:
         output: AttentionOutput,
         constant: Tensor | None,
         patches_z: bool,
+        branches: Int64[Tensor, " running"] | None,
     ) -> None:
         self.architecture, self.layer, self.groups = architecture, layer, groups
         # Masks and replacements live where their layer runs.
@@ -118,6 +156,8 @@ class _LayerMask:
         self.constant = constant
         # Whether an ablated attention edge leaves anything: a bias of its value or a replacement.
         self.patches_z = patches_z
+        # Which of the rows enter the next layer, where it tells apart what is one row here.
+        self.branches = branches
         self.attention_kept = all("attention" in group.keep for _, group in groups)
         self.read: dict[str, Tensor] = {}
 
@@ -217,7 +257,11 @@ class _LayerMask:
         self.read["resid_mid"] = written
         return written
 
-    def write_post(self, post: Tensor, hook: Any) -> Float[Tensor, "row pos d_model"]:
+    def write_post(self, post: Tensor, hook: Any) -> Float[Tensor, "next_row pos d_model"]:
+        written = self.written_post()
+        return written if self.branches is None else written[self.branches]
+
+    def written_post(self) -> Float[Tensor, "row pos d_model"]:
         if "resid_mid" in self.read:
             return self.with_residual(self.mlp(), self.read.pop("resid_mid"), sublayer=1)
         written = self.attention()

@@ -82,7 +82,7 @@ class MaskedRows(_RowsOfPrompt):
         assert kept is not None
         return kept
 
-    def rows(self, which: slice) -> MaskedRows:
+    def rows(self, which: slice | Int[Tensor, " some"]) -> MaskedRows:
         """Some of the rows."""
         start, stop = (None if x is None else x[which] for x in (self.start, self.stop))
         return replace(self, start=start, stop=stop)
@@ -118,7 +118,7 @@ class SubsetRows(_RowsOfPrompt):
             return _everything(len(self), subsets)
         return (subsets & _per_row(self.bit, subsets)) == _per_row(self.wanted, subsets)
 
-    def rows(self, which: slice) -> SubsetRows:
+    def rows(self, which: slice | Int[Tensor, " some"]) -> SubsetRows:
         """Some of the rows."""
         return replace(self, bit=self.bit[which], wanted=self.wanted[which])
 

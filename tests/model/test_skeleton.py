@@ -21,7 +21,7 @@ from tests import tiny
 from tests.cases import REFUSED, fresh_bridge
 from tests.families import FAMILIES, family
 
-FROM_A_RUN = ("silent_without_input", "pointwise_mlps", "padding_is_exact")
+FROM_A_RUN = ("silent_without_input", "pointwise_mlps", "padding_is_exact", "rows_can_branch")
 """Facts that only a run of the very weights can tell, and that set no cost."""
 FUSED = ("phi3", "glm")
 """One matrix holds queries, keys and values: TransformerLens cuts it up when it wraps the model."""
