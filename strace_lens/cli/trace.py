@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from strace_lens.files.results import save
 from strace_lens.measures.sizes import REFINE, SIZES
 from strace_lens.model.architecture import Model, UnsupportedModelError
 from strace_lens.model.checks import architecture_of
+from strace_lens.model.hold import hold
 from strace_lens.model.load import load_model
 from strace_lens.model.prompts import tokenize
 from strace_lens.model.targets import Target, make_target
@@ -85,7 +86,7 @@ def trace_command(
     Example: strace-lens trace "The capital of France is" --keep attention
     """
     folder = nullcontext() if dry_run else results_folder(out, (PAGE, RESULT))
-    with one_line_errors(), folder, Bar() as bar:
+    with one_line_errors(), folder, Bar() as bar, ExitStack() as held:
         text = opt.prompt_text(prompt, prompt_file)
         grid = opt.parse_sizes(sizes) or SIZES
         _check_ranking(estimator, importance)
@@ -103,6 +104,7 @@ def trace_command(
                 allow_pickle=allow_pickle,
                 revision=revision,
             )
+        held.enter_context(hold(loaded))  # so that it is looked through for changes only once
         architecture = architecture_of(loaded)
         tokens = tokenize(loaded, architecture, text, bos)
         aim = None if asked is None else make_target(loaded, architecture, tokens, asked)

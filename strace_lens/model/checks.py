@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -60,6 +60,12 @@ def at_least_single(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+FROM_A_RUN = (
+    *("attention_scales", "mlp_scales", "pattern_is_live", "silent_without_input"),
+    *("pointwise_mlps", "padding_is_exact", "rows_can_branch"),
+)
+"""The facts of an architecture that only a run can tell."""
+
 PROBE_TOKENS = 3
 _PADDED = 12
 _MLP_MODULE = "mlp.hook_out"
@@ -73,24 +79,24 @@ def probe_tokens(architecture: Architecture) -> Int[Tensor, " pos"]:
 
 
 @verb
-def architecture_of(model: Model, pattern_is_live: bool | None = None) -> Architecture:
+def architecture_of(model: Model, proven: Mapping[str, Any] | None = None) -> Architecture:
     """The architecture of a model, proven by `check` the first time and remembered after.
 
     It is proven again when the model's weights, dtype, device or settings have changed.
 
     Args:
         model: the model.
-        pattern_is_live: as for `check`, where it is known already.
+        proven: as for `check`, where it is known already.
 
     Raises:
         UnsupportedModelError: the model cannot be traced; the message says why.
     """
     refuse_other_classes(model)
-    return remembered(model, "architecture", lambda: check(model, describe(model), pattern_is_live))
+    return remembered(model, "architecture", lambda: check(model, describe(model), proven))
 
 
 def check(
-    model: Model, architecture: Architecture, pattern_is_live: bool | None = None
+    model: Model, architecture: Architecture, proven: Mapping[str, Any] | None = None
 ) -> Architecture:
     """Prove the architecture on probe tokens; returns it with the facts that only a run can tell.
 
@@ -99,20 +105,21 @@ def check(
     Args:
         model: the model.
         architecture: what is to be proven.
-        pattern_is_live: what these two passes found before, with the same weights, code and device,
-            where they refused nothing; None has them run.
+        proven: what the passes found before, with the same weights, code and device, where they
+            refused nothing (`FROM_A_RUN`); None has them run.
 
     Raises:
         UnsupportedModelError: the residual stream is not the sum of what the hook points carry, or
             a write at one of them does not reach the output.
     """
+    if proven is not None:
+        return dataclasses.replace(architecture, **proven)
     tokens = probe_tokens(architecture)
     with torch.no_grad(), warnings.catch_warnings():
         # TransformerLens warns of a write that it discards; to find those is what this is for.
         warnings.simplefilter("ignore")
         architecture = check_sums(model, architecture, tokens)
-        if pattern_is_live is None:
-            pattern_is_live = _pattern_is_live(model, architecture, tokens)
+        pattern_is_live = _pattern_is_live(model, architecture, tokens)
         silent = _is_silent(model, architecture, tokens)
         rows = tokens[None].to(device_of(model))
         pointwise = architecture.mlp and mlps_are_pointwise(

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from strace_lens.model.architecture import Model, UnsupportedModelError
-from strace_lens.model.checks import architecture_of
+from strace_lens.model.checks import FROM_A_RUN, architecture_of
 from strace_lens.model.gguf_cache import through_cache
-from strace_lens.model.hold import verb
-from strace_lens.model.proofs import proof_file, recalled, remember
+from strace_lens.model.hold import hold, verb
+from strace_lens.model.proofs import Proof, proof_file, recalled, remember
 from strace_lens.model.same_model import expect_same, reference_of
+from strace_lens.model.weights import remembered_hash
 from strace_lens.utils.progress import quiet
 
 DEFAULT = "smollm2"
@@ -108,12 +109,16 @@ def load_model(
         # Asked before the bridge is made, which puts modules of its own into the model.
         reference = reference_of(hf)
         bridge = wrapped(name, hf, tokenizer)
-    proof = None if proofs is None else proof_file(proofs, bridge)
-    known = None if proof is None else recalled(proof)
-    architecture = architecture_of(bridge, known)
-    expect_same(bridge, *reference)
-    if proof is not None and known is None:
-        remember(proof, architecture.pattern_is_live)
+    with hold(bridge):
+        proof = None if proofs is None else proof_file(proofs, bridge)
+        known = None if proof is None else recalled(proof)
+        architecture = architecture_of(bridge, None if known is None else known.facts)
+        expect_same(bridge, *reference)
+        if known is not None:
+            remembered_hash(bridge, known.weights)
+        elif proof is not None:
+            facts = {name: getattr(architecture, name) for name in FROM_A_RUN}
+            remember(proof, Proof(facts, remembered_hash(bridge)))
     return bridge
 
 

@@ -1,10 +1,10 @@
 """What was proven of a model of the cache of GGUF files, remembered beside it from run to run.
 
-Of the proof that a model can be traced (`checks`), one part takes most of the time: that a write at
-each hook point reaches the output, two passes of four rows a layer. Its result is remembered, for
-the weights of one entry of the cache on one device and for the code that ran: the versions of torch
-and transformers, and every source file of TransformerLens and of this room. All else is proven at
-every load: that what is read adds up, and that the model gives the distributions of transformers.
+The proof that a model can be traced (`checks`) takes nine passes, two of them of four rows a layer.
+What it found is remembered, with the hash of the weights, for one entry of the cache on one device
+and for the code that ran: the versions of torch and transformers, and every source file of
+TransformerLens and of this room. That the model gives the distributions of transformers is proven
+at every load.
 """
 
 from __future__ import annotations
@@ -17,12 +17,26 @@ import platform
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from strace_lens.model.architecture import Model, device_of
 from strace_lens.utils.disk import write_whole
 from strace_lens.utils.versions import version_of
+
+
+class Proof(NamedTuple):
+    """What is known of a model without running it.
+
+    Attributes:
+        facts: of its architecture, those of `checks.FROM_A_RUN`.
+        weights: their hash (`weights.weights_hash`).
+    """
+
+    facts: dict[str, Any]
+    weights: str
+
 
 _PACKAGES = ("strace-lens", "torch", "transformers", "transformer-lens")
 
@@ -46,18 +60,27 @@ def proof_file(folder: Path, model: Model) -> Path:
     return folder / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def recalled(proof: Path) -> bool | None:
-    """Whether writes to patterns reached the output; None if this was not proven before."""
+def recalled(file: Path) -> Proof | None:
+    """What was proven before; None if nothing was or the file is not as it was written."""
     with suppress(OSError):
-        return {b"live": True, b"dead": False}.get(proof.read_bytes())
+        checksum, _, told = file.read_bytes().partition(b"\n")
+        if checksum == _checksum(told):
+            facts, weights = json.loads(told)
+            lists = {name: tuple(x) for name, x in facts.items() if isinstance(x, list)}
+            return Proof(facts | lists, weights)
     return None
 
 
-def remember(proof: Path, pattern_is_live: bool) -> None:
-    """Write the result of a proof, where anything can be written."""
+def remember(file: Path, proof: Proof) -> None:
+    """Write what was proven, where anything can be written."""
+    told = json.dumps(proof).encode()
     with suppress(OSError):
-        proof.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(proof, b"live" if pattern_is_live else b"dead")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, _checksum(told) + b"\n" + told)
+
+
+def _checksum(told: bytes) -> bytes:
+    return hashlib.sha256(told).hexdigest().encode()
 
 
 @functools.cache

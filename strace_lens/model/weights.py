@@ -84,9 +84,14 @@ def remembered(model: Model, fact: str, make: Callable[[], T]) -> T:
     return facts[fact]
 
 
-def remembered_hash(model: Model) -> str:
-    """`weights_hash`, worked out again only where `fingerprint` says that the weights changed."""
-    return remembered(model, "hash", lambda: weights_hash(model))
+def remembered_hash(model: Model, known: str | None = None) -> str:
+    """`weights_hash`, worked out again only where `fingerprint` says that the weights changed.
+
+    Args:
+        model: the model.
+        known: the hash of what it holds now, where that was worked out before.
+    """
+    return remembered(model, "hash", lambda: weights_hash(model) if known is None else known)
 
 
 def expect_same_weights(what: object, made: Mapping[str, Any], model: Model) -> None:

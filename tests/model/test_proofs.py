@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from strace_lens.model import checks, gguf_cache, proofs
+from strace_lens.model import checks, gguf_cache, proofs, weights
 from strace_lens.model import load as models
 from strace_lens.model.architecture import UnsupportedModelError
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.load import load_model
-from strace_lens.model.proofs import proof_file, recalled, remember
+from strace_lens.model.proofs import Proof, proof_file, recalled, remember
 from tests import gguf_files
 
 
@@ -176,13 +176,42 @@ def test_the_code_is_that_of_this_room_and_of_transformer_lens() -> None:
     ]
 
 
-@pytest.mark.parametrize("result", [True, False])
-def test_a_result_is_recalled_as_it_was(result: bool, tmp_path: Path) -> None:
-    proof = tmp_path / "folder" / "proof"
-    assert recalled(proof) is None
-    remember(proof, result)
-    assert recalled(proof) is result
-    assert recalled(proof.with_name("other")) is None
+def test_a_proof_is_recalled_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "proof"
+    assert recalled(file) is None
+    proof = Proof({"attention_scales": (1.0, 0.1), "mlp_scales": (), "live": False}, "1a2b")
+    remember(file, proof)
+    assert recalled(file) == proof
+    assert recalled(file.with_name("other")) is None
+
+
+def test_the_hash_of_the_weights_is_recalled_with_the_proof(
+    gguf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = weights.weights_hash(load(gguf))
+    worked_out: list[Any] = []
+
+    def noting(model: Any) -> str:
+        worked_out.append(model)
+        return "worked out"
+
+    monkeypatch.setattr(weights, "weights_hash", noting)
+    model = load(gguf)
+    assert weights.remembered_hash(model) == truth
+    assert worked_out == []
+    with torch.no_grad():
+        next(model.parameters())[0, 0] += 1
+    assert weights.remembered_hash(model) == "worked out"
+    assert worked_out == [model]
+
+
+def test_no_pass_of_the_proof_is_run_again(
+    gguf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "check_sums", None)
+    facts = architecture_of(load(gguf))
+    assert all(hasattr(facts, name) for name in checks.FROM_A_RUN)
+    assert len(facts.attention_scales) == facts.layers
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut", "flipped", "a folder"])
