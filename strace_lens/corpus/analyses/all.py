@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, product
 
+import numpy as np
 import pandas as pd
 
 from strace_lens.corpus.analyses import (
@@ -97,7 +98,6 @@ def analyse(
         if len(runs) > 1:
             advance(0, "runs beside each other")
             together = {"between_runs": between_runs(runs, seed=seed)}
-            together["shared_curves"], together["shared_boundaries"] = side_by_side(runs, seed=seed)
         controlled = [run for run in runs if len(run.controls)]
         if controlled:
             advance(0, "estimators and their controls")
@@ -107,6 +107,9 @@ def analyse(
                 advance(1, f"{run.name}: {name.replace('_', ' ')}")
                 draws = "seed" in inspect.signature(analysis).parameters
                 tables[name][run.name] = analysis(run, seed=seed) if draws else analysis(run)
+        if len(runs) > 1:
+            both = side_by_side(runs, seed=seed, own=tables)
+            together["shared_curves"], together["shared_boundaries"] = both
         advance(1, "the paper's claims")
         together[CLAIMS] = claims(runs, seed=seed)
     return {name: named(frames) for name, frames in tables.items()} | together
@@ -137,28 +140,52 @@ def between_runs(runs: Sequence[Run], *, seed: int = 0, resamples: int = 2000) -
     )
 
 
-def side_by_side(runs: Sequence[Run], *, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def side_by_side(
+    runs: Sequence[Run],
+    *,
+    seed: int = 0,
+    own: Mapping[str, Mapping[str, pd.DataFrame]] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`mean_curves` and `corpus_boundaries` of each run, over the prompts that all of them have.
+
+    Args:
+        runs: of different names.
+        seed: of every bootstrap.
+        own: these two tables of each run over all of its prompts, by table and run, with the same
+            seed; they are taken for a run that has no other prompts. Computed if not given.
 
     Raises:
         ValueError: two runs of one name, or no prompt that all runs have.
     """
-    shared = {run.name: run for run in on_shared_prompts(runs)}
-    of_curves = {name: curves.mean_curves(run, seed=seed) for name, run in shared.items()}
-    ends = {name: sizes.corpus_boundaries(run, seed=seed) for name, run in shared.items()}
-    return named(of_curves), named(ends)
+    on_shared = on_shared_prompts(runs)
+
+    def tables(name: str, analysis: Analysis) -> pd.DataFrame:
+        known = (own or {}).get(name, {})
+        frames = {}
+        for run, shared in zip(runs, on_shared, strict=True):
+            taken = shared is run and run.name in known
+            frames[run.name] = known[run.name] if taken else analysis(shared, seed=seed)
+        return named(frames)
+
+    return (
+        tables("mean_curves", curves.mean_curves),
+        tables("corpus_boundaries", sizes.corpus_boundaries),
+    )
 
 
 def on_shared_prompts(runs: Sequence[Run]) -> list[Run]:
-    """The runs, each with only the prompts that all of them have, in the order of their texts.
+    """The runs, each with only the prompts that all of them have, in the order of the first run.
 
-    Prompts keep their numbers. A draw of prompts is then the same prompts in every run.
+    Prompts keep their numbers. A draw of prompts is then the same prompts in every run, and a run
+    that has just these prompts in this order is itself returned: whatever is drawn from it is the
+    same as without the others.
 
     Raises:
         ValueError: two runs of one name, or no prompt that all runs have.
     """
     _check(runs)
-    texts = sorted(set.intersection(*(set(run.prompts["sha256"]) for run in runs)))
+    everywhere = set.intersection(*(set(run.prompts["sha256"]) for run in runs))
+    texts = [text for text in runs[0].prompts["sha256"].unique() if text in everywhere]
     if not texts:
         names = ", ".join(run.name for run in runs)
         raise ValueError(f"no prompt is in all of {names}; compare fewer runs at a time")
@@ -169,6 +196,8 @@ def _only(run: Run, texts: list[str]) -> Run:
     """A run with the prompts of these texts, in this order."""
     firsts = run.prompts.reset_index().drop_duplicates("sha256").set_index("sha256").loc[texts]
     places = firsts["index"].to_numpy()
+    if np.array_equal(places, np.arange(len(run.prompts))):
+        return run
     order = {number: place for place, number in enumerate(firsts["prompt"])}
 
     def rows(frame: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from strace_lens.corpus.analyses.all import between_runs, on_shared_prompts, side_by_side
+from strace_lens.corpus.analyses.all import analyse, between_runs, on_shared_prompts, side_by_side
 from strace_lens.corpus.analyses.curves import mean_curves
 from strace_lens.corpus.analyses.sizes import corpus_boundaries
 from strace_lens.corpus.run_folder import Run
@@ -126,6 +126,21 @@ def test_a_run_beside_itself_has_the_same_curves() -> None:
     curves, _ = side_by_side([one, again])
     first, second = (rows.drop(columns="run") for _, rows in curves.groupby("run"))
     pd.testing.assert_frame_equal(first.reset_index(drop=True), second.reset_index(drop=True))
+
+
+def test_the_same_prompts_have_the_same_intervals_alone_and_beside_others() -> None:
+    whole, part = run_of("whole", TEXTS, 1), run_of("part", TEXTS[2:8], 2)
+    same = run_of("same", TEXTS, 3)
+    shared = {"shared_curves": "mean_curves", "shared_boundaries": "corpus_boundaries"}
+    for runs, alike in (([whole, same], ["whole", "same"]), ([part, whole], ["part"])):
+        tables = analyse(runs, progress=lambda *_: None)
+        for beside, alone in shared.items():
+            for name in alike:
+                first, second = (
+                    tables[table][tables[table]["run"] == name].reset_index(drop=True)
+                    for table in (beside, alone)
+                )
+                pd.testing.assert_frame_equal(first, second)
 
 
 @pytest.mark.parametrize("compare", [between_runs, side_by_side])
