@@ -40,9 +40,14 @@ _CONTROLS = {
     "random_inverse": ("inverse of the random subgraph", "dashdot"),
 }
 _BRACKET = "#555555"
+_LABEL = np.array([0.05, 0.06])  # width and height of a dot's label, as shares of the axes
+_GAP = np.array([0.012, 0.012])  # between a dot and its label
+_SIDES = ((1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1), (-1, 0))  # the first of equals is taken
 _TV = "total variation from the model's output"
 
 Sized = Float[np.ndarray, " size"]
+Place = Float[np.ndarray, "2"]
+Places = Float[np.ndarray, "points 2"]
 
 
 def plot_density(curve: DensityCurve, phases: Phases | None = None) -> go.Figure:
@@ -254,7 +259,9 @@ def plot_ways(curves: Mapping[Way, DensityCurve]) -> go.Figure:
     for number, (way, curve) in enumerate(curves.items()):
         _add_way(fig, way, curve, number)
     sizes = np.concatenate([curve.table["size"].to_numpy() for curve in curves.values()])
-    fig.update_xaxes(_cropped_axis(sizes, [find_phases(curve) for curve in curves.values()]))
+    phases = [find_phases(curve) for curve in curves.values()]
+    fig.update_xaxes(_cropped_axis(sizes, phases))
+    _label_tops(fig, curves, _left_end(sizes, phases), share)
     return fig.update_yaxes(range=[-0.02, 1.04], title_text=_TV)
 
 
@@ -296,11 +303,8 @@ def _add_way(fig: go.Figure, way: Way, curve: DensityCurve, number: int) -> None
         fig.add_scatter(
             x=[size],
             y=[height],
-            mode="markers+text",
+            mode="markers",
             marker={"size": 11, "color": colour, "line": {"width": 1.5, "color": "white"}},
-            text=[f"  {size:.2g}"],
-            textposition="middle right",
-            textfont={"color": colour},
             showlegend=False,
             hoverinfo="skip",
         )
@@ -313,3 +317,59 @@ def _add_way(fig: go.Figure, way: Way, curve: DensityCurve, number: int) -> None
             name="from here on the model's top token",
             legendrank=1002,
         )
+
+
+def _label_tops(
+    fig: go.Figure, curves: Mapping[Way, DensityCurve], left: float, share: float
+) -> None:
+    """Write each way's size beside its dot, on the side where it crosses least of what is drawn.
+
+    Args:
+        fig: the figure.
+        curves: that are drawn in it.
+        left: where the axis of sizes begins.
+        share: where an upright line stands.
+    """
+
+    def across(sizes: Sized) -> Sized:
+        """Sizes as places along the axis, from 0 to 1."""
+        return 1 - np.log10(np.maximum(sizes, left)) / min(math.log10(left), -0.1)
+
+    even = np.linspace(0, 1, 400)
+    lines = [np.stack([across(np.full(400, share)), even], axis=1)]
+    for curve in curves.values():
+        x, tv = across(curve.table["size"].to_numpy()), curve.table["tv"].to_numpy()
+        walked = np.r_[0, np.hypot(np.diff(x), np.diff(tv)).cumsum()]
+        at = even * walked[-1]  # as dense where the curve falls as where it is flat
+        lines.append(np.stack([np.interp(at, walked, x), np.interp(at, walked, tv)], axis=1))
+    points = np.concatenate(lines)
+    for way, curve in curves.items():
+        size = top_size(curve)
+        if math.isnan(size):
+            continue
+        tv = float(curve.table.loc[curve.table["size"] == size, "tv"].iloc[0])
+        dot = np.array([*across(np.array([size])), tv])
+        crossed = [_within_label(points, dot, each) for each in _SIDES]
+        side = _SIDES[int(np.argmin(crossed))]
+        points = np.concatenate([points, np.repeat(_label_middle(dot, side)[None], 400, axis=0)])
+        fig.add_annotation(
+            x=math.log10(size),
+            y=tv,
+            text=f"{size:.2g}",
+            xanchor="left" if side[0] > 0 else "right",
+            yanchor="middle" if side[1] == 0 else "bottom" if side[1] > 0 else "top",
+            xshift=8 * side[0],
+            yshift=6 * side[1],
+            showarrow=False,
+            font={"color": _WAY_COLOURS.get(way.name, _OTHER_WAY)},
+        )
+
+
+def _label_middle(dot: Place, side: tuple[int, int]) -> Place:
+    """The middle of a label on one side of a dot; places are shares of the axes."""
+    return dot + np.array(side) * (_GAP + _LABEL / 2)
+
+
+def _within_label(points: Places, dot: Place, side: tuple[int, int]) -> int:
+    """How many points lie under a label on one side of a dot."""
+    return int((np.abs(points - _label_middle(dot, side)) < _LABEL / 2).all(axis=1).sum())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
+import pandas as pd
 import pytest
 
 import strace_lens as sl
@@ -132,6 +134,29 @@ def test_the_figure_draws_each_way_and_the_share(curves) -> None:
         assert list(drawn[way.title].y) == curve.table["tv"].tolist()
     (line,) = fig.layout.shapes
     assert line.x0 == line.x1 == pytest.approx(dense_share(curves[WAYS[0]]))
+
+
+def test_the_labels_of_dots_lie_on_no_curve_and_on_no_other_label(curves) -> None:
+    (way, curve), *_ = curves.items()
+    flat = dataclasses.replace(
+        curve,
+        table=pd.DataFrame(
+            {
+                **{name: curve.table[name].iloc[:1].repeat(6) for name in curve.table},
+                "size": [0.001, 0.01, 0.1, 0.2, 0.4, 1.0],
+                "tv": [1.0, 1.0, 0.6, 0.6, 0.2, 0.0],  # flat to the right of the dot
+                "top1": [False, False, True, True, True, True],
+            }
+        ).reset_index(drop=True),
+        tops=curve.tops[:1] * 6,
+    )
+    twice = {way: flat, WAYS[2]: flat}
+    labels = [a for a in plot_ways(twice).layout.annotations if a.text == "0.1"]
+    places = [(label["xshift"], label["yshift"]) for label in labels]
+    assert places == [(8, 6), (-8, -6)]  # above the flat part; then below, aside of the first
+    assert {a.text for a in plot_ways(curves).layout.annotations} >= {
+        f"{top_size(curve):.2g}" for curve in curves.values() if top_size(curve) > 0
+    }
 
 
 def test_ways_are_known_by_what_they_do() -> None:
