@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -138,6 +139,17 @@ def rows(
             )
         )
     return groups
+
+
+@contextlib.contextmanager
+def everywhere(model: Any) -> Iterator[None]:
+    """While somebody's hook stands in the model, every part of it runs at every place."""
+    point = model.blocks[0].hook_resid_pre
+    point.add_hook(lambda value, hook: value)
+    try:
+        yield
+    finally:
+        point.remove_hooks()
 
 
 def run(name: str, groups: Sequence[MaskedRows], **options: Any) -> Float[Tensor, "row vocab"]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from strace_lens.model.architecture import Architecture
@@ -75,23 +75,23 @@ class ActivationRecorder:
         self.final = torch.zeros(watched, width)
         self.rows_seen = self.watched_seen = 0
 
-    def hooks(self, batch: Sequence[MaskRows]) -> list[Hook]:
-        """Hooks of the next pass."""
+    def hooks(self, batch: Sequence[MaskRows]) -> tuple[list[Hook], Bool[Tensor, " row"]]:
+        """Hooks of the next pass, and which of its rows they watch."""
         rows = sum(len(group) for group in batch)
         numbers = self.of_row[self.rows_seen : self.rows_seen + rows]
-        here = (numbers >= 0).nonzero()[:, 0]
+        watched = numbers >= 0
+        here = watched.nonzero()[:, 0]
         first = self.watched_seen
         self.rows_seen += rows
         self.watched_seen += len(here)
         if not len(here):
-            return []
-        return [
-            *(
-                (name, self._reader(depth, here, numbers[here], first))
-                for depth, name in enumerate(self.points)
-            ),
-            (self.final_point, self._final_reader(here, numbers[here], first)),
+            return [], watched
+        hooks = [
+            (name, self._reader(depth, here, numbers[here], first))
+            for depth, name in enumerate(self.points)
         ]
+        final = (self.final_point, self._final_reader(here, numbers[here], first))
+        return [*hooks, final], watched
 
     def _reader(
         self, depth: int, rows: Tensor, numbers: Tensor, first: int

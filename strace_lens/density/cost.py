@@ -184,8 +184,8 @@ def multiply_adds(architecture: Architecture, tokens: int) -> int:
     """Multiply-adds of the matrix products of one masked row, unembedded at its last token only.
 
     Every query meets every key, as models compute it. Where a pattern cannot be written, attention
-    is computed a second time. The tokens at which the MLP is ablated are counted too, although most
-    models are spared them.
+    is computed a second time. Every part is counted at every token, although most rows are spared
+    some of them (`traces.live`).
     """
     heads, kv_heads, d_head = architecture.heads, architecture.kv_heads, architecture.d_head
     output = tokens * heads * d_head * architecture.d_model

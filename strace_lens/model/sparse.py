@@ -1,8 +1,8 @@
-"""MLPs that run only on some tokens, and projections and blocks that do not run at all.
+"""Parts of a model that run only on some tokens, and projections and blocks that do not run at all.
 
-An MLP works on each token alone, so a token whose MLP edge is ablated need not pass through it. Of
-the rows of a density curve less than half do. A block need not run where what it would write is
-known already, or where nothing reads it.
+An MLP and a projection of attention work on each token alone, so a token need not pass through them
+where nothing reads what they write, or where another one reads the same. A block need not run where
+what it would write is known already, or where nothing reads it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +22,17 @@ from strace_lens.model.architecture import Model, device_of_layer
 
 WORTHWHILE = 0.8
 """Share of kept tokens above which picking them out costs more than it saves."""
+
+PARTS = ("q", "k", "v", "o", "mlp")
+"""Parts of a block that work on each token alone: the projections of attention, and the MLP."""
+
+
+class Places(NamedTuple):
+    """Where a part runs in a pass, and where each token takes its value from."""
+
+    run: Int[Tensor, " run"]  # in the flattened rows and positions
+    taken: Int[Tensor, " place"]  # for each place one of those that run
+
 
 Forward = Callable[..., Any]
 Wrapper = Callable[..., Any]
@@ -50,6 +61,29 @@ def kept_mlps(
         if len(where) < WORTHWHILE * keep[layer].numel() and not _is_watched(_module(model, layer))
     }
     with _wrapped(model, chosen):
+        yield
+
+
+@contextlib.contextmanager
+def run_at(model: Model, places: Mapping[tuple[int, str], Places]) -> Iterator[None]:
+    """Run parts of blocks at some places alone, from which the others take their values.
+
+    A part runs whole where somebody else watches it, where that costs little more, and where it is
+    no module of its own or is not given the rows of the pass.
+
+    Args:
+        model: the model; its modules are as before afterwards, also on error.
+        places: of parts of `PARTS`, by layer and name.
+    """
+    wrappers = {}
+    for (layer, part), where in places.items():
+        module = _module(model, layer) if part == "mlp" else projection(model, layer, part)
+        few = len(where.run) < WORTHWHILE * len(where.taken)
+        if module is not None and few and not _is_watched(module):
+            device = device_of_layer(model, layer)
+            on_device = Places(*(numbers.to(device) for numbers in where))
+            wrappers[module] = functools.partial(_shared, on_device)
+    with _replaced(wrappers):
         yield
 
 
@@ -154,6 +188,18 @@ def _on_kept(
     if len(places):
         out[places] = forward(tokens[places][None])[0]
     return out.view_as(hidden)
+
+
+def _shared(
+    places: Places, forward: Forward, hidden: Float[Tensor, "row pos _"]
+) -> Float[Tensor, "row pos _"]:
+    """What a part writes at the places where it runs, taken over by all others."""
+    if hidden.ndim != 3 or hidden.shape[:2].numel() != len(places.taken):
+        return forward(hidden)
+    # With no place to run at nothing is read; what stands there must still have its shape.
+    run = places.run if len(places.run) else places.taken[:1]
+    written = forward(hidden.flatten(0, 1).index_select(0, run)[None])[0]
+    return written.index_select(0, places.taken).unflatten(0, hidden.shape[:2])
 
 
 @contextlib.contextmanager

@@ -6,14 +6,16 @@ rows that all curves ask for in a round share passes.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from strace_lens.measures import distributions as measures
@@ -21,19 +23,26 @@ from strace_lens.measures.sizes import sizes_to_add
 from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.forward import Hook, byte_budget, even_chunks, last_logits, rows_per_pass
 from strace_lens.model.prompts import pad_right
-from strace_lens.model.sparse import has_hooks, kept_mlps
+from strace_lens.model.sparse import Places, has_hooks, kept_mlps, run_at
 from strace_lens.traces.curve_rows import CurveRows, with_sizes
+from strace_lens.traces.live import live_parts, places
 from strace_lens.traces.masks import kept_in_stream, mask_hooks
 from strace_lens.traces.row_tree import RowTree, row_tree
-from strace_lens.traces.rows import MaskRows
+from strace_lens.traces.rows import MaskedRows, MaskRows, SubsetRows
 from strace_lens.traces.trace import Trace
 from strace_lens.utils.progress import Advance, no_progress
 
 WORTHWHILE = 0.95
 """Share of rows that run in a tree of rows above which all of them run whole."""
 
-Watch = Callable[[Sequence[MaskRows]], Sequence[Hook]]
-"""Hooks for a pass over some rows; passes come in order, and so do their rows."""
+SHARED_ROWS = 8
+"""Controls of one prompt in a pass from which on an untouched row beside them pays."""
+
+Watch = Callable[[Sequence[MaskRows]], tuple[Sequence[Hook], Bool[Tensor, " row"]]]
+"""Hooks for a pass over some rows, and which of these they read, at any token.
+
+Passes come in order, and so do their rows.
+"""
 
 
 def masked_logits(
@@ -75,33 +84,41 @@ def masked_logits(
     groups = [group.on(device) for group in groups]
     every = [len(group.tokens) for group in groups for _ in range(len(group))]
     done = []
+    # On a GPU the masks would have to be brought here to be compared.
+    sparse = device.type == "cpu" and not hooks and not has_hooks(model)
     for chunk in _chunks(architecture, every, byte_budget(memory_budget, device)):
         batch = _rows_of(groups, chunk)
-        tokens = pad_right([g.tokens for g in batch for _ in range(len(g))])
-        lengths = torch.tensor(every[chunk])
-        tree = None if hooks or watch else _tree(model, architecture, batch)
-        kept = kept_in_stream(batch, tree)
-        all_hooks = [*hooks, *mask_hooks(model, architecture, batch, kept, tree)]
+        rows = sum(len(group) for group in batch)
+        watching, watched = [], torch.zeros(rows, dtype=torch.bool)
         if watch is not None:
-            all_hooks += watch(batch)
-        # Where an MLP needs more than its tokens, nothing is said and all run whole.
-        with kept_mlps(model, kept[1] if architecture.pointwise_mlps else kept[1][:0]):
+            watching, watched = watch(batch)
+        beside, references = _untouched(batch) if sparse else ([], [])
+        batch = [*batch, *beside]
+        tree = _tree(architecture, batch) if sparse and watch is None else None
+        kept = kept_in_stream(batch, tree)
+        all_hooks = [*hooks, *mask_hooks(model, architecture, batch, kept, tree), *watching]
+        tokens = pad_right([g.tokens for g in batch for _ in range(len(g))])
+        lengths = torch.tensor([len(g.tokens) for g in batch for _ in range(len(g))])
+        with contextlib.ExitStack() as stack:
+            if sparse:
+                where = _places(architecture, batch, watched, references, tree)
+                stack.enter_context(run_at(model, where))
+            elif architecture.pointwise_mlps:
+                stack.enter_context(kept_mlps(model, kept[1]))
             if tree is None:
-                done.append(last_logits(model, architecture, tokens, lengths, all_hooks))
+                logits = last_logits(model, architecture, tokens, lengths, all_hooks)
             else:
                 logits = last_logits(model, architecture, tokens[:1], hooks=all_hooks)
-                done.append(logits[tree.output])
-        advance(len(tokens))
+                logits = logits[tree.places[-1]]
+        done.append(logits[:rows])
+        advance(rows)
     logits = torch.cat(done)
     return logits.cpu() if device.type == "mps" else logits
 
 
-def _tree(model: Model, architecture: Architecture, batch: Sequence[MaskRows]) -> RowTree | None:
-    """The tree of the rows of a pass, where it saves work; None where every row is to run.
-
-    On a GPU the masks would have to be brought here to be compared.
-    """
-    if device_of(model).type != "cpu" or not architecture.rows_can_branch or has_hooks(model):
+def _tree(architecture: Architecture, batch: Sequence[MaskRows]) -> RowTree | None:
+    """The tree of the rows of a pass, where it saves work; None where every row is to run."""
+    if not architecture.rows_can_branch:
         return None
     if any(not torch.equal(group.tokens, batch[0].tokens) for group in batch):
         return None
@@ -163,6 +180,53 @@ def _rows_of(groups: Sequence[MaskRows], chunk: slice) -> list[MaskRows]:
             batch.append(group.rows(which))
         first += len(group)
     return batch
+
+
+def _untouched(batch: Sequence[MaskRows]) -> tuple[list[MaskedRows], list[int | None]]:
+    """Rows to run beside a pass, and for each of its groups and of them the row that it shares.
+
+    The controls of small traces are as the untouched run but for a few nodes. A trace itself is
+    nowhere so until it holds nearly all edges.
+    """
+    rows = sum(len(group) for group in batch)
+    controls = [isinstance(g, SubsetRows) or g.start is not None for g in batch]
+    prompts = [tuple(g.tokens.tolist()) for g in batch]
+    count: Counter[tuple[int, ...]] = Counter()
+    for group, ids, control in zip(batch, prompts, controls, strict=True):
+        count[ids] += len(group) * control
+    row_of = {ids: rows + i for i, ids in enumerate(i for i in count if count[i] >= SHARED_ROWS)}
+    beside = [_whole(batch[prompts.index(ids)]) for ids in row_of]
+    pairs = zip(prompts, controls, strict=True)
+    shared = [row_of.get(ids) if control else None for ids, control in pairs]
+    return beside, [*shared, *row_of.values()]
+
+
+def _whole(group: MaskRows) -> MaskedRows:
+    """One row of the same prompt that ablates nothing."""
+    stop = torch.ones(1, dtype=torch.int32)
+    return MaskedRows(group.tokens, group.shape, group.shape.full(0, torch.int32), None, stop)
+
+
+def _places(
+    architecture: Architecture,
+    batch: Sequence[MaskRows],
+    watched: Bool[Tensor, " row"],
+    references: Sequence[int | None],
+    tree: RowTree | None,
+) -> dict[tuple[int, str], Places]:
+    """Where the parts of the model run in a pass, its untouched rows at the end included."""
+    beside = sum(len(group) for group in batch) - len(watched)
+    watched = torch.nn.functional.pad(watched, (0, beside), value=True)
+    live = [
+        live_parts(architecture, group, read, share_clean=reference is not None)
+        for group, read, reference in zip(
+            batch, watched.split([len(group) for group in batch]), references, strict=True
+        )
+    ]
+    found = places(live, references, tree)
+    if not architecture.pointwise_mlps:  # an MLP that needs more than its tokens
+        found = {name: where for name, where in found.items() if name[1] != "mlp"}
+    return found
 
 
 def run_plans(

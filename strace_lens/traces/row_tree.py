@@ -28,17 +28,17 @@ class RowTree:
             rising.
         parents: for each layer, the place of the stream that enters each of these among those of
             the layer below. A single stream, that of the embeddings, enters the first layer.
-        output: the place of each row's output among those of the last layer.
+        places: for each layer, the place of every row of the batch among these.
     """
 
     rows: tuple[Int64[Tensor, " _"], ...]
     parents: tuple[Int64[Tensor, " _"], ...]
-    output: Int64[Tensor, " row"]
+    places: tuple[Int64[Tensor, " row"], ...]
 
     @property
     def share(self) -> float:
         """Share of the rows that run, averaged over the layers."""
-        return sum(map(len, self.rows)) / (len(self.rows) * len(self.output))
+        return sum(map(len, self.rows)) / (len(self.rows) * len(self.places[0]))
 
     def branches(self, layer: int) -> Int64[Tensor, " running"] | None:
         """Which streams that leave a layer enter the next; None where these are the same."""
@@ -50,25 +50,27 @@ class RowTree:
 def row_tree(groups: Sequence[MaskRows]) -> RowTree:
     """The tree of a batch whose rows, of a single prompt, are those of the groups, in order."""
     replacements = [id(group.replacement) for group in groups for _ in range(len(group))]
-    places = [0] * len(replacements)
-    rows, parents = [], []
+    place = [0] * len(replacements)
+    rows, parents, places = [], [], []
     for layer in range(groups[0].shape.layers):
-        if rows and len(rows[-1]) == len(places):  # all have parted
+        if rows and len(rows[-1]) == len(place):  # all have parted
             rows.append(rows[-1])
             parents.append(rows[-1])
+            places.append(rows[-1])
             continue
         found: dict[tuple[int, int, bytes], int] = {}
         firsts, below = [], []
         masks = _masks(groups, layer)
-        for row, key in enumerate(zip(places, replacements, masks, strict=True)):
+        for row, key in enumerate(zip(place, replacements, masks, strict=True)):
             if key not in found:
                 found[key] = len(firsts)
                 firsts.append(row)
                 below.append(key[0])
-            places[row] = found[key]
+            place[row] = found[key]
         rows.append(torch.tensor(firsts))
         parents.append(torch.tensor(below))
-    return RowTree(tuple(rows), tuple(parents), torch.tensor(places))
+        places.append(torch.tensor(place))
+    return RowTree(tuple(rows), tuple(parents), tuple(places))
 
 
 def some_rows(groups: Sequence[MaskRows], rows: Int64[Tensor, " row"]) -> list[MaskRows]:

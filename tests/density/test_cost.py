@@ -30,7 +30,7 @@ from strace_lens.traces.curve_rows import curve_rows
 from strace_lens.traces.graph import token_graph
 from strace_lens.traces.masked_run import masked_logits
 from strace_lens.traces.rows import MaskedRows, SubsetRows
-from tests import tiny
+from tests import cases, tiny
 from tests.cases import NAMES, architecture, fresh_bridge, model_of
 from tests.families import family
 from tests.live_bytes import LiveBytes
@@ -89,8 +89,8 @@ def test_multiply_adds_are_those_that_torch_counts(name: str, tokens: int) -> No
         original = tiny.BRIDGES[name]()
         original.set_experts_implementation("eager")
         model = tiny.bridge_of(original, name)
-    with FlopCounterMode(display=False) as counter:
-        masked_logits(model, dense(architecture(name)), [rows])
+    with cases.everywhere(model), FlopCounterMode(display=False) as counter:
+        masked_logits(model, architecture(name), [rows])
     counted = counter.get_total_flops() / 2 / 2  # two rows, and two operations a multiply-add
     assert multiply_adds(architecture(name), tokens) == pytest.approx(counted, rel=0.02)
 

@@ -71,8 +71,8 @@ def test_rows_run_together_exactly_where_all_their_masks_so_far_agree(
         below = tree.rows[layer - 1].tolist() if layer else []
         for row, parent in zip(firsts, tree.parents[layer].tolist(), strict=True):
             assert parent == 0 if layer == 0 else agree(row, below[parent], layer - 1)
-    last = tree.rows[-1].tolist()
-    assert all(agree(row, last[place], layers - 1) for row, place in enumerate(tree.output))
+        places = tree.places[layer].tolist()
+        assert all(agree(row, firsts[place], layer) for row, place in enumerate(places))
     assert tree.share == pytest.approx(sum(map(len, tree.rows)) / layers / ROWS)
 
 
@@ -82,7 +82,7 @@ def test_rows_with_other_replacements_never_run_as_one() -> None:
     (one, *_) = groups_of(shape, [mask, mask])
     other = replace(one, replacement=replace(one.replacement))
     tree = row_tree([one, one, other])
-    assert tree.output.tolist() == [0, 0, 1]
+    assert [places.tolist() for places in tree.places] == [[0, 0, 1]] * 2
     assert [len(group) for group in some_rows([one, other, one], torch.tensor([0, 2]))] == [1, 1]
 
 
@@ -110,7 +110,9 @@ def test_rows_of_a_tree_have_the_outputs_of_the_slow_forward(
     # Where someone looks on, or where little is shared, every row runs.
     monkeypatch.setattr(masked_run, "WORTHWHILE", 0.0)
     assert relative_error(masked_run.masked_logits(model, arch, groups), ours) < 1e-5
-    masked_run.masked_logits(model, arch, groups, watch=lambda batch: [])
+    masked_run.masked_logits(
+        model, arch, groups, watch=lambda batch: ([], torch.zeros(len(masks), dtype=torch.bool))
+    )
     assert running[1:] == [len(masks)] * 2
 
 
