@@ -50,15 +50,40 @@ class PatchBuffer:
         Raises:
             RuntimeError: other sources are next: the model ran out of the graph's order.
         """
-        new = slice(self.count, self.count + block.shape[2])
-        if self.sources[new] != sources:
-            raise RuntimeError(f"source {sources[0]} has run out of the graph's order")
+        new = self._next(sources)
         if self.gradient is None:
             self.buffer[:, :, new] = block
         else:
             buffers = (self.buffer, self.gradient)
             self._written = self._written + _Write.apply(block, buffers, new)
         self.count = new.stop
+
+    def add_products(
+        self,
+        sources: list[int],
+        values: Float[Tensor, "row pos new d_head"],
+        weight: Float[Tensor, "new d_head d_model"],
+    ) -> None:
+        """Fill the slots of heads with `values @ weight`, as `add` does.
+
+        Raises:
+            RuntimeError: as `add`.
+        """
+        if self.gradient is not None:
+            self.add(sources, torch.einsum("rphe,hem->rphm", values, weight))
+            return
+        new = self._next(sources)
+        # Right into the slots: a copy would take as long as the product.
+        slots = self.buffer.flatten(0, 1)[:, new].transpose(0, 1)
+        torch.bmm(values.flatten(0, 1).transpose(0, 1), weight, out=slots)
+        self.count = new.stop
+
+    def _next(self, sources: list[int]) -> slice:
+        """The slots of sources, which must be the next in the graph's order."""
+        new = slice(self.count, self.count + len(sources))
+        if self.sources[new] != sources:
+            raise RuntimeError(f"source {sources[0]} has run out of the graph's order")
+        return new
 
     def read(
         self,

@@ -145,7 +145,7 @@ def _add_heads(this: Pass, layer: int, z: Float[Tensor, "row pos head d_head"]) 
     if this.wiring.centred:
         weight = weight - weight.mean(-1, keepdim=True)
     places = (numbers.start + heads).tolist()
-    this.buffer.add(places, torch.einsum("rphe,hem->rphm", change, weight))
+    this.buffer.add_products(places, change, weight)
 
 
 def _block_hooks(this: Pass, layer: int) -> list[Hook]:

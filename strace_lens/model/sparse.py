@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
+from transformers.pytorch_utils import Conv1D
 
 from strace_lens.model.architecture import Model, device_of_layer
 
@@ -158,15 +159,16 @@ def zero_projections(model: Model, parts: Iterable[tuple[int, str]]) -> Iterator
         return hidden.new_zeros(*hidden.shape[:-1], width)
 
     modules = [projection(model, *part) for part in parts]
-    with _replaced({m: functools.partial(zeros, m.out_features) for m in modules if m is not None}):
+    widths = {m: m.out_features if isinstance(m, torch.nn.Linear) else m.nf for m in modules if m}
+    with _replaced({m: functools.partial(zeros, width) for m, width in widths.items()}):
         yield
 
 
-def projection(model: Model, layer: int, name: str) -> torch.nn.Linear | None:
-    """The linear layer behind a bridge's hook point; None where there is none."""
+def projection(model: Model, layer: int, name: str) -> torch.nn.Linear | Conv1D | None:
+    """The linear layer behind a bridge's hook point, or GPT-2's kind; None where there is none."""
     part = getattr(cast(Any, model).blocks[layer].attn, name, None)
     module = getattr(part, "original_component", None)
-    return module if isinstance(module, torch.nn.Linear) else None
+    return module if isinstance(module, torch.nn.Linear | Conv1D) else None
 
 
 def has_hooks(model: Model) -> bool:

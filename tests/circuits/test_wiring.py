@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers.pytorch_utils import Conv1D
 
 from strace_lens.circuits.wiring import (
     INPUTS,
@@ -19,6 +20,7 @@ from strace_lens.circuits.wiring import (
     wiring_of,
 )
 from strace_lens.model.architecture import UnsupportedModelError
+from strace_lens.model.sparse import projection
 from tests import cases, oracle, tiny
 from tests.cases import fresh_bridge, model_of, relative_error
 from tests.circuits.made import NAMES, hooks_on
@@ -208,3 +210,9 @@ def test_what_is_no_model_of_transformer_lens_is_refused() -> None:
 def test_the_opt_bridge_of_3_9_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match=r"mlp\.hook_in never runs"):
         component_graph(tiny.bridge("opt"))
+
+
+def test_projections_that_are_overwritten_need_not_run_where_some_are_of_gpt2s_kind() -> None:
+    model = fresh_bridge("gpt2")
+    assert isinstance(projection(model, 0, "o"), Conv1D)
+    assert wiring_of(model).zero_projections
