@@ -12,6 +12,7 @@ import strace_lens as sl
 from benchmarks import (
     common,
     extraction,
+    fitting,
     importance,
     masked_forward,
     sparse_seconds,
@@ -19,7 +20,9 @@ from benchmarks import (
     trace_job,
 )
 from benchmarks.scaling import cost_of_trace, exponent
+from strace_lens.traces.ablation import ZERO
 from strace_lens.traces.edges import GraphShape
+from strace_lens.traces.fit import GRADIENT_BUDGET, fit_to, gradients, weighted_log_probs
 from strace_lens.traces.importance import IMPORTANCES
 from tests import tiny
 
@@ -115,6 +118,32 @@ def test_tables_have_a_row_a_size_and_an_importance(trace, monkeypatch):
     graph = sl.token_graph(model, tiny.PROMPT)
     table = importance.seconds_by_importance(graph, importance.NAMES)
     assert table["importance"].tolist() == [*IMPORTANCES, "leverage(8)"]
+
+
+def test_what_is_timed_beside_an_estimator_runs_its_passes(monkeypatch):
+    model = tiny.bridge("no_positions")
+    graph = sl.token_graph(model, tiny.PROMPT)
+    start = sl.extract(graph, "l2", order="scheduled")
+    fit = fit_to(model, graph, None, ZERO, GRADIENT_BUDGET)
+    forward, backward = [], []
+
+    def log_probs(model, architecture, rows):
+        forward.append(len(rows))
+        return weighted_log_probs(model, architecture, rows)
+
+    def differentiated(value, rows, **options):
+        backward.append(len(options["grad_outputs"]))
+        return gradients(value, rows, **options)
+
+    monkeypatch.setattr(fitting, "weighted_log_probs", log_probs)
+    monkeypatch.setattr(fitting, "gradients", differentiated)
+    table = fitting.schedules(model, graph)
+    fitting.pruning_passes(fit, start, int(table["forward"].iloc[0]))
+    assert sum(forward) == table["forward"].iloc[0]
+    assert sum(backward) == table["backward"].iloc[0]
+    assert table["passes"].tolist() == (table["forward"] + table["backward"]).tolist()
+    assert table["passes"].iloc[2] < table["passes"].iloc[0] / 1.5  # the shorter schedule
+    assert table["density"].between(0, 1).all()
 
 
 def test_cost_adds_its_stages_up(trace):
