@@ -13,14 +13,16 @@ from strace_lens.circuits.evaluate import ranks_by_magnitude
 from strace_lens.circuits.tasks.generate import TASKS
 from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors, say
+from strace_lens.cli.dry_run import print_comparison_plan
 from strace_lens.cli.submission import FOLDER, check_free, gaps, write_submission
-from strace_lens.cli.tasks import PAIRS, ModelOptions, task_on_model
+from strace_lens.cli.tasks import PAIRS, ModelOptions, check_task, pairs_text, task_on_model
 from strace_lens.comparison.compare import check_methods, compare, split
 from strace_lens.comparison.comparison import COLUMNS, TIMINGS, Comparison
 from strace_lens.comparison.files import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
 from strace_lens.ground_truth.models import GROUND_TRUTHS
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.load import DEFAULT
+from strace_lens.model.skeleton import skeleton
 from strace_lens.report.compare import comparison_report
 from strace_lens.report.summary import summarize_comparison
 from strace_lens.report.tables import print_comparison
@@ -84,6 +86,12 @@ def compare_command(
     allow_pickle: opt.AllowPickle = False,
     revision: opt.Revision = None,
     memory: opt.Memory = None,
+    dry_run: Annotated[
+        bool,
+        opt.option(
+            "Say what would be run; only the configuration of the model is read.", "--dry-run"
+        ),
+    ] = False,
     as_json: opt.Json = False,
 ) -> None:
     """Compare ways of finding a circuit on one task, each against random rankings.
@@ -97,8 +105,9 @@ def compare_command(
     submission = (out or FOLDER) if format == "mib" else None
     if out is None or submission is not None:
         out = default_folder(task, model, revision)
-    place = nullcontext() if submission is None else results_folder(submission)
-    folder = results_folder(out, (PAGE, TABLE, TIMES, PROJECTION), FOLDERS)
+    place = nullcontext() if submission is None or dry_run else results_folder(submission)
+    written = (PAGE, TABLE, TIMES, PROJECTION)
+    folder = nullcontext() if dry_run else results_folder(out, written, FOLDERS)
     with one_line_errors(), place, folder, Bar(stages=True) as bar:
         opt.expect_choice(format, FORMATS, "format")
         given = list(METHODS) if methods == "all" else opt.parse_names(methods)
@@ -109,9 +118,22 @@ def compare_command(
         ranks_by_magnitude(ranking)
         options = _options(method_options or [])
         forward, _ = opt.budgets(memory)
+        asked = ModelOptions(model, device, dtype, allow_pickle, revision)
+        if dry_run:
+            check_task(task, asked, pairs=pairs, prepend_bos=prepend_bos)
+            known = None
+            if task not in GROUND_TRUTHS:
+                bar.step(f"reading the configuration of {model or DEFAULT}")
+                known = skeleton(model or DEFAULT, dtype=dtype, revision=revision)
+            bar.stop()
+            plain = {
+                name: not options.get(name) and not METHODS[name].large_options for name in names
+            }
+            print_comparison_plan(task, known, pairs_text(task, pairs), plain, as_json)
+            return
         loaded, whole, truth = task_on_model(
             task,
-            ModelOptions(model, device, dtype, allow_pickle, revision),
+            asked,
             pairs=pairs,
             times=2,
             seed=seed,

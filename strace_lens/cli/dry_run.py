@@ -1,14 +1,17 @@
-"""`strace-lens sweep --dry-run`: the cost of a sweep, computed before any weight is read."""
+"""`--dry-run` of `sweep` and `compare`: what they cost and run, before any weight is read."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
 from rich.table import Table
 
+from strace_lens.circuits.discover.methods import METHODS
 from strace_lens.corpus.plan import SweepPlan
 from strace_lens.density.cost import as_text
+from strace_lens.model.skeleton import Skeleton
 from strace_lens.report.tables import wide_console
 
 
@@ -32,6 +35,38 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
     return f"{seconds:,.1f} seconds"
+
+
+def print_comparison_plan(
+    task: str, model: Skeleton | None, pairs: str, methods: Mapping[str, bool], as_json: bool
+) -> None:
+    """Print what a comparison runs.
+
+    Args:
+        task: its name.
+        model: what the configuration says; None for a task that brings its own model.
+        pairs: how many, in words.
+        methods: whether each runs with its default options, by name.
+        as_json: print an object instead of a table.
+    """
+    passes = {name: METHODS[name].passes if plain else None for name, plain in methods.items()}
+    if as_json:
+        facts = None if model is None else {"name": model.name, "bytes": model.weights_bytes}
+        print(json.dumps({"task": task, "model": facts, "pairs": pairs, "passes": passes}))
+        return
+    own = "the model that the task brings"
+    of = f"{model.name}, {as_text(model.weights_bytes)} of weights" if model else own
+    print(f"{task} on {of}\npairs: {pairs}\n\npasses a pair          forward  backward")
+    for name, known in passes.items():
+        ahead, back = ("?", "?") if known is None else map(str, known)
+        print(f"{name:<21} {ahead:>8} {back:>9}")
+    print()
+    if None in passes.values():
+        print("?: depends on the graph, the task or the options of the method")
+    print(
+        "Every circuit is then evaluated by forward passes. Seconds and peak memory "
+        "are\nknown only once the model is loaded."
+    )
 
 
 def print_plan(plan: SweepPlan, as_json: bool) -> None:

@@ -67,28 +67,14 @@ def task_on_model(
         ValueError: fewer than one pair, an unknown task or one that takes no BOS, a data set that
             cannot be loaded, or options of a model that the task brings itself.
     """
-    if pairs is not None and pairs < 1:
-        raise ValueError(f"a task needs at least one pair; got --pairs {pairs}")
-    if prepend_bos and (task in TASKS or task in GROUND_TRUTHS):
-        raise ValueError(f"--prepend-bos is for tasks of files; {task} makes its own prompts")
+    check_task(task, options, pairs=pairs, prepend_bos=prepend_bos)
     wanted = times * (pairs or PAIRS)
     if task in GROUND_TRUTHS:
-        model, device, dtype, _, revision = options
-        if (model, device, revision, dtype) != (None, None, None, "float32"):
-            raise ValueError(
-                f"task {task} brings its own model, in float32 on the CPU: leave out --model, "
-                "--device, --dtype and --revision"
-            )
         bar.step(f"building the model of {task}")
         truth = ground_truth(task, seed=seed, pairs=wanted)
         return TaskOnModel(truth.model, truth.task, truth)
     rows = None
     if task not in TASKS and not Path(task).is_file():
-        if Path(task).is_dir() or not _DATA_SET.fullmatch(task):
-            raise ValueError(
-                f"unknown task {task!r}; choose from {', '.join([*TASKS, *GROUND_TRUTHS])}, or "
-                "give the path of a JSONL or CSV file"
-            )
         bar.step(f"loading {task}")
         rows = _data_set(task)
     name = options.model or DEFAULT
@@ -108,6 +94,39 @@ def task_on_model(
     else:
         read = task_of_rows(loaded, rows, Path(task).name, metric, prepend_bos=prepend_bos)
     return TaskOnModel(loaded, read.sample(None if pairs is None else wanted, seed), None)
+
+
+def check_task(task: str, options: ModelOptions, *, pairs: int | None, prepend_bos: bool) -> None:
+    """Refuse what can be refused before a model is loaded; the parameters are `task_on_model`'s.
+
+    Raises:
+        ValueError: as `task_on_model`, but for a data set that cannot be loaded.
+    """
+    if pairs is not None and pairs < 1:
+        raise ValueError(f"a task needs at least one pair; got --pairs {pairs}")
+    if prepend_bos and (task in TASKS or task in GROUND_TRUTHS):
+        raise ValueError(f"--prepend-bos is for tasks of files; {task} makes its own prompts")
+    if task in GROUND_TRUTHS:
+        model, device, dtype, _, revision = options
+        if (model, device, revision, dtype) != (None, None, None, "float32"):
+            raise ValueError(
+                f"task {task} brings its own model, in float32 on the CPU: leave out --model, "
+                "--device, --dtype and --revision"
+            )
+        return
+    known = task in TASKS or Path(task).is_file()
+    if not known and (Path(task).is_dir() or not _DATA_SET.fullmatch(task)):
+        raise ValueError(
+            f"unknown task {task!r}; choose from {', '.join([*TASKS, *GROUND_TRUTHS])}, or "
+            "give the path of a JSONL or CSV file"
+        )
+
+
+def pairs_text(task: str, pairs: int | None) -> str:
+    """How many pairs a comparison draws, before any is made or read."""
+    if pairs is None and task not in TASKS and task not in GROUND_TRUTHS:
+        return f"all of {task}, one half for the methods and the other for the evaluation"
+    return f"{pairs or PAIRS} that the methods see, and as many others for the evaluation"
 
 
 def _data_set(name: str) -> Iterable[Mapping[str, Any]]:

@@ -320,3 +320,29 @@ def test_a_missing_extra_is_one_line_and_status_2(monkeypatch, tmp_path):
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert "pip install strace-lens[tracr]" in line
+
+
+def test_a_dry_run_says_what_would_be_run_and_writes_nothing(folder, pairs, tmp_path) -> None:
+    out = tmp_path / "out"
+    asked = ["compare", "--task", pairs, "--model", folder, "--methods", "eap-ig,acdc,random"]
+    asked += ["--out", str(out), "--dry-run"]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    assert f"{pairs} on tiny-llama" in result.stdout
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["eap-ig", "7", "5"] in lines
+    assert ["acdc", "?", "?"] in lines
+    other = CliRunner().invoke(
+        app, [*asked, "--pairs", "3", "--option", "eap-ig.steps=2", "--json"]
+    )
+    told = json.loads(other.stdout)
+    assert told["passes"] == {"eap-ig": None, "acdc": None, "random": [0, 0]}
+    assert told["pairs"].startswith("3 that the methods see")
+    assert told["model"]["bytes"] == sum(p.nbytes for p in tiny.hf_model("llama").parameters())
+    assert not out.exists()
+
+
+def test_a_dry_run_refuses_an_unknown_task() -> None:
+    result = CliRunner().invoke(app, ["compare", "--task", "nonsense", "--dry-run"])
+    assert result.exit_code != 0
+    assert "unknown task 'nonsense'" in result.output

@@ -149,6 +149,8 @@ class Method:
         large_options: options that `compare` gives it on graphs of more than 2,000 edges, where the
             caller gives none: what two cores do in minutes.
         blind_spot: what it cannot see by its making, for the warning that it does not beat random.
+        passes: forward and backward passes a pair with its default options; None where they depend
+            on the graph, the task or how many pairs there are.
         facts: from an experiment and the options to what `Scores.metadata` says beside them.
     """
 
@@ -158,6 +160,7 @@ class Method:
     first_order: bool = False
     large_options: Mapping[str, Any] = field(default_factory=dict)
     blind_spot: str | None = None
+    passes: tuple[int, int] | None = None
     facts: Callable[[Experiment, Mapping[str, Any]], dict[str, Any]] | None = None
 
 
@@ -176,16 +179,24 @@ METHODS: dict[str, Method] = {
         Look("#56B4E9", "dash", "square"),
         first_order=True,
         blind_spot=_NODES,
+        passes=(2, 1),
     ),
-    "eap": Method(attribution.eap, Look("#56B4E9", "solid", "circle"), first_order=True),
-    "relp": Method(relp.relp, first_order=True, look=Look("#882255", "solid", "circle")),
+    "eap": Method(
+        attribution.eap, Look("#56B4E9", "solid", "circle"), first_order=True, passes=(2, 1)
+    ),
+    "relp": Method(
+        relp.relp, first_order=True, look=Look("#882255", "solid", "circle"), passes=(2, 1)
+    ),
     "relevance-patching": Method(
         relp.relevance_patching,
         first_order=True,
         blind_spot=_NODES,
         look=Look("#882255", "dash", "square"),
+        passes=(2, 1),
     ),
-    "eap-ig": Method(attribution.eap_ig, Look("#0072B2", "solid", "circle"), first_order=True),
+    "eap-ig": Method(
+        attribution.eap_ig, Look("#0072B2", "solid", "circle"), first_order=True, passes=(7, 5)
+    ),
     "eap-ig-activations": Method(
         attribution.eap_ig_activations,
         Look("#332288", "dashdot", "diamond"),
@@ -193,10 +204,13 @@ METHODS: dict[str, Method] = {
         large_options={"steps": 1},
     ),
     "clean-corrupted": Method(
-        attribution.clean_corrupted, Look("#0072B2", "dot", "triangle-up"), first_order=True
+        attribution.clean_corrupted,
+        Look("#0072B2", "dot", "triangle-up"),
+        first_order=True,
+        passes=(4, 2),
     ),
     "eap-ig-kl": Method(
-        attribution.eap_ig_kl, Look("#CC79A7", "solid", "diamond"), first_order=True
+        attribution.eap_ig_kl, Look("#CC79A7", "solid", "diamond"), first_order=True, passes=(7, 5)
     ),
     "acdc": Method(
         acdc.acdc,
@@ -218,16 +232,30 @@ METHODS: dict[str, Method] = {
         edge_pruning.warm_edge_pruning, signed=False, look=Look("#E69F00", "dot", "triangle-up")
     ),
     "hap": Method(edge_pruning.hap, signed=False, look=Look("#CC3311", "dashdot", "diamond")),
-    "ensemble": Method(ensemble_scores, first_order=True, look=Look("#AA4499", "solid", "x")),
-    "bootstrap": Method(bootstrap_scores, first_order=True, look=Look("#AA4499", "dash", "circle")),
-    "ifr": Method(flow.ifr, Look("#009E73", "dash", "square"), signed=False, blind_spot=_CLEAN),
+    "ensemble": Method(
+        ensemble_scores, first_order=True, look=Look("#AA4499", "solid", "x"), passes=(10, 8)
+    ),
+    "bootstrap": Method(
+        bootstrap_scores, first_order=True, look=Look("#AA4499", "dash", "circle"), passes=(7, 5)
+    ),
+    "ifr": Method(
+        flow.ifr, Look("#009E73", "dash", "square"), signed=False, blind_spot=_CLEAN, passes=(1, 0)
+    ),
     "strace": Method(
-        flow.strace, Look("#009E73", "solid", "circle"), signed=False, blind_spot=_CLEAN
+        flow.strace,
+        Look("#009E73", "solid", "circle"),
+        signed=False,
+        blind_spot=_CLEAN,
+        passes=(1, 0),
     ),
     "strace-contrast": Method(
-        flow.strace_contrast, Look("#009E73", "dot", "triangle-up"), signed=False, first_order=True
+        flow.strace_contrast,
+        Look("#009E73", "dot", "triangle-up"),
+        signed=False,
+        first_order=True,
+        passes=(7, 5),
     ),
-    "random": Method(random_scores, Look("#808080", "dot", "x"), signed=False),
+    "random": Method(random_scores, Look("#808080", "dot", "x"), signed=False, passes=(0, 0)),
 }
 """Every way of finding a circuit, by name."""
 

@@ -185,3 +185,9 @@ def test_what_a_method_returns_is_checked(returned: Any, said: str) -> None:
     method("mine")(lambda experiment, *, seed=0: returned(experiment.graph.exists.shape))
     with pytest.raises(ValueError, match=said):
         discover(cases.model_of("gpt2"), tiny_task(), "mine")
+
+
+@pytest.mark.parametrize("name", [name for name, m in METHODS.items() if m.passes is not None])
+def test_the_passes_that_a_method_states_are_those_it_takes(name: str) -> None:
+    found = discover(cases.model_of("llama"), tiny_task(2, 6), name)
+    assert (found.forwards, found.backwards) == METHODS[name].passes
