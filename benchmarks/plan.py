@@ -2,8 +2,8 @@
 
 Every row is a process of its own, warmed up by a short prompt: a graph is read, ranked greedily and
 measured at a few sizes with all controls. Bytes are the peak of the resident set above what was
-held before, less nothing; seconds are those of the curve, which are what the plan tells. SmolLM2
-reads real English, the random models random tokens.
+held before; seconds are those of the curve, which are what the plan tells. SmolLM2 reads real
+English, the random models random tokens.
 Run: python -m benchmarks.plan
 """
 
