@@ -27,15 +27,10 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.hold import fixed_weights
 from strace_lens.traces.ablation import ZERO
 from strace_lens.traces.fisher import FISHER_PROBES, fisher_scores
-from strace_lens.traces.fit import (
-    GRADIENT_BUDGET,
-    Fit,
-    fit_to,
-    gradients,
-    weighted_log_probs,
-)
+from strace_lens.traces.fit import Fit, fit_to, gradients, weighted_log_probs
 from strace_lens.traces.learn import REGULARIZED, ROWS
 from strace_lens.traces.prune import PROBES, SMALLEST
+from strace_lens.utils.choices import GRADIENT_BUDGET
 
 GOAL = 1.1
 PASSES_GOAL = 40

@@ -16,7 +16,8 @@ from typing import Any
 import transformers as tf
 
 import strace_lens as sl
-from strace_lens.cli.dry_run import duration, parse_speed
+from strace_lens.cli.dry_run import duration
+from strace_lens.cli.options import parse_speed
 from strace_lens.corpus.plan import SweepPlan, plan_sweep
 from strace_lens.density.cost import as_text
 

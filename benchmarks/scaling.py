@@ -32,7 +32,7 @@ from transformers.utils.logging import disable_progress_bar
 import strace_lens as sl
 from benchmarks.common import real_prompt, show, smollm2
 from strace_lens.model.architecture import Model
-from strace_lens.model.load import DEFAULT
+from strace_lens.utils.choices import DEFAULT_MODEL as DEFAULT
 
 TOKENS = (16, 32, 64, 128, 256, 512)
 BLOCKS = ((4, 4), (8, 8), (16, 16), (32, 16))

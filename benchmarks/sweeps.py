@@ -34,10 +34,10 @@ from benchmarks.scaling import exponent
 from strace_lens.corpus.engine import Engine, ray_engine
 from strace_lens.corpus.parts import part_paths
 from strace_lens.corpus.prompts import CorpusPrompt, sample
-from strace_lens.corpus.read import BUILTIN, read_corpus
+from strace_lens.corpus.read import read_corpus
 from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
-from strace_lens.measures.sizes import SIZES
+from strace_lens.utils.choices import BUILTIN, SIZES
 from strace_lens.utils.peak_memory import peak_memory
 
 PROMPTS, GOAL = 32, 0.6

@@ -28,7 +28,6 @@ from .density.curve import DensityCurve, density_curve, density_curves
 from .density.phases import find_phases
 from .density.traced import trace
 from .files.results import load, save
-from .measures.sizes import SIZES
 from .model.architecture import UnsupportedModelError
 from .model.load import load_model
 from .model.same_model import check_model
@@ -46,6 +45,7 @@ from .traces.learn import learn
 from .traces.prune import prune
 from .traces.readout import logit_attribution, readout
 from .traces.trace import Trace
+from .utils.choices import SIZES
 
 __version__: str
 

@@ -22,8 +22,9 @@ from benchmarks import (
 from benchmarks.scaling import cost_of_trace, exponent
 from strace_lens.traces.ablation import ZERO
 from strace_lens.traces.edges import GraphShape
-from strace_lens.traces.fit import GRADIENT_BUDGET, fit_to, gradients, weighted_log_probs
+from strace_lens.traces.fit import fit_to, gradients, weighted_log_probs
 from strace_lens.traces.importance import IMPORTANCES
+from strace_lens.utils.choices import GRADIENT_BUDGET
 from tests import tiny
 
 SIZES = (0.01, 0.1, 0.3, 1.0)

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from benchmarks import checkpoints, sweeps
-from strace_lens.corpus.read import BUILTIN
 from strace_lens.corpus.run_folder import Run
 from strace_lens.corpus.sweep import sweep
+from strace_lens.utils.choices import BUILTIN
 from tests.corpus.made import model, options, prompts
 
 KILLABLE = """

@@ -26,6 +26,7 @@ from strace_lens.circuits.tasks.accuracy import failure, standing_of
 from strace_lens.measures.sizes import check_sizes
 from strace_lens.model.architecture import Model
 from strace_lens.model.hold import verb
+from strace_lens.utils.choices import RANKED_BY
 from strace_lens.utils.progress import warn
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -33,9 +34,6 @@ FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 RESOLUTION = 0.01
 """Of `edges_at_85`, relative."""
-
-RANKED_BY = ("mib", "signed", "absolute")
-"""By what edges are ranked: sign for CPR and magnitude for the rest, or one of them for all."""
 
 
 class MetricRange(NamedTuple):

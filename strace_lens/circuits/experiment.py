@@ -23,7 +23,6 @@ from strace_lens.circuits.optimal import (
     spread,
 )
 from strace_lens.circuits.outputs import (
-    ABLATIONS,
     Outputs,
     Run,
     Streams,
@@ -39,6 +38,7 @@ from strace_lens.model.architecture import Model, device_of
 from strace_lens.model.forward import byte_budget, bytes_per_row, even_chunks, expect_one_class
 from strace_lens.model.hold import verb
 from strace_lens.model.weights import expect_same_weights
+from strace_lens.utils.choices import EDGE_ABLATIONS as ABLATIONS
 
 GRADIENT_FACTOR = 16
 """Budgets that a pass forward and backward may take, because it holds every layer's values."""

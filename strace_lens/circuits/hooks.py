@@ -10,7 +10,7 @@ from torch import Tensor
 
 from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.experiment import expect_own, make_experiment
-from strace_lens.circuits.outputs import ABLATIONS, Outputs
+from strace_lens.circuits.outputs import Outputs
 from strace_lens.circuits.patching import plan_pass
 from strace_lens.circuits.run_circuits import stack
 from strace_lens.circuits.task import Task
@@ -18,6 +18,7 @@ from strace_lens.circuits.wiring import Wiring, wiring_of
 from strace_lens.model.architecture import Model, device_of
 from strace_lens.model.forward import Hook, hooks_of_each_run
 from strace_lens.model.hold import verb
+from strace_lens.utils.choices import EDGE_ABLATIONS as ABLATIONS
 
 
 @verb

@@ -19,9 +19,6 @@ from strace_lens.model.forward import Hook, all_logits, last_logits
 
 Streams = Mapping[str, Float[Tensor, "_ pos d_model"]]
 
-ABLATIONS = ("resample", "mean", "mean-over-positions", "zero", "optimal")
-"""What an ablated edge carries: see `run_circuits`."""
-
 
 class Outputs(NamedTuple):
     """Outputs of every source, by row (one row a prompt).

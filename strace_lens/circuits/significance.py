@@ -26,6 +26,7 @@ from strace_lens.circuits.run_circuits import circuit_metric, stack
 from strace_lens.circuits.task import Task
 from strace_lens.model.architecture import Model
 from strace_lens.model.hold import verb
+from strace_lens.utils.choices import REFERENCES
 from strace_lens.utils.progress import Advance, Progress, reporting
 
 SIGNIFICANT = 0.05
@@ -40,8 +41,6 @@ MARGIN = 0.1
 
 STOP_AFTER = 10
 """Random circuits that do as well, after which no more are drawn."""
-
-REFERENCES = ("random", "connected")
 
 _AT_ONCE = 16  # circuits between two looks at whether to stop
 _PERMUTATIONS = 999

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from strace_lens.cli.start import importing
 from strace_lens.utils.interrupt import interruptible
 from strace_lens.utils.versions import VERSION
 
@@ -27,7 +26,8 @@ COMMANDS = {
 """The commands and the first line of their help.
 
 A command is the function `..._command` of the module of its name, with underscores for hyphens. The
-modules import torch, so each is imported only when its command is named.
+module is imported only when its command is named; the command imports what it works with, and with
+it torch, once its arguments have been read.
 """
 
 
@@ -43,8 +43,7 @@ class _Commands(TyperGroup):
         if listed is None or name is None:
             return name, listed, rest
         place = name.replace("-", "_")
-        with importing(quiet=ctx.resilient_parsing):
-            module = importlib.import_module(f"{__name__}.{place}")
+        module = importlib.import_module(f"{__name__}.{place}")
         alone = typer.Typer()
         alone.command(name)(getattr(module, f"{place}_command"))
         return name, typer.main.get_command(alone), rest

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
-from strace_lens.circuits.circuit import Circuit
-from strace_lens.circuits.scores import Scores
-from strace_lens.circuits.significance import REFERENCES, TESTS, circuit_tests
-from strace_lens.circuits.wiring import component_graph
 from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors
-from strace_lens.cli.tasks import PAIRS, ModelOptions, TaskOnModel, task_on_model
-from strace_lens.files.interchange import load_importance_circuit, load_importances
-from strace_lens.files.results import load
-from strace_lens.report.summary import records
-from strace_lens.report.tables import frame_table, wide_console
+from strace_lens.cli.task_options import PAIRS, ModelOptions, check_task
+from strace_lens.utils.choices import EDGE_ABLATIONS, REFERENCES, TESTS
 
 
 def circuit_test_command(
@@ -81,9 +72,20 @@ def circuit_test_command(
         forward, _ = opt.budgets(memory)
         if not file.is_file():
             raise FileNotFoundError(f"there is no file {file}")
+        options = ModelOptions(model, device, dtype, allow_pickle, revision)
+        check_task(task, options, pairs, prepend_bos, metric)
+        named = opt.parse_names(tests)
+        for name in named:
+            opt.expect_choice(name, TESTS, "test")
+        opt.expect_choice(reference, REFERENCES, "reference")
+        opt.expect_choice(ablation, EDGE_ABLATIONS, "ablation")
+        with bar.importing():
+            from strace_lens.circuits.significance import circuit_tests
+            from strace_lens.cli.circuit_file import print_tests, read_circuit
+            from strace_lens.cli.tasks import task_on_model
         on = task_on_model(
             task,
-            ModelOptions(model, device, dtype, allow_pickle, revision),
+            options,
             pairs=pairs,
             times=1,
             seed=seed,
@@ -97,7 +99,7 @@ def circuit_test_command(
             on.model,
             on.task,
             circuit,
-            tests=opt.parse_names(tests),
+            tests=named,
             reference=reference,
             draws=draws,
             sample=sample,
@@ -108,49 +110,4 @@ def circuit_test_command(
             progress=bar.tell,
         )
         bar.stop()
-        _print(table, circuit, on, as_json)
-
-
-def read_circuit(file: Path, on: TaskOnModel, edges: str | None) -> Circuit:
-    """Read a circuit, or take the best edges of scores.
-
-    Raises:
-        ValueError: a file that is neither, scores without a number of edges, or a circuit with one.
-    """
-    if file.suffix == ".json":
-        graph = component_graph(on.model)
-        read = load_importances if edges is not None else load_importance_circuit
-        found: Circuit | Scores = read(file, graph)
-    else:
-        found = load(file, Circuit, Scores)
-    if isinstance(found, Circuit):
-        if edges is not None:
-            raise ValueError(f"{file} is a circuit of {len(found):,} edges: leave out --edges")
-        return found
-    if edges is None:
-        raise ValueError(
-            f"{file} has scores of {found.edges:,} edges: say how many make the circuit, as "
-            "--edges 500 or --edges 0.02"
-        )
-    try:
-        size = int(edges) if edges.isdecimal() else float(edges)
-    except ValueError:
-        raise ValueError(
-            f"--edges takes a number of edges or a fraction of them; got {edges!r}"
-        ) from None
-    return found.top(size)
-
-
-def _print(table: pd.DataFrame, circuit: Circuit, on: TaskOnModel, as_json: bool) -> None:
-    if as_json:
-        facts = {
-            "model": circuit.graph.model,
-            "task": on.task.name,
-            "pairs": len(on.task),
-            "edges": len(circuit),
-            "tests": records(table),
-        }
-        print(json.dumps(facts, allow_nan=False))
-        return
-    title = f"{circuit!r} on {len(on.task)} pairs of {on.task.name}"
-    wide_console().print(frame_table(title, table))
+        print_tests(table, circuit, on, as_json)

@@ -20,17 +20,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from strace_lens.cli.start import took
-from strace_lens.corpus.engine import LostWorkersError, MissingRayError
-from strace_lens.corpus.measure import PromptMemoryError
-from strace_lens.ground_truth.tracr import MissingTracrError
+from strace_lens.utils.errors import FixableError
 from strace_lens.utils.progress import StraceLensWarning
-from strace_lens.utils.user_cache import remember_seconds
+from strace_lens.utils.user_cache import last_seconds, remember_seconds
 
-_EXPECTED = (
-    *(ValueError, OSError, FloatingPointError),
-    *(MissingTracrError, MissingRayError, LostWorkersError, PromptMemoryError),
-)
+_EXPECTED = (ValueError, OSError, FloatingPointError, FixableError)
+
+
+def took(what: str) -> str:
+    """How long something took the last time, in parentheses."""
+    seconds = last_seconds(what)
+    return "(for the first time here)" if seconds is None else f"({seconds:.1f} s last time)"
 
 
 def say(message: str) -> None:
@@ -85,6 +85,21 @@ class Bar(Progress):
         for task in self.task_ids:
             self.update(task, visible=False)
         self.add_task(what, total=None)
+
+    @contextmanager
+    def importing(self) -> Iterator[None]:
+        """Show that what works is imported, and how long that took last time.
+
+        PyTorch takes seconds to import, so a command imports it, and what needs it, in its body
+        once the arguments have been checked.
+        """
+        if "torch" in sys.modules:
+            yield
+            return
+        self.step(f"importing PyTorch and TransformerLens {took('imports')}")
+        started = time.perf_counter()
+        yield
+        remember_seconds("imports", time.perf_counter() - started)
 
     @contextmanager
     def loading(self, model: str, *options: object) -> Iterator[None]:

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
-from strace_lens.circuits.discover.methods import METHODS
-from strace_lens.circuits.evaluate import ranks_by_magnitude
-from strace_lens.circuits.tasks.generate import TASKS
 from strace_lens.cli import options as opt
-from strace_lens.cli.common import Bar, one_line_errors, say
-from strace_lens.cli.dry_run import print_comparison_plan
-from strace_lens.cli.submission import FOLDER, check_free, gaps, write_submission
-from strace_lens.cli.tasks import PAIRS, ModelOptions, check_task, pairs_text, task_on_model
-from strace_lens.comparison.compare import check_methods, compare, split
-from strace_lens.comparison.comparison import COLUMNS, TIMINGS, Comparison
-from strace_lens.comparison.files import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
-from strace_lens.ground_truth.models import GROUND_TRUTHS
-from strace_lens.model.checks import architecture_of
-from strace_lens.model.load import DEFAULT
-from strace_lens.model.skeleton import skeleton
-from strace_lens.report.compare import comparison_report
-from strace_lens.report.summary import summarize_comparison
-from strace_lens.report.tables import print_comparison
-from strace_lens.utils.disk import JsonError, parse_json, results_folder, write_whole
+from strace_lens.cli.common import Bar, one_line_errors
+from strace_lens.cli.task_options import PAIRS, ModelOptions, check_task, pairs_text
+from strace_lens.comparison.places import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
+from strace_lens.utils.choices import (
+    DEFAULT_MODEL,
+    EDGE_ABLATIONS,
+    GROUND_TRUTHS,
+    RANKED_BY,
+    TASKS,
+    expect_methods,
+    known_methods,
+)
+from strace_lens.utils.disk import JsonError, parse_json, results_folder
 
 OUT = Path("out/compare")
 FORMATS = ("page", "mib")
+
+FOLDER = Path("submission")
+"""Where submissions go unless told otherwise."""
 
 
 def compare_command(
@@ -110,26 +107,33 @@ def compare_command(
     folder = nullcontext() if dry_run else results_folder(out, written, FOLDERS)
     with one_line_errors(), place, folder, Bar(stages=True) as bar:
         opt.expect_choice(format, FORMATS, "format")
-        given = list(METHODS) if methods == "all" else opt.parse_names(methods)
-        names = check_methods(given)
-        named = Path(task).stem, model or (task if task in GROUND_TRUTHS else DEFAULT)
-        if submission is not None and not overwrite:
-            check_free(submission, given, ablation, *named)
-        ranks_by_magnitude(ranking)
+        given = list(known_methods()) if methods == "all" else opt.parse_names(methods)
+        expect_methods(given)
+        opt.expect_choice(ranking, RANKED_BY, "ranking")
         options = _options(method_options or [])
         forward, _ = opt.budgets(memory)
         asked = ModelOptions(model, device, dtype, allow_pickle, revision)
+        check_task(task, asked, pairs, prepend_bos, metric)
+        opt.expect_choice(ablation, EDGE_ABLATIONS, "ablation")
+        with bar.importing():
+            from strace_lens.cli.compare_results import print_results, write_comparison
+            from strace_lens.cli.dry_run import print_comparison_plan
+            from strace_lens.cli.submission import check_free, write_submission
+            from strace_lens.cli.tasks import task_on_model
+            from strace_lens.comparison.compare import check_methods, compare, split
+            from strace_lens.model.checks import architecture_of
+            from strace_lens.model.skeleton import skeleton
+        named = Path(task).stem, model or (task if task in GROUND_TRUTHS else DEFAULT_MODEL)
+        if submission is not None and not overwrite:
+            check_free(submission, given, ablation, *named)
         if dry_run:
-            check_task(task, asked, pairs=pairs, prepend_bos=prepend_bos)
             known = None
             if task not in GROUND_TRUTHS:
-                bar.step(f"reading the configuration of {model or DEFAULT}")
-                known = skeleton(model or DEFAULT, dtype=dtype, revision=revision)
+                bar.step(f"reading the configuration of {named[1]}")
+                known = skeleton(named[1], dtype=dtype, revision=revision)
             bar.stop()
-            plain = {
-                name: not options.get(name) and not METHODS[name].large_options for name in names
-            }
-            print_comparison_plan(task, known, pairs_text(task, pairs), plain, as_json)
+            drawn, names = pairs_text(task, pairs), check_methods(given)
+            print_comparison_plan(task, known, drawn, names, options, as_json)
             return
         loaded, whole, truth = task_on_model(
             task,
@@ -146,7 +150,7 @@ def compare_command(
         found = compare(
             loaded,
             seen,
-            names,
+            given,
             evaluation=others,
             ground_truth=truth,
             ablation=ablation,
@@ -162,7 +166,7 @@ def compare_command(
             progress=bar.tell,
         )
         bar.step("drawing")
-        _write(found, out)
+        write_comparison(found, out)
         entries = None
         if submission is not None:
             width = architecture_of(loaded).d_model
@@ -170,7 +174,7 @@ def compare_command(
                 found, given, submission, task=named[0], model=named[1], d_model=width
             )
         bar.stop()
-        _print(found, out, entries, as_json)
+        print_results(found, out, entries, as_json)
 
 
 def default_folder(task: str, model: str | None, revision: str | None = None) -> Path:
@@ -180,7 +184,7 @@ def default_folder(task: str, model: str | None, revision: str | None = None) ->
     them share it, they share a folder, and the second comparison is refused there.
     """
     name = task if task in TASKS or task in GROUND_TRUTHS else Path(task).stem
-    if model not in (None, DEFAULT):
+    if model not in (None, DEFAULT_MODEL):
         name = f"{name}-{Path(model).name}"
     if revision is not None:
         name = f"{name}-{revision}"
@@ -200,7 +204,7 @@ def _options(given: list[str]) -> dict[str, dict[str, Any]]:
         if found is None:
             raise ValueError(f"--option takes method.name=value, as acdc.screen=2000; got {text!r}")
         method, name, value = found.groups()
-        check_methods([method])
+        expect_methods([method])
         own = options.setdefault(method, {})
         try:
             own[name] = parse_json(value, f"--option {method}.{name}")
@@ -209,33 +213,3 @@ def _options(given: list[str]) -> dict[str, dict[str, Any]]:
                 raise
             own[name] = value
     return options
-
-
-def _write(found: Comparison, out: Path) -> None:
-    """Write the tables and then the page; `compare` writes what each method found."""
-    for name, columns in (
-        (TABLE, [column for column in COLUMNS if column not in TIMINGS]),
-        (TIMES, ["method", *TIMINGS]),
-    ):
-        write_whole(out / name, found.table[columns].to_csv(index=False).encode())
-    if found.projection is not None:
-        write_whole(out / PROJECTION, found.projection.to_csv(index=False).encode())
-    comparison_report(found, out / PAGE)
-
-
-def _print(found: Comparison, out: Path, entries: list[Path] | None, as_json: bool) -> None:
-    if as_json:  # the table has them in its head
-        for line in found.warnings:
-            say(f"warning: {line}")
-    for name, reason in found.skipped.items():
-        say(f"skipped {name}: {reason}")
-    for line in gaps(entries or []):
-        say(f"note: {line}")
-    if as_json:
-        written = {} if entries is None else {"submission": [str(entry) for entry in entries]}
-        print(json.dumps({**summarize_comparison(found), **written}, allow_nan=False))
-    else:
-        print_comparison(found)
-        print(f"wrote {PAGE}, {TABLE}, circuits/ and scores/ to {out}")
-        for entry in entries or []:
-            print(f"wrote {entry}")

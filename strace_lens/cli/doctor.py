@@ -7,12 +7,9 @@ import os
 import platform
 from pathlib import Path
 
-import torch
-
 from strace_lens.cli import options as opt
-from strace_lens.cli.common import one_line_errors
-from strace_lens.model.gguf_cache import is_kept
-from strace_lens.model.load import DEFAULT, ModelNotFoundError, locate
+from strace_lens.cli.common import Bar, one_line_errors
+from strace_lens.utils.choices import DEFAULT_MODEL
 from strace_lens.utils.user_cache import VARIABLE, cache_folder
 from strace_lens.utils.versions import version_of, versions
 
@@ -32,7 +29,8 @@ def doctor_command(
     Loads no model and needs no network. Paste the output into a bug report.
     """
     with one_line_errors():
-        found = examine()
+        with Bar() as bar, bar.importing():
+            found = examine()
         if as_json:
             print(json.dumps(found))
             return
@@ -58,6 +56,8 @@ def examine() -> dict[str, dict[str, str]]:
 
 
 def _devices() -> dict[str, str]:
+    import torch  # takes seconds, and the help of the command does without
+
     found = {"cpu": f"{torch.get_num_threads()} threads"}
     for number in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(number)
@@ -68,19 +68,25 @@ def _devices() -> dict[str, str]:
 
 
 def _models() -> dict[str, str]:
+    from strace_lens.model.load import ModelNotFoundError, locate
+
     file = None
     try:
-        default, folder, gguf = locate(DEFAULT)
+        default, folder, gguf = locate(DEFAULT_MODEL)
         file = Path(folder, gguf) if gguf else None
     except ModelNotFoundError as error:
         default = str(error)
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     hub = "HF_HUB_OFFLINE is set: only cached models load" if offline else "not blocked"
-    return {DEFAULT: default, "cache": _cache(file), "Hugging Face hub": hub}
+    return {DEFAULT_MODEL: default, "cache": _cache(file), "Hugging Face hub": hub}
 
 
 def _cache(file: Path | None) -> str:
     """Where models of GGUF files are kept, and whether the default one is."""
+    import torch
+
+    from strace_lens.model.gguf_cache import is_kept
+
     try:
         folder = cache_folder()
     except RuntimeError as error:
@@ -88,4 +94,4 @@ def _cache(file: Path | None) -> str:
     if folder is None:
         return f"off ({VARIABLE} is {os.environ.get(VARIABLE)!r})"
     is_there = file is not None and is_kept(file, torch.float32)
-    return f"{folder} ({DEFAULT} is {'' if is_there else 'not '}in it)"
+    return f"{folder} ({DEFAULT_MODEL} is {'' if is_there else 'not '}in it)"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from rich.table import Table
 
@@ -13,14 +14,6 @@ from strace_lens.corpus.plan import SweepPlan
 from strace_lens.density.cost import as_text
 from strace_lens.model.skeleton import Skeleton
 from strace_lens.report.tables import wide_console
-
-
-def parse_speed(text: str) -> str | float:
-    """Return a name of `SPEEDS`, or FLOP a second as a number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def stated_lengths(prompts: str) -> list[int] | None:
@@ -38,7 +31,12 @@ def duration(seconds: float) -> str:
 
 
 def print_comparison_plan(
-    task: str, model: Skeleton | None, pairs: str, methods: Mapping[str, bool], as_json: bool
+    task: str,
+    model: Skeleton | None,
+    pairs: str,
+    methods: Collection[str],
+    options: Mapping[str, Mapping[str, Any]],
+    as_json: bool,
 ) -> None:
     """Print what a comparison runs.
 
@@ -46,10 +44,12 @@ def print_comparison_plan(
         task: its name.
         model: what the configuration says; None for a task that brings its own model.
         pairs: how many, in words.
-        methods: whether each runs with its default options, by name.
+        methods: keys of `METHODS`.
+        options: those given to each method, by its name.
         as_json: print an object instead of a table.
     """
-    passes = {name: METHODS[name].passes if plain else None for name, plain in methods.items()}
+    default = {n for n in methods if not options.get(n) and not METHODS[n].large_options}
+    passes = {name: METHODS[name].passes if name in default else None for name in methods}
     if as_json:
         facts = None if model is None else {"name": model.name, "bytes": model.weights_bytes}
         print(json.dumps({"task": task, "model": facts, "pairs": pairs, "passes": passes}))

@@ -9,23 +9,32 @@ from typing import Annotated, Any
 
 import typer
 
-from strace_lens.circuits.discover.methods import METHODS
-from strace_lens.circuits.evaluate import RANKED_BY
-from strace_lens.circuits.metrics import METRICS
-from strace_lens.circuits.outputs import ABLATIONS as EDGE_ABLATIONS
-from strace_lens.circuits.tasks.generate import TASKS
-from strace_lens.corpus.plan import SPEEDS
-from strace_lens.corpus.setting import CORRUPTIONS, WHICH_CONTROLS
-from strace_lens.ground_truth.models import GROUND_TRUTHS
-from strace_lens.measures.sizes import ESTIMATOR_SIZES, SIZES
-from strace_lens.model.forward import DEVICE_BUDGET, MEMORY_BUDGET
-from strace_lens.model.load import DEFAULT, DTYPES, MAPS
-from strace_lens.model.targets import TargetLike
-from strace_lens.traces.ablation import ABLATIONS
-from strace_lens.traces.edges import KINDS, kinds_to_keep
-from strace_lens.traces.estimators import ESTIMATORS
-from strace_lens.traces.fit import GRADIENT_BUDGET
-from strace_lens.traces.importance import IMPORTANCES
+from strace_lens.utils.choices import (
+    ABLATIONS,
+    CORRUPTIONS,
+    DEFAULT_MODEL,
+    DEVICE_BUDGET,
+    DTYPES,
+    EDGE_ABLATIONS,
+    ESTIMATOR_SIZE_COUNT,
+    ESTIMATORS,
+    GRADIENT_BUDGET,
+    GROUND_TRUTHS,
+    IMPORTANCES,
+    KINDS,
+    MAPS,
+    MEMORY_BUDGET,
+    METHODS,
+    METRICS,
+    RANKED_BY,
+    SIZES,
+    SPEEDS,
+    TASKS,
+    WHICH_CONTROLS,
+    expect_map,
+    expect_speed,
+    kinds_to_keep,
+)
 from strace_lens.utils.disk import parse_object, read_prompt
 
 
@@ -52,7 +61,7 @@ Model = Annotated[
     str,
     option(
         "smollm2 (built in), a Hugging Face name, a local folder or a GGUF file.",
-        choices=[DEFAULT],
+        choices=[DEFAULT_MODEL],
     ),
 ]
 Device = Annotated[
@@ -138,7 +147,7 @@ Sizes = Annotated[
     str | None,
     option(
         f"Relative sizes, as in 0.001,0.01,0.1. Default: the paper's {len(SIZES)}; of sweep "
-        f"--controls all the {len(ESTIMATOR_SIZES)} at which estimators are compared."
+        f"--controls all the {ESTIMATOR_SIZE_COUNT} at which estimators are compared."
     ),
 ]
 Refine = Annotated[
@@ -243,12 +252,20 @@ Task = Annotated[
 ]
 TaskModel = Annotated[
     str | None,
-    option(f"A Hugging Face name, a local folder or a GGUF file. Default: {DEFAULT} (built in)."),
+    option(
+        f"A Hugging Face name, a local folder or a GGUF file. Default: {DEFAULT_MODEL} (built in)."
+    ),
 ]
 CircuitAblation = Annotated[
-    str, option(f"What an edge outside a circuit carries: {', '.join(EDGE_ABLATIONS)}.")
+    str,
+    option(
+        f"What an edge outside a circuit carries: {', '.join(EDGE_ABLATIONS)}.",
+        choices=EDGE_ABLATIONS,
+    ),
 ]
-Metric = Annotated[str | None, option(f"{', '.join(METRICS)}. Default: the task's own.")]
+Metric = Annotated[
+    str | None, option(f"{', '.join(METRICS)}. Default: the task's own.", choices=METRICS)
+]
 PrependBos = Annotated[
     bool,
     option(
@@ -289,7 +306,9 @@ def parse_keep(text: str) -> tuple[str, ...]:
     return () if given == ["none"] else kinds_to_keep(given)
 
 
-def parse_target(target: Sequence[str] | None, against: Sequence[str] | None) -> TargetLike | None:
+def parse_target(
+    target: Sequence[str] | None, against: Sequence[str] | None
+) -> str | tuple[list[str], list[str]] | None:
     """Return what --target and --against ask for together; None where neither is given."""
     if not target and not against:
         return None
@@ -308,6 +327,8 @@ def parse_target(target: Sequence[str] | None, against: Sequence[str] | None) ->
 def parse_device_map(text: str | None) -> str | dict[str, str | int] | None:
     """Return the name of a device map, or the device map that a .json file holds."""
     if text is None or not text.endswith(".json"):
+        if text is not None:
+            expect_map(text)
         return text
     found = parse_object(Path(text).read_bytes(), text)
     if not found or not all(type(value) in (str, int) for value in found.values()):
@@ -327,6 +348,26 @@ def parse_sizes(text: str | None) -> tuple[float, ...] | None:
         if not 0 < size <= 1:
             raise ValueError(f"sizes must lie in (0, 1]; got {size}")
     return tuple(sizes)
+
+
+def parse_speed(text: str) -> str | float:
+    """Return a name of `SPEEDS`, or FLOP a second as a number."""
+    try:
+        return float(text)
+    except ValueError:
+        expect_speed(text)
+        return text
+
+
+def parse_words(text: str | None) -> tuple[int, int] | None:
+    """Parse LOW:HIGH; None stays None."""
+    if text is None:
+        return None
+    try:
+        low, high = (int(part) for part in text.split(":"))
+    except ValueError:
+        raise ValueError(f"--words takes LOW:HIGH in tokens, as 20:60; got {text!r}") from None
+    return low, high
 
 
 def parse_names(text: str) -> list[str]:

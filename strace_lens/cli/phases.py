@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors
-from strace_lens.corpus.analyses.all import ANALYSES, CLAIMS, analyse
-from strace_lens.corpus.run_folder import read_run, run_folders
-from strace_lens.report.claims_table import print_claims
-from strace_lens.report.corpus import corpus_report
-from strace_lens.report.summary import records
-from strace_lens.report.tables import frame_table, wide_console
-from strace_lens.report.tables_corpus import corpus_sections
 from strace_lens.utils.disk import results_folder, write_whole
 
 PAGE = "phases.html"
 WIDTH = 180
+PRINTED = (
+    *("corpus_boundaries", "size_needed", "head_and_tail_means", "density_correlations"),
+    "estimator_table",
+)
+"""The short tables that JSON holds besides the claims; the long ones are in their files."""
 
 
 def phases_command(
@@ -50,8 +47,17 @@ def phases_command(
     Example: strace-lens phases runs/first
     """
     folder = out or runs[0]
-    files = (PAGE, *(f"{name}.csv" for name in (*ANALYSES, CLAIMS)))
-    with one_line_errors(), results_folder(folder, files), Bar() as bar:
+    with one_line_errors(), Bar() as bar, ExitStack() as place:
+        with bar.importing():
+            from strace_lens.corpus.analyses.all import ANALYSES, CLAIMS, analyse
+            from strace_lens.corpus.run_folder import read_run, run_folders
+            from strace_lens.report.claims_table import print_claims
+            from strace_lens.report.corpus import corpus_report
+            from strace_lens.report.summary import records
+            from strace_lens.report.tables import frame_table, wide_console
+            from strace_lens.report.tables_corpus import corpus_sections
+        files = (PAGE, *(f"{name}.csv" for name in (*ANALYSES, CLAIMS)))
+        place.enter_context(results_folder(folder, files))
         bar.step("reading")
         read = [read_run(one) for folder in runs for one in run_folders(folder)]
         bar.step("analysing")
@@ -62,7 +68,8 @@ def phases_command(
         write_whole(folder / PAGE, corpus_report(read, tables).encode())
         bar.stop()
         if as_json:
-            print(json.dumps(_records(tables), allow_nan=False))
+            short = {name: records(tables[name]) for name in (CLAIMS, *PRINTED) if name in tables}
+            print(json.dumps(short, allow_nan=False))
             return
         console = wide_console(WIDTH)
         print_claims(console, tables[CLAIMS])
@@ -74,16 +81,3 @@ def phases_command(
             if run.missing:
                 print(f"{run.name} is unfinished: {run.missing} prompts are not done")
         print(f"wrote {PAGE} and {len(tables)} CSV tables to {folder}")
-
-
-def _records(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
-    """Return the short tables as records; the long ones are in their files."""
-    short = (
-        CLAIMS,
-        "corpus_boundaries",
-        "size_needed",
-        "head_and_tail_means",
-        "density_correlations",
-        "estimator_table",
-    )
-    return {name: records(tables[name]) for name in short if name in tables}

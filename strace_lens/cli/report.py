@@ -10,9 +10,6 @@ import typer
 from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors
 from strace_lens.cli.trace import RESULT
-from strace_lens.density.curve import DensityCurve
-from strace_lens.files.results import load
-from strace_lens.report.explorer import explorer
 from strace_lens.utils.disk import results_folder, write_whole
 
 EXPLORER = "explorer.html"
@@ -37,8 +34,13 @@ def report_command(
     """
     folder = results_folder(out.parent, [out.name])
     with one_line_errors(), folder, Bar() as bar:
+        files = [_result(path) for path in results]
+        with bar.importing():
+            from strace_lens.density.curve import DensityCurve
+            from strace_lens.files.results import load
+            from strace_lens.report.explorer import explorer
         bar.step("reading")
-        curves = [load(_result(path), DensityCurve) for path in results]
+        curves = [load(file, DensityCurve) for file in files]
         bar.step("drawing")
         page = explorer(curves)
         write_whole(out, page.encode())

@@ -10,9 +10,6 @@ from strace_lens.circuits.select_edges import LEVELS, node_scores
 from strace_lens.comparison.comparison import Comparison
 from strace_lens.files.submission import entry_name, missing_for_leaderboard, save_submission
 
-FOLDER = Path("submission")
-"""Where submissions go unless told otherwise."""
-
 _ABLATIONS = {  # MIB's names
     "resample": "patching",
     "mean": "mean-positional",

@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import itertools
-import json
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
-import numpy as np
-import torch
 import typer
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
 from strace_lens.cli import options as opt
-from strace_lens.cli.common import Bar, one_line_errors, say
-from strace_lens.cli.dry_run import parse_speed, print_plan, stated_lengths
-from strace_lens.corpus.engine import ray_engine, this_process
-from strace_lens.corpus.parts import part_path
-from strace_lens.corpus.plan import plan_sweep
-from strace_lens.corpus.prompts import (
-    CorpusPrompt,
-    cut_to_words,
-    deduplicate,
-    ends_of_tokens,
-    sample,
-    with_wrong_texts,
+from strace_lens.cli.common import Bar, one_line_errors
+from strace_lens.utils.choices import (
+    BUILTIN,
+    DTYPES,
+    REFINE,
+    SIZES,
+    SWEEP_ABLATIONS,
+    check_sweep_choices,
+    estimator_name,
 )
-from strace_lens.corpus.read import BUILTIN, check_limit, read_corpus
-from strace_lens.corpus.run_folder import Run
-from strace_lens.corpus.setting import Options
-from strace_lens.corpus.sweep import sweep
-from strace_lens.measures.sizes import ESTIMATOR_SIZES, REFINE, SIZES
-from strace_lens.model.architecture import Model
-from strace_lens.model.load import load_model
-from strace_lens.model.prompts import own_tokenizer, text_ids
-from strace_lens.model.skeleton import Skeleton, skeleton
-from strace_lens.traces.edges import keep_text
-from strace_lens.traces.estimators import estimator_of
 from strace_lens.utils.disk import results_folder
-from strace_lens.utils.interrupt import INTERRUPTED
 
 ENGINES = ("local", "ray")
 
@@ -70,7 +49,9 @@ def sweep_command(
     refine: opt.Refine = REFINE,
     controls: opt.Controls = "size",
     hidden: Annotated[bool, opt.option("Keep the geometry of the hidden states.")] = True,
-    ablation: Annotated[str, opt.option("What replaces an ablated edge: zero or mean.")] = "zero",
+    ablation: Annotated[
+        str, opt.option("What replaces an ablated edge: zero or mean.", choices=SWEEP_ABLATIONS)
+    ] = "zero",
     words: opt.Words = None,
     dedupe: Annotated[bool, opt.option("Leave out repeated texts.", "--dedupe")] = False,
     count: Annotated[
@@ -96,7 +77,9 @@ def sweep_command(
     split: Annotated[
         str | None, opt.option("Which split of a datasets folder or name. Default: train.")
     ] = None,
-    engine: Annotated[str, opt.option("local, or ray for several workers.")] = "local",
+    engine: Annotated[
+        str, opt.option("local, or ray for several workers.", choices=ENGINES)
+    ] = "local",
     workers: Annotated[int, opt.option("Number of workers of the Ray engine.")] = 2,
     address: Annotated[
         str | None, opt.option("Address of a Ray cluster. Default: one is started here.")
@@ -142,10 +125,32 @@ def sweep_command(
         forward, backward = opt.budgets(memory)
         estimators = opt.parse_names(estimator)
         for name in estimators:
-            estimator_of(name)
+            estimator_name(name)
         keeps = list(dict.fromkeys(opt.parse_keep(part) for part in keep.split(",")))
+        grid = opt.parse_sizes(sizes)
+        check_sweep_choices(ablation, controls, corrupt)
+        span, rate = opt.parse_words(words), opt.parse_speed(speed)
+        placed = opt.parse_device_map(device_map)
+        opt.expect_choice(dtype, DTYPES, "dtype")
+        with bar.importing():
+            import torch
+
+            from strace_lens.cli.dry_run import print_plan, stated_lengths
+            from strace_lens.cli.sweep_runs import (
+                cut_and_sampled,
+                print_runs,
+                prompts_of,
+                sweep_each,
+            )
+            from strace_lens.corpus.engine import ray_engine, this_process
+            from strace_lens.corpus.plan import plan_sweep
+            from strace_lens.corpus.setting import Options
+            from strace_lens.corpus.sweep import sweep
+            from strace_lens.measures.sizes import ESTIMATOR_SIZES
+            from strace_lens.model.load import load_model
+            from strace_lens.model.skeleton import Skeleton, skeleton
         options = Options(
-            sizes=opt.parse_sizes(sizes) or (ESTIMATOR_SIZES if controls == "all" else SIZES),
+            sizes=grid or (ESTIMATOR_SIZES if controls == "all" else SIZES),
             refine=refine,
             controls=controls,
             ablation=ablation,
@@ -165,20 +170,20 @@ def sweep_command(
             load_model,
             model,
             device=device,
-            device_map=opt.parse_device_map(device_map),
+            device_map=placed,
             dtype=dtype,
             allow_pickle=allow_pickle,
             revision=revision,
         )
         lengths = stated_lengths(prompts) if dry_run else None
-        given = [] if lengths else _given(prompts, text_column, split, limit, dedupe, controls)
+        given = [] if lengths else prompts_of(prompts, text_column, split, limit, dedupe, controls)
         if dry_run:
             bar.step(f"reading the configuration of {model}")
             loaded = skeleton(model, dtype=dtype, revision=revision)
         else:
             with bar.loading(model, dtype, device or device_map, revision):
                 loaded = load()
-        chosen = [] if lengths else _chosen(loaded, given, words, count, seed)
+        chosen = [] if lengths else cut_and_sampled(loaded, given, span, count, seed)
         if isinstance(loaded, Skeleton):
             told = plan_sweep(
                 loaded,
@@ -186,7 +191,7 @@ def sweep_command(
                 options,
                 estimators=estimators,
                 keep=keeps,
-                speed=parse_speed(speed),
+                speed=rate,
                 workers=workers if engine == "ray" else 1,
             )
             bar.stop()
@@ -201,41 +206,9 @@ def sweep_command(
             else ray_engine(load, workers, address=address),
             retry_failed=retry_failed,
         )
-        runs = _sweep_each(run, options, estimators, keeps, cast(Path, out), bar)
+        runs = sweep_each(run, options, estimators, keeps, cast(Path, out), bar)
         bar.stop()
-        _say(runs, cast(Path, out), as_json)
-
-
-def _sweep_each(
-    run: Callable[..., Run],
-    options: Options,
-    estimators: Sequence[str],
-    keeps: Sequence[tuple[str, ...]],
-    folder: Path,
-    bar: Bar,
-) -> dict[Path, Run]:
-    """Sweep with each combination of estimator and kept kinds, one after the other.
-
-    Returns:
-        The runs by folder: the given one, or one within it for each of several combinations.
-    """
-    runs = {}
-    several = len(estimators) * len(keeps) > 1
-    for estimator, keep in itertools.product(estimators, keeps):
-        name = f"{estimator}-keep-{keep_text(keep)}" if keep else estimator
-        into = folder / name if several else folder
-        bar.step(name)
-        try:
-            runs[into] = run(
-                into,
-                dataclasses.replace(options, estimator=estimator, keep=keep),
-                progress=lambda done, total, _, name=name: bar.tell(done, total, name),
-            )
-        except KeyboardInterrupt:
-            bar.stop()
-            say("stopped; the same command goes on from here")
-            raise typer.Exit(INTERRUPTED) from None
-    return runs
+        print_runs(runs, cast(Path, out), as_json)
 
 
 class _Rate(ProgressColumn):
@@ -252,92 +225,5 @@ def _folder(out: Path | None, dry_run: bool) -> AbstractContextManager[None]:
         return nullcontext()
     if out is None:
         raise ValueError("name the folder of the run with --out, or add --dry-run")
-    parts = part_path(out, 0).parent
+    parts = out / "parts"  # as `corpus.parts` names it
     return results_folder(parts if parts.exists() else out)
-
-
-def _given(
-    prompts: str,
-    text_column: str,
-    split: str | None,
-    limit: int | None,
-    dedupe: bool,
-    controls: str,
-) -> list[CorpusPrompt]:
-    """The prompts of a source; with all controls, wrong targets may lie beyond the limit."""
-    if controls == "all":
-        check_limit(limit)
-        every = read_corpus(prompts, text_column=text_column, split=split)
-        given = with_wrong_texts(every)[:limit]
-    else:
-        given = read_corpus(prompts, text_column=text_column, split=split, limit=limit)
-    firsts = deduplicate(given) if dedupe else given
-    if len(firsts) < len(given):
-        typer.echo(f"left out {len(given) - len(firsts)} repeated texts", err=True)
-    return firsts
-
-
-def _chosen(
-    model: Model | Skeleton,
-    given: Sequence[CorpusPrompt],
-    words: str | None,
-    count: int | None,
-    seed: int,
-) -> Sequence[CorpusPrompt]:
-    """Cut and sample the prompts as the options say."""
-    if words is not None:
-        try:
-            low, high = (int(part) for part in words.split(":"))
-        except ValueError:
-            raise ValueError(f"--words takes LOW:HIGH in tokens, as 20:60; got {words!r}") from None
-        # Nothing of a model is asked for but its tokenizer, which a skeleton has too.
-        tokenizer = own_tokenizer(cast(Model, model))
-        cut = cut_to_words(
-            lambda text: len(text_ids(tokenizer, text)),
-            given,
-            low,
-            high,
-            seed,
-            functools.partial(ends_of_tokens, tokenizer),
-        )
-        left_out = {
-            f"of fewer than {low} tokens": cut.too_short,
-            f"that end no word within {low} to {high} tokens": cut.no_boundary,
-        }
-        for why, number in left_out.items():
-            if number:
-                typer.echo(f"left out {number} texts {why}", err=True)
-        if not cut.prompts:
-            raise ValueError(f"--words {words} leaves none of {len(given)} texts; widen the range")
-        given = cut.prompts
-    return given if count is None else sample(given, count, seed)
-
-
-def _say(runs: Mapping[Path, Run], out: Path, as_json: bool) -> None:
-    if as_json:
-        said = [_said(run, folder) for folder, run in runs.items()]
-        print(json.dumps(said[0] if len(said) == 1 else said, allow_nan=False))
-        return
-    for folder, run in runs.items():
-        for row in run.failures.to_dict("records"):
-            typer.echo(f"prompt {row['prompt']} failed: {row['error']}", err=True)
-        density = run.prompts["density"].to_numpy(dtype=np.float64)
-        print(
-            f"prompts measured: {len(run.prompts)} of {run.model} in {folder}, "
-            f"mean density {density.mean():.3f}"
-            + (f"; {len(run.failures)} failed" if len(run.failures) else "")
-        )
-    print(f"next: strace-lens phases {out}")
-
-
-def _said(run: Run, folder: Path) -> dict[str, Any]:
-    density = run.prompts["density"].to_numpy(dtype=np.float64)
-    return {
-        "out": str(folder),
-        "model": run.model,
-        "estimator": run.manifest["options"]["estimator"],
-        "keep": run.manifest["options"]["keep"],
-        "prompts": len(run.prompts),
-        "failed": len(run.failures),
-        "density": None if np.isnan(density).any() else float(density.mean()),
-    }

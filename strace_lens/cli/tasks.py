@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from strace_lens.circuits.task import Task
-from strace_lens.circuits.tasks.generate import TASKS, make_task
+from strace_lens.circuits.tasks.generate import make_task
 from strace_lens.circuits.tasks.read import read_task, task_of_rows
 from strace_lens.cli.common import Bar
-from strace_lens.ground_truth.models import GROUND_TRUTHS, GroundTruth, ground_truth
+from strace_lens.cli.task_options import PAIRS, ModelOptions, check_task
+from strace_lens.ground_truth.models import GroundTruth, ground_truth
 from strace_lens.model.architecture import Model
-from strace_lens.model.load import DEFAULT, load_model
-
-PAIRS = 16
-"""Pairs of a generated task unless told otherwise."""
-
-_DATA_SET = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")  # of the hub
-
-
-class ModelOptions(NamedTuple):
-    """What the options that load a model say."""
-
-    model: str | None
-    device: str | None
-    dtype: str
-    allow_pickle: bool
-    revision: str | None
+from strace_lens.model.load import load_model
+from strace_lens.utils.choices import DEFAULT_MODEL, GROUND_TRUTHS, TASKS
 
 
 class TaskOnModel(NamedTuple):
@@ -64,10 +50,9 @@ def task_on_model(
         bar: shows what is being done.
 
     Raises:
-        ValueError: fewer than one pair, an unknown task or one that takes no BOS, a data set that
-            cannot be loaded, or options of a model that the task brings itself.
+        ValueError: see `check_task`, or a data set that cannot be loaded.
     """
-    check_task(task, options, pairs=pairs, prepend_bos=prepend_bos)
+    check_task(task, options, pairs, prepend_bos, metric)
     wanted = times * (pairs or PAIRS)
     if task in GROUND_TRUTHS:
         bar.step(f"building the model of {task}")
@@ -77,7 +62,7 @@ def task_on_model(
     if task not in TASKS and not Path(task).is_file():
         bar.step(f"loading {task}")
         rows = _data_set(task)
-    name = options.model or DEFAULT
+    name = options.model or DEFAULT_MODEL
     with bar.loading(name, options.dtype, options.device, options.revision):
         loaded = load_model(
             name,
@@ -94,39 +79,6 @@ def task_on_model(
     else:
         read = task_of_rows(loaded, rows, Path(task).name, metric, prepend_bos=prepend_bos)
     return TaskOnModel(loaded, read.sample(None if pairs is None else wanted, seed), None)
-
-
-def check_task(task: str, options: ModelOptions, *, pairs: int | None, prepend_bos: bool) -> None:
-    """Refuse what can be refused before a model is loaded; the parameters are `task_on_model`'s.
-
-    Raises:
-        ValueError: as `task_on_model`, but for a data set that cannot be loaded.
-    """
-    if pairs is not None and pairs < 1:
-        raise ValueError(f"a task needs at least one pair; got --pairs {pairs}")
-    if prepend_bos and (task in TASKS or task in GROUND_TRUTHS):
-        raise ValueError(f"--prepend-bos is for tasks of files; {task} makes its own prompts")
-    if task in GROUND_TRUTHS:
-        model, device, dtype, _, revision = options
-        if (model, device, revision, dtype) != (None, None, None, "float32"):
-            raise ValueError(
-                f"task {task} brings its own model, in float32 on the CPU: leave out --model, "
-                "--device, --dtype and --revision"
-            )
-        return
-    known = task in TASKS or Path(task).is_file()
-    if not known and (Path(task).is_dir() or not _DATA_SET.fullmatch(task)):
-        raise ValueError(
-            f"unknown task {task!r}; choose from {', '.join([*TASKS, *GROUND_TRUTHS])}, or "
-            "give the path of a JSONL or CSV file"
-        )
-
-
-def pairs_text(task: str, pairs: int | None) -> str:
-    """How many pairs a comparison draws, before any is made or read."""
-    if pairs is None and task not in TASKS and task not in GROUND_TRUTHS:
-        return f"all of {task}, one half for the methods and the other for the evaluation"
-    return f"{pairs or PAIRS} that the methods see, and as many others for the evaluation"
 
 
 def _data_set(name: str) -> Iterable[Mapping[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,30 +10,15 @@ import typer
 
 from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors
-from strace_lens.density.causal import phase_ablations
-from strace_lens.density.cost import Plan, as_text, plan
-from strace_lens.density.curve import DensityCurve, density_curve
-from strace_lens.density.phases import find_phases
-from strace_lens.density.ways import WAYS, Way, measure_ways, way_of, ways_summary
-from strace_lens.files.results import save
-from strace_lens.measures.sizes import REFINE, SIZES
-from strace_lens.model.architecture import Model, UnsupportedModelError
-from strace_lens.model.checks import architecture_of
-from strace_lens.model.hold import hold
-from strace_lens.model.load import load_model
-from strace_lens.model.prompts import tokenize
-from strace_lens.model.targets import Target, make_target
-from strace_lens.report.summary import summarize
-from strace_lens.report.tables import print_curve, print_ways
-from strace_lens.report.trace import trace_report
-from strace_lens.traces.ablation import replacement
-from strace_lens.traces.curve_rows import most_rows
-from strace_lens.traces.estimators import estimate, estimator_of, steps
-from strace_lens.traces.extract import extract
-from strace_lens.traces.graph import TokenGraph, token_graph
-from strace_lens.traces.importance import importance_function
-from strace_lens.traces.lens import Lens, read_lens
-from strace_lens.utils.disk import read_text, results_folder, write_whole
+from strace_lens.utils.choices import (
+    ABLATIONS,
+    DTYPES,
+    REFINE,
+    SIZES,
+    estimator_name,
+    parse_importance,
+)
+from strace_lens.utils.disk import read_text, results_folder
 
 PAGE = "trace.html"
 RESULT = "trace.safetensors"
@@ -92,14 +75,31 @@ def trace_command(
         _check_ranking(estimator, importance)
         opt.expect_choice(table, opt.TABLES, "table")
         asked = opt.parse_target(target, against)
-        own = way_of(estimator, opt.parse_keep(keep), importance)
-        others = [] if alone else [way for way in WAYS if way != own]
+        kept = opt.parse_keep(keep)
+        placed = opt.parse_device_map(device_map)
+        opt.expect_choice(dtype, DTYPES, "dtype")
+        opt.expect_choice(ablation, ABLATIONS, "ablation")
         forward, backward = opt.budgets(memory)
+        with bar.importing():
+            from strace_lens.cli.trace_results import finish, measure, print_plan, read_nodes
+            from strace_lens.density.cost import plan
+            from strace_lens.density.ways import WAYS, way_of
+            from strace_lens.model.checks import architecture_of
+            from strace_lens.model.hold import hold
+            from strace_lens.model.load import load_model
+            from strace_lens.model.prompts import tokenize
+            from strace_lens.model.targets import make_target
+            from strace_lens.traces.ablation import replacement
+            from strace_lens.traces.curve_rows import most_rows
+            from strace_lens.traces.estimators import steps
+            from strace_lens.traces.graph import token_graph
+        own = way_of(estimator, kept, importance)
+        others = [] if alone else [way for way in WAYS if way != own]
         with bar.loading(model, dtype, device or device_map, revision):
             loaded = load_model(
                 model,
                 device=device,
-                device_map=opt.parse_device_map(device_map),
+                device_map=placed,
                 dtype=dtype,
                 allow_pickle=allow_pickle,
                 revision=revision,
@@ -112,7 +112,7 @@ def trace_command(
             cost = plan(loaded, len(tokens.ids), sizes=grid, refine=refine, memory_budget=forward)
             bar.stop()
             more = len(others) * most_rows(grid, controls=False, refine=refine)
-            _print_plan(cost, steps(estimator), more, as_json)
+            print_plan(cost, steps(estimator), more, as_json)
             return
         references = None if reference is None else [read_text(reference)]
         swap = replacement(loaded, tokens, ablation, corrupted=corrupted, references=references)
@@ -120,92 +120,17 @@ def trace_command(
         measured = {"sizes": grid, "refine": refine, "progress": bar.tell, "target": aim, **same}
         bar.step("reading the token graph")
         graph = token_graph(loaded, tokens)
-        bar.step(f"ranking: {estimator}")
-        if own.estimator == "greedy":
-            ranked = extract(graph, importance, seed=seed, memory_budget=forward)
-        else:
-            fitted = {**same, "memory_budget": backward, "progress": bar.tell, "target": aim}
-            ranked = estimate(loaded, graph, own.estimator, keep=own.keep, **fitted)
-        bar.step("running masks")
-        curves = {own: density_curve(loaded, ranked, keep=own.keep, **measured)}
-        if others:
-            bar.step("measuring other ways")
-            curves |= measure_ways(loaded, graph, others, gradient_budget=backward, **measured)
+        curves = measure(loaded, graph, own, others, importance, measured, backward, bar)
         in_order = {way: curves[way] for way in dict.fromkeys((*WAYS, own)) if way in curves}
         bar.step("reading the nodes")
         lens = read_nodes(loaded, graph, aim)
-        _finish(loaded, in_order, own, same, lens, out, "json" if as_json else table, bar)
+        finish(loaded, in_order, own, same, lens, out, "json" if as_json else table, bar)
 
 
 def _check_ranking(estimator: str, importance: str) -> None:
-    estimator_of(estimator)
-    importance_function(importance)
+    estimator_name(estimator)
+    parse_importance(importance)
     if estimator != "greedy" and importance != IMPORTANCE:
         raise ValueError(
             f"--importance {importance} is for --estimator greedy; {estimator} scores edges itself"
         )
-
-
-def read_nodes(model: Model, graph: TokenGraph, target: Target | None) -> Lens | str:
-    """What the page says of each node and head, or why it says nothing."""
-    try:
-        return read_lens(model, graph, target)
-    except UnsupportedModelError as error:
-        return f"What nodes and heads promote is not shown: {error}."
-
-
-def _finish(
-    model: Model,
-    curves: Mapping[Way, DensityCurve],
-    own: Way,
-    same: dict[str, Any],
-    lens: Lens | str,
-    out: Path,
-    printed: str,
-    bar: Bar,
-) -> None:
-    """Find the phases, ablate them, write page and files, and print a table or JSON."""
-    bar.step("ablating the phases")
-    tables = phase_ablations(model, list(curves.values()), **same)
-    ablated = dict(zip(curves, tables, strict=True))
-    bar.step("drawing")
-    curve, phases = curves[own], find_phases(curves[own])
-    page = trace_report(curve, phases, ablated[own], ways=curves, ablations=ablated, lens=lens)
-    write_whole(out / PAGE, page.encode())
-    for way, each in curves.items():
-        save(each, out / (RESULT if way == own else f"trace-{way.name}.safetensors"))
-    bar.stop()
-    if printed == "json":
-        summary = summarize(curve, phases, ablated[own]) | {"ways": ways_summary(curves)}
-        print(json.dumps(summary, allow_nan=False))
-        return
-    if printed == "full":
-        print_curve(curve, phases, ablated[own])
-    if printed == "short" or len(curves) > 1:
-        print_ways(curves)
-    print(f"wrote {out / PAGE} and {out / RESULT}")
-
-
-def _print_plan(cost: Plan, fitting_steps: int, more: int, as_json: bool) -> None:
-    if as_json:
-        fields = {
-            **vars(cost),
-            "over_budget": cost.over_budget,
-            "fitting_steps": fitting_steps,
-            "rows_of_other_ways": more,
-        }
-        print(json.dumps(fields))
-        return
-    before = f"after {fitting_steps} steps of fitting: " if fitting_steps else ""
-    print(
-        f"{before}{cost.rows} rows in {cost.passes} forward passes, "
-        f"at most {as_text(cost.bytes)} each, about {cost.seconds:.1f} seconds"
-    )
-    if more:
-        print(f"other ways add at most {more} rows; --alone leaves them out")
-    print(
-        f"at most {as_text(cost.peak_bytes)} at once in addition to the weights, of which "
-        f"{as_text(cost.graph_bytes)} token graph and {as_text(cost.trace_bytes)} trace"
-    )
-    if cost.over_budget:
-        print(cost.over_budget)

@@ -49,6 +49,7 @@ from strace_lens.comparison.projection import projection_of_task
 from strace_lens.ground_truth.models import GroundTruth
 from strace_lens.model.architecture import Model, UnsupportedModelError, device_of
 from strace_lens.model.hold import verb
+from strace_lens.utils.choices import expect_methods
 from strace_lens.utils.peak_memory import peak_memory
 from strace_lens.utils.progress import Advance, Progress, reporting
 from strace_lens.utils.versions import versions
@@ -202,11 +203,7 @@ def check_methods(methods: Iterable[str]) -> list[str]:
         ValueError: no method, or an unknown one.
     """
     methods = list(methods)
-    for name in methods:
-        if name not in METHODS:
-            raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}, or all")
-    if not methods:
-        raise ValueError(f"no method to compare; choose from {', '.join(METHODS)}, or all")
+    expect_methods(methods)
     return list(dict.fromkeys([*methods, RANDOM]))
 
 

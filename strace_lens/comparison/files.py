@@ -22,6 +22,17 @@ from strace_lens.circuits.experiment import Experiment
 from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
 from strace_lens.comparison.comparison import MethodResult
+from strace_lens.comparison.places import (
+    CIRCUITS,
+    FOLDERS,
+    MEASURES,
+    PAGE,
+    PROJECTION,
+    SCORES,
+    TABLE,
+    TIMES,
+    TIMINGS,
+)
 from strace_lens.files.results import load, save
 from strace_lens.files.schema import read_as
 from strace_lens.model.weights import weights_hash
@@ -34,13 +45,6 @@ from strace_lens.utils.manifest import (
     manifest_of,
     write_manifest,
 )
-
-CIRCUITS, SCORES, MEASURES, TIMINGS = FOLDERS = ("circuits", "scores", "measures", "timings")
-"""Folders within, with a file a method."""
-
-PAGE, TABLE, PROJECTION = "compare.html", "compare.csv", "projection.csv"
-TIMES = "timings.csv"  # of its own, so that the same results are the same files
-"""What the command writes beside them, of all methods together."""
 
 KIND = ManifestKind(
     format="strace-lens-comparison/2",

@@ -21,12 +21,12 @@ from torch import Tensor
 from strace_lens.circuits.agreement import share_above
 from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.task import Task, TaskError
-from strace_lens.measures.sizes import SIZES
 from strace_lens.model.architecture import Model, UnsupportedModelError
 from strace_lens.traces.ablation import replacement
 from strace_lens.traces.estimators import estimate
 from strace_lens.traces.graph import token_graph
 from strace_lens.traces.trace import Trace
+from strace_lens.utils.choices import SIZES
 
 OUTPUT, CONTRAST = "output", "contrast"
 """What traces rank edges towards, as the column `trace` of `projection_of_task` says it."""

@@ -19,6 +19,7 @@ from strace_lens.corpus.parts import Row
 from strace_lens.corpus.setting import Setting
 from strace_lens.model.architecture import Model
 from strace_lens.model.weights import weights_hash
+from strace_lens.utils.errors import FixableError
 
 Engine = Callable[[Setting, Sequence[Batch]], Iterator[tuple[Batch, list[Row]]]]
 
@@ -26,11 +27,11 @@ RETRIES = 3
 """How often a worker may die over one batch."""
 
 
-class MissingRayError(ImportError):
+class MissingRayError(FixableError, ImportError):
     """Ray is not installed."""
 
 
-class LostWorkersError(RuntimeError):
+class LostWorkersError(FixableError, RuntimeError):
     """Workers died over and over on one batch."""
 
 

@@ -29,6 +29,7 @@ from strace_lens.traces.estimators import estimate
 from strace_lens.traces.graph import TokenGraph, token_graph
 from strace_lens.traces.masked_run import run_plans
 from strace_lens.traces.trace import Trace, edges_by_size
+from strace_lens.utils.errors import FixableError
 from strace_lens.utils.progress import no_progress
 
 HALVINGS = 4
@@ -41,7 +42,7 @@ _TEXTS = (
 """In messages of a plain RuntimeError, of torch's CPU allocator and of its libraries."""
 
 
-class PromptMemoryError(RuntimeError):
+class PromptMemoryError(FixableError, RuntimeError):
     """A prompt that does not fit in memory even on its own."""
 
 

@@ -30,13 +30,14 @@ from strace_lens.density.cost import (
 )
 from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.forward import bytes_per_row, rows_per_pass
-from strace_lens.model.load import DEFAULT
 from strace_lens.model.prompts import Prompt
 from strace_lens.model.skeleton import TOKENS_A_WORD, Skeleton, skeleton
 from strace_lens.traces.estimators import fitting_passes, steps
 from strace_lens.traces.fit import bytes_per_gradient_row
 from strace_lens.traces.graph import shape_of
 from strace_lens.traces.masked_run import passes
+from strace_lens.utils.choices import DEFAULT_MODEL as DEFAULT
+from strace_lens.utils.choices import expect_speed
 
 MEASURE_SECONDS = 1.5e-7
 """What it costs the CPU to measure one entry of the distribution that a row puts out."""
@@ -53,8 +54,6 @@ H100_BYTES = 2e12
 """Bytes a second that an H100 reads and writes: 60 % of its peak."""
 FLOPS_PER_BYTE = 200
 """Of a device whose FLOP a second alone are given; an H100 has as many in half precision."""
-
-SPEEDS = ("here", "h100")
 
 
 @dataclass(frozen=True)
@@ -386,15 +385,12 @@ def _speed(speed: str | float | Speed, known: Skeleton, tokens: int) -> Speed:
     itemsize = known.dtype.itemsize
     if isinstance(speed, Speed):
         return speed
-    if speed == "here":
-        return speed_here(_device(speed), known.dtype, known.architecture.heads, tokens, 1)
-    if speed == "h100":
+    if isinstance(speed, str):
+        expect_speed(speed)
+        if speed == "here":
+            return speed_here(_device(speed), known.dtype, known.architecture.heads, tokens, 1)
         flops, bandwidth = H100[itemsize], H100_BYTES
         name = f"an H100 at {flops:.3g} FLOP/s and {bandwidth:.3g} byte/s, both assumed"
-    elif isinstance(speed, str):
-        raise ValueError(
-            f"unknown speed {speed!r}; choose from {', '.join(SPEEDS)}, or give FLOP a second"
-        )
     elif not speed > 0:
         raise ValueError(f"FLOP a second must be positive; got {speed:g}")
     else:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from strace_lens.corpus.prompts import CorpusError, CorpusPrompt, listed, prompt_of
+from strace_lens.utils.choices import BUILTIN
 from strace_lens.utils.csv_text import CsvError, csv_rows
 from strace_lens.utils.disk import (
     JsonError,
@@ -31,9 +32,6 @@ from strace_lens.utils.disk import (
 )
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
-
-BUILTIN = "builtin"
-"""The source that stands for the package's own prompts, 13 of each of 8 kinds."""
 
 TEXT_SYNONYM = "prompt"
 """Read as the text by JSONL objects that have no `text`."""

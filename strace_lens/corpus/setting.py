@@ -13,17 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from strace_lens.density.curve import HEAD
-from strace_lens.measures.sizes import REFINE, SIZES, check_sizes
+from strace_lens.measures.sizes import check_sizes
 from strace_lens.model.architecture import Architecture, Model
 from strace_lens.model.forward import byte_budget, last_logits
 from strace_lens.model.prompts import Prompt, own_tokenizer
-from strace_lens.traces.edges import kinds_to_keep
 from strace_lens.traces.estimators import estimator_of
-from strace_lens.traces.fit import GRADIENT_BUDGET
-
-ABLATIONS = ("zero", "mean")
-WHICH_CONTROLS = ("none", "size", "all")
-CORRUPTIONS = ("none", "shuffle", "random")
+from strace_lens.utils.choices import (
+    GRADIENT_BUDGET,
+    REFINE,
+    SIZES,
+    check_sweep_choices,
+    kinds_to_keep,
+)
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,7 @@ class Options:
         estimator_of(self.estimator)
         kinds_to_keep(self.keep)
         check_sizes(np.asarray(self.sizes, dtype=np.float64))
-        for noun, value, known in (
-            ("ablation", self.ablation, ABLATIONS),
-            ("controls", self.controls, WHICH_CONTROLS),
-            ("corruption", self.corrupt, CORRUPTIONS),
-        ):
-            if value not in known:
-                raise ValueError(f"a sweep has no {noun} {value!r}; choose from {', '.join(known)}")
+        check_sweep_choices(self.ablation, self.controls, self.corrupt)
         least = {"refine": 0, "generate": 0, "memory_budget": 1, "gradient_budget": 1, "threads": 1}
         for name, value in least.items():
             given = getattr(self, name)

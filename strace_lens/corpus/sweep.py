@@ -30,8 +30,8 @@ from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
 from strace_lens.model.weights import weights_hash
-from strace_lens.traces.edges import kinds_to_keep
 from strace_lens.traces.graph import shape_of
+from strace_lens.utils.choices import kinds_to_keep
 from strace_lens.utils.disk import remove_strays, results_folder
 from strace_lens.utils.progress import Progress, reporting
 from strace_lens.utils.versions import versions

@@ -20,15 +20,9 @@ from strace_lens.model.hold import verb
 from strace_lens.model.predictions import TopToken
 from strace_lens.model.prompts import Prompt, cut, tokenize
 from strace_lens.traces.estimators import estimate
-from strace_lens.traces.fit import GRADIENT_BUDGET
 from strace_lens.traces.graph import token_graph
+from strace_lens.utils.choices import GRADIENT_BUDGET, SMALL, TEXT_SIZES
 from strace_lens.utils.progress import Progress, no_progress, reporting
-
-TEXT_SIZES = (1e-5, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0)
-"""Coarser than the paper's grid and of the same range, so that densities can be compared."""
-
-SMALL = 0.1
-"""The size whose predictions are shown beside the model's."""
 
 _TOGETHER = 8  # prefixes whose rows share passes
 

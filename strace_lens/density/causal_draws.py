@@ -10,8 +10,9 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from strace_lens.density.phases import LayerPhase
-from strace_lens.traces.edges import KINDS, EdgeTensors
+from strace_lens.traces.edges import EdgeTensors
 from strace_lens.traces.trace import Trace
+from strace_lens.utils.choices import KINDS
 
 DRAWS = 5
 """Random sets of edges that each mean is taken over."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from strace_lens.measures.sizes import REFINE, SIZES, edge_count
+from strace_lens.measures.sizes import edge_count
 from strace_lens.model.architecture import Architecture, Model, device_of
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import byte_budget, bytes_per_row, rows_per_pass
@@ -21,6 +21,7 @@ from strace_lens.traces.graph import shape_of
 from strace_lens.traces.masked_run import passes
 from strace_lens.traces.random_control import drawing_bytes, drawn_at_once
 from strace_lens.traces.rows import SUBSETS
+from strace_lens.utils.choices import REFINE, SIZES
 
 PATTERN_TOUCHES = 16
 """Softmaxes that cost as much as all that is done to a pattern's entries one by one."""

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from strace_lens.measures import distributions as measures
-from strace_lens.measures.sizes import REFINE, SIZES, auc_paper, density
+from strace_lens.measures.sizes import auc_paper, density
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
@@ -28,10 +28,10 @@ from strace_lens.model.predictions import (
 from strace_lens.model.targets import Target, TargetLike, make_target, recovered
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.curve_rows import CurveRows, ablatable, curve_rows
-from strace_lens.traces.edges import KINDS
 from strace_lens.traces.masked_run import masked_logits, run_plans
 from strace_lens.traces.rows import MaskedRows
 from strace_lens.traces.trace import Trace
+from strace_lens.utils.choices import KINDS, REFINE, SIZES
 from strace_lens.utils.html_repr import facts
 from strace_lens.utils.progress import Progress, reporting
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from strace_lens.density.change_points import LEAST_SIZES, Between, Phase, change_points
 from strace_lens.density.curve import DensityCurve
 from strace_lens.measures.sizes import THRESHOLD, restored_from
-from strace_lens.traces.edges import KINDS
 from strace_lens.traces.subgraph import Subgraph
 from strace_lens.traces.trace import Trace
+from strace_lens.utils.choices import KINDS
 from strace_lens.utils.html_repr import facts
 
 

@@ -12,16 +12,15 @@ from torch import Tensor
 from strace_lens.density.curve import DensityCurve, density_curve
 from strace_lens.density.phases import Phases, find_phases
 from strace_lens.density.ways import top_size
-from strace_lens.measures.sizes import REFINE, SIZES
 from strace_lens.model.architecture import Model
 from strace_lens.model.hold import verb
 from strace_lens.model.prompts import Prompt
 from strace_lens.model.targets import TargetLike
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.estimators import estimate, estimator_of
-from strace_lens.traces.fit import GRADIENT_BUDGET
 from strace_lens.traces.graph import token_graph
 from strace_lens.traces.trace import Trace
+from strace_lens.utils.choices import GRADIENT_BUDGET, REFINE, SIZES
 from strace_lens.utils.html_repr import facts
 from strace_lens.utils.progress import Progress
 

@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from strace_lens.density.curve import TARGET_COLUMNS, DensityCurve, density_curves
-from strace_lens.measures.sizes import REFINE, SIZES, smallest_size_from_which
+from strace_lens.measures.sizes import smallest_size_from_which
 from strace_lens.model.architecture import Model
 from strace_lens.model.hold import verb
 from strace_lens.model.targets import TargetLike
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.edges import keep_text
 from strace_lens.traces.estimators import estimate, estimator_of
-from strace_lens.traces.fit import GRADIENT_BUDGET
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.trace import Trace
+from strace_lens.utils.choices import GRADIENT_BUDGET, REFINE, SIZES
 from strace_lens.utils.progress import Progress
 
 RECOVERED = 0.9

@@ -28,15 +28,9 @@ from strace_lens.files.result_files import ResultFileError, read_result, write_r
 from strace_lens.files.schema import check_curve, read_as
 from strace_lens.model.prompts import Prompt
 from strace_lens.model.targets import Target
-from strace_lens.traces.edges import (
-    UNREACHABLE,
-    GraphShape,
-    is_complete,
-    kinds_to_keep,
-    order_of,
-    ranks_of,
-)
+from strace_lens.traces.edges import UNREACHABLE, GraphShape, is_complete, order_of, ranks_of
 from strace_lens.traces.trace import Trace
+from strace_lens.utils.choices import kinds_to_keep
 
 Arrays = Mapping[str, Tensor]
 Facts = Mapping[str, Any]

@@ -11,7 +11,6 @@ from functools import partial
 import torch
 
 from strace_lens.circuits.circuit import Circuit, full_circuit
-from strace_lens.circuits.outputs import ABLATIONS
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.wiring import component_graph
 from strace_lens.ground_truth import siit
@@ -29,6 +28,7 @@ from strace_lens.ground_truth.tracr import (
 from strace_lens.ground_truth.truth import changing, costly, written_and_read
 from strace_lens.ground_truth.weights import model_of
 from strace_lens.model.architecture import Model
+from strace_lens.utils.choices import EDGE_ABLATIONS as ABLATIONS
 
 _PARTNERS = 8
 """Other inputs that resampling takes from, for each input of a program."""

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from strace_lens.circuits.task import Task
 from strace_lens.ground_truth.weights import Weights
+from strace_lens.utils.errors import FixableError
 
 Token = str | int
 Value = str | int | float | bool | None
 BOS = "BOS"
 
 
-class MissingTracrError(ImportError):
+class MissingTracrError(FixableError, ImportError):
     """Tracr is not installed; the message says how to bring it."""
 
 

@@ -21,13 +21,6 @@ from torch import Tensor
 
 from strace_lens.measures.distributions import MASS_TOLERANCE
 
-SIZES = (
-    *(1e-5, 2e-5, 4e-5, 8e-5, 1e-4, 2e-4, 4e-4, 8e-4),
-    *(1e-3, 1.2e-3, 1.4e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3),
-    *(1e-2, 2e-2, 4e-2, 6e-2, 8e-2, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0),
-)
-"""The default grid: relative sizes at which a trace is measured."""
-
 DENSITY_SIZES = tuple(float(s) for s in np.geomspace(1e-4, 0.8, 25))
 """Evenly spaced in the logarithm: the sizes over which estimators are compared by density."""
 
@@ -235,9 +228,6 @@ def edge_count(size: int | float, edges: int) -> int:
     # 0.29 * 100 is 28.999...: a product one rounding error below a whole number is that number.
     return math.floor(float(size) * edges * (1 + 1e-12))
 
-
-REFINE = 12
-"""How many sizes are added to the grid at the most, unless said otherwise."""
 
 STEP = 0.1
 """Total variation may move by this much from one size to the next before the step is halved."""

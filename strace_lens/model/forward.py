@@ -21,16 +21,11 @@ from strace_lens.model.architecture import (
     mlp_constant,
 )
 from strace_lens.model.hold import hold, of_this_thread
+from strace_lens.utils.choices import DEVICE_BUDGET, MEMORY_BUDGET
 
 Hook = tuple[str, Callable[..., Tensor | None]]
 FIRST = "blocks.0.hook_resid_pre"
 """The first hook point that the hooks of a trace or of a circuit write or read."""
-
-MEMORY_BUDGET = 2**27
-"""Bytes of a forward pass on a CPU unless said otherwise; larger passes are slower there."""
-
-DEVICE_BUDGET = 2**31
-"""Bytes of a forward pass on a GPU, where Python takes as long to start a small pass as a large."""
 
 
 def last_logits(

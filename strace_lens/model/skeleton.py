@@ -21,7 +21,6 @@ from strace_lens.model.checks import check
 from strace_lens.model.gguf_cache import kept_configuration
 from strace_lens.model.hold import verb
 from strace_lens.model.load import (
-    DEFAULT,
     DTYPES,
     ModelNotFoundError,
     locate,
@@ -29,6 +28,7 @@ from strace_lens.model.load import (
     tokenizer_of,
     wrapped,
 )
+from strace_lens.utils.choices import DEFAULT_MODEL as DEFAULT
 from strace_lens.utils.progress import quiet
 
 TOKENS_A_WORD = 1.4

@@ -29,7 +29,7 @@ from strace_lens.plot.style import (
     size_axis,
     size_text,
 )
-from strace_lens.traces.edges import KINDS
+from strace_lens.utils.choices import KINDS
 
 _EMPTY = "no size measured has an edge"
 

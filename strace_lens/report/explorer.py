@@ -21,9 +21,10 @@ from strace_lens.report.lens import pack_lens
 from strace_lens.report.packed import byte_planes, packed_text
 from strace_lens.report.page import asset, fill, model_name, trace_title
 from strace_lens.report.summary import finite
-from strace_lens.traces.edges import KINDS, hook_name, order_of
+from strace_lens.traces.edges import hook_name, order_of
 from strace_lens.traces.lens import Lens
 from strace_lens.traces.trace import Trace
+from strace_lens.utils.choices import KINDS
 
 MOST_EDGES = 2_000_000
 """Edges on one page; about three and a half bytes each, so that it stays under 8 MB."""

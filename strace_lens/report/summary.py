@@ -13,7 +13,7 @@ from strace_lens.density.causal import read_ablation
 from strace_lens.density.change_points import Phase
 from strace_lens.density.curve import TARGET_COLUMNS, DensityCurve
 from strace_lens.density.phases import LayerPhase, Phases
-from strace_lens.traces.edges import KINDS
+from strace_lens.utils.choices import KINDS
 
 _COLUMNS = (
     "tv",

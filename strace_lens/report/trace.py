@@ -30,8 +30,9 @@ from strace_lens.report.page import (
     trace_title,
     versions_text,
 )
-from strace_lens.traces.edges import KINDS, keep_text
+from strace_lens.traces.edges import keep_text
 from strace_lens.traces.lens import Lens
+from strace_lens.utils.choices import KINDS
 
 EXPLORED_EDGES = 450_000
 """Edges that the explorer of a page draws at most, so that the page stays under 8 MB."""

@@ -16,8 +16,8 @@ from strace_lens.model.forward import Activations, read_activations
 from strace_lens.model.hold import noted, verb
 from strace_lens.model.prompts import Prompt, PromptError, own_tokenizer, tokenize, windows
 from strace_lens.model.weights import expect_same_weights, remembered_hash
+from strace_lens.utils.choices import ABLATIONS
 
-ABLATIONS = ("zero", "mean", "resample")
 REFERENCES = 8
 
 

@@ -22,10 +22,10 @@ from torch import Tensor
 from strace_lens.measures.sizes import check_sizes
 from strace_lens.model.architecture import Architecture
 from strace_lens.traces.ablation import Replacement
-from strace_lens.traces.edges import KINDS, kinds_to_keep
 from strace_lens.traces.random_control import random_subsets
 from strace_lens.traces.rows import SUBSETS, MaskedRows, MaskRows, SubsetRows
 from strace_lens.traces.trace import Trace
+from strace_lens.utils.choices import KINDS, kinds_to_keep
 
 
 @dataclass(frozen=True, eq=False)

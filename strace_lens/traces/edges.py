@@ -18,24 +18,10 @@ import torch
 from jaxtyping import Bool, Int, Int64, Shaped
 from torch import Tensor
 
+from strace_lens.utils.choices import KINDS
+
 UNREACHABLE = 2**31 - 1
 """Rank of an edge that cannot reach the output: larger than every size, so no trace holds it."""
-
-KINDS = ("residual", "attention", "mlp")
-
-
-def kinds_to_keep(keep: Sequence[str]) -> tuple[str, ...]:
-    """Kinds of edges that are never ablated, each once and in the order of `KINDS`.
-
-    Raises:
-        ValueError: a single string, or a kind that is not in `KINDS`.
-    """
-    if isinstance(keep, str):
-        raise ValueError(f"keep takes a sequence of kinds, as ({keep!r},); got the string {keep!r}")
-    unknown = [kind for kind in keep if kind not in KINDS]
-    if unknown:
-        raise ValueError(f"unknown kind of edge {unknown[0]!r}; choose from {', '.join(KINDS)}")
-    return tuple(kind for kind in KINDS if kind in keep)
 
 
 def keep_text(keep: Sequence[str]) -> str:

@@ -19,14 +19,13 @@ from strace_lens.model.architecture import Model
 from strace_lens.model.hold import verb
 from strace_lens.model.targets import TargetLike
 from strace_lens.traces.ablation import ZERO, Replacement
-from strace_lens.traces.edges import kinds_to_keep
 from strace_lens.traces.extract import extract
 from strace_lens.traces.fisher import FISHER_PROBES, fisher
-from strace_lens.traces.fit import GRADIENT_BUDGET
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.learn import REGULARIZED, ROWS, STEPS, learn
 from strace_lens.traces.prune import PROBES, prune, prune_steps
 from strace_lens.traces.trace import Trace
+from strace_lens.utils.choices import GRADIENT_BUDGET, estimator_name, kinds_to_keep
 from strace_lens.utils.progress import Progress
 
 
@@ -64,9 +63,6 @@ ESTIMATORS: dict[str, Estimator] = {
 }
 """Estimators by name, the cheapest first."""
 
-EARLIER_NAMES = {"anchored": "regularized"}
-"""What estimators were called in version 0.1; accepted until 0.3."""
-
 
 def estimator_of(name: str) -> Estimator:
     """The estimator of a name.
@@ -74,10 +70,7 @@ def estimator_of(name: str) -> Estimator:
     Raises:
         ValueError: there is none.
     """
-    name = EARLIER_NAMES.get(name, name)
-    if name not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {name!r}; choose from {', '.join(ESTIMATORS)}")
-    return ESTIMATORS[name]
+    return ESTIMATORS[estimator_name(name)]
 
 
 def steps(estimator: str) -> int:
@@ -142,8 +135,8 @@ def estimate(
         >>> tight = sl.estimate(model, graph, "fisher")
         >>> sl.density_curve(model, tight, controls=False).density
     """
-    found, kinds = estimator_of(estimator), kinds_to_keep(keep)
-    estimator = EARLIER_NAMES.get(estimator, estimator)
+    estimator, kinds = estimator_name(estimator), kinds_to_keep(keep)
+    found = ESTIMATORS[estimator]
     if not found.steps:
         trace = found.rank(model, graph)
         return replace(trace, metadata={"estimator": estimator, **trace.metadata})

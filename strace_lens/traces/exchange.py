@@ -15,7 +15,6 @@ from torch import Tensor
 from strace_lens.model.prompts import Prompt
 from strace_lens.traces.edges import (
     ENDS,
-    KINDS,
     UNREACHABLE,
     EdgeTensors,
     GraphShape,
@@ -33,6 +32,7 @@ from strace_lens.utils.checks import (
     require_columns,
     whole_numbers,
 )
+from strace_lens.utils.choices import KINDS
 
 _OF_THE_MODEL = ("model", "weights", "versions")
 """What `made` says of the model and not of the ranking."""

@@ -26,17 +26,11 @@ from strace_lens.model.hold import fixed_weights, verb
 from strace_lens.model.targets import TargetLike
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.edges import EdgeTensors
-from strace_lens.traces.fit import (
-    GRADIENT_BUDGET,
-    Fit,
-    fit_to,
-    fitted_trace,
-    gradients,
-    weighted_log_probs,
-)
+from strace_lens.traces.fit import Fit, fit_to, fitted_trace, gradients, weighted_log_probs
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.schedule import schedule_ablatable
 from strace_lens.traces.trace import Trace
+from strace_lens.utils.choices import GRADIENT_BUDGET
 
 FISHER_PROBES = 8
 """Backward passes unless said otherwise."""

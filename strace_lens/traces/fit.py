@@ -19,15 +19,13 @@ from strace_lens.model.forward import bytes_per_row, even_chunks, last_logits
 from strace_lens.model.hold import expect_gradients
 from strace_lens.model.targets import Target, TargetLike, make_target
 from strace_lens.traces.ablation import Replacement
-from strace_lens.traces.edges import EdgeTensors, in_reach, kinds_to_keep
+from strace_lens.traces.edges import EdgeTensors, in_reach
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.masks import mask_hooks
 from strace_lens.traces.rows import WeightedRows, weighted_rows
 from strace_lens.traces.trace import Trace
+from strace_lens.utils.choices import kinds_to_keep
 from strace_lens.utils.versions import versions
-
-GRADIENT_BUDGET = 2**31
-"""Bytes of a forward and backward pass unless said otherwise: every layer's values stay alive."""
 
 MASS_TOLERANCE = 1e-3
 """How far the probabilities of a target may miss 1 in sum."""

@@ -10,7 +10,6 @@ Source: s-Trace (arXiv 2605.27033), section "edge importance", and its authors' 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from strace_lens.model.forward import byte_budget
 from strace_lens.model.hold import verb
 from strace_lens.traces.edges import EdgeTensors
 from strace_lens.traces.graph import InEdges, TokenGraph
+from strace_lens.utils.choices import parse_importance
 
 
 class SublayerImportance(NamedTuple):
@@ -195,13 +195,8 @@ def edge_importance(
 
 def importance_function(name: str) -> Callable[[InEdges, Options], SublayerImportance]:
     """The importance of a name, "leverage(3)" included."""
-    parts = re.fullmatch(r"(\w+)(?:\((\d+)\))?", name)
-    base, k = parts.groups() if parts else (name, None)
-    if base not in IMPORTANCES or (k is not None and (base != "leverage" or int(k) == 0)):
-        raise ValueError(
-            f"unknown importance {name!r}; choose from {', '.join(IMPORTANCES)} or leverage(k)"
-        )
-    return partial(leverage, k=int(k or 1)) if base == "leverage" else IMPORTANCES[base]
+    base, k = parse_importance(name)
+    return partial(leverage, k=k or 1) if base == "leverage" else IMPORTANCES[base]
 
 
 def _norms(edges: InEdges, order: int) -> SublayerImportance:

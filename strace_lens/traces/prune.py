@@ -21,10 +21,11 @@ from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.best_first import connected_order
 from strace_lens.traces.edges import order_of, ranks_of
 from strace_lens.traces.fisher import fisher_scores
-from strace_lens.traces.fit import GRADIENT_BUDGET, fit_to, fitted_trace
+from strace_lens.traces.fit import fit_to, fitted_trace
 from strace_lens.traces.graph import TokenGraph
 from strace_lens.traces.schedule import kept_last, schedule_ablatable
 from strace_lens.traces.trace import Trace, check_size
+from strace_lens.utils.choices import GRADIENT_BUDGET
 from strace_lens.utils.progress import Progress, reporting
 
 PROBES = 3

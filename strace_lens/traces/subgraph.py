@@ -18,17 +18,12 @@ from strace_lens.model.forward import Hook
 from strace_lens.model.prompts import Prompt
 from strace_lens.model.weights import expect_same_weights, joint_metadata
 from strace_lens.traces.ablation import ZERO, Replacement
-from strace_lens.traces.edges import (
-    UNREACHABLE,
-    EdgeTensors,
-    GraphShape,
-    edge_table,
-    kinds_to_keep,
-)
+from strace_lens.traces.edges import UNREACHABLE, EdgeTensors, GraphShape, edge_table
 from strace_lens.traces.graph import shape_of
 from strace_lens.traces.masks import run_hooks
 from strace_lens.traces.names import edge_id, edge_names
 from strace_lens.traces.rows import MaskedRows
+from strace_lens.utils.choices import kinds_to_keep
 from strace_lens.utils.html_repr import facts, short
 
 

@@ -17,9 +17,10 @@ from strace_lens.model.forward import Hook
 from strace_lens.model.prompts import Prompt
 from strace_lens.model.targets import Target, target_of
 from strace_lens.traces.ablation import ZERO, Replacement
-from strace_lens.traces.edges import KINDS, EdgeTensors, GraphShape
+from strace_lens.traces.edges import EdgeTensors, GraphShape
 from strace_lens.traces.names import edge_id
 from strace_lens.traces.subgraph import Subgraph, expect_made_with, hooks_of
+from strace_lens.utils.choices import KINDS
 from strace_lens.utils.html_repr import facts
 
 GIVEN = "given in the table"

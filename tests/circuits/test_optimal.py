@@ -14,11 +14,11 @@ from strace_lens.circuits.evaluate import faithfulness
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.interventions import ablate
 from strace_lens.circuits.optimal import Learner, optimal_constants, pooled, spread
-from strace_lens.circuits.outputs import ABLATIONS
 from strace_lens.circuits.run_circuits import circuit_metric
 from strace_lens.circuits.task import Task
 from strace_lens.ground_truth.weights import Weights, model_of
 from strace_lens.model.architecture import Model
+from strace_lens.utils.choices import EDGE_ABLATIONS as ABLATIONS
 from tests import cases
 from tests.circuits.made import random_keep, tiny_task, uneven_task
 

@@ -18,7 +18,7 @@ import strace_lens as sl
 from strace_lens.circuits.tasks.read import read_task
 from strace_lens.cli import app
 from strace_lens.cli.compare import default_folder
-from strace_lens.comparison.files import FOLDERS
+from strace_lens.comparison.places import FOLDERS
 from strace_lens.ground_truth.models import ground_truth
 from tests import tiny
 from tests.comparison.test_compare import KEYS

@@ -28,7 +28,7 @@ def test_what_is_missing_comes_with_a_remedy(monkeypatch: pytest.MonkeyPatch) ->
     def missing(_: str) -> None:
         raise ModelNotFoundError("not installed; bring it with: pip install it")
 
-    monkeypatch.setattr(doctor, "locate", missing)
+    monkeypatch.setattr("strace_lens.model.load.locate", missing)
     monkeypatch.setattr(doctor, "OPTIONAL", {"no-such-package": "pip install 'strace-lens[ray]'"})
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0
@@ -51,7 +51,9 @@ def test_the_cache_is_told_and_whether_the_default_model_is_in_it(
 
     folder = tmp_path / "models"
     default = gguf_files.write_llama(tmp_path / "default.gguf")
-    monkeypatch.setattr(doctor, "locate", lambda _: ("default", str(tmp_path), default.name))
+    monkeypatch.setattr(
+        "strace_lens.model.load.locate", lambda *_: ("default", str(tmp_path), default.name)
+    )
     monkeypatch.setenv("STRACE_LENS_CACHE", str(folder))
     assert told() == f"{folder} (smollm2 is not in it)"
     load_model(default, device="cpu")

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from strace_lens.cli import app
 
 COMMANDS = {
-    "trace": (["trace", "the capital of France"], "load_model"),
-    "compare": (["compare", "--task", "ioi"], "task_on_model"),
-    "sweep": (["sweep", "PROMPTS"], "load_model"),
-    "phases": (["phases", "RUN"], "read_run"),
-    "report": (["report", "CURVE"], "load"),
+    "trace": (["trace", "the capital of France"], "model.load.load_model"),
+    "compare": (["compare", "--task", "ioi"], "cli.tasks.task_on_model"),
+    "sweep": (["sweep", "PROMPTS"], "model.load.load_model"),
+    "phases": (["phases", "RUN"], "corpus.run_folder.read_run"),
+    "report": (["report", "CURVE"], "files.results.load"),
 }
 """By name: its arguments without --out, and what it must not have come to."""
 
@@ -34,7 +34,8 @@ def command(request, tmp_path: Path, monkeypatch) -> list[str]:
     def begin(*_: object, **__: object) -> None:
         raise WorkBegan
 
-    monkeypatch.setattr(importlib.import_module(f"strace_lens.cli.{request.param}"), work, begin)
+    module, verb = f"strace_lens.{work}".rsplit(".", 1)
+    monkeypatch.setattr(importlib.import_module(module), verb, begin)
     lines = [json.dumps({"prompt": prompt}) for prompt in ("a b c", "d e f")]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
     (tmp_path / "run").mkdir()

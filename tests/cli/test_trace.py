@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 import strace_lens as sl
 from strace_lens.cli import app
-from strace_lens.cli.trace import read_nodes
+from strace_lens.cli.trace_results import read_nodes
 from strace_lens.traces.estimators import steps
 from tests import cases, tiny
 

@@ -21,7 +21,7 @@ import torch
 from strace_lens.circuits.discover.methods import METHODS
 from strace_lens.comparison.compare import compare
 from strace_lens.comparison.comparison import Comparison
-from strace_lens.comparison.files import FOLDERS
+from strace_lens.comparison.places import FOLDERS
 from strace_lens.utils.manifest import NAME, OtherResultsError
 from strace_lens.utils.versions import versions
 from tests import cases

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from strace_lens.corpus.run_folder import Run, components_frame
-from strace_lens.measures.sizes import SIZES, auc_paper, density
+from strace_lens.measures.sizes import auc_paper, density
+from strace_lens.utils.choices import SIZES
 
 KINDS = ("narrative", "code", "list")
 

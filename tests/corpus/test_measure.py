@@ -19,7 +19,7 @@ from strace_lens.corpus.prompts import CorpusPrompt
 from strace_lens.corpus.run_folder import Run, read_run
 from strace_lens.corpus.setting import Setting
 from strace_lens.corpus.sweep import sweep
-from strace_lens.model.forward import MEMORY_BUDGET
+from strace_lens.utils.choices import MEMORY_BUDGET
 from tests.corpus.made import model, options, prompts, words
 
 HUGE = 2**58

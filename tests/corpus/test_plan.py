@@ -18,12 +18,12 @@ from strace_lens.corpus.plan import plan_sweep
 from strace_lens.density import cost
 from strace_lens.density.cost import Speed, gradient_multiply_adds, multiply_adds
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.forward import MEMORY_BUDGET
 from strace_lens.model.skeleton import Skeleton, skeleton
 from strace_lens.traces.ablation import ZERO
 from strace_lens.traces.estimators import fitting_passes
 from strace_lens.traces.fit import gradients, weighted_log_probs
 from strace_lens.traces.rows import weighted_rows
+from strace_lens.utils.choices import MEMORY_BUDGET
 from tests import tiny
 from tests.cases import REFUSED, architecture, model_of
 from tests.live_bytes import LiveBytes

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strace_lens.corpus.prompts import CorpusError, CorpusPrompt
-from strace_lens.corpus.read import BUILTIN, read_corpus
+from strace_lens.corpus.read import read_corpus
+from strace_lens.utils.choices import BUILTIN
 
 ROWS = [
     {"text": "The sea is", "next": " blue", "kind": "a", "year": 3},

@@ -23,13 +23,14 @@ from strace_lens.density.cost import (
 )
 from strace_lens.model.architecture import Architecture
 from strace_lens.model.checks import architecture_of
-from strace_lens.model.forward import MEMORY_BUDGET, bytes_per_row
+from strace_lens.model.forward import bytes_per_row
 from strace_lens.traces import masked_run
 from strace_lens.traces.ablation import ZERO, Replacement
 from strace_lens.traces.curve_rows import curve_rows
 from strace_lens.traces.graph import token_graph
 from strace_lens.traces.masked_run import masked_logits
 from strace_lens.traces.rows import MaskedRows, SubsetRows
+from strace_lens.utils.choices import MEMORY_BUDGET
 from tests import cases, tiny
 from tests.cases import NAMES, architecture, fresh_bridge, model_of
 from tests.families import family

@@ -13,9 +13,10 @@ from strace_lens.density.phases import find_phases
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
 from strace_lens.report.summary import summarize
-from strace_lens.traces.edges import KINDS, EdgeTensors
+from strace_lens.traces.edges import EdgeTensors
 from strace_lens.traces.masked_run import masked_logits
 from strace_lens.traces.rows import MaskedRows
+from strace_lens.utils.choices import KINDS
 from tests import tiny
 from tests.cases import random_ranks
 

@@ -22,7 +22,7 @@ from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.wiring import component_graph
 from strace_lens.files.result_files import ResultFileError, read_result, write_result
 from strace_lens.files.results import load, save
-from strace_lens.traces.edges import KINDS
+from strace_lens.utils.choices import KINDS
 from tests import cases, tiny
 from tests.circuits.made import random_keep, tiny_task
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strace_lens.measures import sizes as m
-from strace_lens.measures.sizes import FINEST, REFINE, SIZES, STEP, restored_from, sizes_to_add
+from strace_lens.measures.sizes import FINEST, STEP, restored_from, sizes_to_add
+from strace_lens.utils.choices import REFINE, SIZES
 
 
 def test_density_by_hand():

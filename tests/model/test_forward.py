@@ -13,8 +13,6 @@ from torch import Tensor
 
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import (
-    DEVICE_BUDGET,
-    MEMORY_BUDGET,
     all_logits,
     byte_budget,
     bytes_per_row,
@@ -23,6 +21,7 @@ from strace_lens.model.forward import (
     read_activations,
     rows_per_pass,
 )
+from strace_lens.utils.choices import DEVICE_BUDGET, MEMORY_BUDGET
 from tests import oracle, tiny
 from tests.cases import NAMES, architecture, as_tensor, model_of, relative_error
 from tests.families import family, hf_family

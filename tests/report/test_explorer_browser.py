@@ -16,7 +16,8 @@ from playwright.sync_api import Page
 import strace_lens as sl
 from strace_lens.density.phases import find_phases
 from strace_lens.report.trace import trace_report
-from strace_lens.traces.edges import KINDS, edge_list, hook_name
+from strace_lens.traces.edges import edge_list, hook_name
+from strace_lens.utils.choices import KINDS
 from tests import tiny
 from tests.browser import chromium, opened
 from tests.plot import made

@@ -16,16 +16,10 @@ import strace_lens as sl
 from strace_lens.model.checks import architecture_of
 from strace_lens.traces.ablation import ZERO
 from strace_lens.traces.curve_rows import ablatable, curve_rows, most_rows, with_sizes
-from strace_lens.traces.edges import (
-    KINDS,
-    UNREACHABLE,
-    EdgeTensors,
-    GraphShape,
-    edge_list,
-    is_complete,
-)
+from strace_lens.traces.edges import UNREACHABLE, EdgeTensors, GraphShape, edge_list, is_complete
 from strace_lens.traces.masked_run import masked_logits
 from strace_lens.traces.rows import MaskedRows, MaskRows
+from strace_lens.utils.choices import KINDS
 from tests import tiny
 from tests.authors import AUTHORS_CURVES, AUTHORS_RANDOM
 from tests.cases import SHAPES, random_ranks

@@ -8,14 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strace_lens.traces.edges import (
-    KINDS,
-    UNREACHABLE,
-    GraphShape,
-    edge_list,
-    hook_name,
-    is_complete,
-)
+from strace_lens.traces.edges import UNREACHABLE, GraphShape, edge_list, hook_name, is_complete
+from strace_lens.utils.choices import KINDS
 
 shapes = st.builds(
     lambda layers, heads, tokens, kind: GraphShape(

@@ -15,8 +15,9 @@ import strace_lens as sl
 from strace_lens.traces.ablation import ZERO
 from strace_lens.traces.edges import EdgeTensors, is_complete
 from strace_lens.traces.fisher import fisher_scores
-from strace_lens.traces.fit import GRADIENT_BUDGET, Fit, bytes_per_gradient_row, fit_to
+from strace_lens.traces.fit import Fit, bytes_per_gradient_row, fit_to
 from strace_lens.traces.schedule import schedule, schedule_ablatable
+from strace_lens.utils.choices import GRADIENT_BUDGET
 from tests import cases, tiny
 from tests.cases import architecture, model_of, relative_error
 from tests.oracle_weighted import weighted_logits

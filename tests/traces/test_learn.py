@@ -12,10 +12,11 @@ from torch import Tensor
 import strace_lens as sl
 from strace_lens.measures.distributions import jensen_shannon
 from strace_lens.traces.edges import EdgeTensors, GraphShape
-from strace_lens.traces.fit import GRADIENT_BUDGET, bytes_per_gradient_row, fit_to
+from strace_lens.traces.fit import bytes_per_gradient_row, fit_to
 from strace_lens.traces.masked_run import masked_logits
 from strace_lens.traces.rows import MaskedRows
 from strace_lens.traces.schedule import FREE, kept_last, schedule
+from strace_lens.utils.choices import GRADIENT_BUDGET
 from tests import cases, tiny
 from tests.cases import architecture, model_of
 from tests.oracle_weighted import weighted_logits

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 import strace_lens as sl
-from strace_lens.model.forward import MEMORY_BUDGET, bytes_per_row
+from strace_lens.model.forward import bytes_per_row
 from strace_lens.model.prompts import Prompt
 from strace_lens.traces import ablation
 from strace_lens.traces.ablation import ZERO, Replacement
-from strace_lens.traces.edges import KINDS, EdgeTensors, GraphShape
+from strace_lens.traces.edges import EdgeTensors, GraphShape
 from strace_lens.traces.masked_run import masked_logits, passes
 from strace_lens.traces.rows import MaskedRows
 from strace_lens.traces.trace import Trace
+from strace_lens.utils.choices import KINDS, MEMORY_BUDGET
 from tests import cases, oracle, tiny
 from tests.cases import NAMES, model_of, random_mask, relative_error, rows, run
 from tests.families import family, hf_family

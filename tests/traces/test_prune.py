@@ -11,9 +11,10 @@ import torch
 import strace_lens as sl
 from strace_lens.traces.edges import UNREACHABLE, EdgeTensors, GraphShape
 from strace_lens.traces.fisher import fisher_scores
-from strace_lens.traces.fit import GRADIENT_BUDGET, bytes_per_gradient_row, fit_to
+from strace_lens.traces.fit import bytes_per_gradient_row, fit_to
 from strace_lens.traces.prune import prune_steps
 from strace_lens.traces.schedule import FREE, schedule
+from strace_lens.utils.choices import GRADIENT_BUDGET
 from tests import cases, tiny
 from tests.cases import architecture, model_of
 from tests.traces.test_schedule import Edge, in_order, reachable_edges

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from strace_lens.traces.best_first import best_first
-from strace_lens.traces.edges import KINDS, UNREACHABLE, EdgeTensors, GraphShape, is_complete
+from strace_lens.traces.edges import UNREACHABLE, EdgeTensors, GraphShape, is_complete
 from strace_lens.traces.schedule import (
     FREE,
     kept_last,
     schedule,
     schedule_ablatable,
 )
+from strace_lens.utils.choices import KINDS
 from tests.cases import SHAPES
 
 # Few values, so that ties abound and sums are exact.

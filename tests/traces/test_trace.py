@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from strace_lens.model.prompts import Prompt
 from strace_lens.traces import trace as trace_module
-from strace_lens.traces.edges import KINDS, UNREACHABLE, GraphShape, hook_name
+from strace_lens.traces.edges import UNREACHABLE, GraphShape, hook_name
 from strace_lens.traces.trace import Trace, check_size
+from strace_lens.utils.choices import KINDS
 from tests.live_bytes import LiveBytes
 
 SHAPES = [

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int64, Shaped
 
 from strace_lens.corpus.run_folder import Run
-from strace_lens.traces.edges import KINDS
+from strace_lens.utils.choices import KINDS
 
 
 def refuse_same_names(runs: Sequence[Run]) -> None:

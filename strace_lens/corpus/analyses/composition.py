@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from strace_lens.corpus.analyses.arrays import added, divide, edges_by, frame_of, layer_of, shares
 from strace_lens.corpus.run_folder import Run
 from strace_lens.measures.intervals import TAILS, means, weights
-from strace_lens.traces.edges import KINDS
+from strace_lens.utils.choices import KINDS
 
 QUARTERS = 4
 

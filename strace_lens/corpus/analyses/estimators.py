@@ -34,7 +34,7 @@ from strace_lens.corpus.run_folder import Run
 from strace_lens.density.change_points import change_points
 from strace_lens.measures.intervals import interval, means
 from strace_lens.measures.sizes import DENSITY_SIZES, density, smallest_size_from_which
-from strace_lens.traces.edges import KINDS
+from strace_lens.utils.choices import KINDS
 
 BASELINE = "greedy"
 PHASE_SIZES = (0.01, 0.05, 0.2)

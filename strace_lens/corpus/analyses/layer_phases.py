@@ -31,7 +31,7 @@ from strace_lens.corpus.analyses.arrays import (
 from strace_lens.corpus.run_folder import Run
 from strace_lens.measures.intervals import means
 from strace_lens.measures.sizes import THRESHOLD, restored_from
-from strace_lens.traces.edges import KINDS
+from strace_lens.utils.choices import KINDS
 
 SIZES_OF = ("head_size", "tail_size", "head_ablatable_size", "tail_ablatable_size")
 """Quantities of `head_and_tail` whose means are geometric."""

@@ -20,7 +20,7 @@ from strace_lens.corpus.analyses.density import density_parts
 from strace_lens.corpus.analyses.layer_phases import head_and_tail
 from strace_lens.corpus.analyses.sizes import per_prompt, prompt_boundaries, size_needed
 from strace_lens.corpus.run_folder import Run
-from strace_lens.measures.sizes import SIZES
+from strace_lens.utils.choices import SIZES
 from tests.corpus.synthetic import synthetic_run
 
 RUN = synthetic_run(prompts=3)

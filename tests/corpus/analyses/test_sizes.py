@@ -18,12 +18,13 @@ from strace_lens.corpus.analyses.sizes import (
     prompt_boundaries,
     size_needed,
 )
-from strace_lens.corpus.read import BUILTIN, read_corpus
+from strace_lens.corpus.read import read_corpus
 from strace_lens.corpus.run_folder import Run
 from strace_lens.corpus.setting import Options
 from strace_lens.corpus.sweep import sweep
 from strace_lens.density.change_points import change_points
 from strace_lens.measures.distributions import NUCLEI
+from strace_lens.utils.choices import BUILTIN
 from tests.corpus.synthetic import synthetic_run
 from tests.real import smollm2
 

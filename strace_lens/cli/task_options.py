@@ -1,0 +1,66 @@
+"""What the options of a task and of its model say, checked without importing torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from strace_lens.cli.options import expect_choice
+from strace_lens.utils.choices import DTYPES, GROUND_TRUTHS, METRICS, TASKS
+
+PAIRS = 16
+"""Pairs of a generated task unless told otherwise."""
+
+_DATA_SET = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[\w.-]+)?")  # of the hub
+
+
+class ModelOptions(NamedTuple):
+    """What the options that load a model say."""
+
+    model: str | None
+    device: str | None
+    dtype: str
+    allow_pickle: bool
+    revision: str | None
+
+
+def check_task(
+    task: str, options: ModelOptions, pairs: int | None, prepend_bos: bool, metric: str | None
+) -> None:
+    """Refuse a task that cannot be: see `tasks.task_on_model`.
+
+    Raises:
+        ValueError: fewer than one pair, an unknown task or one that takes no BOS, options of a
+            model that the task brings itself, an unknown dtype or metric.
+    """
+    if pairs is not None and pairs < 1:
+        raise ValueError(f"a task needs at least one pair; got --pairs {pairs}")
+    if prepend_bos and (task in TASKS or task in GROUND_TRUTHS):
+        raise ValueError(f"--prepend-bos is for tasks of files; {task} makes its own prompts")
+    if task in GROUND_TRUTHS:
+        model, device, dtype, _, revision = options
+        if (model, device, revision, dtype) != (None, None, None, "float32"):
+            raise ValueError(
+                f"task {task} brings its own model, in float32 on the CPU: leave out --model, "
+                "--device, --dtype and --revision"
+            )
+    elif (
+        task not in TASKS
+        and not Path(task).is_file()
+        and (Path(task).is_dir() or not _DATA_SET.fullmatch(task))
+    ):
+        raise ValueError(
+            f"unknown task {task!r}; choose from {', '.join([*TASKS, *GROUND_TRUTHS])}, or "
+            "give the path of a JSONL or CSV file"
+        )
+    expect_choice(options.dtype, DTYPES, "dtype")
+    if metric is not None:
+        expect_choice(metric, METRICS, "metric")
+
+
+def pairs_text(task: str, pairs: int | None) -> str:
+    """How many pairs a comparison draws, before any is made or read."""
+    if pairs is None and task not in TASKS and task not in GROUND_TRUTHS:
+        return f"all of {task}, one half for the methods and the other for the evaluation"
+    return f"{pairs or PAIRS} that the methods see, and as many others for the evaluation"
