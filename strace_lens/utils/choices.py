@@ -167,17 +167,21 @@ def expect_methods(methods: Collection[str]) -> None:
         raise ValueError(f"no method to compare; choose from {', '.join(known)}, or all")
 
 
+def _expect(noun: str, name: str, known: Collection[str], otherwise: str) -> None:
+    """Refuse a name that there is not where something else may be given instead."""
+    if name not in known:
+        raise ValueError(
+            f"unknown {noun} {name!r}; choose from {', '.join(known)}, or give {otherwise}"
+        )
+
+
 def expect_map(name: str) -> None:
     """Refuse a device map that there is not.
 
     Raises:
         ValueError: an unknown one.
     """
-    if name not in MAPS:
-        raise ValueError(
-            f"unknown device_map {name!r}; choose from {', '.join(MAPS)}, or give the device "
-            "of each part by its name"
-        )
+    _expect("device_map", name, MAPS, "the device of each part by its name")
 
 
 def expect_speed(name: str) -> None:
@@ -186,10 +190,7 @@ def expect_speed(name: str) -> None:
     Raises:
         ValueError: an unknown one.
     """
-    if name not in SPEEDS:
-        raise ValueError(
-            f"unknown speed {name!r}; choose from {', '.join(SPEEDS)}, or give FLOP a second"
-        )
+    _expect("speed", name, SPEEDS, "FLOP a second")
 
 
 def check_sweep_choices(ablation: str, controls: str, corrupt: str) -> None:

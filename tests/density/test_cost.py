@@ -62,11 +62,6 @@ def long_model(name: str) -> Any:
     return tiny.bridge_of(LONG_MODELS[name](), name)
 
 
-def dense(arch: Architecture) -> Architecture:
-    """The architecture of a model that runs every row in every layer, though all are equal."""
-    return dataclasses.replace(arch, rows_can_branch=False)
-
-
 def full_masks(model: Any, ids: list[int], rows: int, replacement: Replacement) -> MaskedRows:
     shape = token_graph(model, ids).shape
     return MaskedRows(
@@ -156,8 +151,8 @@ def test_a_row_of_a_long_prompt_takes_no_more_bytes_than_planned(name: str) -> N
     for replacement in (ZERO, swap):
         for count in (1, 3):
             rows = full_masks(model, ids, count, replacement)
-            with LiveBytes() as live:
-                masked_logits(model, dense(arch), [rows], memory_budget=2**40)
+            with cases.everywhere(model), LiveBytes() as live:
+                masked_logits(model, arch, [rows], memory_budget=2**40)
             # The fewer patterns a model holds at once, the more is left over.
             assert planned / 2.5 < live.most / count <= planned
 
