@@ -119,7 +119,7 @@ def test_the_cost_of_the_replication_is_printed(
     replication.main()
     _, _, line, total = capsys.readouterr().out.splitlines()
     assert (
-        line.split() == "Llama-2-7B 12.6 GiB 10.8 GiB 2,140,000 1.5e+18 15.0 hours 9.9 GiB".split()
+        line.split() == "Llama-2-7B 12.6 GiB 7.8 GiB 2,140,000 1.5e+18 15.0 hours 9.9 GiB".split()
     )
     assert total == "all: 2,140,000 rows, 1.5e+18 FLOP, 15.0 hours on 1, 9.9 GiB on disk"
     # By hand: both estimators and both ways of ablation, of 27 sizes and their three controls, of
