@@ -16,6 +16,7 @@ Run: python -m benchmarks.sweeps
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import signal
 import subprocess
@@ -31,7 +32,7 @@ import torch
 import strace_lens as sl
 from benchmarks.common import device, info, report, show, smollm2
 from benchmarks.scaling import exponent
-from strace_lens.corpus.engine import Engine, ray_engine
+from strace_lens.corpus.engine import Engine, process_engine, ray_engine
 from strace_lens.corpus.parts import part_paths
 from strace_lens.corpus.prompts import CorpusPrompt, sample
 from strace_lens.corpus.read import read_corpus
@@ -51,7 +52,8 @@ def swept(prompts: Sequence[CorpusPrompt], options: Options, engine: Engine | No
     """Seconds of a sweep into a new folder."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        sweep(smollm2(), prompts, Path(folder) / "run", options, engine=engine)
+        model = None if engine else smollm2()
+        sweep(model, prompts, Path(folder) / "run", options, engine=engine)
         return time.perf_counter() - began
 
 
@@ -62,16 +64,22 @@ def one_by_one(prompts: Sequence[CorpusPrompt], options: Options) -> float:
 
 def against_one_by_one(prompts: Sequence[CorpusPrompt]) -> None:
     """A sweep's seconds as a share of those one by one."""
-    options = Options()
+    options, cores = Options(), torch.get_num_threads()
     swept(prompts[:2], options)
     alone, together = one_by_one(prompts, options), swept(prompts, options)
+    single = dataclasses.replace(options, threads=1)
+    processes = swept(prompts, single, process_engine(sl.load_model, cores))
     report(
-        f"sweep of {len(prompts)} prompts against one by one, same outputs kept",
-        together / alone,
+        f"sweep of {len(prompts)} prompts in {cores} processes against one by one, same outputs "
+        "kept, loading included",
+        processes / alone,
         GOAL,
         at_most=True,
     )
-    info(f"one by one {alone:.1f} s, sweep {together:.1f} s")
+    info(
+        f"one by one {alone:.1f} s; one sweep in this process {together:.1f} s, "
+        f"{together / alone:.2f}x; in {cores} processes of one thread {processes:.1f} s"
+    )
 
 
 def scaling() -> None:

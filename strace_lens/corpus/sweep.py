@@ -7,15 +7,17 @@ that another sweep is writing into.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from strace_lens.corpus.batches import Batch, Item, batches_of, items_of
+import torch
+
+from strace_lens.corpus.batches import Batch
 from strace_lens.corpus.engine import Engine, this_process
 from strace_lens.corpus.parts import DamagedPartError, part_path, part_paths, read_part, write_part
+from strace_lens.corpus.prepare import prepare
 from strace_lens.corpus.prompts import CorpusPrompt, with_wrong_texts
 from strace_lens.corpus.run_folder import (
     Run,
@@ -25,21 +27,17 @@ from strace_lens.corpus.run_folder import (
     prompt_key,
     read_run,
 )
-from strace_lens.corpus.setting import Options, setting_of
-from strace_lens.model.architecture import Architecture, Model, device_of
+from strace_lens.corpus.setting import Options
+from strace_lens.model.architecture import Model
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
-from strace_lens.model.weights import weights_hash
-from strace_lens.traces.graph import shape_of
-from strace_lens.utils.choices import kinds_to_keep
 from strace_lens.utils.disk import remove_strays, results_folder
 from strace_lens.utils.progress import Progress, reporting
-from strace_lens.utils.versions import versions
 
 
 @verb
 def sweep(
-    model: Model,
+    model: Model | None,
     prompts: Sequence[CorpusPrompt],
     out: str | Path,
     options: Options | None = None,
@@ -55,7 +53,8 @@ def sweep(
     passes.
 
     Args:
-        model: the model; with another engine it only reads the prompts.
+        model: the model; None if an engine is given whose workers load it. With both, the model
+            reads the prompts, and workers that load other weights are refused.
         prompts: of `read_corpus`; with `controls="all"`, their labels `wrong` and `sibling` name
             the controls of each (`estimator_controls`).
         out: folder, made if it is not there.
@@ -66,7 +65,7 @@ def sweep(
         progress: told of prompts at the start and after each batch; a bar if not given.
 
     Raises:
-        ValueError: no prompts, or an option out of its range.
+        ValueError: no prompts, neither a model nor an engine, or an option out of its range.
         OtherResultsError: the folder holds a run of another model, other weights, other prompts,
             options or versions. The order of the prompts is no difference: they keep the numbers
             that they had when the run was begun.
@@ -81,61 +80,50 @@ def sweep(
     """
     if not prompts:
         raise ValueError("no prompts to sweep; give at least one")
-    architecture = architecture_of(model)  # what cannot be traced leaves no folder
-    options, folder = (options or Options()).on(device_of(model)), Path(out)
+    if engine is None:
+        if model is None:
+            raise ValueError("no model to sweep with; give one, or an engine whose workers load it")
+        engine = this_process(model)
+    if model is not None:
+        architecture_of(model)  # what cannot be traced leaves no folder
+    options, folder = options or Options(), Path(out)
     if options.controls == "all":
         prompts = with_wrong_texts(prompts)
-    with results_folder(folder), only_writer(folder):
+    with (
+        results_folder(folder),
+        only_writer(folder),
+        _threads(options.threads),
+        engine(options.threads) as workers,
+    ):
         remove_strays(folder / "parts")
         prompts = as_begun(folder, prompts)
-        items = items_of(model, architecture, prompts, options)
-        batches = batches_of(architecture, items, options)
-        manifest = open_run(
-            folder,
-            {
-                **_facts(model, architecture, options),
-                "prompts": [prompt_key(prompt) for prompt in prompts],
-                "tokens": _tokens_hash(items),
-                "labels": sorted({name for item in items for name in item.labels}),
-                "given": len(items),
-                "batches": len(batches),
-            },
+        made = (
+            workers.prepare(prompts, options) if model is None else prepare(model, prompts, options)
         )
-        if len(part_paths(folder)) > len(batches):
+        keys = [prompt_key(prompt) for prompt in prompts]
+        manifest = open_run(folder, {**made.facts, "prompts": keys})
+        if len(part_paths(folder)) > len(made.batches):
             raise ValueError(
                 f"{folder} has more parts than the run has batches; name another folder"
             )
-        missing = [b for b in batches if not _is_done(folder, manifest, b, retry_failed)]
-        with reporting(progress, "prompts", len(items)) as advance:
-            advance(len(items) - sum(len(batch.items) for batch in missing))
-            if missing:
-                traceable = [item.original or item.prompt for item in items if item.prompt]
-                setting = setting_of(model, architecture, traceable, options, manifest["weights"])
-                for batch, rows in (engine or this_process(model))(setting, missing):
-                    write_part(part_path(folder, batch.number), rows, manifest, batch.numbers)
-                    advance(len(batch.items))
+        missing = [b for b in made.batches if not _is_done(folder, manifest, b, retry_failed)]
+        with reporting(progress, "prompts", manifest["given"]) as advance:
+            advance(manifest["given"] - sum(len(batch.items) for batch in missing))
+            for batch, rows in workers.measure(made.setting, missing):
+                write_part(part_path(folder, batch.number), rows, manifest, batch.numbers)
+                advance(len(batch.items))
     return read_run(folder)
 
 
-def _facts(model: Model, architecture: Architecture, options: Options) -> dict[str, Any]:
-    """What a manifest says of the model, the options and the versions."""
-    shape = shape_of(architecture, 2)
-    return {
-        "model": architecture.name,
-        "dtype": str(next(cast(Any, model).parameters()).dtype),
-        "weights": weights_hash(model),
-        "options": {**asdict(options), "keep": kinds_to_keep(options.keep)},
-        "versions": versions(),
-        "sizes": list(options.sizes),
-        "head": options.head,
-        "shape": {name: getattr(shape, name) for name in ("layers", "heads", "sublayers", "mlp")},
-    }
-
-
-def _tokens_hash(items: Sequence[Item]) -> str:
-    """Hash of the tokens of all prompts of a run, in their order."""
-    ids = [item.prompt.ids if item.prompt else () for item in items]
-    return hashlib.sha256(repr(ids).encode()).hexdigest()[:16]
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Have torch compute with so many threads; afterwards with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _is_done(folder: Path, manifest: Mapping[str, Any], batch: Batch, retry_failed: bool) -> bool:

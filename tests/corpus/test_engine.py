@@ -1,4 +1,4 @@
-"""A real local Ray cluster: the same parts as in this process, whatever happens to a worker."""
+"""Real processes and a real Ray cluster: the parts are those of this process, whoever dies."""
 
 from __future__ import annotations
 
@@ -11,14 +11,25 @@ from typing import Any
 
 import pytest
 
-from strace_lens.corpus.engine import LostWorkersError, MissingRayError, ray_engine
+from strace_lens.corpus.engine import (
+    Engine,
+    LostWorkersError,
+    MissingRayError,
+    process_engine,
+    ray_engine,
+)
 from strace_lens.corpus.measure import PromptMemoryError
 from strace_lens.corpus.parts import part_paths
 from strace_lens.corpus.sweep import sweep
+from strace_lens.model.architecture import UnsupportedModelError
+from strace_lens.model.weights import weights_hash
 from tests import cases
 from tests.corpus.made import model, options, prompts
 
 ray = pytest.importorskip("ray")
+
+MakeEngine = Callable[[Callable[[], Any], int], Engine]
+BOTH = pytest.mark.parametrize("made", [ray_engine, process_engine])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,9 +86,41 @@ def test_two_workers_write_the_same_bytes(alone: dict[str, bytes], tmp_path: Pat
 
 
 @pytest.mark.extended
-def test_a_lost_worker_s_prompts_are_done_again(alone: dict[str, bytes], tmp_path: Path) -> None:
+@BOTH
+def test_workers_prepare_the_sweep_of_a_process_without_a_model(
+    made: MakeEngine, alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    run = sweep(None, prompts(12), tmp_path / "run", options(), engine=made(model, 2))
+    assert parts(tmp_path / "run") == alone
+    assert run.manifest["weights"] == weights_hash(model())
+
+
+@pytest.mark.extended
+@BOTH
+def test_what_a_worker_cannot_load_is_said_as_it_is_here(
+    made: MakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("strace_lens.corpus.engine.RETRIES", 1)
+    with pytest.raises(UnsupportedModelError, match="no such family"):
+        sweep(None, prompts(2), tmp_path / "run", options(), engine=made(unloadable, 1))
+    with pytest.raises(LostWorkersError, match="2 workers died as they read the prompts"):
+        sweep(None, prompts(2), tmp_path / "run", options(), engine=made(dies_always, 1))
+    assert not part_paths(tmp_path / "run")
+
+
+def test_a_sweep_without_model_and_engine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no model to sweep with; give one, or an engine"):
+        sweep(None, prompts(2), tmp_path / "run", options())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.extended
+@BOTH
+def test_a_lost_worker_s_prompts_are_done_again(
+    made: MakeEngine, alone: dict[str, bytes], tmp_path: Path
+) -> None:
     flag = tmp_path / "died"
-    engine = ray_engine(load_dying(flag), 1)
+    engine = made(load_dying(flag), 1)
     sweep(model(), prompts(12), tmp_path / "run", options(), engine=engine)
     assert flag.exists()
     assert parts(tmp_path / "run") == alone
@@ -92,6 +135,10 @@ def test_a_worker_that_always_dies_ends_the_sweep_with_a_reason(
         LostWorkersError, match=r"2 workers died over prompts 0, 1 .*what is done is kept"
     ):
         sweep(model(), prompts(2), tmp_path / "run", options(), engine=ray_engine(dies_always, 1))
+
+
+def unloadable() -> Any:
+    raise UnsupportedModelError("no such family")
 
 
 def other_weights() -> Any:
@@ -128,8 +175,9 @@ def test_a_prompt_without_memory_ends_the_sweep_and_is_not_recorded(tmp_path: Pa
 
 
 def test_no_workers_and_no_ray_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="workers must be at least 1; got 0"):
-        ray_engine(model, 0)
+    for made in (ray_engine, process_engine):
+        with pytest.raises(ValueError, match="workers must be at least 1; got 0"):
+            made(model, 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingRayError, match="pip install 'strace-lens\\[ray\\]'"):
         ray_engine(model, 1)

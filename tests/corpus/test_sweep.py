@@ -8,8 +8,10 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,11 +66,19 @@ def same(a: Path, b: Path) -> bool:
 def stopping_after(count: int) -> Any:
     """An engine that is interrupted after so many batches."""
 
-    def run(setting: Setting, left: Sequence[Batch]) -> Iterator[tuple[Batch, list[Row]]]:
-        for n, done in enumerate(this_process(model())(setting, left)):
-            if n == count:
-                raise KeyboardInterrupt
-            yield done
+    @contextmanager
+    def run(threads: int) -> Iterator[Any]:
+        with this_process(model())(threads) as workers:
+
+            def measure(
+                setting: Setting, left: Sequence[Batch]
+            ) -> Iterator[tuple[Batch, list[Row]]]:
+                for n, done in enumerate(workers.measure(setting, left)):
+                    if n == count:
+                        raise KeyboardInterrupt
+                    yield done
+
+            yield SimpleNamespace(prepare=workers.prepare, measure=measure)
 
     return run
 
