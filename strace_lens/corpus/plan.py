@@ -316,10 +316,15 @@ def _combination(
             shared = 0 if place else count
             seconds += seconds_of_rows(architecture, tokens, rows, shared, speed)
             seconds += seconds_of_rows(architecture, tokens, more, more_passes[tokens], speed)
-            # A backward pass launches twice what a forward pass does.
+            # Neither reading nor fitting leaves out any part, and a backward pass launches twice
+            # what a forward pass does.
             alone, launched = 1 + fitted_forward + fitted_backward, 1 + fitted_forward
             seconds += seconds_of_rows(
-                architecture, tokens, alone, launched + 2 * fitted_backward, speed
+                architecture,
+                tokens,
+                alone,
+                launched + 2 * fitted_backward,
+                speed._replace(share=1.0),
             )
             ranked = searches * shape_of(architecture, tokens).edges
             if options.size_controls:

@@ -29,6 +29,9 @@ PATTERN_TOUCHES = 16
 LAYER_SECONDS = 2e-3
 """What Python and the launching of operations cost in one layer of a pass, whatever its size."""
 
+LIVE_SHARE = 0.75
+"""Of the work of a row, what is done on a CPU: the rest is shared by rows or feeds no output."""
+
 EDGE_SECONDS = 2e-7
 """What it costs to rank an edge: by a search, or by the growth of a random control."""
 
@@ -81,6 +84,7 @@ class Speed(NamedTuple):
     name: str  # of the device, and where the numbers come from
     multiply_adds: float  # a second, in the products of a forward pass
     touch: float  # seconds that one entry of a pattern, a stream or an inner layer takes in all
+    share: float = 1.0  # of a row's work that is done: see `LIVE_SHARE`
 
 
 @verb
@@ -157,8 +161,8 @@ def seconds_of_rows(
     inner = 12 * architecture.d_model + 4 * architecture.d_mlp * architecture.experts
     touches = PATTERN_TOUCHES * architecture.heads * tokens**2 + tokens * inner
     return (
-        rows * multiply_adds(architecture, tokens) / speed.multiply_adds
-        + rows * architecture.layers * touches * speed.touch
+        speed.share * rows * multiply_adds(architecture, tokens) / speed.multiply_adds
+        + speed.share * rows * architecture.layers * touches * speed.touch
         + count * architecture.layers * LAYER_SECONDS
     )
 
@@ -178,6 +182,7 @@ def speed_here(
         name=f"{device}, timed here",
         multiply_adds=512**3 / _seconds_of(lambda: a @ a) / 2,
         touch=_seconds_of(lambda: pattern.softmax(-1)) / pattern.numel(),
+        share=LIVE_SHARE if device.type == "cpu" else 1.0,
     )
 
 
