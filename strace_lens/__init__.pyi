@@ -1,7 +1,9 @@
 """The public names of the package, and the modules that define them."""
 
 from .circuits.circuit import Circuit
-from .circuits.discover.methods import METHODS, discover, method
+from .circuits.discover.methods import METHODS, method
+from .circuits.discover.run_method import discover
+from .circuits.discover.spans import crossing_scores
 from .circuits.evaluate import faithfulness
 from .circuits.interventions import ablate, activation_patch
 from .circuits.path_patching import path_patch
@@ -72,6 +74,7 @@ __all__ = [
     "claims",
     "compare",
     "component_graph",
+    "crossing_scores",
     "density_curve",
     "density_curves",
     "discover",

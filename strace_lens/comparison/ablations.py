@@ -10,7 +10,8 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from strace_lens.circuits.agreement import agreement
-from strace_lens.circuits.discover.methods import METHODS, discover_in
+from strace_lens.circuits.discover.methods import METHODS
+from strace_lens.circuits.discover.run_method import discover_in
 from strace_lens.circuits.evaluate import FRACTIONS, faithfulness_curve
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.circuits.task import Task

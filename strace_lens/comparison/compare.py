@@ -21,12 +21,8 @@ from strace_lens.circuits.criteria import (
     minimality_interval,
 )
 from strace_lens.circuits.discover.activation import TooManyRowsError
-from strace_lens.circuits.discover.methods import (
-    METHODS,
-    discover_in,
-    random_scores,
-    unchanged_pairs,
-)
+from strace_lens.circuits.discover.methods import METHODS, random_scores
+from strace_lens.circuits.discover.run_method import discover_in, unchanged_pairs
 from strace_lens.circuits.evaluate import (
     cmds_of,
     faithfulness_curve,
@@ -241,6 +237,13 @@ def _run(
         if done is not None:
             results.append(done)
             advance(2, f"{name}: read back")
+            continue
+        if METHODS[name].by_position:
+            skipped[name] = (
+                "it scores edges at each token, and circuits of edges do not compare with circuits "
+                "of edges at tokens; run it with discover"
+            )
+            advance(2, f"{name}: skipped")
             continue
         advance(0, f"{name}: discovering")
         try:

@@ -214,18 +214,20 @@ class Comparison:
             found = f"the interval of its CMD less that of random is [{low:.3f}, {high:.3f}]"
             if math.isnan(low):
                 found = f"its CMD of {cmd:.3f} has no interval"
-            return f"{result.method} does not beat random beyond doubt: over {pairs} {found}"
+            return f"method {result.method} does not beat random beyond doubt: over {pairs} {found}"
         if result.auroc is None:
             cmd, drawn = result.faithfulness.cmd, len(self.random_cmd)
             beaten = sum(cmd < other - _ROUNDING for other in self.random_cmd)
-            found = f"its CMD of {cmd:.3f} is below {beaten} of"
+            value, side = f"CMD of {cmd:.3f}", "below"
         else:
             drawn = len(self.random_auroc)
             beaten = sum(result.auroc > other + _ROUNDING for other in self.random_auroc)
-            found = f"its AUROC of {result.auroc:.3f} is above {beaten} of"
+            value, side = f"AUROC of {result.auroc:.3f}", "above"
+        among = f"{beaten} of {rankings_drawn(drawn)}" if drawn > 1 else "the random ranking drawn"
+        said = f"its {value} is {'not ' * (drawn == 1 and not beaten)}{side} {among}"
         method = METHODS.get(result.method)
         reason = None if method is None else method.blind_spot
-        return f"{result.method} does not beat random: {found} {rankings_drawn(drawn)}" + (
+        return f"method {result.method} does not beat random: {said}" + (
             "" if reason is None else f"; {reason}"
         )
 
@@ -237,9 +239,9 @@ class Comparison:
             made = result.scores.metadata
             if REST in made:
                 found.append(
-                    f"{result.method} tested {made[TESTED]:,} of {self.graph.edges:,} edges; those "
-                    f"that it did not keep stand in the order of {made[REST]}, so beyond the edges "
-                    f"that it kept its curve is that of {made[REST]}"
+                    f"method {result.method} tested {made[TESTED]:,} of {self.graph.edges:,} "
+                    f"edges; those that it did not keep stand in the order of {made[REST]}, so "
+                    f"beyond the edges that it kept its curve is that of {made[REST]}"
                 )
         if not self.intervals:
             found.append(

@@ -86,8 +86,9 @@ EDGE_ABLATIONS = ("resample", "mean", "mean-over-positions", "zero", "optimal")
 """What an ablated edge carries: see `run_circuits`."""
 
 METHODS = (
-    *("edge-patching", "node-patching", "attribution-patching", "eap", "relp"),
-    *("relevance-patching", "eap-ig", "eap-ig-activations", "clean-corrupted", "eap-ig-kl"),
+    *("edge-patching", "node-patching", "attribution-patching", "eap", "peap", "relp"),
+    *("relevance-patching", "eap-ig", "eap-gp", "eap-ig-activations", "clean-corrupted"),
+    *("eap-ig-kl",),
     *("acdc", "edge-pruning", "node-pruning", "warm-edge-pruning", "hap", "ensemble"),
     *("bootstrap", "ifr", "strace", "strace-contrast", "random"),
 )

@@ -25,7 +25,7 @@ from strace_lens.circuits.curve import (
     difference,
     faithfulness_draws,
 )
-from strace_lens.circuits.discover.methods import discover_in
+from strace_lens.circuits.discover.run_method import discover_in
 from strace_lens.circuits.evaluate import faithfulness_curve, metric_range
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.run_circuits import run_circuits

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from strace_lens.circuits.discover.methods import discover
+from strace_lens.circuits.discover.run_method import discover
 from strace_lens.circuits.evaluate import faithfulness
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.interventions import ablate

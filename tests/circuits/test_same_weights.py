@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import strace_lens as sl
-from strace_lens.circuits.discover.methods import discover_in
+from strace_lens.circuits.discover.run_method import discover_in
 from strace_lens.circuits.evaluate import faithfulness_curve
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.model.weights import weights_hash

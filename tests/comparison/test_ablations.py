@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from strace_lens.circuits.discover.methods import discover
+from strace_lens.circuits.discover.run_method import discover
 from strace_lens.circuits.evaluate import faithfulness
 from strace_lens.comparison.ablations import ALL_METHODS, across_ablations
 from strace_lens.comparison.compare import split

@@ -14,7 +14,8 @@ import torch
 import strace_lens as sl
 from strace_lens.circuits.agreement import auroc, missed_edges
 from strace_lens.circuits.criteria import COSTLY, minimality
-from strace_lens.circuits.discover.methods import METHODS, discover
+from strace_lens.circuits.discover.methods import METHODS
+from strace_lens.circuits.discover.run_method import discover
 from strace_lens.circuits.evaluate import faithfulness
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.circuits.run_circuits import run_circuits
@@ -115,6 +116,11 @@ def test_minimality_is_of_a_sample_drawn_by_the_seed(found):
         assert result.minimality == sum(cost >= COSTLY for cost in costs) / len(costs)
 
 
+def test_a_method_that_scores_edges_by_position_is_skipped():
+    with pytest.raises(ValueError, match="no method ran beside random; peap: it scores edges at"):
+        compare(cases.model_of("gpt2"), seen(), ["peap", "random"])
+
+
 @pytest.mark.extended
 def test_what_is_too_large_is_skipped_with_its_reason(found):
     assert list(found.skipped) == ["edge-patching"]
@@ -186,11 +192,11 @@ def test_a_method_beats_random_above_the_level_of_chance_and_beyond_doubt(found)
         assert rows["better"].tolist() == [parts]
         equal = dataclasses.replace(made, random_cmd=(cmd + 0.2, cmd))
         assert equal.beats_random(eap) is False
-    assert "eap does not beat random beyond doubt: over 2 pairs the interval of" in (
+    assert "method eap does not beat random beyond doubt: over 2 pairs the interval of" in (
         worse.why_not_better(eap)
     )
     assert equal.why_not_better(eap) == (
-        f"eap does not beat random: its CMD of {cmd:.3f} is below 1 of 2 random rankings"
+        f"method eap does not beat random: its CMD of {cmd:.3f} is below 1 of 2 random rankings"
     )
     equal = dataclasses.replace(equal, random_cmd=(other.faithfulness.cmd,))
     assert equal.why_not_better(other).endswith(
@@ -250,7 +256,7 @@ def test_one_in_twenty_random_rankings_may_do_as_well(draws, may):
 
 def test_what_does_not_beat_random_is_warned_of(found):
     for result in found.results:
-        warned = [w for w in found.warnings if w.startswith(f"{result.method} does not")]
+        warned = [w for w in found.warnings if w.startswith(f"method {result.method} does not")]
         assert len(warned) == (found.beats_random(result) is False)
 
 

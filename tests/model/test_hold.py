@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import strace_lens as sl
-from strace_lens.circuits.discover.methods import discover_in
+from strace_lens.circuits.discover.run_method import discover_in
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.model.architecture import UnsupportedModelError
 from strace_lens.model.hold import hold

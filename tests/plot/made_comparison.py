@@ -12,7 +12,7 @@ import torch
 
 from strace_lens.circuits.agreement import auroc, missed_edges
 from strace_lens.circuits.circuit import Circuit
-from strace_lens.circuits.discover.methods import discover_in
+from strace_lens.circuits.discover.run_method import discover_in
 from strace_lens.circuits.evaluate import faithfulness_curve, metric_range
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.task import Task

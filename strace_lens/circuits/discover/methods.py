@@ -1,16 +1,14 @@
-"""Every way of finding a circuit, by name, with one signature; and the verb that runs one."""
+"""Every way of finding a circuit, by name, with one signature."""
 
 from __future__ import annotations
 
 import inspect
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
 
 from strace_lens.circuits.discover import (
     acdc,
@@ -19,19 +17,13 @@ from strace_lens.circuits.discover import (
     edge_pruning,
     flow,
     relp,
+    spans,
 )
 from strace_lens.circuits.discover.bootstrap import consistent_first
 from strace_lens.circuits.discover.ensemble import combined
-from strace_lens.circuits.experiment import Experiment, make_experiment
+from strace_lens.circuits.experiment import Experiment
 from strace_lens.circuits.graph import EdgeValues
 from strace_lens.circuits.run_circuits import check_positions
-from strace_lens.circuits.scores import Scores
-from strace_lens.circuits.task import Task
-from strace_lens.circuits.tasks.accuracy import task_logits
-from strace_lens.model.architecture import Model
-from strace_lens.model.hold import noted, verb
-from strace_lens.model.weights import remembered_hash
-from strace_lens.utils.progress import warn
 
 
 def random_scores(experiment: Experiment, *, seed: int = 0, positions: bool = False) -> EdgeValues:
@@ -74,10 +66,15 @@ def ensemble_scores(
         ValueError: fewer than two members, one that is unknown or is an ensemble itself, or options
             that do not fit one another, see `combined`.
     """
-    unknown = [name for name in members if name not in METHODS or name == "ensemble"]
+    unknown = [
+        name
+        for name in members
+        if name not in METHODS or name == "ensemble" or METHODS[name].by_position
+    ]
     if isinstance(members, str) or unknown or len(set(members)) < max(2, len(members)):
         raise ValueError(
-            f"members must be two or more different methods, no ensemble; got {members!r}"
+            "members must be two or more different methods, no ensemble and none that scores edges "
+            f"by position; got {members!r}"
         )
     signed = [METHODS[name].signed for name in members]
     values = [METHODS[name].find(experiment, seed=seed) for name in members]
@@ -110,7 +107,8 @@ def bootstrap_scores(
         ValueError: a member that is unknown, gives no effects or combines others, or as
             `consistent_first`.
     """
-    if member not in METHODS or not METHODS[member].signed or member in ("ensemble", "bootstrap"):
+    fits = member in METHODS and METHODS[member].signed and not METHODS[member].by_position
+    if not fits or member in ("ensemble", "bootstrap"):
         raise ValueError(
             f"member must be a method whose scores are effects, as eap-ig or relp; got {member!r}"
         )
@@ -146,6 +144,8 @@ class Method:
         first_order: the scores are gradients times changes, so that a task in which nothing
             changes shows in them; for the others it is found out beforehand, with passes of its
             own.
+        by_position: it scores an edge at each token by default, so that its circuits are no edges
+            alone: `compare` skips it, and it is no member of an ensemble.
         large_options: options that `compare` gives it on graphs of more than 2,000 edges, where the
             caller gives none: what two cores do in minutes.
         blind_spot: what it cannot see by its making, for the warning that it does not beat random.
@@ -158,6 +158,7 @@ class Method:
     look: Look = field(default_factory=Look)
     signed: bool = True
     first_order: bool = False
+    by_position: bool = False
     large_options: Mapping[str, Any] = field(default_factory=dict)
     blind_spot: str | None = None
     passes: tuple[int, int] | None = None
@@ -184,6 +185,13 @@ METHODS: dict[str, Method] = {
     "eap": Method(
         attribution.eap, Look("#56B4E9", "solid", "circle"), first_order=True, passes=(2, 1)
     ),
+    "peap": Method(
+        spans.peap,
+        Look("#56B4E9", "dot", "diamond"),
+        first_order=True,
+        by_position=True,
+        passes=(2, 1),
+    ),
     "relp": Method(
         relp.relp, first_order=True, look=Look("#882255", "solid", "circle"), passes=(2, 1)
     ),
@@ -196,6 +204,9 @@ METHODS: dict[str, Method] = {
     ),
     "eap-ig": Method(
         attribution.eap_ig, Look("#0072B2", "solid", "circle"), first_order=True, passes=(7, 5)
+    ),
+    "eap-gp": Method(
+        attribution.eap_gp, Look("#0072B2", "dash", "square"), first_order=True, passes=(12, 10)
     ),
     "eap-ig-activations": Method(
         attribution.eap_ig_activations,
@@ -312,170 +323,3 @@ def method(name: str, *, signed: bool = True, first_order: bool = False) -> Call
         return function
 
     return register
-
-
-@verb
-def discover(
-    model: Model,
-    task: Task,
-    method: str = "eap-ig",
-    *,
-    metric: str | None = None,
-    ablation: str = "resample",
-    seed: int = 0,
-    memory_budget: int | None = None,
-    **options: Any,
-) -> Scores:
-    """Score every edge of a model for a task.
-
-    The parameters `metric`, `ablation` and `memory_budget` are as for `run_circuits`.
-
-    Args:
-        model: the model.
-        task: pairs of clean and corrupted prompts.
-        method: a key of `METHODS`, whose docstrings hold their sources.
-        seed: of methods that draw.
-        options: of the method, as `steps` of "eap-ig".
-
-    Raises:
-        ValueError: an unknown method or option, a task that does not fit the model, a method that
-            would take too many passes, or a task on which clean and corrupted do not differ: under
-            resample ablation nothing can then be found. Where only some pairs do not differ, a
-            UserWarning names them.
-        UnsupportedModelError: the model cannot be patched, or gives no gradients.
-        FloatingPointError: NaN or infinite logits, or gradients.
-
-    Example:
-        >>> from strace_lens.ground_truth.models import ground_truth
-        >>> known = ground_truth("linear")  # a small model whose circuit is known, and its task
-        >>> sl.discover(known.model, known.task, "eap").top(2).edge_names()
-        ['embed->logits', 'embed->a0.h0<v>']
-    """
-    experiment = make_experiment(
-        model, task, metric=metric, ablation=ablation, memory_budget=memory_budget
-    )
-    said = unchanged_pairs(task, ablation)
-    if said:
-        warn(said)
-    return discover_in(experiment, method, seed=seed, **options)
-
-
-@verb
-def discover_in(experiment: Experiment, method: str, *, seed: int = 0, **options: Any) -> Scores:
-    """Score every edge for an experiment; passes count from here on."""
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
-    known = [p for p in inspect.signature(METHODS[method].find).parameters if p not in _SHARED]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(
-            f"{method} has no option {unknown[0]!r}; "
-            + (f"it has {', '.join(known)}" if known else "it has none")
-        )
-    experiment.expect_unchanged()
-    _expect_difference(experiment, in_outputs=not METHODS[method].first_order)
-    passes, pairs, facts = experiment.passes, len(experiment.task), METHODS[method].facts
-    forward, backward = passes.forward_rows, passes.backward_rows
-    began = time.perf_counter()
-    values = METHODS[method].find(experiment, seed=seed, **options)
-    seconds = time.perf_counter() - began
-    forward, backward = passes.forward_rows - forward, passes.backward_rows - backward
-    values = _checked(experiment, method, values)
-    _check_ranks(experiment, method, values)
-    return Scores(
-        graph=experiment.graph,
-        values=values.float(),
-        method=method,
-        task=experiment.task.name,
-        forwards=forward / pairs,
-        backwards=backward / pairs,
-        seconds=seconds,
-        signed=METHODS[method].signed,
-        metadata={
-            "weights": noted(remembered_hash, experiment.model),
-            "metric": experiment.metric,
-            "ablation": experiment.ablation,
-            "pairs": pairs,
-            "seed": seed,
-            **options,
-            **({} if facts is None else facts(experiment, options)),
-        },
-    )
-
-
-def unchanged_pairs(task: Task, ablation: str) -> str | None:
-    """A sentence that names the pairs, if some, in which a resampled edge changes nothing."""
-    same = task.unchanged
-    if ablation != "resample" or not 0 < len(same) < len(task):
-        return None
-    more = len(same) - _NAMED
-    named = ", ".join(map(str, same[:_NAMED])) + (f" and {more} more" if more > 0 else "")
-    return (
-        f"clean and corrupted are the same tokens in {len(same)} of {len(task)} pairs of task "
-        f"{task.name!r} ({named}, counted from 0); they say nothing of any edge"
-    )
-
-
-def _checked(experiment: Experiment, method: str, values: object) -> EdgeValues:
-    """What a method returned, zero where there is no edge, or an error that says what is wrong."""
-    graph = experiment.graph
-    wanted = (graph.destinations, graph.sources)
-    if not isinstance(values, Tensor) or tuple(values.shape[:2]) != wanted or values.ndim > 3:
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(
-            f"{method} must return a tensor [destination, source] of {wanted}, with token "
-            f"positions behind if they differ; it returned {got}"
-        )
-    exists = graph.exists_like(values)
-    if not bool(torch.isfinite(values[exists]).all()):
-        raise ValueError(f"{method} gave NaN or infinite scores; check its options")
-    return values.detach().masked_fill(~exists, 0)
-
-
-def _check_ranks(experiment: Experiment, method: str, values: EdgeValues) -> None:
-    """Refuse scores that are zero, or zero but for rounding where they are effects."""
-    largest, least = float(values.abs().max()), 0.0
-    if METHODS[method].first_order and largest < _SUSPICIOUS:
-        _expect_difference(experiment, in_outputs=True)
-    if METHODS[method].signed and largest < _SUSPICIOUS:  # the runs of the reference are not free
-        ends = (experiment.clean[1], experiment.corrupted[1])
-        metrics = [experiment.score(logits, experiment.reference).abs().max() for logits in ends]
-        least = _ROUNDING * float(max(metrics))
-    if not largest > least:
-        raise ValueError(
-            f"{method} scores every edge of task {experiment.task.name!r} zero, so there is no "
-            f"ranking: to it, {experiment.ablation} ablation changes nothing that "
-            f"{experiment.metric} measures; choose another metric, ablation or method, or other "
-            "prompts"
-        )
-
-
-def _expect_difference(experiment: Experiment, *, in_outputs: bool) -> None:
-    """Refuse a task on which a resampled edge carries what it carries anyway.
-
-    The tokens of some pair must differ, and `in_outputs` its logits too: pairs are run until one
-    does, which is the first one of any sound task. The passes are not counted as a method's.
-    """
-    task = experiment.task
-    if experiment.ablation != "resample":
-        return
-    changed = sorted(set(range(len(task))).difference(task.unchanged))
-    if changed and not in_outputs:
-        return
-    for one in (task.take([pair]) for pair in changed):
-        clean, corrupted = (
-            task_logits(experiment.model, one, tokens) for tokens in (one.clean, one.corrupted)
-        )
-        if float((clean - corrupted).abs().max()) > _ROUNDING * float(clean.abs().max()):
-            return
-    what = "tokens or output" if changed else "tokens"
-    raise ValueError(
-        f"clean and corrupted do not differ in the {what} of any pair of task {task.name!r}; a "
-        "resampled edge would carry what it carries anyway: give corrupted prompts of their own, "
-        "or another ablation"
-    )
-
-
-_NAMED = 8
-_ROUNDING, _SUSPICIOUS = 1e-6, 1e-3
-_SHARED = ("experiment", "seed")

@@ -24,12 +24,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from strace_lens.circuits.discover.attribution import (
-    Values,
     add_products,
     differences_of,
     empty_scores,
     run_backward,
 )
+from strace_lens.circuits.discover.gradients import Values
 from strace_lens.circuits.experiment import Experiment
 from strace_lens.circuits.graph import EdgeValues
 from strace_lens.circuits.outputs import output_hooks, outputs_of

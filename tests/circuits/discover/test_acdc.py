@@ -12,7 +12,7 @@ from torch import Tensor
 from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.discover.acdc import acdc
 from strace_lens.circuits.discover.attribution import eap
-from strace_lens.circuits.discover.methods import discover
+from strace_lens.circuits.discover.run_method import discover
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.circuits.run_circuits import run_circuits
 from strace_lens.circuits.task import Task

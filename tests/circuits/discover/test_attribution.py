@@ -17,12 +17,12 @@ from benchmarks.circuits_peers import (
     transformer_lens_scores,
 )
 from strace_lens.circuits.discover import attribution
-from strace_lens.circuits.discover.attribution import (
+from strace_lens.circuits.discover.gradients import (
     Values,
     destination_gradients,
     read_gradients,
 )
-from strace_lens.circuits.discover.methods import discover
+from strace_lens.circuits.discover.run_method import discover
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.circuits.run_circuits import circuit_metric
 from strace_lens.circuits.wiring import wiring_of
@@ -51,7 +51,7 @@ from tests.circuits.oracle_patching import full_run
 from tests.ground_truth.exact_effects import exact_effects
 
 TASK = tiny_task(2, 6)
-METHODS = ("attribution-patching", "eap", "eap-ig", "eap-ig-activations", "clean-corrupted")
+METHODS = ("eap", "eap-ig", "eap-gp", "eap-ig-activations", "clean-corrupted")
 
 
 def assert_close(ours: Tensor, truth: Tensor, tolerance: float = 1e-5) -> None:
@@ -144,6 +144,39 @@ def test_eap_ig_in_one_step_is_eap() -> None:
     assert_close(attribution.eap_ig(experiment, steps=1), attribution.eap(experiment).double())
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+def test_eap_gp_against_a_slow_loop(name: str) -> None:
+    model, truth = oracle.plain(name), torch.zeros(plain_graph(name).exists.shape).double()
+    for pair in range(len(TASK)):
+        clean, corrupted = prompts_of(TASK, pair)
+        target, (point, _) = full_run(model, corrupted).logits[-1], embeddings(name, TASK, pair)
+        for _ in range(3):
+            leaf = point.detach().requires_grad_()
+
+            def embed(tokens: Tensor, leaf: Tensor = leaf) -> Tensor:
+                return leaf
+
+            with torch.enable_grad():
+                logits = full_run(dataclasses.replace(model, embed=embed), clean).logits[-1]
+                (gradient,) = torch.autograd.grad(((logits - target) ** 2).sum(), leaf)
+            point = point - 0.5 * gradient / gradient.norm()
+            truth += scores_at(name, TASK, pair, point, difference_of(TASK, pair)) / (3 * len(TASK))
+    found = attribution.eap_gp(double_experiment(name, TASK), steps=3, step_length=0.5)
+    assert_close(found, truth)
+
+
+def test_eap_gp_that_hardly_moves_is_eap() -> None:
+    experiment = double_experiment("gpt2", TASK)
+    still = attribution.eap_gp(experiment, steps=2, step_length=1e-9)
+    assert_close(still, attribution.eap(experiment).double())
+
+
+@pytest.mark.parametrize("length", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_step_must_have_a_length(length: float) -> None:
+    with pytest.raises(ValueError, match=f"step_length must be a positive number; got {length}"):
+        discover(cases.model_of("mistral"), TASK, "eap-gp", step_length=length)
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("name", ["llama", "bloom", "layernorm"])
 def test_clean_corrupted_is_the_mean_of_both_ends(name: str) -> None:
@@ -218,6 +251,7 @@ def test_in_many_steps_a_groups_out_edges_sum_to_its_effect() -> None:
     [
         attribution.eap,
         attribution.eap_ig,
+        attribution.eap_gp,
         attribution.eap_ig_activations,
         attribution.clean_corrupted,
     ],
@@ -230,7 +264,7 @@ def test_on_a_linear_model_all_are_exact(method: Any, ablation: str) -> None:
     assert_close(method(experiment), effects.double(), 1e-4)
 
 
-@pytest.mark.parametrize("method", ["eap-ig", "eap-ig-kl", "eap-ig-activations"])
+@pytest.mark.parametrize("method", ["eap-ig", "eap-gp", "eap-ig-kl", "eap-ig-activations"])
 def test_steps_must_be_positive(method: str) -> None:
     with pytest.raises(ValueError, match="steps must be at least 1; got 0"):
         discover(cases.model_of("mistral"), TASK, method, steps=0)
@@ -285,7 +319,9 @@ def test_attribution_patching_against_autograd_at_the_hook_points() -> None:
 PASSES = {  # forward, backward; `mistral` has two layers
     "attribution-patching": (2, 1),
     "eap": (2, 1),
+    "peap": (2, 1),
     "eap-ig": (2 + 5, 5),
+    "eap-gp": (2 + 2 * 5, 2 * 5),
     "eap-ig-kl": (2 + 5, 5),
     "clean-corrupted": (4, 2),
     "eap-ig-activations": (2 + 5 * 5, 5 * 5),

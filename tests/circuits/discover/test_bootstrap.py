@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from strace_lens.circuits.discover.bootstrap import consistent_first, positive_share
-from strace_lens.circuits.discover.methods import METHODS, discover
+from strace_lens.circuits.discover.methods import METHODS
+from strace_lens.circuits.discover.run_method import discover
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.ground_truth.linear import linear_task, linear_weights
 from strace_lens.ground_truth.weights import model_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from strace_lens.circuits.discover.ensemble import combined
-from strace_lens.circuits.discover.methods import discover
+from strace_lens.circuits.discover.run_method import discover
 from strace_lens.ground_truth.linear import linear_task, linear_weights
 from strace_lens.ground_truth.weights import model_of
 from tests import cases
@@ -103,7 +103,7 @@ def test_the_method_is_its_members_made_one() -> None:
     "members", [["eap"], ["eap", "eap"], ["eap", "eep"], ["eap", "ensemble"], "eap,relp"]
 )
 def test_members_that_are_no_ensemble_are_refused(members: Any) -> None:
-    with pytest.raises(ValueError, match="two or more different methods, no ensemble; got"):
+    with pytest.raises(ValueError, match="two or more different methods, no ensemble and none"):
         discover(cases.model_of("gpt2"), tiny_task(), "ensemble", members=members)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from strace_lens.circuits.discover.attribution import eap
-from strace_lens.circuits.discover.methods import METHODS, discover, method, random_scores
+from strace_lens.circuits.discover.methods import METHODS, method, random_scores
+from strace_lens.circuits.discover.run_method import discover
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.task import Task
 from strace_lens.comparison.compare import compare

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from strace_lens.circuits.discover import attribution
-from strace_lens.circuits.discover.methods import discover
 from strace_lens.circuits.discover.relp import relevance_patching, relp, rule_hooks
+from strace_lens.circuits.discover.run_method import discover
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.ground_truth.linear import linear_task, linear_weights
 from strace_lens.ground_truth.weights import model_of

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from strace_lens.circuits.discover.methods import discover
+from strace_lens.circuits.discover.run_method import discover
 from strace_lens.circuits.experiment import make_experiment
 from strace_lens.circuits.metrics import METRICS, Reference
 from strace_lens.circuits.task import Task
