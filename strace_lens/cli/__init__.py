@@ -15,6 +15,7 @@ COMMANDS = {
     "trace": "Trace one prompt: how much of the model does its next token need?",
     "text": "Colour a text by how much of the model each of its tokens needs.",
     "compare": "Compare ways of finding a circuit on one task, each against random rankings.",
+    "ablations": "Run methods under several ablations and say how far they agree.",
     "circuit-test": "Test what is claimed of a saved circuit: five tests with p-values.",
     "sweep": "Trace and measure many prompts into a folder, for `strace-lens phases` to read.",
     "phases": (

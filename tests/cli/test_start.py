@@ -51,6 +51,7 @@ USUAL = {
     "trace": ["a b"],
     "text": ["a b"],
     "compare": ["--task", "ioi"],
+    "ablations": ["--task", "ioi"],
     "circuit-test": ["FILE", "--task", "ioi"],
     "sweep": ["FILE", "--dry-run"],
 }
@@ -60,6 +61,7 @@ WRONG = {
     "trace": ["--sizes=2", "--memory=0", "--refine=-1", "--against=a", "--prompt-file=FILE"],
     "text": ["--sizes=2", "--memory=0", "--text-file=FILE"],
     "compare": ["--pairs=0", "--memory=0", "--option=x", "--option=nope.x=1", "--prepend-bos"],
+    "ablations": ["--pairs=0", "--memory=0", "--prepend-bos", "--ablations=zero"],
     "circuit-test": ["--pairs=0", "--memory=0", "--prepend-bos"],
     "sweep": ["--sizes=2", "--memory=0", "--workers=0", "--words=x"],
 }
