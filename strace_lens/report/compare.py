@@ -202,7 +202,7 @@ def _heads(comparison: Comparison) -> str:
     order = np.argsort(-circuits_with, kind="stable")[: np.count_nonzero(circuits_with)]
     if not len(order):
         return ""
-    return f"<h3>Heads</h3><p>{_HEADS}</p>" + table_html(cells.iloc[order])
+    return f"<h3>Heads</h3><p>{_HEADS}</p>" + table_html(cells.iloc[order], tall=True)
 
 
 def _in_and_out(heads: pd.DataFrame) -> list[str]:

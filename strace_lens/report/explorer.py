@@ -30,7 +30,18 @@ MOST_EDGES = 2_000_000
 """Edges on one page; about three and a half bytes each, so that it stays under 8 MB."""
 
 _SCRIPTS = (
-    *("text", "unpack", "lens", "view", "drawing", "prediction", "readout", "graph", "heads"),
+    *(
+        "text",
+        "unpack",
+        "lens",
+        "view",
+        "groups",
+        "drawing",
+        "prediction",
+        "readout",
+        "graph",
+        "heads",
+    ),
     *("pattern", "controls", "charts", "place", "main"),
 )
 _NUMBERS = (

@@ -103,8 +103,13 @@ def drawn(plot: Callable[..., go.Figure], *results: Any, more: str = "", suffix:
     return figure_html(plot(*results), name, f"{caption} {more}".rstrip())
 
 
-def table_html(table: pd.DataFrame, edges: Sequence[str] = ("edges",)) -> str:
-    """A table that scrolls within itself; text is escaped, NaN a dash, `edges` whole numbers."""
+def table_html(
+    table: pd.DataFrame, edges: Sequence[str] = ("edges",), *, tall: bool = False
+) -> str:
+    """A table that scrolls within itself; text is escaped, NaN a dash, `edges` whole numbers.
+
+    A `tall` one has so many rows that it scrolls up and down too.
+    """
     shown = table.to_html(
         index=False,
         border=0,
@@ -112,7 +117,8 @@ def table_html(table: pd.DataFrame, edges: Sequence[str] = ("edges",)) -> str:
         float_format=NUMBER,
         formatters={c: _EDGES for c in edges if c in table},
     )
-    return f'<div class="wide">{shown}</div>'
+    style = "wide tall" if tall else "wide"
+    return f'<div class="{style}" tabindex="0">{shown}</div>'  # scrolled by the keyboard too
 
 
 def facts_html(facts: dict[str, str]) -> str:

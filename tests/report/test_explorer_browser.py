@@ -345,6 +345,56 @@ def test_it_opens_at_a_size_that_can_be_read(browser, one) -> None:
         assert f": {expected:,} edge" in status(page)
 
 
+def test_pins_of_one_name_are_a_group_and_paths_between_groups_are_counted(browser, one) -> None:
+    trace = made.curve().trace
+    edges = int(made.curve().table.set_index("size").loc[0.2, "edges"])
+    known = {rank: edge for rank, edge in edges_by_rank(trace).items() if rank < edges}
+    graph = nx.DiGraph()
+    for _, _, _, low, source, high, target in known.values():
+        graph.add_edge((low, source), (high, target))
+    # Two nodes that edges enter, in different layers, and the output.
+    tokens, top = trace.shape.tokens, max(edge[5] for edge in known.values())
+    ends = sorted({(edge[5], edge[6]) for edge in known.values() if edge[5] < top})
+    low, *_, high = (node for node in ends if nx.has_path(graph, node, (top, tokens - 1)))
+    groups = {"start": [low, high], "end": [(top, tokens - 1)]}
+
+    def between(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> list[int]:
+        above = set(some).union(*(nx.descendants(graph, node) for node in some))
+        below = set(others).union(*(nx.ancestors(graph, node) for node in others))
+        return [
+            rank
+            for rank, (_, _, _, one, source, other, target) in known.items()
+            if (one, source) in above and (other, target) in below
+        ]
+
+    with opened(browser, one) as page:
+        page.evaluate("explorer.pick(0.2)")
+        for name, nodes in groups.items():
+            for level, token in nodes:
+                click_node(page, token, level)
+                page.get_by_role("button", name="Pin the node").click()
+                page.locator(".pins li:last-child input").fill(name)
+        table = page.locator(".links table")
+        (row,) = cells(table)
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="Save JSON").click()
+        links = json.loads(Path(saved.value.path()).read_text(encoding="utf-8"))["links"]
+        assert (
+            "Pins that are given the same name are a group." in page.locator(".links").inner_text()
+        )
+    ranks = between(groups["start"], groups["end"])
+    assert 0 < len(ranks) < edges
+    assert [(link["from"], link["to"], sorted(link["ranks"])) for link in links] == [
+        ("start", "end", sorted(ranks))
+    ]
+    counts = [sum(known[rank][0] == kind for rank in ranks) for kind in (1, 2, 0)]
+    assert row[:2] == ["start", "end"]
+    assert [int(text) for text in row[2:-1]] == counts[: 3 if trace.shape.mlp else 1]
+    best = max((r for r in ranks if known[r][0]), key=lambda r: importance_of(trace, r))
+    kind, layer, head, *_ = known[best]
+    assert row[-1] == f"L{layer} {'MLP' if kind == 2 else f'H{head}'}"
+
+
 @pytest.mark.parametrize("through", [30, 60, 120])
 def test_only_paths_through_a_node_are_left(browser, one, through) -> None:
     trace = made.curve().trace

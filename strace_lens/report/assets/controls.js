@@ -1,6 +1,7 @@
 // What a reader chooses for a drawing: filters, how it is drawn, pinned nodes, files to save.
 
 const STEPS = 200; // of the threshold, in equal ratios
+const GROUPED = "Pins that are given the same name are a group.";
 
 /** Save a text under a name. */
 function download(name, type, text) {
@@ -62,12 +63,15 @@ function makeControls(parent, result, edges, choice, graph, changed) {
   const saveJson = button("Save JSON", () =>
     download(`${file()}.json`, "application/json", JSON.stringify(chosenJson(result, edges, choice, graph), null, 1)));
   const pins = element("ul", { class: "pins", "aria-label": "Pinned nodes" });
+  const links = element("div", { class: "links scrolled" });
+  const names = element("datalist", { id: `groups-${parent.closest(".panel").getAttribute("aria-labelledby")}` });
   parent.append(element("div", { class: "choices" }, draw.box, width.box,
     element("label", {}, "Importance at least ", least, " ", leastText),
-    element("label", {}, through, " Only paths through the chosen node"), clear, pin, saveSvg, saveJson), pins);
+    element("label", {}, through, " Only paths through the chosen node"), clear, pin, saveSvg, saveJson), pins, names, links);
 
   const listPins = () => pins.replaceChildren(...choice.pins.map((each) => {
-    const name = element("input", { type: "text", value: each.name, "aria-label": `Name of ${graph.nodeText(each)}`, size: "18" });
+    const name = element("input", { type: "text", value: each.name, "aria-label": `Name of ${graph.nodeText(each)}`, size: "18",
+      list: names.id });
     name.addEventListener("input", () => {
       each.name = name.value;
       changed(false);
@@ -84,7 +88,7 @@ function makeControls(parent, result, edges, choice, graph, changed) {
   }));
   return {
     /** Bring the controls up to date; the names of pins are left alone while one is typed. */
-    show(names = true) {
+    show(whole = true) {
       draw.select.value = choice.draw;
       width.select.value = edges.importance === null ? "number" : choice.width;
       through.checked = choice.through;
@@ -92,7 +96,10 @@ function makeControls(parent, result, edges, choice, graph, changed) {
       clear.disabled = choice.least === 0 && !choice.through && choice.cells.size === 0;
       least.value = String(scale.step(choice.least));
       leastText.textContent = edges.importance === null ? "not kept" : choice.least === 0 ? "any" : digits(choice.least, 2);
-      if (names) listPins();
+      if (whole) listPins();
+      names.replaceChildren(...[...groupsOf(choice.pins).keys()].map((name) => element("option", { value: name })));
+      const table = linksTable(edges, graph.view(), choice.pins, result);
+      links.replaceChildren(...(choice.pins.length < 2 ? [] : [element("p", { class: "hint" }, GROUPED), table]).filter(Boolean));
     },
   };
 }
@@ -131,6 +138,7 @@ function chosenJson(result, edges, choice, graph) {
       }),
     },
     pins: choice.pins.map((pin) => ({ name: pin.name, ...node(pin) })),
+    links: groupLinks(edges, graph.view(), choice.pins, result),
     edges: Array.from(graph.shown(), (rank) => ({
       rank,
       kind: KINDS[edges.kind[rank]],

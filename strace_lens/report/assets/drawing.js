@@ -158,8 +158,8 @@ function drawMarked(context, at, marked, heads, node, pins, colours) {
       context.stroke();
     }
   }
-  const ring = ({ token, level }, radius) => {
-    context.strokeStyle = colours.ink;
+  const ring = ({ token, level }, radius, colour) => {
+    context.strokeStyle = colour;
     context.lineWidth = 2;
     context.beginPath();
     context.arc(at.x(token), at.y(level), radius, 0, 2 * Math.PI);
@@ -168,16 +168,18 @@ function drawMarked(context, at, marked, heads, node, pins, colours) {
   context.font = PINNED;
   context.textBaseline = "middle";
   for (const pin of pins) {
-    ring(pin, 5);
+    const colour = pinColour(pins, pin, colours.ink);
+    ring(pin, 5, colour);
+    if (!isFirst(pins, pin)) continue;
     const { x, y, align } = pinLabel(at, pin);
     context.textAlign = align;
     context.lineWidth = 4;
     context.strokeStyle = colours.paper;
     context.strokeText(pin.name, x, y);
-    context.fillStyle = colours.ink;
+    context.fillStyle = colour;
     context.fillText(pin.name, x, y);
   }
-  if (node !== null) ring(node, 6.5);
+  if (node !== null) ring(node, 6.5, colours.ink);
 }
 
 /** Where the name of a pinned node stands: towards the middle of the drawing. */
@@ -208,10 +210,12 @@ function drawingSvg(result, at, view, pins, colours) {
   }
   drawing.append(svg("circle", { cx: at.x(at.tokens - 1), cy: at.y(at.levels - 1), r: 4.5, fill: colours.ink }));
   for (const pin of pins) {
-    const { x, y, align } = pinLabel(at, pin);
+    const { x, y, align } = pinLabel(at, pin), colour = pinColour(pins, pin, colours.ink);
     drawing.append(
-      svg("circle", { cx: at.x(pin.token), cy: at.y(pin.level), r: 5, fill: "none", stroke: colours.ink, "stroke-width": 2 }),
-      svg("text", { x, y, "text-anchor": anchors[align], "dominant-baseline": "middle", fill: colours.ink,
+      svg("circle", { cx: at.x(pin.token), cy: at.y(pin.level), r: 5, fill: "none", stroke: colour, "stroke-width": 2 }));
+    if (!isFirst(pins, pin)) continue;
+    drawing.append(
+      svg("text", { x, y, "text-anchor": anchors[align], "dominant-baseline": "middle", fill: colour,
         "font-weight": 600 }, pin.name));
   }
   return drawing;

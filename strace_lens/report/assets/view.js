@@ -40,23 +40,26 @@ function passing(edges, count, choice, result) {
 
 /** Unmark the edges that lie on no path through a node made of marked edges. */
 function keepPaths(edges, pass, node, result) {
-  const { tokens } = result.shape, levels = result.levels.length, count = pass.length;
-  const kept = new Uint8Array(count);
-  const walk = (first, last, step, near, far, shift) => {
-    let here = new Uint8Array(tokens);
-    here[node.token] = 1;
-    for (let level = first; level !== last; level += step) {
-      const next = new Uint8Array(tokens);
-      for (const rank of edges.byLevel[level + shift] ?? []) {
-        if (rank >= count) break;
-        if (pass[rank] && here[near[rank]]) kept[rank] = next[far[rank]] = 1;
-      }
-      here = next;
+  const above = reach(edges, pass, [node], result, true), below = reach(edges, pass, [node], result, false);
+  pass.forEach((_, rank) => { pass[rank] = above[rank] | below[rank]; });
+}
+
+/** The marked edges on paths that start from some nodes, up to the output or down to the tokens. */
+function reach(edges, pass, nodes, result, up) {
+  const { tokens } = result.shape, top = result.levels.length - 1;
+  const [near, far] = up ? [edges.source, edges.target] : [edges.target, edges.source];
+  const kept = new Uint8Array(pass.length);
+  let here = new Uint8Array(tokens);
+  for (let step = 0; step < top; step++) {
+    const level = up ? step : top - step, next = new Uint8Array(tokens);
+    for (const node of nodes) if (node.level === level) here[node.token] = 1;
+    for (const rank of edges.byLevel[up ? level : level - 1] ?? []) {
+      if (rank >= pass.length) break;
+      if (pass[rank] && here[near[rank]]) kept[rank] = next[far[rank]] = 1;
     }
-  };
-  walk(node.level, levels - 1, 1, edges.source, edges.target, 0);
-  walk(node.level, 0, -1, edges.target, edges.source, -1);
-  pass.set(kept);
+    here = next;
+  }
+  return kept;
 }
 
 /** Edges of the same kind, level, source and target as one: how many, their importance, the first. */
