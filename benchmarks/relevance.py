@@ -58,7 +58,12 @@ def correlations(name: str, model: Model, task: sl.Task) -> tuple[float, float]:
 
 def measure(name: str, model: Model, task: sl.Task) -> None:
     before, after = correlations(name, model, task)
-    report(f"Pearson with exact patching of MLPs, relp less attribution, {name}", after - before, 0)
+    report(
+        f"Pearson with exact patching of MLPs, relp less attribution, {name}",
+        after - before,
+        0,
+        unit="",
+    )
 
 
 def main() -> None:
