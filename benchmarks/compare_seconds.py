@@ -23,8 +23,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         spent((*COMMAND, "doctor"), Path(made))  # dequantises the default model
         for name, (command, goal) in GOALS.items():
-            taken = spent(command, Path(made))
-            report(f"{name}, processor time", taken.processor, goal, at_most=True, unit=" s")
+            out = ("--out", str(Path(made) / name))  # a folder takes one comparison
+            # Threads that wait for one another count as working.
+            taken = spent((*command, *out), Path(made), OMP_NUM_THREADS="1")
+            report(
+                f"{name}, processor time of one thread",
+                taken.processor,
+                goal,
+                at_most=True,
+                unit=" s",
+            )
             info(f"{taken.wall:.0f} s of wall time")
 
 

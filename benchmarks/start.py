@@ -55,10 +55,13 @@ class Spent(NamedTuple):
     processor: float
 
 
-def spent(command: Sequence[str], folder: Path) -> Spent:
-    """Run a command in a folder to its end; raises CalledProcessError where it fails."""
+def spent(command: Sequence[str], folder: Path, **variables: str) -> Spent:
+    """Run a command in a folder to its end; raises CalledProcessError where it fails.
+
+    The environment is this one, with other variables in it.
+    """
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    kept = {"STRACE_LENS_CACHE": str(folder / "cache"), "PYTHONPATH": str(HERE)}
+    kept = {"STRACE_LENS_CACHE": str(folder / "cache"), "PYTHONPATH": str(HERE), **variables}
     subprocess.run(command, cwd=folder, check=True, capture_output=True, env={**os.environ, **kept})
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -1,17 +1,19 @@
 """Write figures of a page as PNG files with Chromium (plotly's exporter needs more than pip).
 
 python docs/figures.py out/estimators/phases.html docs fidelity compute
+python docs/figures.py out/trace.html docs "explorer#s=0.04&curve=1"    # that of the README
 """
 
 from __future__ import annotations
 
+import html
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-WIDTH = 1100
+WIDTH, EXPLORER_HEIGHT = 1100, 860
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -31,9 +33,22 @@ def save_figure(page: Path, name: str, path: Path) -> None:
     height = re.findall(r"height: ?(\d+)px", before)[-1]
     head, body = text.split("<body>")
     figure = next(f for f in body.split("<figure>") if there in f).split("</figure>")[0]
+    save(f"{head}{STYLE}<body><figure>{figure}</figure></body>", path, int(height))
+
+
+def save_explorer(page: Path, fragment: str, path: Path) -> None:
+    """Write the top of the explorer of a trace's page, as a link with this fragment opens it."""
+    found = re.search(r'srcdoc="([^"]*)"', page.read_text(encoding="utf-8"))
+    if found is None:
+        raise ValueError(f"{page} is no page of strace-lens trace: it holds no explorer")
+    save(html.unescape(found[1]), path, EXPLORER_HEIGHT, fragment)
+
+
+def save(page: str, path: Path, height: int, fragment: str = "") -> None:
+    """Write a page, as far as a window shows it, to a PNG file."""
     with tempfile.TemporaryDirectory() as folder:
         alone = Path(folder) / "figure.html"
-        alone.write_text(f"{head}{STYLE}<body><figure>{figure}</figure></body>", encoding="utf-8")
+        alone.write_text(page, encoding="utf-8")
         subprocess.run(
             [
                 "chromium",
@@ -41,7 +56,7 @@ def save_figure(page: Path, name: str, path: Path) -> None:
                 f"--user-data-dir={folder}/profile",
                 f"--window-size={WIDTH},{height}",
                 f"--screenshot={path.resolve()}",
-                alone.as_uri(),
+                f"{alone.as_uri()}#{fragment}",
             ],
             check=True,
             capture_output=True,
@@ -49,5 +64,9 @@ def save_figure(page: Path, name: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for figure in sys.argv[3:]:
-        save_figure(Path(sys.argv[1]), figure, Path(sys.argv[2]) / f"{figure}.png")
+    for name, _, fragment in (given.partition("#") for given in sys.argv[3:]):
+        target = Path(sys.argv[2]) / f"{name}.png"
+        if name == "explorer":
+            save_explorer(Path(sys.argv[1]), fragment, target)
+        else:
+            save_figure(Path(sys.argv[1]), name, target)
