@@ -14,9 +14,11 @@ def print_ablations(table: pd.DataFrame) -> None:
     """Print what `across_ablations` found: faithfulness, agreement of edges, order of methods."""
     console = wide_console()
     title = "CMD, the area between faithfulness and 1: found under the row, run under the column"
-    console.print(frame_table(title, faithfulness_cells(table)))
+    console.print(title)
+    console.print(frame_table("", faithfulness_cells(table)))
     title = "Rank correlation (Spearman) of a method's edges, found under one ablation and another"
-    console.print(frame_table(title, agreement_cells(table)))
+    console.print(title)
+    console.print(frame_table("", agreement_cells(table)))
     for line in order_lines(table):
         console.print(line)
 
