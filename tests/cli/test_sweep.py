@@ -155,7 +155,7 @@ def test_texts_that_cannot_be_cut_are_counted_and_none_left_is_an_error(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--engine", "spark"], "unknown engine 'spark'; choose from local, ray"),
+        (["--engine", "spark"], "unknown engine 'spark'; choose from local, processes, ray"),
         (["--workers", "0"], "workers must be at least 1; got 0"),
         (["--estimator", "magic"], "unknown estimator 'magic'"),
         (["--estimator", "greedy,magic"], "unknown estimator 'magic'"),
