@@ -32,7 +32,14 @@ MakeEngine = Callable[[Callable[[], Any], int], Engine]
 BOTH = pytest.mark.parametrize("made", [ray_engine, process_engine])
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
+def started(request: pytest.FixtureRequest) -> None:
+    """What measures something does so on the cluster; what is refused needs none."""
+    if request.node.get_closest_marker("extended"):
+        request.getfixturevalue("cluster")
+
+
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """One for all tests: starting it takes longer than they do.
 
