@@ -215,7 +215,10 @@ def gradient_multiply_adds(architecture: Architecture, tokens: int) -> int:
 
 
 def graph_bytes(architecture: Architecture, tokens: int, itemsize: int = 4) -> int:
-    """Bytes of the tensors of a token graph; the matrices that read them are the model's own."""
+    """Bytes of the tensors of a token graph.
+
+    The matrices that read them are the model's own, but where it multiplies what attention writes.
+    """
     shape, layers = shape_of(architecture, tokens), architecture.layers
     d_model, inner = architecture.d_model, architecture.heads * architecture.d_head
     mlps = layers * architecture.mlp
@@ -225,7 +228,8 @@ def graph_bytes(architecture: Architecture, tokens: int, itemsize: int = 4) -> i
     patterns = layers * architecture.heads * tokens**2
     # Biases and gains, some of which are the model's own too.
     vectors = layers * (inner + 3 * d_model) + mlps * d_model
-    return itemsize * (tokens * by_token + patterns + architecture.d_vocab + vectors)
+    multiplied = sum(scale != 1 for scale in architecture.attention_scales or ()) * inner * d_model
+    return itemsize * (tokens * by_token + patterns + architecture.d_vocab + vectors + multiplied)
 
 
 def trace_bytes(architecture: Architecture, tokens: int) -> int:

@@ -12,7 +12,6 @@ from torch import Tensor
 import strace_lens as sl
 from strace_lens.circuits.discover.attribution import eap
 from strace_lens.circuits.discover.spans import crossing_scores, peap
-from strace_lens.model.architecture import UnsupportedModelError
 from tests import cases
 from tests.circuits.discover.oracle_attribution import plain_scores
 from tests.circuits.made import double_experiment, double_model, tiny_task, uneven_task
@@ -122,14 +121,3 @@ def test_spans_need_prompts_of_one_length_and_a_known_sum() -> None:
         crossing_scores(model, uneven_task())
     with pytest.raises(ValueError, match="unknown how 'most'; choose from sum, mean"):
         sl.discover(model, TASK, "peap", how="most")
-
-
-def test_a_pattern_that_is_no_softmax_of_its_scores_is_refused() -> None:
-    model: Any = cases.fresh_bridge("llama")
-
-    def halve(value: Tensor, hook: Any) -> Tensor:
-        return value / 2
-
-    model.add_hook("blocks.1.attn.hook_pattern", halve)
-    with pytest.raises(UnsupportedModelError, match="is not the softmax of its scores"):
-        crossing_scores(model, TASK)
