@@ -80,8 +80,8 @@ def crossing_scores(
 
     The key or the value of one token is replaced by that of the corrupted prompt, and the model
     runs with it, so that what the head writes is exact; its effect on the metric is estimated to
-    first order, summed over the tokens of both spans and averaged over pairs. Positive helps, as for
-    `eap`. Passes: two forward for each token, three more, and one backward.
+    first order, summed over the tokens of both spans and averaged over pairs. Positive helps, as
+    for `eap`. Passes: two forward for each token, three more, and one backward.
 
     Args:
         model: the model.
