@@ -121,7 +121,7 @@ def test_chunks_change_nothing(method: str) -> None:
     task, model = tiny_task(3, 3), cases.model_of("mistral")
     whole = discover(model, task, method)
     cut = discover(model, task, method, memory_budget=1)
-    assert_close(cut.values, whole.values.double())
+    assert_close(cut.values, whole.values.double(), 5e-5)  # a path adds up what is rounded
     assert (cut.forwards, cut.backwards) == (whole.forwards, whole.backwards)
 
 
