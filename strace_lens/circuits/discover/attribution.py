@@ -91,7 +91,7 @@ def _integrated(experiment: Experiment, metric: Metric, steps: int, positions: b
         clean, corrupted = (run[0].embed[rows] for run in (experiment.clean, experiment.corrupted))
         differences = differences_of(experiment, experiment.clean[0].rows(rows), rows)
         for point in points:
-            hook = (_EMBED, _write(corrupted + (clean - corrupted) * point))
+            hook = (_EMBED, write(corrupted + (clean - corrupted) * point))
             read = run_backward(experiment, rows, metric, hooks=[hook])
             add_products(experiment, total, read, differences)
     return total / (len(experiment.task) * steps)
@@ -141,7 +141,7 @@ def eap_gp(
             downhill = -_distance_gradient(experiment, rows, point)
             norm = downhill.flatten(1).norm(dim=1)[:, None, None]
             point = point + step_length * downhill / norm.clamp_min(torch.finfo(norm.dtype).tiny)
-            read = run_backward(experiment, rows, hooks=[(_EMBED, _write(point))])
+            read = run_backward(experiment, rows, hooks=[(_EMBED, write(point))])
             add_products(experiment, total, read, differences)
     return total / (len(experiment.task) * steps)
 
@@ -158,7 +158,7 @@ def _distance_gradient(
             experiment.wiring.architecture,
             task.clean[rows],
             task.lengths[rows],
-            [(_EMBED, _write(leaf))],
+            [(_EMBED, write(leaf))],
             every_position=task.every_position,
             gradient=True,
         )
@@ -245,8 +245,9 @@ def differences_of(experiment: Experiment, clean: Outputs, rows: slice) -> Diffe
     return source_rows(experiment.model, experiment.wiring, change)
 
 
-def _write(value: Tensor) -> Callable[..., Tensor]:
-    return lambda stream, hook: value
+def write(value: Tensor) -> Callable[..., Tensor]:
+    """A hook that puts a value in the place of what a run has there."""
+    return lambda own, hook: value
 
 
 def _add_to(value: Tensor) -> Callable[..., Tensor]:

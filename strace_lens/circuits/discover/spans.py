@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from strace_lens.circuits.discover.attribution import eap, run_backward
+from strace_lens.circuits.discover.attribution import eap, run_backward, write
 from strace_lens.circuits.discover.gradients import Values
 from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.graph import EdgeValues
@@ -179,7 +179,7 @@ def _crossing(experiment: Experiment, rows: slice) -> Float[Tensor, "2 layer hea
         for token in range(tokens):
             patched: Values = {}
             written = {**own, **{n: _at_token(own[n], other[n], token) for n in names[kind]}}
-            hooks = [(name, _written(written[name])) for name in read]
+            hooks = [(name, write(written[name])) for name in read]
             _run(experiment, rows, task.clean, [*hooks, *keep_hooks(names["z"], patched)])
             for layer, name in enumerate(names["z"]):
                 moved, gradient = (
@@ -227,7 +227,3 @@ def _note(name: str, gradients: Values) -> Callable[..., Tensor]:
         return value
 
     return hook
-
-
-def _written(value: Tensor) -> Callable[..., Tensor]:
-    return lambda _, hook: value
