@@ -287,13 +287,13 @@ def test_pairs_on_which_nothing_changes_are_warned_of_once(found, recwarn):
 def test_what_acdc_did_not_test_is_noted():
     options = {"acdc": {"screen": 5}}
     made = compare(cases.model_of("gpt2"), seen(), ["acdc"], options=options, sample=1)
-    (note,) = [said for said in made.notes if said.startswith("acdc")]
-    assert note.startswith(f"acdc tested 5 of {made.graph.edges:,} edges; those that it did not")
+    (note,) = [said for said in made.notes if said.startswith("method acdc")]
+    assert note.startswith(f"method acdc tested 5 of {made.graph.edges:,} edges; those that it did not")
     assert "order of eap" in note
     from strace_lens.report.compare import comparison_page
     from tests.report.test_trace import Page
 
-    assert note[5:] in Page(comparison_page(made)).text
+    assert note.removeprefix("method") in Page(comparison_page(made)).text
 
 
 def test_the_table_has_a_row_a_method(found):
@@ -458,7 +458,7 @@ def test_a_compiled_program_is_held_against_the_truth_of_its_ablation(ablation):
     assert patched.missed == ()
     assert made.beats_random(patched)  # the truth, which few random rankings are
     for result in made.results:
-        warned = any(w.startswith(f"{result.method} does not beat") for w in made.warnings)
+        warned = any(w.startswith(f"method {result.method} does not") for w in made.warnings)
         assert warned == (made.beats_random(result) is False)
 
 
