@@ -288,7 +288,9 @@ def test_what_acdc_did_not_test_is_noted():
     options = {"acdc": {"screen": 5}}
     made = compare(cases.model_of("gpt2"), seen(), ["acdc"], options=options, sample=1)
     (note,) = [said for said in made.notes if said.startswith("method acdc")]
-    assert note.startswith(f"method acdc tested 5 of {made.graph.edges:,} edges; those that it did not")
+    assert note.startswith(
+        f"method acdc tested 5 of {made.graph.edges:,} edges; those that it did not"
+    )
     assert "order of eap" in note
     from strace_lens.report.compare import comparison_page
     from tests.report.test_trace import Page
