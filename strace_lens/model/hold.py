@@ -164,22 +164,29 @@ def _parts(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
 
 def expect_gradients(model: Model) -> None:
-    """Refuse a model through whose weights no gradient passes.
+    """Refuse a model through whose weights no gradient passes; looked at once while it is held.
 
     Raises:
         UnsupportedModelError: the weights are quantised, or were made under
             `torch.inference_mode`.
     """
-    for name, held in _held_tensors(cast(torch.nn.Module, model)):
+    noted(_refuse_without_gradients, model)
+
+
+def _refuse_without_gradients(model: Model) -> None:
+    module = cast(torch.nn.Module, model)
+    for part, name, held in _held_tensors(module):
         if held.is_inference():
             raise UnsupportedModelError(
-                f"gradients need weights made outside torch.inference_mode; {name} was made inside "
-                "it: load the model outside, or rank with an estimator without gradients"
+                f"gradients need weights made outside torch.inference_mode; "
+                f"{_path(module, part, name)} was made inside it: load the model outside, or rank "
+                "with an estimator without gradients"
             )
         if held.is_quantized or held.dtype in (torch.int8, torch.uint8):
             raise UnsupportedModelError(
-                f"gradients need weights in floating point; {name} is quantised ({held.dtype}): "
-                "load the model in float32 or bfloat16, or rank with an estimator without gradients"
+                f"gradients need weights in floating point; {_path(module, part, name)} is "
+                f"quantised ({held.dtype}): load the model in float32 or bfloat16, or rank with "
+                "an estimator without gradients"
             )
 
 
@@ -203,10 +210,21 @@ def fixed_weights(model: Model) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _held_tensors(module: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, buffers, and the packed weights of torch's own quantised layers."""
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-    for name, part in module.named_modules():
-        if hasattr(part, "_packed_params"):
-            yield name, cast(Any, part).weight()
+def _held_tensors(module: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, Tensor]]:
+    """Parameters, buffers, and the packed weights of torch's own quantised layers.
+
+    Each comes with the module that holds it and its name there. One walk over the modules and no
+    look for an attribute that is not there: both are slow on a bridge, which has thousands.
+    """
+    for part in module.modules():
+        for name, held in (*part._parameters.items(), *part._buffers.items()):
+            if held is not None:
+                yield part, name, held
+        if "_packed_params" in part.__dict__ or "_packed_params" in part._modules:
+            yield part, "", cast(Any, part).weight()
+
+
+def _path(module: torch.nn.Module, part: torch.nn.Module, name: str) -> str:
+    """The name by which a model knows what one of its modules holds."""
+    path = next((path for path, other in module.named_modules() if other is part), "")
+    return f"{path}.{name}".strip(".")
