@@ -90,7 +90,7 @@ METHODS = (
     *("relevance-patching", "eap-ig", "eap-gp", "eap-ig-activations", "clean-corrupted"),
     *("eap-ig-kl",),
     *("acdc", "edge-pruning", "node-pruning", "warm-edge-pruning", "hap", "ensemble"),
-    *("bootstrap", "ifr", "strace", "strace-contrast", "random"),
+    *("bootstrap", "pair-magnitude", "ifr", "strace", "strace-contrast", "random"),
 )
 RANKED_BY = ("mib", "signed", "absolute")
 """By what edges are ranked: sign for CPR and magnitude for the rest, or one of them for all."""

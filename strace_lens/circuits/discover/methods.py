@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from strace_lens.circuits.discover import (
     acdc,
@@ -107,6 +109,31 @@ def bootstrap_scores(
         ValueError: a member that is unknown, gives no effects or combines others, or as
             `consistent_first`.
     """
+    found = _by_pair(experiment, member, seed)
+    edges = consistent_first(found, share=share, sign=sign, resamples=resamples, seed=seed)
+    return _spread(experiment, edges)
+
+
+def pair_magnitude(experiment: Experiment, *, seed: int = 0, member: str = "eap-ig") -> EdgeValues:
+    """The mean over pairs of the size of each edge's effect, whatever its sign on a pair.
+
+    The mean of signed effects, by which methods rank unless told otherwise, is near 0 for an edge
+    that helps on some pairs and hurts on others, as one that carries which name comes first. Such
+    an edge is needed on every pair, and stays here. Scores are 0 or more and order edges alone.
+    With one pair they are the member's by magnitude. Passes: those of the member, a pair at a time,
+    and one forward over each prompt.
+
+    Args:
+        member: a key of `METHODS` whose scores are means over pairs of effects.
+
+    Raises:
+        ValueError: a member that is unknown, gives no effects or combines others.
+    """
+    return _spread(experiment, _by_pair(experiment, member, seed).abs().mean(0))
+
+
+def _by_pair(experiment: Experiment, member: str, seed: int) -> Float[Tensor, "pair edge"]:
+    """The scores that a method gives each edge on each pair alone."""
     fits = member in METHODS and METHODS[member].signed and not METHODS[member].by_position
     if not fits or member in ("ensemble", "bootstrap"):
         raise ValueError(
@@ -117,11 +144,13 @@ def bootstrap_scores(
         METHODS[member].find(experiment.take([pair]), seed=seed).cpu()[exists]
         for pair in range(len(experiment.task))
     ]
-    edges = consistent_first(
-        torch.stack(found), share=share, sign=sign, resamples=resamples, seed=seed
-    )
-    values = torch.zeros(exists.shape)
-    values[exists] = edges.float()
+    return torch.stack(found)
+
+
+def _spread(experiment: Experiment, edges: Float[Tensor, " edge"]) -> EdgeValues:
+    """Scores of edges in the layout of the graph."""
+    values = torch.zeros(experiment.graph.exists.shape)
+    values[experiment.graph.exists] = edges.float()
     return values
 
 
@@ -248,6 +277,13 @@ METHODS: dict[str, Method] = {
     ),
     "bootstrap": Method(
         bootstrap_scores, first_order=True, look=Look("#AA4499", "dash", "circle"), passes=(7, 5)
+    ),
+    "pair-magnitude": Method(
+        pair_magnitude,
+        signed=False,
+        first_order=True,
+        look=Look("#AA4499", "dot", "triangle-up"),
+        passes=(7, 5),
     ),
     "ifr": Method(
         flow.ifr, Look("#009E73", "dash", "square"), signed=False, blind_spot=_CLEAN, passes=(1, 0)

@@ -1,4 +1,4 @@
-"""The bootstrap over pairs against resamples drawn one by one, on effects known exactly."""
+"""Effects on single pairs, resampled and by size, against effects known exactly."""
 
 from __future__ import annotations
 
@@ -78,6 +78,22 @@ def test_the_method_filters_the_exact_effects_of_a_linear_model() -> None:
     assert cases.relative_error(wanted, exact.mean(0)) > 1e-2  # something is filtered
 
 
+def test_sizes_are_averaged_over_the_exact_effects_of_a_linear_model() -> None:
+    weights, task = linear_weights(seed=3), linear_task(pairs=6, seed=4)
+    model, exact = model_of(weights, "linear"), exact_effects(weights, task)
+    found = discover(model, task, "pair-magnitude", member="eap")
+    assert cases.relative_error(found.values, exact.abs().mean(0)) < 1e-4
+    assert cases.relative_error(exact.abs().mean(0), exact.mean(0).abs()) > 1e-2  # some cancel
+    assert (found.forwards, found.backwards) == (3, 1)  # EAP, and the clean run
+    assert found.metadata["member"] == "eap"
+
+
+def test_on_one_pair_sizes_are_those_of_the_member() -> None:
+    model, task = cases.model_of("gpt2"), tiny_task(1, 4)
+    found, whole = (discover(model, task, name) for name in ("pair-magnitude", "eap-ig"))
+    torch.testing.assert_close(found.values, whole.values.abs())
+
+
 EXTENDED = pytest.mark.extended
 
 
@@ -132,6 +148,12 @@ def test_an_experiment_of_some_pairs_has_the_replacements_of_all() -> None:
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         discover(cases.model_of("gpt2"), tiny_task(2, 4), "bootstrap", **options)
+
+
+@pytest.mark.parametrize("member", ["bootstrap", "acdc", "eep"])
+def test_sizes_of_what_is_no_effect_are_refused(member: str) -> None:
+    with pytest.raises(ValueError, match=f"as eap-ig or relp; got '{member}'"):
+        discover(cases.model_of("gpt2"), tiny_task(2, 4), "pair-magnitude", member=member)
 
 
 def test_one_pair_is_refused() -> None:
