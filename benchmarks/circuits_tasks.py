@@ -31,7 +31,7 @@ from strace_lens.utils.disk import write_whole
 LANGUAGE = ("ioi", "greater-than", "agreement", "induction")
 SLOW = ("edge-patching",)
 """Methods that need a pass an edge: hours on SmolLM2, and seconds on the small known models."""
-PAIRS = 16
+PAIRS = 12
 AGAINST = "eap-ig"
 KNOWN_PAIRS = 32
 KNOWN_COLUMNS = ("method", "cpr", "cmd", "auroc", "precision", "beats_random")

@@ -129,18 +129,28 @@ def test_a_run_beside_itself_has_the_same_curves() -> None:
 
 
 def test_the_same_prompts_have_the_same_intervals_alone_and_beside_others() -> None:
-    whole, part = run_of("whole", TEXTS, 1), run_of("part", TEXTS[2:8], 2)
-    same = run_of("same", TEXTS, 3)
-    shared = {"shared_curves": "mean_curves", "shared_boundaries": "corpus_boundaries"}
-    for runs, alike in (([whole, same], ["whole", "same"]), ([part, whole], ["part"])):
-        tables = analyse(runs, progress=lambda *_: None)
-        for beside, alone in shared.items():
-            for name in alike:
-                first, second = (
-                    tables[table][tables[table]["run"] == name].reset_index(drop=True)
-                    for table in (beside, alone)
-                )
-                pd.testing.assert_frame_equal(first, second)
+    whole, part = run_of("whole", TEXTS[:5], 1), run_of("part", TEXTS[2:4], 2)
+    same = run_of("same", TEXTS[:5], 3)
+    for runs, alike in (([whole, same], [whole, same]), ([part, whole], [part])):
+        curves, boundaries = side_by_side(runs)
+        for run in alike:
+            for found, alone in ((curves, mean_curves(run)), (boundaries, corpus_boundaries(run))):
+                own = found[found["run"] == run.name].drop(columns="run").reset_index(drop=True)
+                pd.testing.assert_frame_equal(own, alone)
+
+
+@pytest.mark.extended
+def test_the_tables_of_all_are_those_of_one_where_the_prompts_are() -> None:
+    tables = analyse([run_of("part", TEXTS[2:6], 2), run_of("whole", TEXTS, 1)])
+    for beside, alone in (
+        ("shared_curves", "mean_curves"),
+        ("shared_boundaries", "corpus_boundaries"),
+    ):
+        first, second = (
+            tables[table][tables[table]["run"] == "part"].reset_index(drop=True)
+            for table in (beside, alone)
+        )
+        pd.testing.assert_frame_equal(first, second)
 
 
 @pytest.mark.parametrize("compare", [between_runs, side_by_side])
