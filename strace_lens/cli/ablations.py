@@ -9,7 +9,7 @@ from typing import Annotated
 
 from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors
-from strace_lens.cli.task_options import PAIRS, ModelOptions, check_task
+from strace_lens.cli.task_options import ModelOptions, PairsAndOthers, TaskOptions, check_task
 from strace_lens.utils.choices import EDGE_ABLATIONS, expect_methods, known_methods
 from strace_lens.utils.disk import results_folder, write_whole
 
@@ -25,13 +25,7 @@ def ablations_command(
         ),
     ] = "resample,mean,zero",
     model: opt.TaskModel = None,
-    pairs: Annotated[
-        int | None,
-        opt.option(
-            "Number of pairs that methods see, and of other pairs that circuits are evaluated on. "
-            f"Default: {PAIRS}, or all pairs of a file."
-        ),
-    ] = None,
+    pairs: PairsAndOthers = None,
     metric: opt.Metric = None,
     prepend_bos: opt.PrependBos = False,
     seed: Annotated[int, opt.option("Seed of the pairs and of methods that draw.")] = 0,
@@ -62,24 +56,16 @@ def ablations_command(
         if len(named) < 2:
             raise ValueError(f"--ablations takes two or more different names; got {ablations!r}")
         forward, _ = opt.budgets(memory)
-        options = ModelOptions(model, device, dtype, allow_pickle, revision)
-        check_task(task, options, pairs, prepend_bos, metric)
+        loading = ModelOptions(model, device, dtype, allow_pickle, revision)
+        asked = TaskOptions(task, loading, pairs, seed, metric, prepend_bos)
+        check_task(asked)
         with bar.importing():
             from strace_lens.cli.tasks import task_on_model
             from strace_lens.comparison.ablations import across_ablations
             from strace_lens.model.checks import architecture_of
             from strace_lens.report.summary import records
             from strace_lens.report.tables_ablations import print_ablations
-        on = task_on_model(
-            task,
-            options,
-            pairs=pairs,
-            times=2,
-            seed=seed,
-            metric=metric,
-            prepend_bos=prepend_bos,
-            bar=bar,
-        )
+        on = task_on_model(asked, times=2, bar=bar)
         bar.step(f"comparing under {', '.join(named)}")
         table = across_ablations(
             on.model,

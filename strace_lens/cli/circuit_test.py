@@ -9,7 +9,7 @@ import typer
 
 from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors
-from strace_lens.cli.task_options import PAIRS, ModelOptions, check_task
+from strace_lens.cli.task_options import PAIRS, ModelOptions, TaskOptions, check_task
 from strace_lens.utils.choices import EDGE_ABLATIONS, REFERENCES, TESTS
 
 
@@ -72,8 +72,9 @@ def circuit_test_command(
         forward, _ = opt.budgets(memory)
         if not file.is_file():
             raise FileNotFoundError(f"there is no file {file}")
-        options = ModelOptions(model, device, dtype, allow_pickle, revision)
-        check_task(task, options, pairs, prepend_bos, metric)
+        loading = ModelOptions(model, device, dtype, allow_pickle, revision)
+        asked = TaskOptions(task, loading, pairs, seed, metric, prepend_bos)
+        check_task(asked)
         named = opt.parse_names(tests)
         for name in named:
             opt.expect_choice(name, TESTS, "test")
@@ -83,16 +84,7 @@ def circuit_test_command(
             from strace_lens.circuits.significance import circuit_tests
             from strace_lens.cli.circuit_file import print_tests, read_circuit
             from strace_lens.cli.tasks import task_on_model
-        on = task_on_model(
-            task,
-            options,
-            pairs=pairs,
-            times=1,
-            seed=seed,
-            metric=metric,
-            prepend_bos=prepend_bos,
-            bar=bar,
-        )
+        on = task_on_model(asked, times=1, bar=bar)
         circuit = read_circuit(file, on, edges)
         bar.step("testing")
         table = circuit_tests(

@@ -9,7 +9,13 @@ from typing import Annotated, Any
 
 from strace_lens.cli import options as opt
 from strace_lens.cli.common import Bar, one_line_errors
-from strace_lens.cli.task_options import PAIRS, ModelOptions, check_task, pairs_text
+from strace_lens.cli.task_options import (
+    ModelOptions,
+    PairsAndOthers,
+    TaskOptions,
+    check_task,
+    pairs_text,
+)
 from strace_lens.comparison.places import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
 from strace_lens.utils.choices import (
     DEFAULT_MODEL,
@@ -33,13 +39,7 @@ def compare_command(
     task: opt.Task,
     methods: opt.Methods = "eap,eap-ig,random",
     model: opt.TaskModel = None,
-    pairs: Annotated[
-        int | None,
-        opt.option(
-            "Number of pairs that methods see, and of other pairs that circuits are evaluated on. "
-            f"Default: {PAIRS}, or all pairs of a file. Pairs of a file are drawn by the seed."
-        ),
-    ] = None,
+    pairs: PairsAndOthers = None,
     ablation: opt.CircuitAblation = "resample",
     metric: opt.Metric = None,
     prepend_bos: opt.PrependBos = False,
@@ -112,8 +112,9 @@ def compare_command(
         opt.expect_choice(ranking, RANKED_BY, "ranking")
         options = _options(method_options or [])
         forward, _ = opt.budgets(memory)
-        asked = ModelOptions(model, device, dtype, allow_pickle, revision)
-        check_task(task, asked, pairs, prepend_bos, metric)
+        loading = ModelOptions(model, device, dtype, allow_pickle, revision)
+        asked = TaskOptions(task, loading, pairs, seed, metric, prepend_bos)
+        check_task(asked)
         opt.expect_choice(ablation, EDGE_ABLATIONS, "ablation")
         with bar.importing():
             from strace_lens.cli.compare_results import print_results, write_comparison
@@ -135,16 +136,7 @@ def compare_command(
             drawn, names = pairs_text(task, pairs), check_methods(given)
             print_comparison_plan(task, known, drawn, names, options, as_json)
             return
-        loaded, whole, truth = task_on_model(
-            task,
-            asked,
-            pairs=pairs,
-            times=2,
-            seed=seed,
-            metric=metric,
-            prepend_bos=prepend_bos,
-            bar=bar,
-        )
+        loaded, whole, truth = task_on_model(asked, times=2, bar=bar)
         seen, others = split(whole)
         bar.step("comparing")
         found = compare(

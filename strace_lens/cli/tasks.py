@@ -10,7 +10,7 @@ from strace_lens.circuits.task import Task
 from strace_lens.circuits.tasks.generate import make_task
 from strace_lens.circuits.tasks.read import read_task, task_of_rows
 from strace_lens.cli.common import Bar
-from strace_lens.cli.task_options import PAIRS, ModelOptions, check_task
+from strace_lens.cli.task_options import PAIRS, TaskOptions, check_task
 from strace_lens.ground_truth.models import GroundTruth, ground_truth
 from strace_lens.model.architecture import Model
 from strace_lens.model.load import load_model
@@ -25,34 +25,19 @@ class TaskOnModel(NamedTuple):
     truth: GroundTruth | None
 
 
-def task_on_model(
-    task: str,
-    options: ModelOptions,
-    *,
-    pairs: int | None,
-    times: int,
-    seed: int,
-    metric: str | None,
-    prepend_bos: bool,
-    bar: Bar,
-) -> TaskOnModel:
+def task_on_model(options: TaskOptions, *, times: int, bar: Bar) -> TaskOnModel:
     """Load the model and make or read the task.
 
     Args:
-        task: key of `TASKS` or `GROUND_TRUTHS`, the path of a file, or a data set of the hub as
-            `owner/name` or `owner/name:configuration`, of which the split `train` is read.
-        options: of the model.
-        pairs: how many; `PAIRS` if not given, or all those of a file.
-        times: so many times as many are drawn.
-        seed: of the pairs that are drawn.
-        metric: of a generated task or a file; the task's own if not given.
-        prepend_bos: as `read_task`; only for files and data sets.
+        options: what the command was told.
+        times: so many times as many pairs are drawn.
         bar: shows what is being done.
 
     Raises:
         ValueError: see `check_task`, or a data set that cannot be loaded.
     """
-    check_task(task, options, pairs, prepend_bos, metric)
+    check_task(options)
+    task, of_model, pairs, seed, metric, prepend_bos = options
     wanted = times * (pairs or PAIRS)
     if task in GROUND_TRUTHS:
         bar.step(f"building the model of {task}")
@@ -62,14 +47,14 @@ def task_on_model(
     if task not in TASKS and not Path(task).is_file():
         bar.step(f"loading {task}")
         rows = _data_set(task)
-    name = options.model or DEFAULT_MODEL
-    with bar.loading(name, options.dtype, options.device, options.revision):
+    name = of_model.model or DEFAULT_MODEL
+    with bar.loading(name, of_model.dtype, of_model.device, of_model.revision):
         loaded = load_model(
             name,
-            device=options.device,
-            dtype=options.dtype,
-            allow_pickle=options.allow_pickle,
-            revision=options.revision,
+            device=of_model.device,
+            dtype=of_model.dtype,
+            allow_pickle=of_model.allow_pickle,
+            revision=of_model.revision,
         )
     if task in TASKS:
         return TaskOnModel(loaded, make_task(loaded, task, wanted, seed, metric), None)
