@@ -302,6 +302,7 @@ def rows_can_branch(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"
     What is made once a pass, as a mask or the encoding of positions, may fit only the first number.
     """
     points = (FIRST, "blocks.0.hook_resid_post")
+    seen: list[int] = []
 
     def branch(value: Tensor, hook: Any) -> Tensor:
         return torch.cat([value, -value])
@@ -311,10 +312,14 @@ def rows_can_branch(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"
         signs[rows] = -1
         return lambda value, hook: value * signs.to(value)
 
+    def count(value: Tensor, hook: Any) -> None:
+        seen.append(len(value))
+
     def run(rows: int, hooks: list[Callable[..., Tensor]]) -> Tensor:
+        counting = [("blocks.0.hook_mlp_out", count)] if arch.mlp else []
         return model.run_with_hooks(
             tokens.expand(rows, -1).to(device_of(model)),
-            fwd_hooks=list(zip(points, hooks, strict=True)),
+            fwd_hooks=[*zip(points, hooks, strict=True), *counting],
             return_type="logits",
             padding_side="right",
         )
@@ -325,7 +330,9 @@ def rows_can_branch(model: Model, arch: Architecture, tokens: Int[Tensor, " pos"
     # Where something was made for one row, what fails depends on the model's code.
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError):
         return False
-    if branched.shape != whole.shape:
+    # OPT's MLP works on rows and tokens together, and a bridge parts them by the rows that it was
+    # given, so that hooks would see one long row.
+    if branched.shape != whole.shape or (arch.mlp and seen != [4, 2]):
         return False
     return bool((branched - whole).norm() <= tolerance(whole.dtype) * whole.norm())
 

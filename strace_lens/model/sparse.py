@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
+from transformer_lens.hook_points import HookPoint, LensHandle
 from transformers.pytorch_utils import Conv1D
 
 from strace_lens.model.architecture import Model, device_of_layer
@@ -172,9 +172,23 @@ def projection(model: Model, layer: int, name: str) -> torch.nn.Linear | Conv1D 
 
 
 def has_hooks(model: Model) -> bool:
-    """Whether somebody's hooks stand at a hook point, so that every part has to run."""
+    """Whether somebody's hooks stand at a hook point, so that every part has to run.
+
+    A bridge's own hooks, by which the parts of OPT's MLP stand for an MLP, are nobody's: they only
+    call the hooks of points that are looked at as well.
+    """
     parts = cast(torch.nn.Module, model).modules()
-    return any(part._forward_hooks for part in parts if isinstance(part, HookPoint))
+    return any(
+        not _is_of_the_bridge(handle)
+        for part in parts
+        if isinstance(part, HookPoint) and part._forward_hooks
+        for handle in part.fwd_hooks
+    )
+
+
+def _is_of_the_bridge(handle: LensHandle) -> bool:
+    owner = getattr(handle.user_hook, "__module__", None) or ""
+    return handle.is_permanent and owner.partition(".")[0] == "transformer_lens"
 
 
 def _stream_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -72,8 +72,8 @@ def alternating(name: str) -> dict[str, str]:
     return {path: "disk" if place % 2 else "cpu" for place, path in enumerate(holders)}
 
 
-def results(model: Any) -> list[torch.Tensor]:
-    """What reading, ranking with and without gradients, and measuring give."""
+def results(model: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """What reading and ranking with and without gradients give, and the numbers of curves."""
     graph = sl.token_graph(model, IDS)
     greedy, fisher = sl.extract(graph), sl.fisher(model, graph)
     other = tiny.token_ids(9, seed=1)
@@ -84,12 +84,8 @@ def results(model: Any) -> list[torch.Tensor]:
         for replaced in (ZERO, swap)
     ]
     numbers = ["tv", "kl", "inverse_tv", "random_tv"]
-    return [
-        graph.activations.logits,
-        *greedy.ranks,
-        *fisher.ranks,
-        *(torch.tensor(curve.table[numbers].to_numpy()) for curve in curves),
-    ]
+    measured = [torch.tensor(curve.table[numbers].to_numpy()) for curve in curves]
+    return [graph.activations.logits, *greedy.ranks, *fisher.ranks], measured
 
 
 @pytest.mark.extended
@@ -109,8 +105,10 @@ def test_a_model_on_the_disk_gives_what_the_whole_model_gives(
     assert is_away(parted)
     assert device_of(parted) == device_of_layer(parted, 1) == CPU
     assert architecture_of(parted) == architecture_of(whole(folders(name)))
-    for ours, truth in zip(results(parted), results(whole(folders(name))), strict=True):
-        torch.testing.assert_close(ours, truth, rtol=0, atol=0, equal_nan=True)
+    (ours, ours_measured), (truth, truth_measured) = map(results, (parted, whole(folders(name))))
+    torch.testing.assert_close(ours, truth, rtol=0, atol=0)
+    # How a product of few rows is rounded depends on where in memory the weights lie.
+    torch.testing.assert_close(ours_measured, truth_measured, rtol=1e-5, atol=1e-6, equal_nan=True)
     assert is_away(parted)  # nothing that was brought has stayed
 
 

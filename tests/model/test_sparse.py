@@ -9,7 +9,7 @@ import torch
 
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
-from strace_lens.model.sparse import kept_mlps
+from strace_lens.model.sparse import has_hooks, kept_mlps
 from tests import cases, tiny
 
 ROWS, TOKENS = 3, 6
@@ -82,3 +82,16 @@ def test_what_is_run_sparsely_is_found_out() -> None:
     assert cases.architecture("llama").pointwise_mlps
     assert not cases.architecture("bloom").pointwise_mlps  # its MLP takes the stream too
     assert not cases.architecture("opt").pointwise_mlps  # it has no module for its MLP
+
+
+@pytest.mark.parametrize("name", ["opt", "llama"])
+def test_only_hooks_of_somebody_else_count(name: str) -> None:
+    model = cases.model_of(name)
+    assert not has_hooks(model)  # the bridge of OPT has some of its own
+    point = model.hook_dict["blocks.0.hook_mlp_out"]
+    point.add_hook(lambda value, hook: value, is_permanent=True)
+    try:
+        assert has_hooks(model)
+    finally:
+        point.remove_hooks(including_permanent=True)
+    assert not has_hooks(model)

@@ -57,17 +57,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.extended
 @pytest.mark.parametrize("as_module", [False, True])
 @pytest.mark.parametrize("imported", ["strace_lens.utils.interrupt", "numpy", "torch", "typer"])
-def test_an_interrupt_of_the_imports_is_one_line(script, as_module, imported):
+def test_an_interrupt_of_the_imports_is_one_line(script, folder, tmp_path, as_module, imported):
     command = ["-m", "strace_lens.cli"] if as_module else [script]
-    process = start(*command, "trace", "--help", PYTHONPROFILEIMPORTTIME="1")
+    given = ("trace", "a b c", "--model", folder, "--out", str(tmp_path / "out"))
+    process = start(*command, *given, PYTHONPROFILEIMPORTTIME="1")
     assert process.stderr is not None
-    for line in process.stderr:  # Python tells each import when it is done
-        if line.rpartition("|")[2].strip() == imported:
-            break
+    # Python tells each import when it is done.
+    assert any(line.rpartition("|")[2].strip() == imported for line in process.stderr)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=120)
     said = [line for line in stderr.splitlines() if not line.startswith("import time:")]
     assert (process.returncode, stdout, said) == (130, "", [LINE])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.extended
