@@ -29,6 +29,7 @@ from strace_lens.ground_truth.models import GROUND_TRUTHS, ground_truth
 from strace_lens.utils.disk import write_whole
 
 LANGUAGE = ("ioi", "greater-than", "agreement", "induction")
+"""In the order of the table; the longest prompts are those of induction."""
 SLOW = ("edge-patching",)
 """Methods that need a pass an edge: hours on SmolLM2, and seconds on the small known models."""
 PAIRS = 12
@@ -75,6 +76,11 @@ def run_task(name: str, methods: Sequence[str], pairs: int, folder: Path) -> lis
     return [table, pd.concat(against)]
 
 
+def _longest_first(name: str) -> int:
+    """Where a task stands in the queue: that with the longest prompts must not start last."""
+    return -LANGUAGE.index(name) if name in LANGUAGE else 1
+
+
 def write(folder: Path, file: str, tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> None:
     """Write tables below one another, the task and then these columns, to five digits."""
     if tables:
@@ -98,9 +104,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"unknown task {min(unknown)!r}; choose from {', '.join(known)}")
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
         running = {
-            name: pool.submit(run_task, name, methods, given.pairs, given.runs) for name in known
+            name: pool.submit(run_task, name, methods, given.pairs, given.runs)
+            for name in sorted(known, key=_longest_first)
         }
-        tables = {name: future.result() for name, future in running.items()}
+        tables = {name: running[name].result() for name in known}
     given.out.mkdir(parents=True, exist_ok=True)
     language = [table for name, table in tables.items() if name in LANGUAGE]
     figures = [f"{name}{end}" for name in ("cpr", "cmd") for end in ("", "_low", "_high")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -153,3 +154,17 @@ def test_a_small_part_of_the_published_table_of_known_circuits_comes_out_again(t
     pd.testing.assert_frame_equal(ours[numbers], theirs.loc[methods, numbers], atol=1e-3)
     assert set(against["measure"]) == {"cpr", "cmd"}
     assert set(against["method"]) == {"eap", "strace", "random"}
+
+
+def test_the_readme_quotes_the_published_table():
+    published = pd.read_csv(PUBLISHED / "tasks.csv").set_index(["method", "task"])["cmd"]
+    lines = (PUBLISHED.parents[1] / "README.md").read_text("utf-8").splitlines()
+    (start,) = [n for n, line in enumerate(lines) if line.startswith("| CMD of circuits")]
+    tasks = [cell.strip() for cell in lines[start].split("|")[2:-1]]
+    rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :]))
+    assert len(rows) >= 5
+    for row in rows:
+        name, *cells = (cell.strip(" `*") for cell in row.split("|")[1:-1])
+        assert [float(cell) for cell in cells] == [
+            pytest.approx(published[name, task], rel=5e-3) for task in tasks
+        ]
