@@ -117,11 +117,11 @@ def bootstrap_scores(
 def pair_magnitude(experiment: Experiment, *, seed: int = 0, member: str = "eap-ig") -> EdgeValues:
     """The mean over pairs of the size of each edge's effect, whatever its sign on a pair.
 
-    The mean of signed effects, by which methods rank unless told otherwise, is near 0 for an edge
-    that helps on some pairs and hurts on others, as one that carries which name comes first. Such
-    an edge is needed on every pair, and stays here. Scores are 0 or more and order edges alone.
-    With one pair they are the member's by magnitude. Passes: those of the member, a pair at a time,
-    and one forward over each prompt.
+    Other methods average signed effects. That mean is near 0 for an edge that helps on some pairs
+    and hurts on others, such as one that tells which of two names came first, although a circuit
+    without it is wrong on every pair. The scores are not negative, and only order edges; for a
+    single pair they are the magnitudes of the member's. Passes: those of the member, a pair at a
+    time, and one forward over each prompt.
 
     Args:
         member: a key of `METHODS` whose scores are means over pairs of effects.
