@@ -225,6 +225,6 @@ def _held_tensors(module: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, st
 
 
 def _path(module: torch.nn.Module, part: torch.nn.Module, name: str) -> str:
-    """The name by which a model knows what one of its modules holds."""
+    """The name by which a model knows what one of its modules holds, without a bridge's wrapper."""
     path = next((path for path, other in module.named_modules() if other is part), "")
-    return f"{path}.{name}".strip(".")
+    return f"{path}.{name}".replace("._original_component", "").strip(".")
