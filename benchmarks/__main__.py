@@ -37,10 +37,10 @@ QUICK = (
     extraction,
     scheduling,
     masked_forward,
-    fitting,
     trace_job,
 )
 LONG = (
+    fitting,
     sparse_seconds,
     importance,
     scaling,
