@@ -178,7 +178,7 @@ def _refuse_without_gradients(model: Model) -> None:
     for part, name, held in _held_tensors(module):
         if held.is_inference():
             raise UnsupportedModelError(
-                f"gradients need weights made outside torch.inference_mode; "
+                "gradients need weights made outside torch.inference_mode; "
                 f"{_path(module, part, name)} was made inside it: load the model outside, or rank "
                 "with an estimator without gradients"
             )

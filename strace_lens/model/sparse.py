@@ -178,11 +178,11 @@ def has_hooks(model: Model) -> bool:
     call the hooks of points that are looked at as well.
     """
     parts = cast(torch.nn.Module, model).modules()
+    # Torch's own list, which also has what was registered past `add_hook`.
     return any(
-        not _is_of_the_bridge(handle)
+        len(part._forward_hooks) > sum(map(_is_of_the_bridge, part.fwd_hooks))
         for part in parts
         if isinstance(part, HookPoint) and part._forward_hooks
-        for handle in part.fwd_hooks
     )
 
 

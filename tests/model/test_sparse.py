@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformer_lens.hook_points import HookPoint
 
 from strace_lens.model.checks import architecture_of
 from strace_lens.model.forward import last_logits
@@ -94,4 +95,16 @@ def test_only_hooks_of_somebody_else_count(name: str) -> None:
         assert has_hooks(model)
     finally:
         point.remove_hooks(including_permanent=True)
+    assert not has_hooks(model)
+
+
+@pytest.mark.parametrize("name", ["opt", "llama"])
+def test_hooks_of_torch_count_at_every_point(name: str) -> None:
+    model = cases.model_of(name)
+    points = [p for p in model.modules() if isinstance(p, HookPoint)]
+    own = [p for p in points if p._forward_hooks]  # of the bridge of OPT in version 4
+    for point in [*own, points[0]]:
+        handle = point.register_forward_hook(lambda module, given, written: None)
+        assert has_hooks(model)
+        handle.remove()
     assert not has_hooks(model)
