@@ -8,7 +8,8 @@ MB), the dtype, and the versions of all that made it. Each dtype has an entry of
 some architectures transformers dequantises in the dtype that was asked for.
 
 An entry's checksums are compared whenever it is read. One that is torn, foreign or of another
-version is made again; where none can be made, the GGUF file is read as if there were no cache.
+version is made again; where none can be made, the GGUF file is read as if there were no cache. Of
+several processes that miss the same entry one makes it, while the others wait for it.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from strace_lens.model.weights import bytes_of
@@ -39,6 +42,7 @@ _MANIFEST = "manifest.json"
 _PROOFS = ".proofs"
 _ENTRY = re.compile(rf"(?P<same>[0-9a-f]{{32}}-[a-z0-9]+)-[0-9a-f]{{8}}({re.escape(_PROOFS)})?")
 _BLOCK = 2**20
+_PATIENCE = 600  # seconds to wait for another process that makes the same entry
 
 # Where a configuration came from, and that its weights were quantised there.
 _ORIGIN = {"_name_or_path", "architectures", "quantization_config", "transformers_version"}
@@ -99,15 +103,18 @@ def through_cache(
     entry = _entry(root, source)
     if (kept := _read(entry, source, path, dtype)) is not None:
         return kept
-    made = dequantise()
-    failure = None
-    try:
-        _write(entry, source, made, dtype)
-    # Whatever fails, in transformers too, there is a model to go on with.
-    except Exception as error:
-        failure = error
-    # Also after a failure: another process may have been faster.
-    kept = _read(entry, source, path, dtype)
+    with _alone_with(entry):
+        if (kept := _read(entry, source, path, dtype)) is not None:
+            return kept
+        made = dequantise()
+        failure: object = "it was changed or removed as soon as it was written"
+        try:
+            _write(entry, source, made, dtype)
+        # Whatever fails, in transformers too, there is a model to go on with.
+        except Exception as error:
+            failure = error
+        # Also after a failure: a process that could not wait may have been faster.
+        kept = _read(entry, source, path, dtype)
     if kept is None:
         _tell(root, path, failure)
     return kept or (*made, None)
@@ -124,6 +131,23 @@ def _source(path: Path, dtype: torch.dtype) -> dict[str, Any]:
         "dtype": str(dtype).removeprefix("torch."),
         **{package: version_of(package) for package in ("gguf", "transformers")},
     }
+
+
+@contextmanager
+def _alone_with(entry: Path) -> Iterator[None]:
+    """Keep other processes from making an entry, or one of another version of the same file.
+
+    Nothing is locked where the folder or its file system does not allow it, nor after ten minutes:
+    entries are written whole, so the worst that follows is that one is made twice.
+    """
+    ours = _ENTRY.fullmatch(entry.name)
+    assert ours is not None
+    with ExitStack() as stack:
+        with suppress(OSError, NotImplementedError):
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(entry.with_name(f"{ours['same']}.lock"), timeout=_PATIENCE)
+            stack.enter_context(lock)
+        yield
 
 
 def _entry(root: Path, source: Mapping[str, Any]) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 import platformdirs
 import pytest
 import torch
+from filelock import FileLock
 
 from strace_lens.model import gguf_cache
 from strace_lens.model import load as models
@@ -82,7 +83,7 @@ def without_cache(path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str = "flo
 def entries(cache: Path) -> list[Path]:
     folder = cache / "gguf"
     found = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [entry for entry in found if entry.suffix != ".proofs"]
+    return [entry for entry in found if entry.suffix not in (".proofs", ".lock")]
 
 
 def only_entry(cache: Path) -> Path:
@@ -492,18 +493,19 @@ def test_without_the_variable_it_is_the_users_cache_folder(
 # ------------------------------------------------------------------ several processes
 
 
-def _load_and_tell(path: str, start: Any, told: Any) -> None:
+def _load_and_tell(path: str, start: Any, told: Any, reads: list[str]) -> None:
     start.wait()
+    reads.clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = weights_hash(load(Path(path)))
-    told.put((found, [str(w.message) for w in caught if "kept" in str(w.message)]))
+    told.put((len(reads), found, [str(w.message) for w in caught if "kept" in str(w.message)]))
 
 
 @pytest.mark.extended
 @pytest.mark.parametrize("damaged", [False, True])
 def test_processes_that_fill_it_at_once_do_no_harm(
-    damaged: bool, gguf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    damaged: bool, gguf: Path, cache: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth = weights_hash(without_cache(gguf, monkeypatch))
     if damaged:
@@ -512,13 +514,32 @@ def test_processes_that_fill_it_at_once_do_no_harm(
     context = multiprocessing.get_context("fork")
     start, told = context.Barrier(3), context.Queue()
     workers = [
-        context.Process(target=_load_and_tell, args=(str(gguf), start, told)) for _ in range(3)
+        context.Process(target=_load_and_tell, args=(str(gguf), start, told, reads))
+        for _ in range(3)
     ]
     for worker in workers:
         worker.start()
-    assert [told.get(timeout=120) for _ in workers] == [(truth, [])] * 3
+    # One of them makes the entry; the others wait for it.
+    found = sorted(told.get(timeout=120) for _ in workers)
+    assert found == [(0, truth, []), (0, truth, []), (1, truth, [])]
     for worker in workers:
         worker.join(60)
     assert kept(gguf)
     assert weights_hash(load(gguf)) == truth
     assert only_entry(cache).is_dir()
+
+
+def test_who_has_waited_long_enough_makes_it_too(
+    gguf: Path, cache: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may hold the lock for ever: on another machine, or stopped."""
+    truth = weights_hash(load(gguf))
+    entry = only_entry(cache)
+    flipped(entry / "model.safetensors")
+    monkeypatch.setattr(gguf_cache, "_PATIENCE", 0.1)
+    (lock,) = entry.parent.glob("*.lock")
+    reads.clear()
+    with FileLock(lock):
+        assert weights_hash(load(gguf)) == truth
+        assert weights_hash(load(gguf)) == truth
+    assert len(reads) == 1
