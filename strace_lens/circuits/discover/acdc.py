@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from strace_lens.circuits.discover.attribution import eap
+from strace_lens.circuits.discover.pass_counts import PassCount
 from strace_lens.circuits.experiment import Experiment, objective_of
 from strace_lens.circuits.graph import ComponentGraph, EdgeValues
 from strace_lens.circuits.run_circuits import circuit_metric
@@ -116,6 +117,15 @@ def tested_edges(experiment: Experiment, options: Mapping[str, Any]) -> dict[str
     """What `Scores.metadata` says of a search: the edges that it tests, and how the others rank."""
     tested = _tested(experiment.graph, options.get("screen"))
     return {TESTED: tested, **({} if tested == experiment.graph.edges else {REST: "eap"})}
+
+
+def passes(graph: ComponentGraph, pairs: int, options: Mapping[str, Any]) -> PassCount:
+    """One patched pass for each edge that is tested; some edges are tested again.
+
+    Tests go from the logits back, so that a pass begins where the graph is still whole.
+    """
+    tested = _tested(graph, options.get("screen"))
+    return PassCount(2, int(tested < graph.edges), 1 + tested, suffixes=True)
 
 
 def _tested(graph: ComponentGraph, screen: int | None) -> int:

@@ -18,13 +18,15 @@ from strace_lens.circuits.discover import (
     attribution,
     edge_pruning,
     flow,
+    pass_counts,
     relp,
     spans,
 )
 from strace_lens.circuits.discover.bootstrap import consistent_first
 from strace_lens.circuits.discover.ensemble import combined
+from strace_lens.circuits.discover.pass_counts import Count, PassCount
 from strace_lens.circuits.experiment import Experiment
-from strace_lens.circuits.graph import EdgeValues
+from strace_lens.circuits.graph import ComponentGraph, EdgeValues
 from strace_lens.circuits.run_circuits import check_positions
 
 
@@ -178,8 +180,8 @@ class Method:
         large_options: options that `compare` gives it on graphs of more than 2,000 edges, where the
             caller gives none: what two cores do in minutes.
         blind_spot: what it cannot see by its making, for the warning that it does not beat random.
-        passes: forward and backward passes a pair with its default options; None where they depend
-            on the graph, the task or how many pairs there are.
+        count: from the graph, the number of pairs and the method's options to the passes that it
+            takes; None where nobody has said.
         facts: from an experiment and the options to what `Scores.metadata` says beside them.
     """
 
@@ -190,121 +192,205 @@ class Method:
     by_position: bool = False
     large_options: Mapping[str, Any] = field(default_factory=dict)
     blind_spot: str | None = None
-    passes: tuple[int, int] | None = None
+    count: Count | None = None
     facts: Callable[[Experiment, Mapping[str, Any]], dict[str, Any]] | None = None
 
 
+def _of_members(graph: ComponentGraph, pairs: int, options: Mapping[str, Any]) -> PassCount | None:
+    """The passes of other methods together, which share those without gradients.
+
+    These are the clean and the corrupted run, or one of them.
+    """
+    shared, total = 0, PassCount()
+    for name in options.get("members") or [options["member"]]:
+        own = passes_of(name, graph, pairs)
+        if own is None:
+            return None
+        shared = max(shared, own.forward - own.backward)
+        total = PassCount(
+            total.forward + own.backward,
+            total.backward + own.backward,
+            total.patched + own.patched,
+            total.patched_backward + own.patched_backward,
+        )
+    return total._replace(forward=total.forward + shared)
+
+
+_GRADIENT = pass_counts.fixed(2, 1)
 _NODES = "it scores nodes, and all out-edges of a node alike"
 _CLEAN = "it reads the clean run alone, not what an ablation would change"
 
 # Hue by family: black patches exactly, blues and purples take gradients, red and orange search or
 # learn a mask, green follows the flow, grey is chance.
 METHODS: dict[str, Method] = {
-    "edge-patching": Method(activation.edge_patching, Look("#000000", "solid", "circle")),
+    "edge-patching": Method(
+        activation.edge_patching, Look("#000000", "solid", "circle"), count=pass_counts.each_edge
+    ),
     "node-patching": Method(
-        activation.node_patching, Look("#000000", "dash", "square"), blind_spot=_NODES
+        activation.node_patching,
+        Look("#000000", "dash", "square"),
+        blind_spot=_NODES,
+        count=pass_counts.each_node,
     ),
     "attribution-patching": Method(
         attribution.attribution_patching,
         Look("#56B4E9", "dash", "square"),
         first_order=True,
         blind_spot=_NODES,
-        passes=(2, 1),
+        count=_GRADIENT,
     ),
     "eap": Method(
-        attribution.eap, Look("#56B4E9", "solid", "circle"), first_order=True, passes=(2, 1)
+        attribution.eap, Look("#56B4E9", "solid", "circle"), first_order=True, count=_GRADIENT
     ),
     "peap": Method(
         spans.peap,
         Look("#56B4E9", "dot", "diamond"),
         first_order=True,
         by_position=True,
-        passes=(2, 1),
+        count=_GRADIENT,
     ),
     "relp": Method(
-        relp.relp, first_order=True, look=Look("#882255", "solid", "circle"), passes=(2, 1)
+        relp.relp, first_order=True, look=Look("#882255", "solid", "circle"), count=_GRADIENT
     ),
     "relevance-patching": Method(
         relp.relevance_patching,
         first_order=True,
         blind_spot=_NODES,
         look=Look("#882255", "dash", "square"),
-        passes=(2, 1),
+        count=_GRADIENT,
     ),
     "eap-ig": Method(
-        attribution.eap_ig, Look("#0072B2", "solid", "circle"), first_order=True, passes=(7, 5)
+        attribution.eap_ig,
+        Look("#0072B2", "solid", "circle"),
+        first_order=True,
+        count=pass_counts.steps(),
     ),
     "eap-gp": Method(
-        attribution.eap_gp, Look("#0072B2", "dash", "square"), first_order=True, passes=(12, 10)
+        attribution.eap_gp,
+        Look("#0072B2", "dash", "square"),
+        first_order=True,
+        count=pass_counts.steps(each=2),
     ),
     "eap-ig-activations": Method(
         attribution.eap_ig_activations,
         Look("#332288", "dashdot", "diamond"),
         first_order=True,
         large_options={"steps": 1},
+        count=pass_counts.layers,
     ),
     "clean-corrupted": Method(
         attribution.clean_corrupted,
         Look("#0072B2", "dot", "triangle-up"),
         first_order=True,
-        passes=(4, 2),
+        count=pass_counts.fixed(4, 2),
     ),
     "eap-ig-kl": Method(
-        attribution.eap_ig_kl, Look("#CC79A7", "solid", "diamond"), first_order=True, passes=(7, 5)
+        attribution.eap_ig_kl,
+        Look("#CC79A7", "solid", "diamond"),
+        first_order=True,
+        count=pass_counts.steps(),
     ),
     "acdc": Method(
         acdc.acdc,
         Look("#CC3311", "solid", "triangle-up"),
         signed=False,
         large_options={"screen": 128},
+        count=acdc.passes,
         facts=acdc.tested_edges,
     ),
     "edge-pruning": Method(
-        edge_pruning.edge_pruning, Look("#E69F00", "solid", "circle"), signed=False
+        edge_pruning.edge_pruning,
+        Look("#E69F00", "solid", "circle"),
+        signed=False,
+        count=pass_counts.pruned(2),
     ),
     "node-pruning": Method(
         edge_pruning.node_pruning,
         Look("#E69F00", "dash", "square"),
         signed=False,
         blind_spot=_NODES,
+        count=pass_counts.pruned(2),
     ),
     "warm-edge-pruning": Method(
-        edge_pruning.warm_edge_pruning, signed=False, look=Look("#E69F00", "dot", "triangle-up")
+        edge_pruning.warm_edge_pruning,
+        signed=False,
+        look=Look("#E69F00", "dot", "triangle-up"),
+        count=pass_counts.pruned(7, 5),
     ),
-    "hap": Method(edge_pruning.hap, signed=False, look=Look("#CC3311", "dashdot", "diamond")),
+    "hap": Method(
+        edge_pruning.hap,
+        signed=False,
+        look=Look("#CC3311", "dashdot", "diamond"),
+        count=pass_counts.pruned(3, 1),
+    ),
     "ensemble": Method(
-        ensemble_scores, first_order=True, look=Look("#AA4499", "solid", "x"), passes=(10, 8)
+        ensemble_scores,
+        first_order=True,
+        look=Look("#AA4499", "solid", "x"),
+        count=_of_members,
     ),
     "bootstrap": Method(
-        bootstrap_scores, first_order=True, look=Look("#AA4499", "dash", "circle"), passes=(7, 5)
+        bootstrap_scores,
+        first_order=True,
+        look=Look("#AA4499", "dash", "circle"),
+        count=_of_members,
     ),
     "pair-magnitude": Method(
         pair_magnitude,
         signed=False,
         first_order=True,
         look=Look("#AA4499", "dot", "triangle-up"),
-        passes=(7, 5),
+        count=_of_members,
     ),
     "ifr": Method(
-        flow.ifr, Look("#009E73", "dash", "square"), signed=False, blind_spot=_CLEAN, passes=(1, 0)
+        flow.ifr,
+        Look("#009E73", "dash", "square"),
+        signed=False,
+        blind_spot=_CLEAN,
+        count=pass_counts.fixed(1),
     ),
     "strace": Method(
         flow.strace,
         Look("#009E73", "solid", "circle"),
         signed=False,
         blind_spot=_CLEAN,
-        passes=(1, 0),
+        count=pass_counts.fixed(1),
     ),
     "strace-contrast": Method(
         flow.strace_contrast,
         Look("#009E73", "dot", "triangle-up"),
         signed=False,
         first_order=True,
-        passes=(7, 5),
+        count=pass_counts.steps(),
     ),
-    "random": Method(random_scores, Look("#808080", "dot", "x"), signed=False, passes=(0, 0)),
+    "random": Method(
+        random_scores, Look("#808080", "dot", "x"), signed=False, count=pass_counts.fixed(0)
+    ),
 }
 """Every way of finding a circuit, by name."""
+
+
+def options_of(method: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All options of a method, those that are not given at their defaults."""
+    parameters = inspect.signature(METHODS[method].find).parameters.items()
+    defaults = {name: p.default for name, p in parameters if p.kind is p.KEYWORD_ONLY}
+    return {**defaults, **(given or {})}
+
+
+def passes_of(
+    method: str, graph: ComponentGraph, pairs: int, given: Mapping[str, Any] | None = None
+) -> PassCount | None:
+    """The passes that a method takes for each pair, at the least; None where nobody has said.
+
+    Args:
+        method: key of `METHODS`.
+        graph: of the model.
+        pairs: how many the method sees.
+        given: options that are not at their defaults.
+    """
+    count = METHODS[method].count
+    return None if count is None else count(graph, pairs, options_of(method, given))
+
 
 F = TypeVar("F", bound=Callable[..., EdgeValues])
 
