@@ -12,6 +12,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from strace_lens.circuits.circuit import Circuit
+from strace_lens.circuits.cost import (
+    gradient_budget,
+    gradient_row_bytes,
+    patched_row_bytes,
+)
 from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.circuits.metrics import METRICS, Metric, Reference
 from strace_lens.circuits.optimal import (
@@ -34,17 +39,11 @@ from strace_lens.circuits.outputs import (
 from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
 from strace_lens.circuits.wiring import Wiring, wiring_of
-from strace_lens.model.architecture import Model, device_of
-from strace_lens.model.forward import byte_budget, bytes_per_row, even_chunks, expect_one_class
+from strace_lens.model.architecture import Architecture, Model, device_of
+from strace_lens.model.forward import byte_budget, even_chunks, expect_one_class
 from strace_lens.model.hold import verb
 from strace_lens.model.weights import expect_same_weights
 from strace_lens.utils.choices import EDGE_ABLATIONS as ABLATIONS
-
-GRADIENT_FACTOR = 16
-"""Budgets that a pass forward and backward may take, because it holds every layer's values."""
-
-GRADIENT_BYTES = 2**32
-"""That a pass forward and backward takes at the most, unless its budget alone is larger."""
 
 
 @dataclass
@@ -231,31 +230,18 @@ class Experiment:
 
     def chunks(self, rows: int) -> Iterator[slice]:
         """Cut rows into patched passes that fit the budget."""
-        graph = self.graph
-        vectors = graph.sources + 3 * graph.destinations_per_layer
-        row = self._plain_bytes + self._vector_bytes * vectors
+        row = patched_row_bytes(*self._shape)
         yield from even_chunks(rows, max(1, self.memory_budget // row))
 
     def gradient_chunks(self, rows: int, *, patched: bool = False) -> Iterator[slice]:
-        """Cut rows into passes forward and backward that fit `GRADIENT_FACTOR` budgets.
-
-        These are no more than `GRADIENT_BYTES`, where one budget is not. Where they are `patched`,
-        what each destination reads is held too.
-        """
-        graph = self.graph
-        vectors = 2 * graph.sources + 3 * graph.destinations * patched
-        row = graph.layers * self._plain_bytes + self._vector_bytes * vectors
-        most = max(self.memory_budget, min(GRADIENT_FACTOR * self.memory_budget, GRADIENT_BYTES))
-        yield from even_chunks(rows, max(1, most // row))
+        """Cut rows into passes forward and backward that fit their budget: `gradient_budget`."""
+        row = gradient_row_bytes(*self._shape, patched=patched)
+        yield from even_chunks(rows, max(1, gradient_budget(self.memory_budget) // row))
 
     @property
-    def _plain_bytes(self) -> int:
-        return bytes_per_row(self.wiring.architecture, self.task.clean.shape[1])
-
-    @property
-    def _vector_bytes(self) -> int:
-        """Bytes of one vector of the stream at every token."""
-        return 4 * self.task.clean.shape[1] * self.wiring.architecture.d_model
+    def _shape(self) -> tuple[Architecture, ComponentGraph, int]:
+        """What the bytes of a row depend on."""
+        return self.wiring.architecture, self.graph, self.task.clean.shape[1]
 
     @verb
     def _run(self, tokens: Int[Tensor, "pair pos"]) -> Run:

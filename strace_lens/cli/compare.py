@@ -14,7 +14,6 @@ from strace_lens.cli.task_options import (
     PairsAndOthers,
     TaskOptions,
     check_task,
-    pairs_text,
 )
 from strace_lens.comparison.places import FOLDERS, PAGE, PROJECTION, TABLE, TIMES
 from strace_lens.utils.choices import (
@@ -86,7 +85,8 @@ def compare_command(
     dry_run: Annotated[
         bool,
         opt.option(
-            "Say what would be run; only the configuration of the model is read.", "--dry-run"
+            "Estimate the cost, from the configuration of the model and its tokenizer alone.",
+            "--dry-run",
         ),
     ] = False,
     as_json: opt.Json = False,
@@ -120,21 +120,27 @@ def compare_command(
             from strace_lens.cli.compare_results import print_results, write_comparison
             from strace_lens.cli.dry_run import print_comparison_plan
             from strace_lens.cli.submission import check_free, write_submission
-            from strace_lens.cli.tasks import task_on_model
-            from strace_lens.comparison.compare import check_methods, compare, split
+            from strace_lens.cli.tasks import task_on_model, task_on_skeleton
+            from strace_lens.comparison.compare import compare, split
+            from strace_lens.comparison.plan import plan_comparison
             from strace_lens.model.checks import architecture_of
-            from strace_lens.model.skeleton import skeleton
         named = Path(task).stem, model or (task if task in GROUND_TRUTHS else DEFAULT_MODEL)
         if submission is not None and not overwrite:
             check_free(submission, given, ablation, *named)
         if dry_run:
-            known = None
-            if task not in GROUND_TRUTHS:
-                bar.step(f"reading the configuration of {named[1]}")
-                known = skeleton(named[1], dtype=dtype, revision=revision)
+            known, whole = task_on_skeleton(asked, times=2, bar=bar)
+            plan = plan_comparison(
+                known,
+                whole,
+                given,
+                options,
+                ranking=ranking,
+                completeness=completeness,
+                minimality=minimality,
+                memory_budget=forward,
+            )
             bar.stop()
-            drawn, names = pairs_text(task, pairs), check_methods(given)
-            print_comparison_plan(task, known, drawn, names, options, as_json)
+            print_comparison_plan(plan, as_json)
             return
         loaded, whole, truth = task_on_model(asked, times=2, bar=bar)
         seen, others = split(whole)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
-from typing import Any
 
 from rich.table import Table
 
-from strace_lens.circuits.discover.methods import METHODS
+from strace_lens.comparison.plan import ComparisonPlan
 from strace_lens.corpus.plan import SweepPlan
 from strace_lens.density.cost import as_text
-from strace_lens.model.skeleton import Skeleton
 from strace_lens.report.tables import wide_console
 
 
@@ -30,43 +27,47 @@ def duration(seconds: float) -> str:
     return f"{seconds:,.1f} seconds"
 
 
-def print_comparison_plan(
-    task: str,
-    model: Skeleton | None,
-    pairs: str,
-    methods: Collection[str],
-    options: Mapping[str, Mapping[str, Any]],
-    as_json: bool,
-) -> None:
-    """Print what a comparison runs.
-
-    Args:
-        task: its name.
-        model: what the configuration says; None for a task that brings its own model.
-        pairs: how many, in words.
-        methods: keys of `METHODS`.
-        options: those given to each method, by its name.
-        as_json: print an object instead of a table.
-    """
-    default = {n for n in methods if not options.get(n) and not METHODS[n].large_options}
-    passes = {name: METHODS[name].passes if name in default else None for name in methods}
+def print_comparison_plan(plan: ComparisonPlan, as_json: bool) -> None:
+    """Print the cost of a comparison."""
     if as_json:
-        facts = None if model is None else {"name": model.name, "bytes": model.weights_bytes}
-        print(json.dumps({"task": task, "model": facts, "pairs": pairs, "passes": passes}))
+        print(json.dumps(plan.to_dict(), allow_nan=False))
         return
-    own = "the model that the task brings"
-    of = f"{model.name}, {as_text(model.weights_bytes)} of weights" if model else own
-    print(f"{task} on {of}\npairs: {pairs}\n\npasses a pair          forward  backward")
-    for name, known in passes.items():
-        ahead, back = ("?", "?") if known is None else map(str, known)
-        print(f"{name:<21} {ahead:>8} {back:>9}")
-    print()
-    if None in passes.values():
-        print("?: depends on the graph, the task or the options of the method")
-    print(
-        "Every circuit is then evaluated by forward passes. Seconds and peak memory "
-        "are\nknown only once the model is loaded."
+    console = wide_console()
+    dropped = f", {plan.dropped} that do not align left out" if plan.dropped else ""
+    console.print(
+        f"{plan.task} on {plan.model} in {plan.dtype}: {plan.pairs} pairs that the methods see, "
+        f"{plan.evaluated_pairs} for the evaluation{dropped}, the longest of {plan.longest} "
+        f"tokens; {plan.edges:,} edges",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
+    table = Table(box=None, pad_edge=False)
+    for head in ("method", "forward", "backward", "time", "circuits", "time of evaluation"):
+        table.add_column(head, justify="left" if head == "method" else "right")
+    for method in plan.methods:
+        if method.skipped:
+            table.add_row(method.method, "skipped")
+            continue
+        passes = (method.forwards, method.backwards)
+        table.add_row(
+            method.method,
+            *("?" if count is None else f"{count:,.4g}" for count in passes),
+            "?" if method.seconds is None else duration(method.seconds),
+            f"{method.circuits:,}",
+            duration(method.evaluation_seconds),
+        )
+    console.print(table)
+    lines = [
+        f"about {duration(plan.seconds)} ({plan.speed}), besides loading and drawing",
+        f"{as_text(plan.weights_bytes)} of weights, and in addition about "
+        f"{as_text(plan.peak_bytes)} at once",
+        "forward, backward: passes for each pair, at the least",
+    ]
+    if any(method.seconds is None and not method.skipped for method in plan.methods):
+        lines.append("?: a method of your own, whose passes are not known and not counted")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_plan(plan: SweepPlan, as_json: bool) -> None:

@@ -85,10 +85,3 @@ def check_task(options: TaskOptions) -> None:
     expect_choice(loaded.dtype, DTYPES, "dtype")
     if metric is not None:
         expect_choice(metric, METRICS, "metric")
-
-
-def pairs_text(task: str, pairs: int | None) -> str:
-    """How many pairs a comparison draws, before any is made or read."""
-    if pairs is None and task not in TASKS and task not in GROUND_TRUTHS:
-        return f"all of {task}, one half for the methods and the other for the evaluation"
-    return f"{pairs or PAIRS} that the methods see, and as many others for the evaluation"

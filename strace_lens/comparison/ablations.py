@@ -82,7 +82,7 @@ def across_ablations(
     scores = {}
     for ablation in ablations:
         experiment = make_experiment(model, found_on, ablation=ablation, **on)
-        given = method_options(experiment, options or {})
+        given = method_options(experiment.graph, options or {})
         for name in methods:
             own = given.get(name, {})
             scores[name, ablation] = discover_in(experiment, name, seed=seed, **own)

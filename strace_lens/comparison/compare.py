@@ -30,6 +30,7 @@ from strace_lens.circuits.evaluate import (
     ranks_by_magnitude,
 )
 from strace_lens.circuits.experiment import Experiment, make_experiment
+from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.circuits.metric_cache import MetricCache
 from strace_lens.circuits.scores import Scores
 from strace_lens.circuits.task import Task
@@ -145,7 +146,7 @@ def compare(
     )
     metric_range(experiment)  # a task that cannot be measured is refused before anything runs
     truth = None if ground_truth is None else ground_truth.truth(ablation)
-    chosen = method_options(experiment, options or {})
+    chosen = method_options(experiment.graph, options or {})
     setting = _Setting(
         task, experiment, truth, seed, ranking, sample, completeness, minimality, chosen
     )
@@ -216,12 +217,12 @@ def split(task: Task) -> tuple[Task, Task | None]:
 
 
 def method_options(
-    experiment: Experiment, given: Mapping[str, Mapping[str, Any]]
+    graph: ComponentGraph, given: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Options of every method that has some."""
+    """Options of every method that has some: those given, and those that suit a large graph."""
     if given:
         check_methods(given)
-    is_large = experiment.graph.edges > SMALL_GRAPH
+    is_large = graph.edges > SMALL_GRAPH
     large = {n: m.large_options for n, m in METHODS.items() if is_large and m.large_options}
     return {n: {**large.get(n, {}), **given.get(n, {})} for n in {*large, *given}}
 

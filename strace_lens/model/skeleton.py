@@ -109,6 +109,18 @@ def skeleton(
     )
 
 
+def skeleton_of(model: Model) -> Skeleton:
+    """What the configuration of a loaded model says of it."""
+    loaded: Any = model
+    return Skeleton(
+        name=loaded.cfg.model_name,
+        architecture=describe(model, causal_only=False),
+        dtype=next(loaded.parameters()).dtype,
+        weights_bytes=sum(p.nbytes for p in loaded.parameters()),
+        tokenizer=loaded.tokenizer,
+    )
+
+
 def _read(model: str, revision: str | None, dtype: torch.dtype) -> tuple[str, Any, Any]:
     """Name, configuration and tokenizer."""
     from transformers import AutoConfig

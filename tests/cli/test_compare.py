@@ -328,17 +328,20 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(folder, pairs, tmp_
     asked += ["--out", str(out), "--dry-run"]
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0, result.output
-    assert f"{pairs} on tiny-llama" in result.stdout
+    assert "on tiny-llama in float32" in result.stdout
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert ["eap-ig", "7", "5"] in lines
-    assert ["acdc", "?", "?"] in lines
+    assert ["eap-ig", "7", "5"] in [line[:3] for line in lines]
+    assert "of weights, and in addition about" in result.stdout
     other = CliRunner().invoke(
         app, [*asked, "--pairs", "3", "--option", "eap-ig.steps=2", "--json"]
     )
     told = json.loads(other.stdout)
-    assert told["passes"] == {"eap-ig": None, "acdc": None, "random": [0, 0]}
-    assert told["pairs"].startswith("3 that the methods see")
-    assert told["model"]["bytes"] == sum(p.nbytes for p in tiny.hf_model("llama").parameters())
+    assert (told["pairs"], told["evaluated_pairs"]) == (3, 2)  # of five
+    passes = {plan["method"]: (plan["forwards"], plan["backwards"]) for plan in told["methods"]}
+    assert passes["eap-ig"] == (4, 2)
+    assert passes["random"] == (0, 0)
+    assert told["seconds"] > 0
+    assert told["weights_bytes"] == sum(p.nbytes for p in tiny.hf_model("llama").parameters())
     assert not out.exists()
 
 

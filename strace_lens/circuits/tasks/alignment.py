@@ -6,7 +6,7 @@ import functools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Int
@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from strace_lens.circuits.task import Task
 from strace_lens.model.architecture import Architecture, Model
+from strace_lens.model.checks import architecture_of
 from strace_lens.model.prompts import (
     PromptError,
     bare_ids,
@@ -25,6 +26,7 @@ from strace_lens.model.prompts import (
     text_of,
     tokenize,
 )
+from strace_lens.model.skeleton import Skeleton
 
 Text = str | tuple[int, ...]
 """A prompt as text or as token ids."""
@@ -54,7 +56,7 @@ class Vocabulary:
     """What the tokenizer of a model makes of words.
 
     Attributes:
-        model: with a `tokenizer`, unless prompts are token ids.
+        model: with a `tokenizer`, unless prompts are token ids; or a `Skeleton`, which has one too.
         architecture: of the same model.
         bos: True makes sure of exactly one BOS before a prompt; None leaves it to the tokenizer.
     """
@@ -129,6 +131,13 @@ class Vocabulary:
             return False
         text = self.tokenizer.decode([token])
         return bare_ids(self.tokenizer, text) == [token]
+
+
+def vocabulary_of(model: Model | Skeleton, bos: bool | None = None) -> Vocabulary:
+    """The vocabulary of a model, or of one that is known by its configuration alone."""
+    known = isinstance(model, Skeleton)
+    architecture = model.architecture if known else architecture_of(model)
+    return Vocabulary(cast(Model, model), architecture, bos)
 
 
 def align(vocabulary: Vocabulary, example: Example) -> Pair | None:

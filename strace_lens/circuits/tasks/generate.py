@@ -9,7 +9,14 @@ from collections.abc import Callable, Mapping
 
 from strace_lens.circuits.metrics import METRICS
 from strace_lens.circuits.task import Task, TaskError
-from strace_lens.circuits.tasks.alignment import Example, Pair, Vocabulary, align, task_of
+from strace_lens.circuits.tasks.alignment import (
+    Example,
+    Pair,
+    Vocabulary,
+    align,
+    task_of,
+    vocabulary_of,
+)
 from strace_lens.circuits.tasks.words import (
     ADJECTIVES,
     ARGUMENTS,
@@ -29,9 +36,9 @@ from strace_lens.circuits.tasks.words import (
     WOMEN,
 )
 from strace_lens.model.architecture import Model
-from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
 from strace_lens.model.prompts import PromptError
+from strace_lens.model.skeleton import Skeleton
 
 # All of one length where names, places and objects are one token each.
 _STORIES = (
@@ -233,7 +240,11 @@ _DRAWS_PER_PAIR = 50
 
 @verb
 def make_task(
-    model: Model, name: str, pairs: int = 32, seed: int = 0, metric: str | None = None
+    model: Model | Skeleton,
+    name: str,
+    pairs: int = 32,
+    seed: int = 0,
+    metric: str | None = None,
 ) -> Task:
     """Generate a task for a model.
 
@@ -241,7 +252,7 @@ def make_task(
     are drawn in their place. No pair comes twice, so a task may end up with fewer pairs than asked.
 
     Args:
-        model: any model with a tokenizer (`induction` needs none).
+        model: any model with a tokenizer (`induction` needs none), or a `skeleton`.
         name: key of `TASKS`.
         pairs: how many pairs, at least 1.
         seed: the same seed gives the same task.
@@ -262,7 +273,7 @@ def make_task(
     metric = DEFAULT_METRIC.get(name, "logit_difference") if metric is None else metric
     if metric not in METRICS:
         raise TaskError(f"unknown metric {metric!r}; choose from {', '.join(METRICS)}")
-    vocabulary = Vocabulary(model, architecture_of(model))
+    vocabulary = vocabulary_of(model)
     kept, dropped = _draw(TASKS[name], vocabulary, pairs, random.Random(f"{name} {seed}"))
     if len(kept) < min(2, pairs):
         raise TaskError(

@@ -9,13 +9,13 @@ from typing import Any
 
 from strace_lens.circuits.metrics import METRICS
 from strace_lens.circuits.task import Task, TaskError
-from strace_lens.circuits.tasks.alignment import Pair, Text, Vocabulary, task_of
+from strace_lens.circuits.tasks.alignment import Pair, Text, Vocabulary, task_of, vocabulary_of
 from strace_lens.circuits.tasks.mib import Layout, layout_of
 from strace_lens.circuits.tasks.rows import Row, read_rows
 from strace_lens.model.architecture import Model
-from strace_lens.model.checks import architecture_of
 from strace_lens.model.hold import verb
 from strace_lens.model.prompts import PromptError
+from strace_lens.model.skeleton import Skeleton
 
 Answers = str | int | Sequence[str | int]
 """What follows a prompt, each as one token: its text or id, or several of them."""
@@ -69,7 +69,7 @@ def task(
     for what, of in lists.items():
         if len(of) != pairs and given[what] is not None:
             raise TaskError(f"{pairs} clean, but {len(of)} {what}; give one item for each pair")
-    vocabulary = Vocabulary(model, architecture_of(model))
+    vocabulary = vocabulary_of(model)
     read = []
     for number, (one, other) in enumerate(zip(lists["clean"], lists["corrupted"], strict=True)):
         try:
@@ -115,7 +115,7 @@ def _several(answers: Any) -> list[str | int]:
 
 @verb
 def read_task(
-    model: Model,
+    model: Model | Skeleton,
     path: str | Path,
     metric: str = "logit_difference",
     *,
@@ -133,7 +133,7 @@ def read_task(
     `correct_idx`, `incorrect_idx`). Rows that MIB leaves out are dropped too.
 
     Args:
-        model: whose tokenizer reads them.
+        model: whose tokenizer reads them; or a `skeleton`.
         path: of the file; one that ends in `.csv` is read as CSV.
         metric: key of `METRICS`.
         prepend_bos: begin each prompt with one BOS even if the tokenizer itself adds none, as MIB
@@ -153,7 +153,7 @@ def read_task(
 
 @verb
 def task_of_rows(
-    model: Model,
+    model: Model | Skeleton,
     rows: Iterable[Mapping[str, Any]],
     name: str,
     metric: str = "logit_difference",
@@ -163,7 +163,7 @@ def task_of_rows(
     """Make a task of objects in one of the layouts of `read_task`, as a data set yields them.
 
     Args:
-        model: whose tokenizer reads them.
+        model: whose tokenizer reads them; or a `skeleton`.
         rows: values by key.
         name: of the task, for tables; in messages a row is called by it and its number from 1.
         metric: key of `METRICS`.
@@ -185,14 +185,14 @@ def task_of_rows(
 
 
 def _task_of_rows(
-    model: Model,
+    model: Model | Skeleton,
     rows: Iterable[Row],
     name: str,
     metric: str,
     prepend_bos: bool,
     made: Mapping[str, Any],
 ) -> Task:
-    vocabulary = Vocabulary(model, architecture_of(model), prepend_bos or None)
+    vocabulary = vocabulary_of(model, prepend_bos or None)
     source = made.get("file", name)
     pairs: list[Pair] = []
     unaligned: list[int] = []

@@ -1,0 +1,89 @@
+"""`pair-magnitude` against EAP-IG on many more pairs than the tables of circuits evaluate.
+
+On twelve pairs the intervals of the two overlap where both are within 0.01 of the model. Here both
+see the same pairs as in `circuits_tasks`, and their circuits are evaluated on pairs that neither
+those tables nor the choice of the method has seen. The table, `lead.csv`, has CPR and CMD of both
+and the interval of their difference, pair by pair.
+Run: python -m benchmarks.circuits_lead [--tasks NAMES] [--evaluated N] [--jobs N] [--out FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+import strace_lens as sl
+from benchmarks.circuits_tasks import AGAINST, LANGUAGE, PAIRS
+from benchmarks.common import smollm2
+from strace_lens.circuits.curve import Faithfulness, better, difference
+from strace_lens.circuits.discover.run_method import discover_in
+from strace_lens.circuits.evaluate import faithfulness_curve
+from strace_lens.circuits.experiment import make_experiment
+from strace_lens.utils.disk import write_whole
+
+TASKS = ("greater-than", "agreement")
+"""Those on which the pairs of `circuits_tasks` do not tell the two methods apart by CMD."""
+LEADER = "pair-magnitude"
+EVALUATED = 192
+
+
+def run_task(name: str, evaluated: int) -> pd.DataFrame:
+    """A row for each area on one task."""
+    torch.set_num_threads(1)
+    model = smollm2()
+    task = sl.make_task(model, name, pairs=2 * PAIRS + evaluated)
+    seen = make_experiment(model, task.take(range(PAIRS)))
+    others = make_experiment(model, task.take(range(2 * PAIRS, len(task))))
+    curves = [
+        faithfulness_curve(others, discover_in(seen, method), ranking="absolute")
+        for method in (LEADER, AGAINST)
+    ]
+    return pd.DataFrame([_row(measure, *curves) for measure in ("cmd", "cpr")]).assign(
+        task=name, pairs=len(others.task)
+    )
+
+
+def _row(measure: str, leader: Faithfulness, other: Faithfulness) -> dict[str, object]:
+    low, high = difference(measure, leader, other)
+    values = [float(getattr(curve, measure)) for curve in (leader, other)]
+    return {
+        "measure": measure,
+        LEADER: values[0],
+        AGAINST: values[1],
+        "difference": values[0] - values[1],
+        "low": low,
+        "high": high,
+        "better": better(measure, low, high),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the tasks, several at once, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--evaluated", type=int, default=EVALUATED, help="pairs to evaluate on")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, default=Path("out/circuits"))
+    given = parser.parse_args(argv)
+    tasks = given.tasks.split(",")
+    if unknown := set(tasks) - set(LANGUAGE):
+        parser.error(f"unknown task {min(unknown)!r}; choose from {', '.join(LANGUAGE)}")
+    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
+        tables = list(pool.map(run_task, tasks, [given.evaluated] * len(tasks)))
+    whole = pd.concat(tables, ignore_index=True)
+    columns = ["task", "pairs", *(name for name in whole if name not in ("task", "pairs"))]
+    given.out.mkdir(parents=True, exist_ok=True)
+    content = whole[columns].to_csv(index=False, float_format="%.5g")
+    write_whole(given.out / "lead.csv", content.encode())
+    print(content, end="")
+
+
+if __name__ == "__main__":
+    main()
