@@ -24,21 +24,21 @@ from strace_lens.utils.html_repr import facts
 
 @dataclass(frozen=True, eq=False)
 class Circuit:
-    """Edges kept, as booleans or as weights in [0, 1], the same at every token position or not.
+    """The edges that a circuit keeps, as booleans or weights in [0, 1], by token position or not.
 
-    Circuits of one model combine as sets do: `a | b`, `a & b`, `a - b`, and `~a` for all other
-    edges. Of weights the larger is taken (`|`) or the smaller (`&`), and `a - b` is `a & ~b`.
-    `len(a)` counts the edges, and `"a0.h1->m2" in a` asks for one by the name that `edge_names`
-    gives it (with token positions `"a0.h1->m2@3"`); a name that no edge of the graph has is
+    Circuits of one model combine like sets: `a | b`, `a & b`, `a - b`, and `~a` for all other
+    edges. Of two weights, `|` takes the larger and `&` the smaller, and `a - b` is `a & ~b`.
+    `len(a)` counts the edges, and `"a0.h1->m2" in a` tests for an edge by its name as in
+    `edge_names` (with token positions `"a0.h1->m2@3"`); a name that no edge of the graph has is
     refused.
 
     Attributes:
-        graph: of the model that the circuit belongs to.
-        keep: `[destination, source]`, or with a third axis of token positions.
-        metadata: how it was found.
+        graph: component graph of the model that the circuit belongs to.
+        keep: `[destination, source]`, with or without a third axis of token positions.
+        metadata: how the circuit was found.
 
     Raises:
-        ValueError: a mask of the wrong shape, with NaN, or with weights outside [0, 1].
+        ValueError: the mask has the wrong shape, NaN, or weights outside [0, 1].
 
     Example:
         >>> both = eap.top(0.02) & eap_ig.top(0.02)
@@ -54,7 +54,7 @@ class Circuit:
         if tuple(self.keep.shape[:2]) != wanted or self.keep.ndim > 3:
             raise ValueError(
                 f"a circuit of {self.graph.model} is a mask [destination, source] of {wanted}, "
-                f"with token positions behind if they differ; got {tuple(self.keep.shape)}"
+                f"with an optional third axis of token positions; got {tuple(self.keep.shape)}"
             )
         if self.keep.dtype != torch.bool:
             wrong = self.keep[~((self.keep >= 0) & (self.keep <= 1))]
@@ -104,7 +104,7 @@ class Circuit:
         return facts(repr(self), self.to_pandas())
 
     def edge_names(self) -> list[str]:
-        """Names of the edges kept, from the output back; `@3` names a token position."""
+        """Names of the kept edges, from the output back; `@3` is a token position."""
         cells = self._kept_cells().tolist()
         return [self.graph.edge_name(d, s) + "".join(f"@{p}" for p in pos) for d, s, *pos in cells]
 
@@ -116,7 +116,7 @@ class Circuit:
         return [n for n, u in zip(self.graph.source_names, used.tolist(), strict=True) if u]
 
     def connected(self) -> Circuit:
-        """Without the edges that lie on no path from the embedding to the logits.
+        """The circuit without the edges that lie on no path from the embedding to the logits.
 
         A head is reached if any of its inputs is, as in EAP-IG's pruning of dead nodes.
         """
@@ -134,22 +134,22 @@ class Circuit:
         return replace(self, keep=self.keep * on_path)
 
     def jaccard(self, other: Circuit) -> float:
-        """Edges of both over edges of either, in [0, 1]; 1 for two empty circuits.
+        """Number of edges in both circuits over that in either, in [0, 1]; 1 if both are empty.
 
         Raises:
-            ValueError: circuits of two models, or only one of them with positions.
+            ValueError: the circuits are of two models, or only one has token positions.
         """
         self._expect_alike(other)
         either = int((self.kept | other.kept).sum())
         return int((self.kept & other.kept).sum()) / either if either else 1.0
 
     def heads(self) -> pd.DataFrame:
-        """What each head keeps, one row for each layer and head.
+        """Number of kept edges at each head, one row for each layer and head.
 
         Returns:
             Columns `layer`, `head`, `edges`, `edges_in` and `edges_out` (their sum is `edges`): the
-            edges kept that enter an input of the head, and that leave it; one at two token
-            positions counts twice. Where queries are grouped, an edge into a key or value counts
+            kept edges that enter an input of the head, and that leave it; one at two token
+            positions counts twice. If queries are grouped, an edge into a key or value counts
             for each head that reads it.
 
         Example:
@@ -169,27 +169,27 @@ class Circuit:
         ablation: str | None = None,
         allow_other_model: bool = False,
     ) -> list[Hook]:
-        """Hooks that ablate every edge outside the circuit, for runs of your own.
+        """Return hooks that ablate every edge outside the circuit, for use in your own runs.
 
-        They patch what `run_circuits` patches. The list can be run any number of times, one run at
-        a time, and gradients pass through it where they are enabled; runs under `torch.no_grad`
-        are faster.
+        They patch what `run_circuits` patches. The list can be used any number of times, one run at
+        a time, and gradients pass through it if they are enabled; runs under `torch.no_grad` are
+        faster.
 
         Args:
-            model: that the circuit was found on. A HookedTransformer with MLPs must run
+            model: the model that the circuit was found on. A HookedTransformer with MLPs must run
                 `hook_mlp_in`: call its `set_use_hook_mlp_in(True)`.
             task: pairs of prompts of one length, from which ablated edges take their values;
-                without one only "zero" can be done.
+                without a task, only "zero" is possible.
             ablation: what an edge outside the circuit carries: its value on the corrupted prompt
                 ("resample", the default with a task; run `task.clean`, all pairs in order), its
-                mean over all prompts of the task at that position ("mean"; any prompts of that
-                length) or over positions too ("mean-over-positions"), the constant that costs the
-                model least ("optimal"; both as "mean"), or zero ("zero", the default without a
-                task; any prompts at all, or of the circuit's length where it has token positions).
+                mean over all prompts of the task at that position ("mean"; run any prompts of that
+                length) or also over positions ("mean-over-positions"), the constant that costs the
+                model least ("optimal"; run both like "mean"), or zero ("zero", the default without
+                a task; run any prompts, of the circuit's length if it has token positions).
             allow_other_model: accept a model of another name or with other weights.
 
         Returns:
-            Pairs of hook point and function. A run of another shape than the hooks are for raises
+            Pairs of hook point and function. A run of another shape than the hooks expect raises
             ValueError.
 
         Raises:
@@ -208,11 +208,11 @@ class Circuit:
         )
 
     def to_networkx(self) -> nx.MultiDiGraph:
-        """The circuit as a graph of nodes `a0.h1`, `m0`; an edge says which input it enters.
+        """The circuit as a networkx MultiDiGraph with nodes such as `a0.h1` and `m0`.
 
         Edge attributes: `input` (the destination's name), `weight`, and `position` if the circuit
         has token positions. Graph attributes: `model`, `component_graph`, `positions` (None if it
-        has none), `dtype` and `made`, from which `circuit_from_networkx` reads it back.
+        has none), `dtype` and `made`, from which `circuit_from_networkx` makes the circuit again.
         """
         graph = nx.MultiDiGraph(
             model=self.graph.model,
@@ -230,9 +230,9 @@ class Circuit:
         return graph
 
     def to_pandas(self) -> pd.DataFrame:
-        """The edges kept, one row each, from the output back.
+        """The kept edges, one row per edge, from the output back.
 
-        Columns: those of `edge_table`, and `weight`. `circuit_from_pandas` reads the frame back.
+        Columns: those of `edge_table`, and `weight`. `circuit_from_pandas` makes the circuit again.
         """
         cells = self._kept_cells()
         weights = self.keep.cpu()[tuple(cells.T)]
@@ -304,10 +304,10 @@ def empty_circuit(graph: ComponentGraph) -> Circuit:
 
 
 def circuit_of_edges(graph: ComponentGraph, names: Iterable[str]) -> Circuit:
-    """The circuit of the named edges.
+    """Return the circuit of the named edges.
 
     Raises:
-        ValueError: a name that is no edge of the graph.
+        ValueError: a name is not that of an edge of the graph.
     """
     keep = torch.zeros_like(graph.exists)
     for name in names:
@@ -316,10 +316,10 @@ def circuit_of_edges(graph: ComponentGraph, names: Iterable[str]) -> Circuit:
 
 
 def circuit_of_nodes(graph: ComponentGraph, names: Iterable[str]) -> Circuit:
-    """The circuit that ablates every node but the named ones: all out-edges of each are kept.
+    """Return the circuit that keeps all out-edges of the named nodes and ablates all other nodes.
 
     Raises:
-        ValueError: a name that is no node of the graph.
+        ValueError: a name is not that of a node of the graph.
     """
     kept = torch.zeros(graph.sources, dtype=torch.bool)
     for name in names:
@@ -328,11 +328,11 @@ def circuit_of_nodes(graph: ComponentGraph, names: Iterable[str]) -> Circuit:
 
 
 def edge_table(graph: ComponentGraph, cells: Int64[Tensor, "edge axis"]) -> pd.DataFrame:
-    """One row for each cell (destination, source) or (destination, source, position), in order.
+    """Return a row for each cell, (destination, source) or (destination, source, position).
 
     Returns:
-        Columns `source`, `destination` and `input` (q, k or v of a head; missing where a node has
-        but one input), `source_layer` (-1 for the embedding), `destination_layer` (the number of
+        Columns `source`, `destination` and `input` (q, k or v of a head; missing if a node has only
+        one input), `source_layer` (-1 for the embedding), `destination_layer` (the number of
         layers for the logits), and `position` if there are positions.
     """
     to, source = cells[:, 0].numpy(), cells[:, 1].numpy()

@@ -1,8 +1,8 @@
-"""Faithfulness of a ranking's circuits by size, and how sure each figure of it is over the pairs.
+"""Faithfulness of a ranking's circuits by size, with intervals over the pairs.
 
-Intervals are the bootstrap's: whole pairs are drawn with replacement, and faithfulness, the areas
-and the edges for 85 % are worked out again from the means of each draw, those of the full and the
-empty circuit included. Curves of as many pairs share their draws, so that two methods that were
+Intervals are bootstrapped: whole pairs are drawn with replacement, and faithfulness, the areas and
+the edges for 85 % are recomputed from the means of each draw, including those of the full and the
+empty circuit. Curves with the same number of pairs share their draws, so that two methods that were
 evaluated on the same pairs can be compared draw by draw.
 """
 
@@ -55,20 +55,20 @@ class Faithfulness:
 
     Attributes:
         ranking: one of `RANKED_BY`.
-        fractions: of all edges.
-        edges: kept at each (nodes, where `level` is "node"), int(fraction * all of them) as in
-            MIB; may be 0 on a tiny graph.
-        values: faithfulness at each, of the edges ranked by magnitude, or by sign where `ranking`
-            is "signed".
-        cpr_values: faithfulness at each of the edges that CPR ranks: by sign where `ranking` is
-            "mib", otherwise the same as `values`. Scores that are not effects have one order only.
+        fractions: the fractions of all edges that were measured.
+        edges: number of edges kept at each (nodes, if `level` is "node"), int(fraction * total) as
+            in MIB; may be 0 on a tiny graph.
+        values: faithfulness at each, with edges ranked by magnitude, or by sign if `ranking` is
+            "signed".
+        cpr_values: faithfulness at each, with edges ranked as for CPR: by sign if `ranking` is
+            "mib", otherwise the same as `values`. Scores that are not effects have only one order.
         cpr: area under `cpr_values` (MIB's circuit performance ratio; higher is better).
         cmd: area of |1 - value| over `values` (MIB's circuit-model distance; lower is better).
         full: metric of the full circuit, the mean over pairs.
-        empty: metric of the empty one; under resample that of the corrupted run.
-        full_gap: largest difference, over pairs, between the full circuit and the untouched model.
+        empty: metric of the empty circuit; under resample that of the corrupted run.
+        full_gap: largest difference, over pairs, between the full circuit and the unmodified model.
         edges_at_85: fewest edges from which `values` are at least 0.85 at every larger size that
-            was measured, those of the bisection included (nodes, where `level` is "node").
+            was measured, including those of the bisection (nodes, if `level` is "node").
         pairs: the metric of each circuit on each pair, from which intervals are drawn.
         level, selection, connected: how circuits were selected, as for `faithfulness`.
     """
@@ -91,21 +91,21 @@ class Faithfulness:
 
     @functools.cached_property
     def draws(self) -> CurveDraws | None:
-        """The curve of each draw of pairs; None where `faithfulness_draws` has none."""
+        """The curve of each bootstrap draw of pairs; None if `faithfulness_draws` has none."""
         return _curve_draws(self)
 
     def interval(self, measure: str) -> tuple[float, float]:
-        """The 95 % percentile bootstrap interval over pairs of a figure of the curve.
+        """The 95 % percentile bootstrap interval, over pairs, of a measure of the curve.
 
-        NaN for a single pair, and where full and empty circuit do not differ beyond doubt (see
-        `faithfulness_draws`). The interval of two pairs is little more than their range. That of
-        `edges_at_85` has ends among the sizes that were measured.
+        NaN for a single pair, and if the full and the empty circuit do not clearly differ (see
+        `faithfulness_draws`). The interval of two pairs is little more than their range. The ends
+        of that of `edges_at_85` are among the sizes that were measured.
 
         Args:
             measure: one of `MEASURES`.
 
         Raises:
-            ValueError: another measure.
+            ValueError: an unknown measure.
         """
         if measure not in MEASURES:
             raise ValueError(f"unknown measure {measure!r}; choose from {', '.join(MEASURES)}")
@@ -115,10 +115,10 @@ class Faithfulness:
         return float(low), float(high)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a size: `fraction` of all edges, `edges` (or `nodes`), `faithfulness`.
+        """One row per size: `fraction` of all edges, `edges` (or `nodes`), `faithfulness`.
 
-        Columns `faithfulness_by_sign` are there where CPR has a curve of its own. `_low` and
-        `_high` behind a name are the ends of its 95 % interval over pairs.
+        The column `faithfulness_by_sign` is added if CPR has a separate curve. The suffixes `_low`
+        and `_high` mark the ends of a value's 95 % interval over pairs.
         """
         columns = {"fraction": self.fractions, f"{self.level}s": self.edges}
         columns |= self._columns("faithfulness", "values")

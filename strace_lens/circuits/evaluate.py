@@ -1,4 +1,4 @@
-"""How good a circuit or a ranking of edges is, by running the model: faithfulness and its areas.
+"""How good a circuit or a ranking of edges is, measured by faithfulness and areas under its curve.
 
 Everything is measured in faithfulness: the metric's mean over pairs, on the scale on which the
 empty circuit (every edge ablated) is 0 and the full one is 1. Means are taken before the quotient.
@@ -74,36 +74,36 @@ def faithfulness(
     memory_budget: int | None = None,
     allow_other_model: bool = False,
 ) -> Faithfulness:
-    """Faithfulness by size of the circuits that a ranking gives: see `faithfulness_curve`.
+    """Measure the faithfulness of a ranking's circuits at several sizes.
 
-    A UserWarning says so where the model fails the task, since faithfulness to an output that is
-    wrong explains little: where the clean prompts do not have the higher mean metric, or where the
-    model is right no more often than by chance.
+    See `faithfulness_curve`. A UserWarning is given if the model fails the task, since faithfulness
+    to a wrong output explains little: if the clean prompts do not have the higher mean metric, or
+    if the model is right no more often than by chance.
 
     The parameters `ablation`, `metric`, `memory_budget` and `allow_other_model` are as for
     `run_circuits`.
 
     Args:
         model: the model that was scored.
-        task: pairs to measure on; they need not be those that the scores were made on.
-        scores: a score an edge, with token positions or without.
-        fractions: of all edges, in (0, 1], strictly rising, at least two.
-        ranking: "mib" ranks effects by sign for CPR and by magnitude for all else; "signed" and
-            "absolute" rank them in one way for both. By sign a large model's circuits are left
-            with what helps alone: see `Scores.top`.
+        task: pairs to measure on; they need not be those on which the scores were computed.
+        scores: a score for each edge, with or without token positions.
+        fractions: at least two fractions of all edges, in (0, 1], strictly increasing.
+        ranking: "mib" ranks effects by sign for CPR and by magnitude for everything else; "signed"
+            and "absolute" rank them in one way for both. By sign, a large model's circuits keep
+            only what helps: see `Scores.top`.
         level: "edge", or "node" to rank and keep nodes with all of their out-edges, by the scores
-            of a method that gives all out-edges of a node one score.
+            of a method that gives all out-edges of a node the same score.
         selection: "top" takes the best edges of all; "greedy" starts at the logits and takes the
             best of the edges into what it has reached; "ratio" takes half of the edges by sign and
-            the rest by magnitude ("ratio:0.7" other shares); "program" takes the connected circuit
-            of the greatest sum, see `best_connected`.
+            the rest by magnitude ("ratio:0.7" another share); "program" takes the connected circuit
+            of the largest sum, see `best_connected`.
         connected: run circuits without the edges that lie on no path from the embedding to the
             logits, as MIB does at the level of edges. It changes nothing under "resample".
 
     Raises:
-        ValueError: scores of another model or of other weights, bad fractions, an unknown ranking,
-            a level or selection that does not fit the scores (see `Selection`), or a task on which
-            the full and the empty circuit do not differ.
+        ValueError: scores of another model or of other weights, invalid fractions, an unknown
+            ranking, a level or selection that does not fit the scores (see `Selection`), or a task
+            on which the full and the empty circuit do not differ.
 
     Example:
         >>> sl.faithfulness(model, task, sl.discover(model, task, "eap")).edges_at_85

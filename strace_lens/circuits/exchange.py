@@ -1,4 +1,4 @@
-"""Circuits and scores from pandas and networkx: the ways back from other people's tools."""
+"""Circuits and scores from pandas and networkx."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _DTYPES = {str(t).removeprefix("torch."): t for t in (torch.bool, *_FLOATS)}
 def circuit_from_pandas(
     table: pd.DataFrame, graph: ComponentGraph, *, positions: int | None = None
 ) -> Circuit:
-    """The circuit of the edges that a table names, one row each.
+    """Make a circuit from a table of its edges, one row per edge.
 
     Args:
         table: columns as `Circuit.to_pandas` writes them; without `weight` every edge has weight
-            1, without `position` it is kept at all of them. Where all weights are 1 the circuit is
+            1, without `position` it is kept at all positions. If all weights are 1, the circuit is
             boolean.
-        graph: of the model that it belongs to.
-        positions: token positions of its prompts; by default one more than the last in the table.
+        graph: component graph of the model that the circuit belongs to.
+        positions: number of token positions; by default one more than the last in the table.
 
     Raises:
-        ValueError: a column is missing, a row names no edge or a weight outside [0, 1], or two
-            rows name the same edge; the message names the rows.
+        ValueError: a column is missing, a row has no valid edge or a weight outside [0, 1], or two
+            rows have the same edge; the message names the rows.
     """
     weights = _weights(table) if "weight" in table.columns else torch.ones(len(table))
     if bool((weights == 1).all()):
@@ -58,17 +58,17 @@ def scores_from_pandas(
     task: str = "",
     signed: bool = True,
 ) -> Scores:
-    """The scores of a table, one row an edge, and at every token position if it has any.
+    """Make scores from a table with one row per edge (and token position, if there are any).
 
     The parameters `method`, `task` and `signed` are as in `Scores`.
 
     Args:
         table: columns as `Scores.to_pandas` writes them.
-        graph: of the model that was scored.
+        graph: component graph of the model that was scored.
 
     Raises:
-        ValueError: a column is missing, a row names no edge or a score that is no number, two rows
-            name the same edge, or an edge has no row; the message names the rows or the edge.
+        ValueError: a column is missing, a row has no valid edge or score, two rows have the same
+            edge, or an edge has no row; the message names the rows or the edge.
     """
     require_columns(table, ["score"])
     values = _placed(table, graph, None, _values(table, "score"), empty=torch.nan)
@@ -81,14 +81,14 @@ def scores_from_pandas(
 
 
 def circuit_from_networkx(graph: nx.MultiDiGraph) -> Circuit:
-    """The circuit of a networkx graph as `Circuit.to_networkx` makes it, edges removed or not.
+    """Make a circuit from a networkx graph of `Circuit.to_networkx`, with edges removed or not.
 
     Args:
-        graph: with the graph attributes `component_graph`, `positions` and `dtype`, and on its
-            edges `input`, `weight` and, where there are positions, `position`.
+        graph: a graph with the attributes `component_graph`, `positions` and `dtype`, and on its
+            edges `input`, `weight` and, if there are positions, `position`.
 
     Raises:
-        ValueError: an attribute is missing, or an edge is none of the component graph; the message
+        ValueError: an attribute is missing, or an edge is not in the component graph; the message
             names it.
     """
     whole, positions = graph.graph.get("component_graph"), graph.graph.get("positions")
@@ -103,9 +103,9 @@ def circuit_from_networkx(graph: nx.MultiDiGraph) -> Circuit:
     for source, target, data in graph.edges(data=True):
         absent = [name for name in needed if name not in data]
         if absent:
-            raise ValueError(f"edge {source} -> {target} says nothing of its {', '.join(absent)}")
+            raise ValueError(f"edge {source} -> {target} has no attribute {', '.join(absent)}")
         if node_of(str(data["input"])) != target:
-            raise ValueError(f"edge {source} -> {target} enters {data['input']}, no input of it")
+            raise ValueError(f"edge {source} -> {target}: {data['input']} is no input of {target}")
         rows.append((source, None, *(data[name] for name in needed)))
         labels.append(f"{source} -> {target}")
     table = pd.DataFrame(rows, columns=["source", "input", "destination", *needed[1:]])

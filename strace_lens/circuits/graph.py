@@ -2,8 +2,8 @@
 
 Sources write: the embedding, every head, every MLP. Destinations read: the query input of a head,
 the key and value inputs of a key-value head, the input of an MLP, and the final residual. An edge
-is a pair (destination, source) whose source comes earlier. Nothing here holds an object an edge:
-masks and scores are dense `[destination, source]` tensors, and names are made when asked for.
+is a pair (destination, source) whose source comes earlier. There is no object per edge: masks and
+scores are dense `[destination, source]` tensors, and names are made on request.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ EdgeValues = Float[Tensor, "destination source *pos"]
 
 @dataclass(frozen=True)
 class ComponentGraph:
-    """Shape of a component graph; its edges are arithmetic.
+    """Shape of a component graph, from which its edges are computed.
 
-    Sources are numbered `embed`, then per layer its heads and its MLP. Destinations are numbered
-    per layer: q of every head, k and v of every key-value head, the MLP; last the logits.
+    Sources are numbered `embed`, then for each layer its heads and its MLP. Destinations are
+    numbered by layer: q of every head, k and v of every key-value head, the MLP; last the logits.
 
     Attributes:
-        model: name of the model, by which circuits of another model are refused.
-        layers: blocks.
-        heads: query heads of a block.
-        kv_heads: key-value heads of a block.
+        model: name of the model; circuits of another model are refused.
+        layers: number of blocks.
+        heads: number of query heads per block.
+        kv_heads: number of key-value heads per block.
         mlp: False for an attention-only model.
         parallel: attention and MLP read the same stream, so an MLP does not read its layer's heads.
     """
@@ -49,12 +49,12 @@ class ComponentGraph:
 
     @property
     def sources_per_layer(self) -> int:
-        """Heads and MLP of one block."""
+        """Number of sources of one block: its heads and its MLP."""
         return self.heads + self.mlp
 
     @property
     def destinations_per_layer(self) -> int:
-        """Query, key and value inputs and the MLP's input of one block."""
+        """Number of query, key, value and MLP inputs of one block."""
         return self.heads + 2 * self.kv_heads + self.mlp
 
     @property
@@ -74,17 +74,17 @@ class ComponentGraph:
 
     @functools.cached_property
     def exists(self) -> Bool[Tensor, "destination source"]:
-        """Which pairs are edges: those whose source has written when the destination reads."""
+        """Which pairs are edges: those whose source writes before the destination reads."""
         written = torch.tensor([self.written_before(d) for d in range(self.destinations)])
         return torch.arange(self.sources) < written[:, None]
 
     def exists_like(self, values: Shaped[Tensor, "destination source *pos"]) -> Bool[Tensor, "..."]:
-        """Which cells of values over the edges are edges: `exists` of their shape and device."""
+        """Which cells of a tensor of edge values are edges: `exists` in its shape and device."""
         exists = self.exists.to(values.device)
         return exists if values.ndim == 2 else exists[..., None].expand(values.shape)
 
     def written_before(self, destination: int) -> int:
-        """How many sources a destination can read: always the first so many."""
+        """How many sources a destination can read; they are the first ones."""
         layer, place = divmod(destination, self.destinations_per_layer)
         is_mlp = self.mlp and place == self.destinations_per_layer - 1
         heads_too = is_mlp and not self.parallel and layer < self.layers
@@ -96,11 +96,11 @@ class ComponentGraph:
         return slice(first, first + self.heads)
 
     def by_head(self, values: Shaped[Tensor, " source"]) -> Shaped[Tensor, "layer head"]:
-        """Those of values over the sources that belong to heads."""
+        """The entries of values over the sources that belong to heads, by layer and head."""
         return values[1:].view(self.layers, self.sources_per_layer)[:, : self.heads]
 
     def inputs_of(self, layer: int) -> dict[str, slice]:
-        """Numbers of a block's destinations by kind: "q", "k", "v" and "mlp", which may be none."""
+        """Numbers of a block's destinations by kind: "q", "k", "v" and "mlp" (may be empty)."""
         sizes = {"q": self.heads, "k": self.kv_heads, "v": self.kv_heads, "mlp": int(self.mlp)}
         first = layer * self.destinations_per_layer
         ends = itertools.pairwise(itertools.accumulate(sizes.values(), initial=first))
@@ -108,7 +108,7 @@ class ComponentGraph:
 
     @functools.cached_property
     def feeds(self) -> Bool[Tensor, "destination source"]:
-        """Which sources are worked out from what a destination reads (none from the logits)."""
+        """Which sources are computed from what a destination reads (none for the logits)."""
         feeds = torch.zeros(self.destinations, self.sources, dtype=torch.bool)
         heads = torch.arange(self.heads)
         for layer in range(self.layers):
@@ -154,7 +154,7 @@ class ComponentGraph:
         """Number of a source.
 
         Raises:
-            ValueError: there is none of that name.
+            ValueError: there is no source of that name.
         """
         return _look_up(self._numbers[1], name, f"source of {self.model}")
 
@@ -162,7 +162,7 @@ class ComponentGraph:
         """Number of a destination; the input of a head may be written `a2.h0<q>` or `a2.h0.q`.
 
         Raises:
-            ValueError: there is none of that name.
+            ValueError: there is no destination of that name.
         """
         name = re.sub(r"\.([qkv])$", r"<\1>", name)
         shared = re.fullmatch(r"(a\d+)\.h(\d+)<([kv])>", name)
@@ -179,10 +179,10 @@ class ComponentGraph:
         return f"{self.source_names[source]}->{self.destination_names[destination]}"
 
     def parse_edge(self, name: str) -> tuple[int, int]:
-        """Numbers (destination, source) of an edge's name.
+        """Numbers (destination, source) of the edge of a name.
 
         Raises:
-            ValueError: it names no edge of this graph.
+            ValueError: the name is not that of an edge of this graph.
         """
         source, arrow, destination = name.partition("->")
         if not arrow:

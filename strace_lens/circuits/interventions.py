@@ -1,8 +1,8 @@
-"""Ablation and activation patching by name: many interventions in few passes, one table.
+"""Ablation and activation patching of named parts: many interventions in few passes, one table.
 
 Every intervention is a set of edges that carry other values. A node is all edges that leave it, an
 input of a head all edges that enter it, a residual stream all edges that pass it, so each of them
-is exact: what reads the node, the input or the stream reads it as if it were written there.
+is exact: whatever reads the node, input or stream reads the same as if it had been overwritten.
 """
 
 from __future__ import annotations
@@ -58,28 +58,28 @@ def ablate(
     Args:
         model: the model.
         task: pairs of clean and corrupted prompts.
-        nodes: one ablation an item: a name, or names that are ablated together. `a3.h2` and `m4`
-            are outputs of a head and an MLP, `a3.h2<q>` (or `a3.h2.q`) an input of a head. One of
-            "head", "q", "k", "v", "attn_out", "mlp_out" and "resid_pre" ablates each of its kind
-            alone.
-        edges: likewise, with names as `a0.h1->a2.h0<q>`.
-        masks: likewise: True where an edge is ablated, by token position or not.
+        nodes: one ablation per item: a name, or names that are ablated together. `a3.h2` and `m4`
+            are outputs of a head and an MLP, `a3.h2<q>` (or `a3.h2.q`) is an input of a head. One
+            of the strings "head", "q", "k", "v", "attn_out", "mlp_out" and "resid_pre" ablates all
+            parts of that kind, one at a time.
+        edges: one ablation per item, as for `nodes`, with names such as `a0.h1->a2.h0<q>`.
+        masks: one ablation per mask, which is True where an edge is ablated, by position or not.
         positions: where nodes and edges are ablated: everywhere (None), at each token position
-            alone ("each"), or at the items of a sequence, each of which is an ablation: a position
-            (from the end if it is below 0), a slice, or a sequence of positions together.
-        seed: of the bootstrap over pairs.
+            separately ("each"), or at the items of a sequence, each of which is an ablation: a
+            position (from the end if negative), a slice, or a sequence of positions.
+        seed: seed of the bootstrap over pairs.
 
     Returns:
-        One row an ablation: `name`; `layer` and `head`, where there is but one; `position`, if
-        any are given; `edges`, how many are ablated (counted at each position); `metric`, the mean
-        over pairs; `effect`, the clean run's metric less that, so that it is positive where the
+        One row per ablation: `name`; `layer` and `head`, if there is only one; `position`, if any
+        are given; `edges`, the number of ablated edges (counted at each position); `metric`, the
+        mean over pairs; `effect`, the clean run's metric minus that, so that it is positive if the
         ablation hurts, with `effect_low` and `effect_high`, its 95 % interval over pairs;
-        `fraction`, the effect over the difference of clean and corrupted metrics (NaN where the
-        two are alike); `accuracy`, the share of pairs that are still right (NaN without answers).
+        `fraction`, the effect over the difference of clean and corrupted metrics (NaN if the two
+        are equal); `accuracy`, the share of pairs that are still right (NaN without answers).
 
     Raises:
         ValueError: nothing to ablate, an unknown name (the message gives the nearest one), a
-            position outside the prompts, or as `make_experiment`.
+            position outside the prompts, or as for `make_experiment`.
         UnsupportedModelError: the model cannot be patched.
         FloatingPointError: a logit is NaN or infinite.
 
@@ -108,7 +108,7 @@ def activation_patch(
     memory_budget: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Patch activations of one run into the other, node by node and position by position.
+    """Patch activations of one run into the other, one node or position at a time.
 
     Meng et al. (2022), "Locating and Editing Factual Associations in GPT", section 2 (causal
     tracing, by position); Zhang and Nanda (2023), "Towards Best Practices of Activation Patching
@@ -119,20 +119,20 @@ def activation_patch(
     Args:
         model: the model.
         task: pairs of clean and corrupted prompts.
-        points: "head" (the output of each head), its "q", "k" or "v" (of each key-value head
-            where queries are grouped), "attn_out", "mlp_out" or "resid_pre" of each layer; or
-            names, as `nodes` of `ablate`.
+        points: "head" (the output of each head); "q", "k" or "v" (that input of each head, or of
+            each key-value head if queries are grouped); "attn_out", "mlp_out" or "resid_pre" of
+            each layer; or names, as for `nodes` of `ablate`.
         positions: as for `ablate`; "each" gives a row for every point and token position.
-        direction: "denoise" runs the corrupted prompt and patches clean activations in, "noise"
-            runs the clean prompt and patches corrupted ones in.
+        direction: "denoise" runs the corrupted prompt and patches clean activations into it;
+            "noise" runs the clean prompt and patches corrupted activations into it.
 
     Returns:
-        As `ablate`, by the direction: under "denoise" `effect` is the metric less that of the
-        corrupted run, so `fraction` is 1 where a point restores the clean metric; under "noise" it
-        is the clean run's less the metric, so 1 where it breaks as much as the corrupted prompt.
+        The table of `ablate`. Under "denoise", `effect` is the metric minus that of the corrupted
+        run, so `fraction` is 1 if a point restores the clean metric; under "noise", it is the clean
+        run's metric minus the metric, so 1 if it does as much damage as the corrupted prompt.
 
     Raises:
-        ValueError, UnsupportedModelError, FloatingPointError: as `ablate`.
+        ValueError, UnsupportedModelError, FloatingPointError: as for `ablate`.
 
     Example:
         >>> table = sl.activation_patch(model, task, "head")  # columns layer, head, fraction

@@ -1,7 +1,7 @@
-"""Metrics of a task: one number for what a model put out on each row; higher is better.
+"""Metrics of a task: one number for the model's output on each row; higher is better.
 
-A metric is a function of logits and of what they are measured against (`Reference`). All but
-`answer_rank` are differentiable. Half precision is widened to float32 before anything is summed.
+A metric is a function of logits and of what they are compared with (`Reference`). All but
+`answer_rank` are differentiable. Half precision is converted to float32 before anything is summed.
 Rows whose metric is not defined (no answer, equal clean and corrupted outputs) raise ValueError.
 """
 
@@ -99,7 +99,7 @@ METRICS: dict[str, Metric] = {
     "answer_rank": answer_rank,
     "recovered": fraction_recovered,
 }
-"""Metrics by name."""
+"""The metrics, by name."""
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "logit_difference": ("answers", "incorrect"),

@@ -1,11 +1,11 @@
-"""Path patching: what a node does through its direct paths to some receivers, and by no other way.
+"""Path patching: the effect of a node through only its direct paths to some receivers.
 
 Wang et al. (2023), "Interpretability in the Wild", section 3.1 and appendix B, in the form of edges
 of Goldowsky-Dill et al. (2023), "Localizing Model Behavior with Path Patching".
 
-A receiver reads the sum of what every source wrote. So a run in which everything but the senders is
-frozen is never made: its sums are handed to the receivers of one run, as replacements of every edge
-that enters them.
+A receiver reads the sum of what every source wrote. So the run in which everything but the senders
+is frozen is not needed: its sums are given to the receivers of one run, as replacements of every
+edge that enters them.
 """
 
 from __future__ import annotations
@@ -51,41 +51,41 @@ def path_patch(
     memory_budget: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Patch the direct paths from senders to receivers, and nothing else.
+    """Patch only the direct paths from senders to receivers.
 
-    Under "noise" each sender alone is patched into the clean run, in these steps:
+    Under "noise", one sender at a time is patched into the clean run, in these steps:
 
     1. The clean run gives the output of every node, the other run that of the sender.
-    2. The sender's output is replaced. All other heads are frozen to their clean outputs, and so
-       is the embedding. MLPs are worked out again from what then reaches them, as in Wang et al.,
-       where a path through MLPs counts as direct; with `freeze_mlps` they are frozen too, so that
-       the only path is the edge from sender to receiver. Norms are always worked out again. What
-       the receivers would read is kept.
-    3. In a clean run every receiver reads what was kept, all of them at once, whatever the others
-       change; all that comes after them, heads and MLPs, is worked out again.
+    2. The sender's output is replaced. All other heads and the embedding are frozen to their clean
+       outputs. MLPs are recomputed from what then reaches them, as in Wang et al., where a path
+       through MLPs counts as direct; with `freeze_mlps` they are frozen too, so that the only path
+       is the edge from sender to receiver. Norms are always recomputed. What the receivers would
+       read is stored.
+    3. In a clean run, all receivers at once read what was stored, whatever the others change;
+       everything after them, heads and MLPs, is recomputed.
 
     The parameters `metric`, `memory_budget` and `seed` are as for `ablate`.
 
     Args:
         model: the model.
         task: pairs of clean and corrupted prompts.
-        senders: one row of the table an item: a name as `a5.h5`, `m3` or `embed`, or names that are
-            patched together; or "head" or "mlp_out" for each of its kind that writes before a
-            receiver reads.
-        receivers: inputs of heads (`a7.h3<q>` or `a7.h3.q`; `a7.kv1<k>` where queries are grouped),
-            nodes for all of their inputs, or `logits`; together.
+        senders: one row of the table per item: a name such as `a5.h5`, `m3` or `embed`, or names
+            that are patched together; or "head" or "mlp_out" for every node of that kind that
+            writes before a receiver reads.
+        receivers: inputs of heads (`a7.h3<q>` or `a7.h3.q`; `a7.kv1<k>` if queries are grouped),
+            nodes for all of their inputs, or `logits`; all are patched together.
         freeze_mlps: freeze MLPs in step 2 as well.
         positions: where the sender's output is replaced, as for `ablate`.
-        direction: "noise" patches into the clean run; "denoise" into the corrupted run, with all
-            else frozen to that and the sender's output from the clean one.
-        ablation: what a sender's output is replaced by under "noise", as for `run_circuits`.
+        direction: "noise" patches into the clean run; "denoise" patches the sender's clean output
+            into the corrupted run, to which everything else is frozen.
+        ablation: what replaces a sender's output under "noise", as for `run_circuits`.
 
     Returns:
-        The table of `ablate`, one row a sender (and position); signs and `fraction` are those of
+        The table of `ablate`, one row per sender (and position); signs and `fraction` are those of
         `activation_patch`. `edges` counts those from the sender to the receivers.
 
     Raises:
-        ValueError: an unknown name, a sender that writes after every receiver has read, or as
+        ValueError: an unknown name, a sender that writes after every receiver has read, or as for
             `ablate`.
         UnsupportedModelError: the model cannot be patched.
         FloatingPointError: a logit is NaN or infinite.
@@ -132,7 +132,7 @@ def _senders(
     found = []
     for target in node_targets(graph, senders):
         if ">" in target.name:
-            raise ValueError(f"{target.name!r} is no sender: it reads, and only nodes write")
+            raise ValueError(f"{target.name!r} cannot be a sender: it reads, and only nodes write")
         sources = [graph.source_index(name) for name in target.name.split(" + ")]
         late = [n for n in sources if not bool(reaches[n])]
         if late and not isinstance(senders, str):

@@ -1,4 +1,4 @@
-"""Many circuits on many prompts in few forward passes, each row measured by the task's metric."""
+"""Many circuits run on many prompts in few forward passes, each measured by the task's metric."""
 
 from __future__ import annotations
 
@@ -45,29 +45,29 @@ def run_circuits(
     memory_budget: int | None = None,
     allow_other_model: bool = False,
 ) -> Float[Tensor, "circuit pair"]:
-    """The metric of every circuit on every pair of a task.
+    """Run every circuit on every pair of a task and return the metric.
 
     Args:
         model: the model.
         task: pairs of prompts.
-        circuits: of this model; masks may be boolean or weights, with token positions or without.
+        circuits: circuits of this model; boolean or weighted, with or without token positions.
         ablation: what an edge outside a circuit carries: its value on the corrupted prompt
-            ("resample"), the mean over all prompts of the task at that position ("mean") or over
-            positions too ("mean-over-positions"), zero ("zero"), or for each source the constant
+            ("resample"), the mean over all prompts of the task at that position ("mean") or also
+            over positions ("mean-over-positions"), zero ("zero"), or for each source the constant
             that costs the model least ("optimal"), learned on the task's clean prompts: see
             `strace_lens.circuits.optimal`.
         direction: "noise" runs the clean prompt and corrupts what is outside the circuit;
             "denoise" runs the corrupted prompt and gives the circuit's edges their clean values
-            (patching clean into corrupted), which only "resample" defines.
-        metric: key of `METRICS`; the task's own by default.
-        memory_budget: bytes that one forward pass may take; by the device unless given
+            (patching clean into corrupted), which is defined only for "resample".
+        metric: key of `METRICS`; by default the task's metric.
+        memory_budget: bytes that one forward pass may take; by default it depends on the device
             (`byte_budget`).
-        allow_other_model: run circuits that were found with other weights, as on another
-            checkpoint, or on a model of another name; the graphs must still have one shape.
+        allow_other_model: run circuits that were found with other weights, such as those of another
+            checkpoint, or on a model of another name; the graphs must still have the same shape.
 
     Raises:
         ValueError: no circuit, a circuit of another model or of other weights, token positions that
-            do not fit the task, an unknown option.
+            do not fit the task, or an unknown option.
         FloatingPointError: a logit is NaN or infinite.
 
     Example:

@@ -1,4 +1,4 @@
-"""Scores: what each edge of a component graph is worth, and the circuits of its best edges."""
+"""Scores: how much each edge of a component graph matters, and circuits of the best edges."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from strace_lens.utils.html_repr import facts
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """One score an edge: about metric(full model) - metric(this edge ablated), so positive helps.
+    """One score per edge, about metric(full model) - metric(this edge ablated): positive helps.
 
     Attributes:
-        graph: of the model that was scored.
-        values: `[destination, source]`, or with a third axis of token positions; what is no edge
-            holds zero.
-        method: its name, for tables and files.
-        task: its name.
-        forwards: passes over all pairs of the task that the method took; one over half of the rows
-            counts a half.
-        backwards: likewise, backward.
+        graph: component graph of the model that was scored.
+        values: `[destination, source]`, with or without a third axis of token positions; cells that
+            are not edges hold zero.
+        method: name of the method, for tables and files.
+        task: name of the task.
+        forwards: number of forward passes over all pairs of the task that the method took; a pass
+            over half of the rows counts as a half.
+        backwards: the same for backward passes.
         seconds: wall time; NaN for scores read from a file, which does not hold it.
-        signed: values estimate what an edge is worth to the metric, so an edge that hurts it has a
-            negative one of large magnitude. False where only their order means something.
+        signed: whether values estimate effects on the metric, so that an edge that hurts it has a
+            negative value of large magnitude. False if only the order of values has a meaning.
         metadata: options, ablation, seed.
 
     Raises:
-        ValueError: values of the wrong shape, NaN or infinite.
+        ValueError: the values have the wrong shape, or are NaN or infinite.
     """
 
     graph: ComponentGraph
@@ -55,15 +55,15 @@ class Scores:
         wanted = (self.graph.destinations, self.graph.sources)
         if tuple(self.values.shape[:2]) != wanted or self.values.ndim > 3:
             raise ValueError(
-                f"scores of {self.graph.model} have shape {wanted}, with token positions behind if "
-                f"they differ; got {tuple(self.values.shape)}"
+                f"scores of {self.graph.model} have shape {wanted}, with an optional third axis of "
+                f"token positions; got {tuple(self.values.shape)}"
             )
         if not bool(torch.isfinite(self.values).all()):
             raise ValueError(f"scores of {self.method!r} hold NaN or infinity; check its options")
 
     @property
     def edges(self) -> int:
-        """Number of edges scored; an edge at two positions counts twice."""
+        """Number of scored edges; an edge at two positions counts twice."""
         positions = self.values.shape[2] if self.values.ndim == 3 else 1
         return self.graph.edges * positions
 
@@ -71,7 +71,7 @@ class Scores:
         """Flat indices of all edges, highest score first, ties in the model's order.
 
         Args:
-            absolute: by magnitude, where the scores are effects.
+            absolute: rank effects by magnitude.
         """
         return self._by_magnitude if absolute and self.signed else self._by_value
 
@@ -84,19 +84,19 @@ class Scores:
         return _descending(self.graph, self.values)
 
     def top(self, size: int | float, *, absolute: bool = True) -> Circuit:
-        """The circuit of the highest scores.
+        """Return the circuit of the edges with the highest scores.
 
         Args:
             size: a number of edges (int), or a fraction s of all edges in (0, 1] (float), which
                 takes floor(s * |E|) of them.
             absolute: rank effects by magnitude, so that edges which hurt the metric are kept too.
-                By sign, a model whose edges balance each other loses all that hold it back: on
+                By sign, a model whose edges balance each other loses all inhibiting edges: on
                 SmolLM2's indirect object, half of all edges by sign restore 2 % of the metric, by
                 magnitude a tenth restore more than half.
 
         Raises:
-            TypeError: a size that is a boolean or no number.
-            ValueError: a size out of range; `empty_circuit` is the circuit without edges.
+            TypeError: the size is a boolean or not a number.
+            ValueError: the size is out of range; for no edges at all, use `empty_circuit`.
         """
         size = edge_count(size, self.edges)
         keep = torch.zeros(self.values.numel(), dtype=torch.bool, device=self.values.device)
@@ -112,14 +112,14 @@ class Scores:
         return facts(repr(self), self.to_pandas())
 
     def heads(self) -> pd.DataFrame:
-        """What each head is worth, one row for each layer and head.
+        """The scores of each head, one row for each layer and head.
 
         Returns:
             Columns `layer`, `head`, `score` and `absolute_score`: the sum of the scores of the
-            edges that leave the head, and of their magnitudes. Where scores are linear in what an
-            edge carries, as those of EAP are, the first is the effect of the head itself (that of
-            attribution patching). Methods that score nodes give all edges that leave a node one
-            score, which is then taken once.
+            edges that leave the head, and of their magnitudes. If scores are linear in what an edge
+            carries, as in EAP, the first is the effect of the head itself (that of attribution
+            patching). Methods that score nodes give all edges that leave a node the same score,
+            which is then counted once.
 
         Example:
             >>> scores.heads().nlargest(5, "score")
@@ -139,7 +139,7 @@ class Scores:
     ) -> tuple[Float[Tensor, "source *pos"], Float[Tensor, "source *pos"]]:
         """The lowest and the highest score among the edges that leave each source.
 
-        They are the same where a method scores nodes.
+        They are equal if the method scores nodes.
         """
         values = self.values.detach()
         exists = self.graph.exists_like(values)
@@ -147,9 +147,9 @@ class Scores:
         return low, values.masked_fill(~exists, -torch.inf).amax(0)
 
     def to_pandas(self) -> pd.DataFrame:
-        """Every edge, one row each, in the order in which `top` takes them.
+        """All edges, one row per edge, in the order in which `top` takes them.
 
-        Columns: those of `edge_table`, and `score`. `scores_from_pandas` reads the frame back.
+        Columns: those of `edge_table`, and `score`. `scores_from_pandas` makes the scores again.
         """
         values, order = self.values.detach().cpu(), self.order().cpu()
         cells = torch.stack(torch.unravel_index(order, values.shape), dim=1)

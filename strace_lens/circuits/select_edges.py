@@ -237,19 +237,19 @@ def greedy_order(scores: Scores, *, absolute: bool = True) -> Int[Tensor, " edge
 
 
 def ratio_order(scores: Scores, share: float = POSITIVE_SHARE) -> Int[Tensor, " edge"]:
-    """Flat indices of all edges in an order of which a share is by sign and the rest by magnitude.
+    """Flat indices of all edges, in an order that takes a share by sign and the rest by magnitude.
 
-    After the positive-negative ratio of Nikankin et al. (2025, arXiv 2510.25786): of n edges the
-    first floor(share * n) are those of the highest positive scores, and the others those of the
-    largest magnitude that are left. Each such circuit holds the smaller ones, so that there is an
-    order: with a share of 0 it is that by magnitude, with 1 every edge that helps comes first.
+    After the positive-negative ratio of Nikankin et al. (2025, arXiv 2510.25786): a circuit of n
+    edges has the floor(share * n) edges with the highest positive scores and, of the others, those
+    of largest magnitude. Each such circuit contains the smaller ones, so they define an order: a
+    share of 0 gives the order by magnitude; with 1, every edge that helps comes first.
 
     Args:
-        scores: effects, alike at every token position.
-        share: in [0, 1].
+        scores: effects, the same at every token position.
+        share: the share chosen by sign, in [0, 1].
 
     Raises:
-        ValueError: scores by token position.
+        ValueError: the scores differ by token position.
     """
     _expect_no_positions(scores)
     by_magnitude = scores.order(absolute=True).tolist()
@@ -280,25 +280,25 @@ def _expect_no_positions(scores: Scores) -> None:
 def best_connected(
     scores: Scores, size: int | float, *, absolute: bool = True, seconds: float = SECONDS
 ) -> Circuit:
-    """The circuit of at most so many edges, each on a path, whose scores have the greatest sum.
+    """Find the connected circuit of at most a given size whose scores have the largest sum.
 
     After the integer linear program of Nikankin et al. (2025), "BlackboxNLP-2025 MIB Shared Task:
     Improving Circuit Faithfulness via Better Edge Selection" (arXiv 2510.25786).
 
-    A head is entered by any of its inputs, as in `Circuit.connected`. On the 70,651 edges of
-    SmolLM2-135M a circuit takes about a second, since few edges outside the best ones have a column
-    of their own: see `strace_lens.circuits.integer_program`.
+    Every edge lies on a path; a path may enter a head by any of its inputs, as in
+    `Circuit.connected`. On the 70,651 edges of SmolLM2-135M this takes about a second, since few
+    edges outside the best ones need a separate column: see `strace_lens.circuits.integer_program`.
 
     Args:
-        scores: of edges, alike at every token position.
-        size: the most edges that the circuit may have, as a number of edges (int) or a fraction of
-            all edges in (0, 1] (float), rounded down.
-        absolute: take effects by magnitude, as `Scores.top` does.
-        seconds: that each call of the solver may take.
+        scores: scores of edges, the same at every token position.
+        size: maximum size of the circuit, as a number of edges (int) or a fraction of all edges in
+            (0, 1] (float), rounded down.
+        absolute: use effects by magnitude, as `Scores.top` does.
+        seconds: time limit of each call of the solver.
 
     Raises:
-        TypeError: a size that is a boolean or no number.
-        ValueError: a size out of range, or scores by token position.
+        TypeError: the size is a boolean or not a number.
+        ValueError: the size is out of range, or the scores differ by token position.
         RuntimeError: the solver found no best circuit in time.
     """
     _expect_no_positions(scores)

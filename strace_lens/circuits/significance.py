@@ -1,7 +1,7 @@
-"""Tests of what is claimed of a circuit: that it does the task, alone, and with no edge to spare.
+"""Tests of the claims about a circuit: that it does the task, alone, and has no superfluous edge.
 
 Shi et al. (2024), "Hypothesis Testing the Circuit Hypothesis in LLMs" (arXiv 2410.13032). What a
-circuit does is the metric of each pair; how far it is from the model is the mean over pairs of the
+circuit does is the metric of each pair; its distance from the model is the mean over pairs of the
 absolute difference of their metrics.
 """
 
@@ -73,53 +73,53 @@ def circuit_tests(
     allow_other_model: bool = False,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Test a circuit: is it sufficient, necessary, all there is, minimal, equal to the model?
+    """Test whether a circuit is sufficient, necessary, complete, minimal, equivalent to the model.
 
-    Two tests hold it against random circuits and ask for a p-value of at most 0.05:
+    Two tests compare it with random circuits and pass at a p-value of at most 0.05:
 
     - "sufficiency": its distance from the model is less than that of random circuits of as many
       edges.
-    - "partial necessity": with its edges ablated the model is farther from itself than with as
-      many random edges ablated.
+    - "partial necessity": ablating its edges moves the model farther from its original behaviour
+      than ablating as many random edges.
 
-    Three have the claim as their null hypothesis and ask that it is not rejected at 0.05:
+    Three take the claim as the null hypothesis and pass if it is not rejected at 0.05:
 
     - "non-independence": over pairs, what the complement does is independent of what the model
       does, by the Hilbert-Schmidt criterion (Gretton et al., 2007) under 999 permutations.
-    - "minimality": each edge matters to the circuit more than 90 % of edges on random paths that
-      are added to it matter there; binomial, for the weakest of the edges tested, times their
-      number (Bonferroni).
-    - "equivalence": circuit and model are as likely to do better on a pair, up to 0.1; binomial.
-      Pairs on which both do the same count half for each.
+    - "minimality": each edge matters more to the circuit than 90 % of edges on random paths that
+      are added to it; binomial, for the weakest of the edges tested, times their number
+      (Bonferroni).
+    - "equivalence": circuit and model are equally likely to do better on a pair, up to 0.1;
+      binomial. Pairs on which both do the same count half for each.
 
     Random circuits are drawn until 10 of them do as well (p is then 10 over the number drawn), or
-    until there are `draws` (p is one more than did as well, over one more than were drawn): Besag
-    and Clifford (1991), "Sequential Monte Carlo p-values". For a circuit that is itself drawn at
-    random both p-values are exactly uniform, whatever the model.
+    until there are `draws` (p is then one plus the number that did as well, over `draws` plus one):
+    Besag and Clifford (1991), "Sequential Monte Carlo p-values". For a circuit that is itself drawn
+    at random both p-values are exactly uniform, whatever the model.
 
     The parameters `ablation`, `metric`, `memory_budget` and `allow_other_model` are as for
     `run_circuits`.
 
     Args:
         model: the model.
-        task: pairs to test on; better others than those on which the circuit was found.
-        circuit: of this model, with at least one edge; weights and token positions are permuted
-            with the edges.
-        tests: some of the five; all by default.
-        reference: "random" draws any edges; "connected" only such that every edge lies on a path
-            from the embedding to the logits, and no fewer than the circuit has.
-        draws: random circuits at most; 19 are the fewest that can give a p-value of 0.05.
-        sample: edges of the circuit, drawn by the seed, that "minimality" tests.
-        seed: of all draws; the same seed gives the same table, whatever the memory.
-        progress: told of the circuits run; a bar if not given.
+        task: pairs to test on, preferably not those on which the circuit was found.
+        circuit: a circuit of this model, with at least one edge; weights and token positions are
+            permuted with the edges.
+        tests: names of the tests to run; by default all five.
+        reference: "random" draws any edges; "connected" draws circuits in which every edge lies on
+            a path from the embedding to the logits, with no fewer edges than the circuit.
+        draws: maximum number of random circuits; a p-value of 0.05 needs at least 19.
+        sample: number of edges of the circuit, drawn at random, that "minimality" tests.
+        seed: seed of all draws; the same seed gives the same table, whatever the memory.
+        progress: called with the number of circuits run; by default a progress bar.
 
     Returns:
-        One row a test: `test`; `statistic` (a distance; the Hilbert-Schmidt criterion; the share of
-        added edges that the weakest edge exceeds; the share of pairs on which the circuit does
+        One row per test: `test`; `statistic` (a distance; the Hilbert-Schmidt criterion; the share
+        of added edges that the weakest edge exceeds; the share of pairs on which the circuit does
         better than the model); `reference`, the median statistic of the random circuits or
-        permutations, or the share that the null hypothesis names; `p_value`; `draws`, how many
-        random circuits, permutations, added edges or pairs it rests on; `verdict`, "pass" or
-        "fail", or "undefined" where no path can be added to the circuit.
+        permutations, or the share in the null hypothesis; `p_value`; `draws`, the number of random
+        circuits, permutations, added edges or pairs that were used; `verdict`, "pass" or "fail", or
+        "undefined" if no path can be added to the circuit.
 
     Raises:
         ValueError: an unknown test or reference, fewer than 19 draws, a circuit without edges or

@@ -1,4 +1,4 @@
-"""A task: pairs of clean and corrupted prompts, aligned token by token, and what is measured."""
+"""A task: pairs of clean and corrupted prompts, aligned token by token, and their metric."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from strace_lens.utils.html_repr import facts
 
 
 class TaskError(ValueError):
-    """A task that cannot be made or used, with the reason."""
+    """Raised when a task cannot be made or used, with the reason."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Pairs of prompts and the answers between which the metric decides.
+    """Pairs of clean and corrupted prompts, with the answers that the metric compares.
 
     Attributes:
-        name: of the task, for tables.
-        clean: token ids, padded on the right with 0 where pairs differ in length.
-        corrupted: token ids of the same lengths, pair by pair.
-        lengths: real tokens of each pair.
-        answers: ids of the right next tokens of the clean prompt, -1 where a pair has fewer.
-        incorrect: ids of the wrong ones, -1 where a pair has fewer.
+        name: name of the task, for tables.
+        clean: token ids, padded on the right with 0 if pairs differ in length.
+        corrupted: token ids; each prompt is as long as its clean one.
+        lengths: number of tokens of each pair, without padding.
+        answers: ids of the right next tokens of the clean prompt, -1 if a pair has fewer.
+        incorrect: ids of the wrong ones, -1 if a pair has fewer.
         metric: key of `METRICS`.
-        every_position: the output is read at every position, not only at the last.
-        dropped: pairs left out because clean and corrupted did not align.
-        texts: clean and corrupted text of each pair, or none at all.
+        every_position: whether the output is read at every position, not only at the last.
+        dropped: number of pairs left out because clean and corrupted did not align.
+        texts: clean and corrupted text of each pair; empty if not known.
         metadata: how the task was made: seed, file, model.
 
     Raises:
-        TaskError: parts that do not fit together; the message names the first.
+        TaskError: parts do not fit together; the message names the first.
     """
 
     name: str
@@ -75,17 +75,17 @@ class Task:
 
     @property
     def unchanged(self) -> tuple[int, ...]:
-        """Pairs whose clean and corrupted prompts are the same tokens, counted from 0."""
+        """Indices, from 0, of the pairs whose clean and corrupted prompts are the same tokens."""
         clean, corrupted = self.clean.tolist(), self.corrupted.tolist()
         lengths = enumerate(self.lengths.tolist())
         return tuple(i for i, n in lengths if clean[i][:n] == corrupted[i][:n])
 
     def take(self, rows: slice | Sequence[int]) -> Task:
-        """Some of the pairs, in the order given; the width stays, so that positions do too.
+        """Select pairs, in the order given; the width, and so all positions, stay the same.
 
         Raises:
-            IndexError: a row that is not there.
-            TaskError: no row at all.
+            IndexError: a row does not exist.
+            TaskError: no row is selected.
         """
         keep = range(len(self))[rows] if isinstance(rows, slice) else rows
         index = torch.tensor(list(keep), dtype=torch.int64, device=self.clean.device)
@@ -100,14 +100,14 @@ class Task:
         )
 
     def sample(self, pairs: int | None = None, seed: int = 0) -> Task:
-        """So many pairs drawn at random without repeats, in the order drawn.
+        """Draw pairs at random without replacement.
 
         Args:
-            pairs: how many; all of them, in a random order, if there are no more or if None.
+            pairs: number of pairs; all, in random order, if None or if there are no more.
             seed: the same seed gives the same pairs in the same order.
 
         Raises:
-            TaskError: no pair asked for.
+            TaskError: no pair is drawn.
         """
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
         return self.take(order[:pairs])

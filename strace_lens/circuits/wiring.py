@@ -165,7 +165,7 @@ def _proven(model: Model) -> Wiring:
 
 
 def component_graph(model: Model) -> ComponentGraph:
-    """The component graph of a model: heads and MLPs as nodes, q, k, v and MLP inputs as ends.
+    """Return the component graph of a model: edges from heads and MLPs to q, k, v and MLP inputs.
 
     Raises:
         UnsupportedModelError: the model cannot be patched; the message says why.

@@ -15,20 +15,20 @@ COMMANDS = {
     "trace": "Trace one prompt: how much of the model does its next token need?",
     "text": "Colour a text by how much of the model each of its tokens needs.",
     "compare": "Compare ways of finding a circuit on one task, each against random rankings.",
-    "ablations": "Run methods under several ablations and say how far they agree.",
-    "circuit-test": "Test what is claimed of a saved circuit: five tests with p-values.",
+    "ablations": "Run methods under several ablations and show how far they agree.",
+    "circuit-test": "Test the claims about a saved circuit: five tests with p-values.",
     "sweep": "Trace and measure many prompts into a folder, for `strace-lens phases` to read.",
     "phases": (
         "Analyse sweeps: test the paper's claims, find where construction ends, compare runs."
     ),
-    "report": "Put traces on one page to explore, with a slider over s.",
+    "report": "Put traces on one interactive page, with a slider over s.",
     "doctor": "Print versions, devices, and which models and optional packages are installed.",
 }
 """The commands and the first line of their help.
 
-A command is the function `..._command` of the module of its name, with underscores for hyphens. The
-module is imported only when its command is named; the command imports what it works with, and with
-it torch, once its arguments have been read.
+A command is the function `..._command` in the module of its name, with underscores for hyphens. The
+module is imported only when its command is named; the command imports the rest of the package, and
+with it torch, only once its arguments have been read.
 """
 
 
@@ -84,7 +84,7 @@ def main(
 ) -> None:
     """How much of a language model does a prediction really use?
 
-    A trace of relative size s is the first s of all edges of the model's computation graph, ranked;
-    it is run with every other edge ablated, and its next-token distribution is compared with the
-    model's. `strace-lens doctor` prints what is installed on this machine.
+    All edges of the model's computation graph are ranked; a trace of relative size s is the first
+    fraction s of them. The model is run with every other edge ablated, and its next-token
+    distribution is compared with the full model's. `strace-lens doctor` prints what is installed.
     """

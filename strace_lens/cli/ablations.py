@@ -28,7 +28,7 @@ def ablations_command(
     pairs: PairsAndOthers = None,
     metric: opt.Metric = None,
     prepend_bos: opt.PrependBos = False,
-    seed: Annotated[int, opt.option("Seed of the pairs and of methods that draw.")] = 0,
+    seed: Annotated[int, opt.option("Seed of the pairs and of methods with random draws.")] = 0,
     out: Annotated[
         Path | None, opt.option("CSV file for the whole table; none is written by default.")
     ] = None,
@@ -39,10 +39,10 @@ def ablations_command(
     memory: opt.Memory = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Run methods under several ablations and say how far they agree.
+    """Run methods under several ablations and show how far they agree.
 
     Every method ranks edges under each ablation, and its circuits are evaluated under each on other
-    pairs. What holds under one ablation alone is a finding about the ablation (Miller et al. 2024).
+    pairs. A result under one ablation alone is a finding about that ablation (Miller et al. 2024).
 
     Example: strace-lens ablations --task ioi --methods eap,eap-ig,random --ablations resample,zero
     """

@@ -21,7 +21,7 @@ def read_circuit(file: Path, on: TaskOnModel, edges: str | None) -> Circuit:
     """Read a circuit, or take the best edges of scores.
 
     Raises:
-        ValueError: a file that is neither, scores without a number of edges, or a circuit with one.
+        ValueError: the file holds neither, or scores without `edges`, or a circuit with `edges`.
     """
     if file.suffix == ".json":
         graph = component_graph(on.model)
@@ -35,7 +35,7 @@ def read_circuit(file: Path, on: TaskOnModel, edges: str | None) -> Circuit:
         return found
     if edges is None:
         raise ValueError(
-            f"{file} has scores of {found.edges:,} edges: say how many make the circuit, as "
+            f"{file} has scores of {found.edges:,} edges: give the size of the circuit, such as "
             "--edges 500 or --edges 0.02"
         )
     try:

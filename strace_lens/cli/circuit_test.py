@@ -1,4 +1,4 @@
-"""`strace-lens circuit-test`: test what is claimed of a saved circuit."""
+"""`strace-lens circuit-test`: test the claims about a saved circuit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def circuit_test_command(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A circuit or scores, as compare writes them, or an importance file (.json).",
+            help="A circuit or scores that compare wrote, or an importance file (.json).",
             dir_okay=False,
         ),
     ],
@@ -25,13 +25,13 @@ def circuit_test_command(
     edges: Annotated[
         str | None,
         opt.option(
-            "Edges of the circuit, for a file of scores: a number, as 500, or a fraction of all "
-            "edges, as 0.02. The best by magnitude are taken."
+            "Size of the circuit, for a file of scores: a number of edges, such as 500, or a "
+            "fraction of all edges, such as 0.02. Those of largest magnitude are taken."
         ),
     ] = None,
     tests: Annotated[
         str,
-        opt.option(f"Names separated by commas: {', '.join(TESTS)}.", choices=TESTS),
+        opt.option(f"Tests, separated by commas: {', '.join(TESTS)}.", choices=TESTS),
     ] = ",".join(TESTS),
     reference: Annotated[
         str,
@@ -41,17 +41,17 @@ def circuit_test_command(
             choices=REFERENCES,
         ),
     ] = "random",
-    draws: Annotated[int, opt.option("Random circuits at most; at least 19.")] = 99,
-    sample: Annotated[int, opt.option("Edges of the circuit that minimality tests.")] = 16,
+    draws: Annotated[int, opt.option("Maximum number of random circuits; at least 19.")] = 99,
+    sample: Annotated[int, opt.option("Number of edges that minimality tests.")] = 16,
     model: opt.TaskModel = None,
     pairs: Annotated[
-        int | None, opt.option(f"Pairs to test on. Default: {PAIRS}, or all pairs of a file.")
+        int | None, opt.option(f"Number of pairs. Default: {PAIRS}, or all pairs of a file.")
     ] = None,
     ablation: opt.CircuitAblation = "resample",
     metric: opt.Metric = None,
     prepend_bos: opt.PrependBos = False,
     seed: Annotated[
-        int, opt.option("Seed of the pairs and of all draws; better not that of the discovery.")
+        int, opt.option("Seed of the pairs and of all draws; use another than in discovery.")
     ] = 1,
     device: opt.Device = None,
     dtype: opt.Dtype = "float32",
@@ -60,11 +60,11 @@ def circuit_test_command(
     memory: opt.Memory = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Test what is claimed of a saved circuit: five tests with p-values.
+    """Test the claims about a saved circuit: five tests with p-values.
 
-    Is it sufficient, necessary, all there is, minimal, equal to the model? Two tests hold it
-    against random circuits of as many edges and pass at a p-value of at most 0.05; three take the
-    claim as null hypothesis and pass where it is not rejected (Shi et al. 2024).
+    Is it sufficient, necessary, complete, minimal and equivalent to the model? Two tests compare it
+    with random circuits of as many edges and pass at a p-value of at most 0.05; three take the
+    claim as the null hypothesis and pass if it is not rejected (Shi et al. 2024).
 
     Example: strace-lens circuit-test out/compare/ioi/circuits/eap.safetensors --task ioi
     """

@@ -40,7 +40,7 @@ def say(message: str) -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Say our warnings, and errors that the user can fix, in one line; these end in status 2."""
+    """Print our warnings, and errors that the user can fix, in one line; errors exit with 2."""
     usual = warnings.showwarning
 
     def show(message: Any, category: Any, *where: Any, **rest: Any) -> None:
@@ -88,7 +88,7 @@ class Bar(Progress):
 
     @contextmanager
     def importing(self) -> Iterator[None]:
-        """Show that what works is imported, and how long that took last time.
+        """Show that PyTorch is being imported, and how long that took last time.
 
         PyTorch takes seconds to import, so a command imports it, and what needs it, in its body
         once the arguments have been checked.
@@ -103,11 +103,11 @@ class Bar(Progress):
 
     @contextmanager
     def loading(self, model: str, *options: object) -> Iterator[None]:
-        """Show that a model is loaded and how long that took last time; say so when it is there.
+        """Show that a model is being loaded and how long that took last time, then that it is done.
 
         Args:
-            model: its name.
-            options: what its loading depends on besides.
+            model: the model's name.
+            options: what else its loading depends on.
         """
         what = " ".join(["load", model, *(str(o) for o in options if o is not None)])
         self.step(f"loading {model} {took(what)}")
@@ -117,14 +117,14 @@ class Bar(Progress):
         remember_seconds(what, seconds)
         if not self.disable:
             self.console.print(
-                f"loaded {model} in {seconds:.1f} s; it computes what transformers does",
+                f"loaded {model} in {seconds:.1f} s; its outputs match those of transformers",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,
             )
 
     def tell(self, done: int, total: int, what: str) -> None:
-        """Show how far the step is: what the `progress` of a verb is."""
+        """Show how far the step is; pass this as the `progress` of a verb."""
         self.update(self.task_ids[-1], completed=done, total=total, description=what)
         if self._stages and what != self._stage:
             say(f"{what} ({done} of {total} steps done)")

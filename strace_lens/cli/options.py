@@ -1,4 +1,4 @@
-"""The options of the commands, as types of their parameters, and how their texts are read."""
+"""The options of the commands, as annotated types of their parameters, and their parsers."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ Model = Annotated[
 ]
 Device = Annotated[
     str | None,
-    option("Device, as torch names it. Default: a GPU if there is one, else cpu."),
+    option("Device, named as in torch. Default: a GPU if there is one, else the CPU."),
 ]
 DeviceMap = Annotated[
     str | None,
     option(
-        f"For models larger than one device: {', '.join(MAPS)}, or a .json file with the device of "
-        "each part by its name.",
+        f"For models larger than one device: {', '.join(MAPS)}, or a .json file that maps the name "
+        "of each part to its device.",
         choices=MAPS,
     ),
 ]
@@ -80,14 +80,14 @@ Dtype = Annotated[str, option("float32, bfloat16 or float16.", choices=DTYPES)]
 AllowPickle = Annotated[
     bool,
     option(
-        "Also read weights saved as a pickle (.bin), which can run code when they are read.",
+        "Also read weights saved as a pickle (.bin), which can run code when it is loaded.",
         "--allow-pickle",
     ),
 ]
 Revision = Annotated[
     str | None,
     option(
-        "Branch, tag or commit of a Hugging Face name, such as a checkpoint in training. "
+        "Branch, tag or commit of a Hugging Face model, such as a training checkpoint. "
         "Default: main."
     ),
 ]
@@ -97,41 +97,45 @@ Revision = Annotated[
 Bos = Annotated[
     bool | None,
     option(
-        "Start with the beginning-of-sequence token, or without it. Default: as the model's "
-        "tokenizer does.",
+        "Start the prompt with the beginning-of-sequence token, or without it. Default: as the "
+        "model's tokenizer does.",
         "--bos/--no-bos",
     ),
 ]
 Estimator = Annotated[
     str,
     option(
-        f"How edges are ranked: {', '.join(ESTIMATORS)}. greedy is the paper's; the later ones "
-        "give tighter traces and take longer.",
+        f"How edges are ranked: {', '.join(ESTIMATORS)}. greedy is the paper's method; those after "
+        "it give tighter traces and take longer.",
         choices=ESTIMATORS,
     ),
 ]
 Estimators = Annotated[
     str,
     option(
-        f"How edges are ranked: {', '.join(ESTIMATORS)}. Several, separated by commas, are swept "
-        "one after the other.",
+        f"How edges are ranked: {', '.join(ESTIMATORS)}. Several names, separated by commas, are "
+        "swept one after the other.",
         choices=ESTIMATORS,
     ),
 ]
 _KEEP = (
     "Kinds of edges that are never ablated: attention, mlp or residual, joined by + if there are "
-    "several. none is the definition, attention what the authors' released evaluation computes."
+    "several. none is the paper's definition; attention is what the authors' released evaluation "
+    "computes."
 )
 Keep = Annotated[str, option(_KEEP, choices=["none", *KINDS])]
 Keeps = Annotated[
     str,
-    option(f"{_KEEP} Several, separated by commas, are swept in turn.", choices=["none", *KINDS]),
+    option(
+        f"{_KEEP} Several choices, separated by commas, are swept one after the other.",
+        choices=["none", *KINDS],
+    ),
 ]
 Importance = Annotated[
     str,
     option(
-        f"What greedy ranks by: {', '.join(IMPORTANCES)}; leverage(k) takes the top k directions "
-        "of a node's in-edges.",
+        f"Edge importance by which greedy ranks: {', '.join(IMPORTANCES)}; leverage(k) uses the "
+        "top k directions of a node's in-edges.",
         choices=IMPORTANCES,
     ),
 ]
@@ -146,15 +150,15 @@ Ablation = Annotated[
 Sizes = Annotated[
     str | None,
     option(
-        f"Relative sizes, as in 0.001,0.01,0.1. Default: the paper's {len(SIZES)}; of sweep "
-        f"--controls all the {ESTIMATOR_SIZE_COUNT} at which estimators are compared."
+        f"Relative sizes, such as 0.001,0.01,0.1. Default: the paper's {len(SIZES)}; for sweep "
+        f"--controls all, the {ESTIMATOR_SIZE_COUNT} at which estimators are compared."
     ),
 ]
 Refine = Annotated[
     int,
     option(
-        "Add at most this many sizes where the curve moves fast and where head and tail are "
-        "restored; 0 measures the grid alone.",
+        "Add at most this many sizes where the curve changes fast and where head and tail are "
+        "restored; 0 measures only the grid.",
         min=0,
     ),
 ]
@@ -162,48 +166,48 @@ Memory = Annotated[
     float | None,
     option(
         "GiB that one pass may take. Default: "
-        f"{MEMORY_BUDGET / 2**30:g} forward on a CPU, {DEVICE_BUDGET / 2**30:g} on a GPU; "
-        f"{GRADIENT_BUDGET / 2**30:g} with gradients."
+        f"{MEMORY_BUDGET / 2**30:g} for a forward pass on a CPU and {DEVICE_BUDGET / 2**30:g} on a "
+        f"GPU; {GRADIENT_BUDGET / 2**30:g} for a pass with gradients."
     ),
 ]
-Json = Annotated[bool, option("Print one JSON object and no table.", "--json")]
+Json = Annotated[bool, option("Print one JSON object instead of tables.", "--json")]
 
 # ------------------------------------------------------------------ one prompt
 
 TABLES = ("short", "full")
 
 Corrupted = Annotated[
-    str | None, option("The second prompt of --ablation resample; it is as long.")
+    str | None, option("Second prompt for --ablation resample, with the same number of tokens.")
 ]
 Reference = Annotated[
-    Path | None, option("Text for --ablation mean. Default: a page of text.", dir_okay=False)
+    Path | None, option("Text for --ablation mean. Default: a built-in text.", dir_okay=False)
 ]
 Target = Annotated[
     list[str] | None,
     option(
-        "Also measure the probability of this token, and rank towards it where an estimator is "
-        "fitted. Quote it with the space that it begins with: --target ' Rome'."
+        "Also measure the probability of this token. Estimators that are fitted rank edges towards "
+        "it. Quote it with its leading space: --target ' Rome'."
     ),
 ]
 Against = Annotated[
     list[str] | None,
     option(
-        "Measure the logit difference of --target and this token instead: --target ' Rome' "
-        "--against ' Paris'. Either may be given several times: mean logits are compared."
+        "Measure the logit difference between --target and this token instead: --target ' Rome' "
+        "--against ' Paris'. If either option is repeated, mean logits are compared."
     ),
 ]
 Alone = Annotated[
     bool,
     option(
-        "Measure this trace only, without the definition, the same with attention left in place, "
-        "and a tight trace.",
+        "Measure only this trace. By default the paper's definition, the same with attention left "
+        "in place and a tighter trace are also measured.",
         "--alone",
     ),
 ]
 Table = Annotated[
     str,
     option(
-        "short: about ten sizes of each way in 80 columns; full: every size and column.",
+        "short: about ten sizes of each trace, in 80 columns; full: every size and column.",
         choices=TABLES,
     ),
 ]
@@ -213,28 +217,28 @@ Table = Annotated[
 Controls = Annotated[
     str,
     option(
-        "What is run besides the trace: none; size, the random subgraph and the inverses of both; "
-        "all, also the controls of the estimator: aimed at a wrong target, on a sibling prompt, "
-        "under noise, from another seed.",
+        "Controls to run besides the trace: none; size, a random subgraph and the inverses of "
+        "both; all, also those of the estimator, which are a wrong target, a sibling prompt, noise "
+        "and another seed.",
         choices=WHICH_CONTROLS,
     ),
 ]
 Words = Annotated[
     str | None,
-    option("LOW:HIGH, as in 20:60. Cut each text after a word, at a length in that range."),
+    option("LOW:HIGH, such as 20:60. Cut each text after a word, to this many tokens."),
 ]
 Corrupt = Annotated[
     str,
     option(
-        "Trace each text corrupted: shuffle its words, or replace tokens by random ones.",
+        "Corrupt each text before it is traced: shuffle its words, or replace tokens at random.",
         choices=CORRUPTIONS,
     ),
 ]
 Speed = Annotated[
     str,
     option(
-        f"Speed of the device for --dry-run: {' or '.join(SPEEDS)}, or the FLOP a second that "
-        "forward passes achieve, as 4e14."
+        f"Speed of the device for --dry-run: {' or '.join(SPEEDS)}, or the FLOP per second that "
+        "forward passes achieve, such as 4e14."
     ),
 ]
 
@@ -243,10 +247,10 @@ Speed = Annotated[
 Task = Annotated[
     str,
     option(
-        f"{', '.join(TASKS)}; {', '.join(GROUND_TRUTHS)}, which bring a model of their own whose "
-        "circuit is known; a JSONL, JSON or CSV file with clean, corrupted, answers and "
-        "wrong_answers or in a layout of the MIB benchmark; or a data set of the hub in one of "
-        "these, as mib-bench/ioi.",
+        f"{', '.join(TASKS)}; {', '.join(GROUND_TRUTHS)}, each with its own model whose circuit is "
+        "known; a JSONL, JSON or CSV file with the fields clean, corrupted, answers and "
+        "wrong_answers, or in a layout of the MIB benchmark; or a Hugging Face data set in one of "
+        "these layouts, such as mib-bench/ioi.",
         choices=[*TASKS, *GROUND_TRUTHS],
     ),
 ]
@@ -264,12 +268,13 @@ CircuitAblation = Annotated[
     ),
 ]
 Metric = Annotated[
-    str | None, option(f"{', '.join(METRICS)}. Default: the task's own.", choices=METRICS)
+    str | None, option(f"{', '.join(METRICS)}. Default: the task's metric.", choices=METRICS)
 ]
 PrependBos = Annotated[
     bool,
     option(
-        "Begin each prompt of a file with one BOS even if the tokenizer adds none, as MIB does.",
+        "Start each prompt of a file with one BOS token even if the tokenizer adds none, as MIB "
+        "does.",
         "--prepend-bos",
     ),
 ]
@@ -280,19 +285,19 @@ Methods = Annotated[
 Ranking = Annotated[
     str,
     option(
-        "How estimated effects are ranked. mib: by sign for CPR, by magnitude for CMD, circuits "
-        "and all else. signed: by sign, so that edges which hurt the metric come last. absolute: "
-        "by magnitude.",
+        "How estimated effects are ranked. mib: by sign for CPR, and by magnitude for CMD, for "
+        "circuits and for everything else. signed: by sign, so that edges which hurt the metric "
+        "come last. absolute: by magnitude.",
         choices=RANKED_BY,
     ),
 ]
 
 
-# ------------------------------------------------------------------ their texts
+# ------------------------------------------------------------------ parsing
 
 
 def budgets(memory: float | None) -> tuple[int | None, int]:
-    """Return the bytes of a forward pass, by the device if None, and of one with gradients."""
+    """Return the budgets, in bytes, of a forward pass (None: by device) and one with gradients."""
     if memory is None:
         return None, GRADIENT_BUDGET
     if not memory > 0:
@@ -313,13 +318,13 @@ def parse_target(
     if not target and not against:
         return None
     if not target:
-        raise ValueError("--against compares with a --target; name one, as --target ' Rome'")
+        raise ValueError("--against needs a --target to compare with, such as --target ' Rome'")
     if against:
         return list(target), list(against)
     if len(target) > 1:
         raise ValueError(
-            f"--target was given {len(target)} times, which makes a set to compare with another; "
-            "add --against, or name one token"
+            f"--target was given {len(target)} times, which is a set to compare with another; "
+            "add --against, or give one token"
         )
     return target[0]
 
@@ -351,7 +356,7 @@ def parse_sizes(text: str | None) -> tuple[float, ...] | None:
 
 
 def parse_speed(text: str) -> str | float:
-    """Return a name of `SPEEDS`, or FLOP a second as a number."""
+    """Return a name in `SPEEDS`, or a number of FLOP per second."""
     try:
         return float(text)
     except ValueError:
@@ -376,7 +381,7 @@ def parse_names(text: str) -> list[str]:
 
 
 def expect_choice(value: str, choices: Iterable[str], what: str) -> None:
-    """Refuse what is none of the choices."""
+    """Refuse a value that is not one of the choices."""
     if value not in choices:
         raise ValueError(f"unknown {what} {value!r}; choose from {', '.join(choices)}")
 

@@ -1,4 +1,4 @@
-"""`strace-lens report`: measured traces as one page to explore."""
+"""`strace-lens report`: measured traces on one interactive page."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def report_command(
     ],
     out: Annotated[Path, opt.option("The page to write.")] = Path("out") / EXPLORER,
 ) -> None:
-    """Put traces on one page to explore, with a slider over s.
+    """Put traces on one interactive page, with a slider over s.
 
-    The slider moves the drawing, the prediction and the curves. The page works from disk, without a
-    network.
+    The slider updates the drawing, the prediction and the curves. The page opens from disk and
+    needs no network.
 
     Example: strace-lens report out --out explorer.html
     """

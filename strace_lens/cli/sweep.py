@@ -31,15 +31,15 @@ def sweep_command(
     prompts: Annotated[
         str,
         typer.Argument(
-            help="A file (.txt, .jsonl, .json, .csv, .tsv, .parquet), a datasets folder or name, "
-            f"or {BUILTIN}: the 104 prompts of the package."
+            help="A file (.txt, .jsonl, .json, .csv, .tsv, .parquet), the folder or name of a "
+            f"Hugging Face data set, or {BUILTIN}: the 104 prompts of the package."
         ),
     ],
     out: Annotated[
         Path | None,
         opt.option(
-            "Folder of the run, with a folder within for each of several combinations of "
-            "--estimator and --keep. Required unless --dry-run is given."
+            "Folder of the run. With several combinations of --estimator and --keep, each has a "
+            "subfolder. Required unless --dry-run is given."
         ),
     ] = None,
     model: opt.Model = "smollm2",
@@ -48,53 +48,53 @@ def sweep_command(
     sizes: opt.Sizes = None,
     refine: opt.Refine = REFINE,
     controls: opt.Controls = "size",
-    hidden: Annotated[bool, opt.option("Keep the geometry of the hidden states.")] = True,
+    hidden: Annotated[bool, opt.option("Store the geometry of the hidden states.")] = True,
     ablation: Annotated[
         str, opt.option("What replaces an ablated edge: zero or mean.", choices=SWEEP_ABLATIONS)
     ] = "zero",
     words: opt.Words = None,
     dedupe: Annotated[bool, opt.option("Leave out repeated texts.", "--dedupe")] = False,
     count: Annotated[
-        int | None, opt.option("Draw this many prompts, by the seed.", "--sample")
+        int | None, opt.option("Draw this many prompts at random.", "--sample")
     ] = None,
     limit: Annotated[int | None, opt.option("Read only this many prompts.")] = None,
     generate: Annotated[
-        int, opt.option("Tokens that the model adds to each prompt, each traced in turn.")
+        int, opt.option("Number of tokens that the model adds to each prompt; each is traced.")
     ] = 0,
     temperature: Annotated[
         float, opt.option("Temperature of the added tokens; 0 adds the most probable ones.")
     ] = 0.0,
     top_p: Annotated[
-        float, opt.option("Draw from the most probable tokens that hold this much probability.")
+        float, opt.option("Draw added tokens from the most probable, up to this probability.")
     ] = 1.0,
     corrupt: opt.Corrupt = "none",
     corrupt_rate: Annotated[
         float, opt.option("Share of the words or tokens that are corrupted.")
     ] = 1.0,
     text_column: Annotated[
-        str, opt.option("Column that holds the text, in CSV, TSV, Parquet and datasets.")
+        str, opt.option("Column that holds the text, in CSV, TSV, Parquet and data sets.")
     ] = "text",
     split: Annotated[
-        str | None, opt.option("Which split of a datasets folder or name. Default: train.")
+        str | None, opt.option("Split of a Hugging Face data set. Default: train.")
     ] = None,
     engine: Annotated[
         str,
         opt.option(
-            "local, in this process; processes, in several on this machine, which on a CPU is "
-            "faster with --threads 1; or ray, on a cluster.",
+            "Where to run. local: in this process; processes: in several processes on this machine "
+            "(on a CPU, faster with --threads 1); ray: on a cluster.",
             choices=ENGINES,
         ),
     ] = "local",
-    workers: Annotated[int, opt.option("Number of processes or of Ray's workers.")] = 2,
+    workers: Annotated[int, opt.option("Number of processes or of Ray workers.")] = 2,
     address: Annotated[
-        str | None, opt.option("Address of a Ray cluster. Default: one is started here.")
+        str | None, opt.option("Address of a Ray cluster. Default: start one on this machine.")
     ] = None,
     retry_failed: Annotated[
         bool, opt.option("Measure again the prompts that failed before.", "--retry-failed")
     ] = False,
     threads: Annotated[
         int | None,
-        opt.option("Threads of each worker; the last bits of results depend on it."),
+        opt.option("Threads per worker; the last bits of the results depend on it."),
     ] = None,
     device: opt.Device = None,
     device_map: opt.DeviceMap = None,
@@ -110,7 +110,7 @@ def sweep_command(
         bool,
         opt.option(
             "Estimate the cost of the sweep and run nothing; only the configuration of the model "
-            "is read. PROMPTS may be COUNTxTOKENS, as 5000x50.",
+            "is read. PROMPTS may then be COUNTxTOKENS, such as 5000x50.",
             "--dry-run",
         ),
     ] = False,
@@ -220,7 +220,7 @@ def sweep_command(
 
 
 class _Rate(ProgressColumn):
-    """Prompts a minute, once some are measured."""
+    """Prompts per minute, once some have been measured."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed

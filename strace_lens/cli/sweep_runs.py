@@ -59,7 +59,7 @@ def sweep_each(
             )
         except KeyboardInterrupt:
             bar.stop()
-            say("stopped; the same command goes on from here")
+            say("stopped; the same command resumes the sweep")
             raise typer.Exit(INTERRUPTED) from None
     return runs
 
@@ -95,7 +95,7 @@ def cut_and_sampled(
     """Cut and sample the prompts as the options say."""
     if words is not None:
         low, high = words
-        # Nothing of a model is asked for but its tokenizer, which a skeleton has too.
+        # Only the tokenizer of the model is used, which a skeleton has too.
         tokenizer = own_tokenizer(cast(Model, model))
         cut = cut_to_words(
             lambda text: len(text_ids(tokenizer, text)),

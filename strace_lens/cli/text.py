@@ -28,23 +28,23 @@ def text_command(
         opt.option(f"Relative sizes. Default: {', '.join(f'{s:g}' for s in TEXT_SIZES)}."),
     ] = None,
     small: Annotated[
-        float, opt.option("The size whose predictions are shown next to the model's.")
+        float, opt.option("Size of the trace whose predictions are shown with the model's.")
     ] = SMALL,
-    min_context: Annotated[int, opt.option("Tokens before the first measured one.")] = 2,
+    min_context: Annotated[int, opt.option("Number of tokens before the first measured one.")] = 2,
     device: opt.Device = None,
     dtype: opt.Dtype = "float32",
     allow_pickle: opt.AllowPickle = False,
     revision: opt.Revision = None,
     out: Annotated[Path, opt.option(f"Folder for {PAGE} and {TABLE}.")] = Path("out"),
-    seed: Annotated[int, opt.option("Seed of estimators that draw.")] = 0,
+    seed: Annotated[int, opt.option("Seed of estimators with random draws.")] = 0,
     bos: opt.Bos = None,
     memory: opt.Memory = None,
     as_json: opt.Json = False,
 ) -> None:
     """Colour a text by how much of the model each of its tokens needs.
 
-    The prefix before every token is traced and its density is measured. The page shows on hover
-    what the model and a small trace would have written in place of the token.
+    The prefix before every token is traced and its density is measured. On hover, the page shows
+    what the model and a small trace predict instead of the token.
 
     Example: strace-lens text "Paris is the capital of France, and Rome of Italy."
     """

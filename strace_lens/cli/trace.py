@@ -49,22 +49,22 @@ def trace_command(
     allow_pickle: opt.AllowPickle = False,
     revision: opt.Revision = None,
     out: Annotated[Path, opt.option(f"Folder for {PAGE} and {RESULT}.")] = Path("out"),
-    seed: Annotated[int, opt.option("Seed of the random control and of estimators that draw.")] = 0,
+    seed: Annotated[int, opt.option("Seed of the random control and of random estimators.")] = 0,
     bos: opt.Bos = None,
     memory: opt.Memory = None,
     alone: opt.Alone = False,
     table: opt.Table = "short",
     as_json: opt.Json = False,
     dry_run: Annotated[
-        bool, opt.option("Estimate passes, bytes and seconds; run nothing.", "--dry-run")
+        bool, opt.option("Estimate passes, memory and time; run nothing.", "--dry-run")
     ] = False,
 ) -> None:
     """Trace one prompt: how much of the model does its next token need?
 
-    All edges of the model's computation graph are ranked. At every size s the first s of them are
-    run together with controls, and the page shows where the prediction is constructed and where it
-    is refined. The same prompt is also measured with attention edges left in place, as in the
-    authors' released evaluation, and with a tighter ranking.
+    All edges of the model's computation graph are ranked. At every size s the model is run with
+    only the first fraction s of them, and with controls; the page shows where the prediction is
+    constructed and where it is refined. The same prompt is also measured with attention edges left
+    in place, as in the authors' released evaluation, and with a tighter ranking.
 
     Example: strace-lens trace "The capital of France is" --keep attention
     """

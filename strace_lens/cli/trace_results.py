@@ -1,4 +1,4 @@
-"""What `strace-lens trace` works out of a token graph: curves, the page, files, what is printed."""
+"""What `strace-lens trace` makes from a token graph: curves, the page, files, printed tables."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def measure(
     gradient_budget: int,
     bar: Bar,
 ) -> dict[Way, DensityCurve]:
-    """Rank and measure a prompt in its own way, and then in others.
+    """Rank and measure a prompt in the way that the options name, and then in others.
 
     Args:
         model: the model.
-        graph: of the prompt.
+        graph: the token graph of the prompt.
         own: the way that the options name.
         others: the ways it is compared with.
-        importance: by which greedy ranks in its own way.
-        measured: keywords of `density_curve`.
+        importance: the importance by which greedy ranks in the way `own`.
+        measured: keyword arguments of `density_curve`.
         gradient_budget: bytes of a pass with gradients.
-        bar: shows what is being done.
+        bar: the progress bar.
     """
     bar.step(f"ranking: {own.estimator}")
     if own.estimator == "greedy":
@@ -67,7 +67,7 @@ def measure(
 
 
 def read_nodes(model: Model, graph: TokenGraph, target: Target | None) -> Lens | str:
-    """What the page says of each node and head, or why it says nothing."""
+    """Return what each node and head promotes, or a sentence that says why it is not shown."""
     try:
         return read_lens(model, graph, target)
     except UnsupportedModelError as error:
@@ -84,7 +84,7 @@ def finish(
     printed: str,
     bar: Bar,
 ) -> None:
-    """Find the phases, ablate them, write page and files, and print a table or JSON."""
+    """Find the phases, ablate them, write the page and files, and print a table or JSON."""
     bar.step("ablating the phases")
     tables = phase_ablations(model, list(curves.values()), **same)
     ablated = dict(zip(curves, tables, strict=True))

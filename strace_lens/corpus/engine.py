@@ -1,8 +1,8 @@
 """Where the models of a sweep are: in this process, in several processes, or in Ray actors.
 
-An engine prepares a sweep, which asks for a model, and then measures its batches, whose rows come
-back in any order. Workers load their models when they are first asked for something; what a lost
-one was asked is done again by another.
+An engine prepares a sweep, which needs a model, and then measures its batches, whose rows are
+returned in any order. Workers load their models when they get their first task; the tasks of a lost
+worker are done again by another.
 """
 
 from __future__ import annotations
@@ -86,15 +86,15 @@ class _Here:
 
 
 def process_engine(load: Callable[[], Model], workers: int) -> Engine:
-    """Measure batches in several processes on this machine.
+    """Return an engine that measures batches in several processes on this machine.
 
     On a CPU, processes of one thread each are faster than one process with as many threads. Results
-    are those of `this_process` with the threads of one worker, to the bit. Processes are spawned: a
-    script that sweeps so needs an `if __name__ == "__main__"`.
+    are bitwise those of `this_process` with the threads of one worker. Processes are spawned, so a
+    script that uses this engine needs an `if __name__ == "__main__"`.
 
     Args:
         load: loads the model in a process; must be picklable.
-        workers: processes, each with a model.
+        workers: number of processes, each with a model.
 
     Raises:
         ValueError: fewer than one worker, or, when it runs, a worker that loads other weights.
@@ -124,16 +124,16 @@ def ray_engine(
     *,
     address: str | None = None,
 ) -> Engine:
-    """Measure batches on a Ray cluster.
+    """Return an engine that measures batches on a Ray cluster.
 
-    Results are those of `this_process` to the bit: every worker has as many threads, and batches
-    are the same. The process that starts the sweep needs no model and no GPU: a worker tokenizes
-    the prompts and hashes the weights.
+    Results are bitwise those of `this_process`: every worker has as many threads, and batches are
+    the same. The process that starts the sweep needs no model and no GPU: a worker tokenizes the
+    prompts and hashes the weights.
 
     Args:
         load: loads the model in a worker; must be picklable.
-        workers: actors, each with a model, and with a GPU where the cluster has as many.
-        address: of a running cluster; by default one is started on this machine.
+        workers: number of actors, each with a model, and with a GPU if the cluster has enough.
+        address: address of a running cluster; by default one is started on this machine.
 
     Raises:
         MissingRayError: Ray is not installed.

@@ -1,4 +1,4 @@
-"""What a sweep will cost, from a model's configuration and the lengths of the prompts alone."""
+"""The cost of a sweep, estimated from the model's configuration and the prompts' lengths."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ FLOPS_PER_BYTE = 200
 
 @dataclass(frozen=True)
 class Combination:
-    """What one run of a sweep costs at the most.
+    """An upper bound on the cost of one run of a sweep.
 
     Attributes:
         estimator: how edges are ranked.
         keep: kinds of edges that are never ablated.
-        rows: masks that the curves run.
-        passes: forward passes that these are run in.
+        rows: number of masks that the curves run.
+        passes: number of forward passes that run them.
         forward, backward: rows of the passes that reading the graphs and ranking their edges take.
-        flops: of all these, two for a multiply-add.
-        seconds: of one process; see `SweepPlan.seconds` for all.
-        disk_bytes: of the parts.
+        flops: FLOP of all these, two per multiply-add.
+        seconds: time of one process; see `SweepPlan.seconds` for all.
+        disk_bytes: size of the parts.
     """
 
     estimator: str
@@ -84,24 +84,24 @@ class Combination:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep will cost at the most.
+    """An upper bound on the cost of a sweep.
 
     Attributes:
         model: name of the model.
-        dtype: of its weights.
-        prompts: that can be traced.
-        tokens: of all of them.
-        longest: tokens of the longest.
+        dtype: dtype of its weights.
+        prompts: number of prompts that can be traced.
+        tokens: number of tokens of all of them.
+        longest: number of tokens of the longest.
         combinations: the runs, one for each estimator and each combination of kinds kept.
-        weights_bytes: of the model.
-        pass_bytes: of the largest forward pass, without the weights.
-        gradient_bytes: of the largest forward and backward pass, without the weights; 0 where no
-            estimator takes a gradient.
-        peak_bytes: the most that one process holds at once, without the weights, on its device and
-            in the memory of the machine together.
-        workers: processes that share the work, each with weights of its own.
-        speed: of a worker, in words.
-        assumptions: what was taken for granted, one sentence each.
+        weights_bytes: memory of the model's weights.
+        pass_bytes: memory of the largest forward pass, without the weights.
+        gradient_bytes: memory of the largest forward and backward pass, without the weights; 0 if
+            no estimator needs a gradient.
+        peak_bytes: the most memory that one process uses at once, without the weights, on its
+            device and on the machine together.
+        workers: number of processes that share the work, each with its own weights.
+        speed: speed of a worker, in words.
+        assumptions: the assumptions that were made, one sentence each.
     """
 
     model: str
@@ -120,26 +120,26 @@ class SweepPlan:
 
     @property
     def rows(self) -> int:
-        """Masks of all runs."""
+        """Number of masks of all runs."""
         return sum(run.rows for run in self.combinations)
 
     @property
     def flops(self) -> float:
-        """Of all runs."""
+        """FLOP of all runs."""
         return sum(run.flops for run in self.combinations)
 
     @property
     def seconds(self) -> float:
-        """Of all runs, the work shared evenly by the workers; loading is not counted."""
+        """Time of all runs, with the work shared evenly by the workers; loading is not counted."""
         return sum(run.seconds for run in self.combinations) / self.workers
 
     @property
     def disk_bytes(self) -> int:
-        """Of all runs."""
+        """Size of the parts of all runs."""
         return sum(run.disk_bytes for run in self.combinations)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as a JSON object."""
+        """The plan as a JSON object."""
         totals = ("rows", "flops", "seconds", "disk_bytes")
         return {**asdict(self), **{name: getattr(self, name) for name in totals}}
 
@@ -155,32 +155,32 @@ def plan_sweep(
     speed: str | float | Speed = "here",
     workers: int = 1,
 ) -> SweepPlan:
-    """What `sweep` would cost, from the model's configuration alone; no weights are read.
+    """Estimate the cost of `sweep` from the model's configuration; no weights are read.
 
-    Counts are those of the most that can be run: rows whose masks are equal are run once, and a
-    curve that does not move asks for no further size. Seconds are rough: products of matrices,
-    what is done to activations one by one and the launching of operations, and on one thread of
-    the CPU the search for rankings and the measuring of outputs.
+    Counts are upper bounds: rows whose masks are equal are run only once, and a curve that does not
+    change needs no further sizes. Seconds are rough: they cover matrix products, elementwise
+    operations and the launching of operations, and, on one CPU thread, the search for rankings and
+    the measuring of outputs.
 
     Args:
         model: as for `load_model`, of which only the configuration and the tokenizer are read; a
             configuration of transformers; or a `skeleton`.
-        prompts: of `read_corpus`; or the number of tokens of each.
-        options: of the sweep; their estimator is one of `estimators`.
-        estimators: several to be run one after the other; that of the options by default.
+        prompts: prompts from `read_corpus`; or the number of tokens of each.
+        options: options of the sweep; their estimator is one of `estimators`.
+        estimators: estimators to run one after the other; by default that of the options.
         keep: combinations of kinds of edges that are never ablated; each is a run for each
             estimator.
         dtype: float32, bfloat16 or float16.
-        speed: "here" times this machine (under half a second); "h100" stands for 4e14 FLOP a second
-            in half precision and 4e13 in single; a number gives FLOP a second that forward passes
+        speed: "here" times this machine (under half a second); "h100" is 4e14 FLOP per second in
+            half precision and 4e13 in single; a number is the FLOP per second that forward passes
             achieve.
-        workers: processes that share the work.
+        workers: number of processes that share the work.
 
     Raises:
         ModelNotFoundError: there is no configuration under that name.
         UnsupportedModelError: a model of that configuration cannot be traced.
-        ValueError: no prompt that can be traced, no worker, or a dtype, an estimator or a speed
-            that is not known.
+        ValueError: no prompt can be traced, there is no worker, or the dtype, an estimator or the
+            speed is unknown.
 
     Example:
         >>> plan = plan_sweep("smollm2", sl.read_corpus("builtin"), keep=[(), ("attention",)])

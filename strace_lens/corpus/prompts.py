@@ -29,17 +29,17 @@ SLACK = 4
 
 
 class CorpusError(ValueError):
-    """A corpus that cannot be read, with the file, the line and the reason."""
+    """Raised when a corpus cannot be read, with the file, the line and the reason."""
 
 
 @dataclass(frozen=True)
 class CorpusPrompt:
-    """A prompt as given, not tokenized.
+    """A prompt as given, before tokenization.
 
     Attributes:
-        text: never blank.
-        next: the text that truly follows, its leading space included; None where it is unknown.
-        labels: scalars by name; one that is missing has no key.
+        text: the text, which is never blank.
+        next: the text that really follows, with its leading space; None if it is unknown.
+        labels: scalars by name; a missing one has no key.
     """
 
     text: str
@@ -177,24 +177,24 @@ def cut_to_words(
     seed: int = 0,
     token_ends: Callable[[str], Sequence[int]] | None = None,
 ) -> Cut:
-    """Cut each text behind a word, so that its tokens lie in a range.
+    """Cut each text after a word, so that its number of tokens lies in a range.
 
-    Words end where spaces are. In scripts that write no spaces between words (Chinese, Japanese,
-    Thai, Lao, Khmer, Burmese) a text may be cut behind a token as well, if `token_ends` is given.
-    The end is drawn evenly from all ends of words whose prefix lies in the range, by seed and text
-    alone. `next` becomes the word that followed, with the space before it; a text that stays whole
+    Words end at spaces. In scripts without spaces between words (Chinese, Japanese, Thai, Lao,
+    Khmer, Burmese) a text may also be cut after a token, if `token_ends` is given. The end is drawn
+    uniformly from all ends of words whose prefix lies in the range, and depends only on seed and
+    text. `next` becomes the word that followed, with the space before it; a text that is not cut
     keeps its own.
 
     Args:
-        count: tokens of a text.
-        prompts: of any length.
+        count: returns the number of tokens of a text.
+        prompts: prompts of any length.
         low: fewest tokens.
         high: most tokens.
-        seed: of the draw.
-        token_ends: places in a text at which its tokens end, as `ends_of_tokens` of a tokenizer.
+        seed: seed of the draw.
+        token_ends: returns where the tokens of a text end, as `ends_of_tokens` of a tokenizer does.
 
     Raises:
-        ValueError: a range that is empty or begins below 1.
+        ValueError: the range is empty or begins below 1.
     """
     if not 1 <= low <= high:
         raise ValueError(f"the range of tokens must be 1 <= low <= high; got {low} to {high}")

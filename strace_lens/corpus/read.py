@@ -1,7 +1,7 @@
 """Prompts from a file, a folder, a Hugging Face data set, or the package's own set.
 
-Every reader yields rows: a name for the row's place in its source, and its values by column. A bad
-record is refused by that place.
+Every reader yields rows: a name for the row's place in its source, and its values by column. The
+error for a bad record names that place.
 """
 
 from __future__ import annotations
@@ -63,20 +63,20 @@ def read_corpus(
     """Read prompts, in the order of the source.
 
     Args:
-        source: "builtin"; a .txt file (a prompt a line), .jsonl, .json, .csv or .parquet (`text`,
-            optionally `next`, every other column a label), .tsv (the columns of the paper's
-            authors: context, last word, its part of speech, next word, its part of speech, next
-            token; or context and next token alone), each but .parquet also packed, as .jsonl.gz or
-            .txt.zst; a folder that `datasets` saved or can load; or a name on its hub,
+        source: "builtin"; a .txt file (one prompt per line), .jsonl, .json, .csv or .parquet
+            (`text`, optionally `next`, every other column a label), .tsv (the columns of the
+            paper's authors: context, last word, its part of speech, next word, its part of speech,
+            next token; or only context and next token), all but .parquet also compressed, such as
+            .jsonl.gz or .txt.zst; a folder that `datasets` saved or can load; or a name on its hub,
             `owner/name` or `owner/name:configuration`.
         text_column: column of the text, in files with named columns.
         next_column: column of the text that follows.
-        split: of a data set; by default "train", or the only one of a saved data set.
-        limit: read no more prompts than this.
+        split: split of a data set; by default "train", or the only one of a saved data set.
+        limit: maximum number of prompts to read.
 
     Raises:
-        FileNotFoundError: a file that is not there.
-        CorpusError: a source that holds no prompt or cannot be read, with the line and the reason.
+        FileNotFoundError: the file does not exist.
+        CorpusError: the source holds no prompt or cannot be read, with the line and the reason.
         ValueError: a limit below 1, no source, or a split of a source that has none.
 
     Example:

@@ -1,6 +1,6 @@
-"""The folder of a run: its manifest, one writer at a time, and what it holds read back.
+"""The folder of a run: its manifest, its lock for one writer at a time, and reading its results.
 
-The folder holds `manifest.json` (how the run was made) and `parts/part-*.parquet`, one a batch. The
+The folder holds `manifest.json` (how the run was made) and a `parts/part-*.parquet` per batch. The
 manifest is written when a sweep starts and compared when it starts again. The lock of a folder ends
 with the process that holds it, however that ends.
 """
@@ -79,37 +79,37 @@ class LockedRunError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a sweep has left in its folder.
+    """The results of a sweep, read from its folder.
 
     Attributes:
-        name: of the folder.
-        model: that was swept.
+        name: name of the folder.
+        model: name of the model.
         manifest: how the run was made: `options`, `versions`, `sizes`, `head`, `labels`.
-        prompts: one row a prompt that was measured. Columns: `prompt` (its number in what was
-            given), `text`, `sha256` (of the text), `tokens`, `edges` (of its graph), `entropy`
-            (nats), `head_mass`, `density`, `auc_paper` (the area under TV as in the authors' code,
-            over the sizes of the grid), `logit_gap`, `next`, `loss` (nats, of the true next token;
-            NaN where it is unknown), `top` (pairs of token and probability), `unigram_tv` and
-            `no_context_tv` (of the full model's output; NaN where unknown), and a column `label_*`
-            for each label. A run on corrupted texts also has `corrupted`, what was traced in place
-            of `text`.
-        failures: one row a prompt that was not: `prompt`, `text`, `error`.
-        sizes: one row a prompt and size of the grid, as `DensityCurve.table`, with `prompt`,
+        prompts: one row per measured prompt. Columns: `prompt` (its number among those given),
+            `text`, `sha256` (of the text), `tokens`, `edges` (of its graph), `entropy` (nats),
+            `head_mass`, `density`, `auc_paper` (the area under TV as in the authors' code, over the
+            sizes of the grid), `logit_gap`, `next`, `loss` (nats, of the true next token; NaN if it
+            is unknown), `top` (pairs of token and probability), `unigram_tv` and `no_context_tv`
+            (of the full model's output; NaN if unknown), and a column `label_*` for each label. A
+            run on corrupted texts also has `corrupted`, the text that was traced instead of
+            `text`.
+        failures: one row per prompt that failed: `prompt`, `text`, `error`.
+        sizes: one row per prompt and size of the grid, as in `DensityCurve.table`, with `prompt`,
             `unigram_tv` and `no_context_tv` (of the trace's output).
-        refined: the same for the sizes that were added to the grid of a prompt, with `usage`: edges
-            of each component.
-        usage: edges of each component in the trace of each size of the grid.
-        reachable: edges of each component in each prompt's graph.
-        components: `component` (its place in `usage`), `kind`, `layer`, `index` (of the head,
+        refined: the same for the sizes that were added to the grid of a prompt, with `usage`, the
+            number of edges of each component.
+        usage: number of edges of each component in the trace of each size of the grid.
+        reachable: number of edges of each component in each prompt's graph.
+        components: `component` (its index in `usage`), `kind`, `layer`, `index` (of the head,
             or of the sublayer in its layer), `name`.
         geometry: `cosine`, `l2`, `cka`, `velocity` and `curvature` (`hidden.Geometry`) at each size
-            of the grid; of no layer where the sweep left it out.
+            of the grid; with no layers if the sweep left it out.
         path: `velocity` and `curvature` of the full model.
-        final_states: state at the last token behind the final norm, in the trace of each size of
-            the grid; of width 0 where the sweep left it out.
-        controls: what the controls of the estimator gave, one row a prompt, size of the grid,
+        final_states: state at the last token after the final norm, in the trace of each size of
+            the grid; of width 0 if the sweep left it out.
+        controls: results of the controls of the estimator, one row per prompt, size of the grid,
             `role` and `seed` (0 is the sweep's own): `tv`, `top1`, `path_share`, `connected`,
-            `compute`, `forward` and `backward` (`estimator_controls.measure_controls`); no row
+            `compute`, `forward` and `backward` (`estimator_controls.measure_controls`); empty
             unless the sweep ran them.
     """
 
@@ -135,7 +135,7 @@ class Run:
 
     @property
     def missing(self) -> int:
-        """Prompts that the sweep has not come to."""
+        """Number of prompts that the sweep has not reached yet."""
         done = len(self.prompts) + len(self.failures)
         return max(0, int(self.manifest.get("given", done)) - done)
 
@@ -268,12 +268,12 @@ def run_folders(folder: str | Path) -> list[Path]:
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read what a sweep has left; a sweep that was stopped is read as far as it came.
+    """Read the results of a sweep from its folder, including those of an unfinished sweep.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        ValueError: the manifest is not as it was written.
-        PartError: a part is damaged or of another run (running the sweep again mends a damaged
+        ValueError: the manifest was changed after it was written.
+        PartError: a part is damaged or of another run (running the sweep again repairs a damaged
             one), or no prompt has been measured.
 
     Example:

@@ -33,33 +33,33 @@ class Options:
 
     Attributes:
         estimator: how edges are ranked, a key of `ESTIMATORS`.
-        keep: kinds of edges that are never ablated; none for the definition, ("attention",) for
-            what the authors' released evaluation computes.
-        sizes: relative sizes, rising: the grid that all prompts share.
-        refine: how many sizes are added to the grid for each prompt at the most, where its curve
-            moves and where head and tail are restored (`refinement`).
-        controls: what is run at sizes of the grid besides the trace: "none"; "size", the random
+        keep: kinds of edges that are never ablated; none for the paper's definition, ("attention",)
+            for what the authors' released evaluation computes.
+        sizes: the grid that all prompts share, as increasing relative sizes.
+        refine: maximum number of sizes to add to the grid for each prompt, where its curve changes
+            and where head and tail are restored (`refinement`).
+        controls: what is run at sizes of the grid besides the trace: "none"; "size", a random
             subgraph, its inverse and the inverse of the trace; "all", these and the controls of the
             estimator, which aim it at the output of another prompt, run its trace on a sibling
-            prompt and under noise, and draw it again (`estimator_controls`).
+            prompt and under noise, and run it with another seed (`estimator_controls`).
         ablation: what replaces ablated edges: zero, or their mean over a page of prose.
         head: p of the head of the distribution.
-        seed: of estimators that draw, of the random control, of generated tokens and of what is
-            corrupted.
-        bos: True makes sure of a BOS, False of none, None leaves it to the tokenizer.
-        hidden: keep the geometry of the hidden states, at sizes of the grid.
-        generate: tokens that the model adds to each prompt, each a prompt of its own.
-        temperature: of the tokens that the model adds; 0 adds the most probable ones. What is drawn
-            for a prompt depends on the seed and its text alone.
-        top_p: share of the probability that tokens are drawn from, the most probable ones first.
-        corrupt: what is done to each text before it is traced: "none"; "shuffle", its words change
-            places; "random", its tokens are replaced by others of the vocabulary. A text is known
-            by what was given, so that runs with and without are compared prompt by prompt.
-        corrupt_rate: share of its words or tokens.
-        memory_budget: bytes that one forward pass may take, which sets the batches too; by the
-            device unless given (`byte_budget`).
+        seed: seed of estimators with random draws, the random control, generated tokens and
+            corruption.
+        bos: whether prompts start with a BOS token; None leaves this to the tokenizer.
+        hidden: store the geometry of the hidden states, at sizes of the grid.
+        generate: number of tokens that the model adds to each prompt, each traced as a new prompt.
+        temperature: temperature of the added tokens; 0 adds the most probable ones. What is drawn
+            for a prompt depends only on the seed and its text.
+        top_p: share of the probability from which tokens are drawn, the most probable ones first.
+        corrupt: what is done to each text before it is traced: "none"; "shuffle", its words are
+            shuffled; "random", its tokens are replaced by others of the vocabulary. Results are
+            stored under the original text, so runs with and without can be compared by prompt.
+        corrupt_rate: share of the words or tokens that are corrupted.
+        memory_budget: bytes that one forward pass may take, which also determines the batches; by
+            default it depends on the device (`byte_budget`).
         gradient_budget: bytes of a forward and backward pass.
-        threads: of torch on the CPU; the last bits of a result depend on it.
+        threads: number of torch's threads on the CPU; the last bits of a result depend on it.
     """
 
     estimator: str = "greedy"
@@ -133,7 +133,7 @@ class Options:
         )
 
     def on(self, device: torch.device) -> Options:
-        """The options with the memory budget that they have on a device.
+        """The options with the memory budget set to that of a device, if it is None.
 
         Batches depend on it, so the manifest of a run holds a number.
         """

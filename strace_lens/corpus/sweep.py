@@ -1,8 +1,8 @@
-"""A sweep: many prompts traced and measured into a folder, whatever stops it on the way.
+"""A sweep: many prompts traced and measured into a folder, resumable after any interruption.
 
-Each batch is a Parquet part that is written whole. Starting again measures the batches whose part
-is missing or damaged and leaves the others alone; a folder of another run is refused, and so is one
-that another sweep is writing into.
+Each batch is a Parquet part that is written atomically. Starting again measures the batches whose
+part is missing or damaged and leaves the others alone; a folder of another run is refused, as is
+one that another sweep is writing to.
 """
 
 from __future__ import annotations
@@ -46,31 +46,31 @@ def sweep(
     retry_failed: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Trace and measure prompts into a folder, going on where an earlier sweep of it stopped.
+    """Trace and measure prompts into a folder, resuming an earlier sweep of the same run.
 
     A prompt that cannot be traced or fails is recorded with its reason and does not end the sweep.
-    That memory runs out is no reason: the batch is halved, down to single prompts and smaller
+    If memory runs out, the batch is halved and run again, down to single prompts and smaller
     passes.
 
     Args:
         model: the model; None if an engine is given whose workers load it. With both, the model
             reads the prompts, and workers that load other weights are refused.
-        prompts: of `read_corpus`; with `controls="all"`, their labels `wrong` and `sibling` name
-            the controls of each (`estimator_controls`).
-        out: folder, made if it is not there.
-        options: what results depend on.
-        engine: where batches are measured; in this process by default.
-        retry_failed: measure prompts again that failed in an earlier sweep, their batches with
-            them; a prompt that cannot be traced at all stays as it is.
-        progress: told of prompts at the start and after each batch; a bar if not given.
+        prompts: prompts from `read_corpus`; with `controls="all"`, their labels `wrong` and
+            `sibling` name the controls of each (`estimator_controls`).
+        out: folder, which is created if it does not exist.
+        options: the options that results depend on.
+        engine: where batches are measured; by default in this process.
+        retry_failed: measure prompts that failed in an earlier sweep again, and the rest of their
+            batches; prompts that cannot be traced at all are not tried again.
+        progress: called at the start and after each batch; by default a progress bar.
 
     Raises:
-        ValueError: no prompts, neither a model nor an engine, or an option out of its range.
-        OtherResultsError: the folder holds a run of another model, other weights, other prompts,
-            options or versions. The order of the prompts is no difference: they keep the numbers
-            that they had when the run was begun.
-        LockedRunError: another sweep is writing into the folder.
-        PromptMemoryError: a prompt does not fit in memory on its own; what is done is kept.
+        ValueError: no prompts, neither a model nor an engine, or an option out of range.
+        OtherResultsError: the folder holds a run of another model or of other weights, prompts,
+            options or versions. The prompts may be in another order: they keep the numbers that
+            they had when the run was started.
+        LockedRunError: another sweep is writing to the folder.
+        PromptMemoryError: a single prompt does not fit in memory; finished batches are kept.
         PartError: no prompt could be measured; the reasons are in the parts.
 
     Example:

@@ -45,35 +45,35 @@ def text_density(
 ) -> pd.DataFrame:
     """Trace the prefix before every token of a text and measure how dense its prediction is.
 
-    Each prefix is a prompt of its own, so the work grows at least with the square of the text's
-    length.
+    Each prefix is traced as a separate prompt, so the work grows at least with the square of the
+    text's length.
 
     Args:
         model: the model.
         text: the text, or its token ids.
-        sizes: relative sizes, rising, at which each prefix is measured.
-        small: one of them, whose predictions are told beside the model's.
-        min_context: tokens before the first that is measured; at least two.
+        sizes: increasing relative sizes at which each prefix is measured.
+        small: one of the sizes, whose predictions are returned with the model's.
+        min_context: number of tokens before the first measured one, at least two.
         estimator: how edges are ranked, a key of `ESTIMATORS`.
         keep: kinds of edges that are never ablated, as in `density_curve`.
         bos: as in `tokenize`.
-        seed: of estimators that draw.
-        memory_budget: bytes that one forward pass may take; by the device unless given
+        seed: seed of estimators with random draws.
+        memory_budget: bytes that one forward pass may take; by default it depends on the device
             (`byte_budget`).
         gradient_budget: bytes of a forward and backward pass.
-        progress: told of each token; a bar if not given.
+        progress: called for each token; by default a progress bar.
 
     Returns:
-        One row a token. Columns `position`, `token` (its label), `density` (area under the total
+        One row per token. Columns `position`, `token` (its label), `density` (area under the total
         variation over log10 s, divided by the range of log10 s), `entropy` (nats, of the model's
         distribution for this token), `probability` (that the model gave this token), and
         `alternatives`: the most probable tokens of the model and of the trace of size `small`, with
-        the probabilities that both give (`predictions.TopToken`). The first `min_context` tokens
+        the probability of each in both (`predictions.TopToken`). The first `min_context` tokens
         have NaN and no alternatives.
 
     Raises:
-        ValueError: sizes outside (0, 1] or not rising, a `small` that is none of them, an unknown
-            estimator or kind of edges to keep, or no token with enough context.
+        ValueError: sizes outside (0, 1] or not increasing, a `small` that is not one of them, an
+            unknown estimator or kind of edges to keep, or no token with enough context.
         PromptError: as in `tokenize`.
 
     Example:

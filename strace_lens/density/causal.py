@@ -1,6 +1,6 @@
-"""The causal check of the layer phases: do early layers build the head, late ones refine the tail?
+"""A causal test of the layer phases: do early layers build the head, late ones refine the tail?
 
-The paper shows which layers the edges of a phase lie in; here those edges are taken away. Source:
+The paper shows which layers the edges of a phase lie in; here those edges are ablated. Source:
 s-Trace (arXiv 2605.27033), claims 2 and 3.
 """
 
@@ -83,41 +83,41 @@ def phase_ablation(
     memory_budget: int | None = None,
     allow_other_model: bool = False,
 ) -> pd.DataFrame:
-    """Do early layers build the head and late layers refine the tail? Ablate each part and see.
+    """Test, by ablation, whether early layers build the head and late layers refine the tail.
 
-    From the trace at the end of refinement, ablates edges that the refinement added, in the early
-    half of the layers and then in the late half, and likewise edges of the head subgraph. Both
-    halves of a phase lose equally many edges; where a half has more, they are drawn at random, and
-    its row is the mean of five draws. Beside each half stands a control: as many edges of each kind
-    in each layer, drawn from all other edges of the trace, five times.
+    From the trace at the end of refinement, edges that the refinement added are ablated, in the
+    early half of the layers and then in the late half, and likewise edges of the head subgraph.
+    Both halves of a phase lose the same number of edges; if a half has more, they are drawn at
+    random, and its row is the mean of five draws. Each half has a control: as many edges of each
+    kind in each layer, drawn from all other edges of the trace, five times.
 
     Each half loses as many edges as the smaller half has, if that does not destroy the output.
-    Where it does, this number is halved until the output is left, or until another step would
-    ablate less than a hundredth of it or fewer than 8 edges. The output is destroyed if the control
-    of a half, or if both halves, leave at least nine tenths of the total variation that ablating
+    If it does, this number is halved until the output survives, or until another step would ablate
+    less than a hundredth of it or fewer than 8 edges. The output is destroyed if the control of a
+    half, or both halves themselves, leave at least nine tenths of the total variation that ablating
     the whole trace leaves. Bisection over the numbers, by the first draw of each control, finds the
-    greatest at which it is not; the means of all draws must confirm it, or the next number is
-    taken. `read_ablation` says what follows from the table.
+    largest at which it is not destroyed; the means of all draws must confirm it, or the next number
+    is tried. `read_ablation` interprets the table.
 
     Args:
         model: the model that the trace was extracted from.
-        curve: of the trace. Kinds of edges that it keeps are neither ablated nor counted.
+        curve: the curve of the trace. Kinds of edges that it keeps are neither ablated nor counted.
         replacement: what an ablated edge carries.
-        seed: of the draws.
-        memory_budget: bytes that one forward pass may take; by the device unless given
+        seed: seed of the draws.
+        memory_budget: bytes that one forward pass may take; by default it depends on the device
             (`byte_budget`).
-        allow_other_model: accept a trace and a replacement that were made with other weights, as
-            of another checkpoint; the graph must still have the shape of this model's.
+        allow_other_model: accept a trace and a replacement that were made with other weights, such
+            as those of another checkpoint; the graph must still have the shape of this model's.
 
     Returns:
-        One row an ablation, with the columns `ablated`; `of`, how many edges that part has;
-        `edges`, how many of them are ablated; `tv`, `head_error`, `tail_error`, means over the
-        draws; `head_error_low`, `head_error_high` and likewise of the tail, the least and greatest
-        draw; `matched_edges`, how many the control ablates in the mean, which is fewer than `edges`
-        where the trace has not enough other edges of a kind in a layer; `matched_tv` and so on,
-        which are those of the control; `keep`, the kinds that are never ablated. The first row
-        ablates nothing and the last one the whole trace; neither has a control. Empty where the
-        curve has no head subgraph or no tail refinement.
+        One row per ablation, with the columns `ablated`; `of`, the number of edges of that part;
+        `edges`, the number of them that are ablated; `tv`, `head_error`, `tail_error`, means over
+        the draws; `head_error_low`, `head_error_high` and the same for the tail, the lowest and
+        highest draw; `matched_edges`, the mean number that the control ablates, which is less than
+        `edges` if the trace does not have enough other edges of a kind in a layer; `matched_tv`
+        etc., the values of the control; `keep`, the kinds that are never ablated. The first row
+        ablates nothing and the last one the whole trace; neither has a control. The table is empty
+        if the curve has no head subgraph or no tail refinement.
 
     Raises:
         ValueError: a trace of another model, or a trace or replacement of other weights.
@@ -237,19 +237,19 @@ def _rows_of(
 
 
 def read_ablation(table: pd.DataFrame) -> list[str]:
-    """What follows from a table of `phase_ablation`, in a few words on each phase.
+    """Interpret a table of `phase_ablation` in a sentence on each phase.
 
     The refinement is judged by the error of the tail, the head subgraph by that of the head. Two
     errors differ if every draw of one is greater than every draw of the other (of five draws each,
-    equal distributions do that once in 126 times) and their means are at least 0.01 apart. Where
-    even the least number of edges destroys the output, nothing can be told. A control of less than
+    equal distributions do that once in 126 times) and their means are at least 0.01 apart. If even
+    the smallest number of edges destroys the output, there is no verdict. A control of less than
     nine tenths of the edges is not compared with them.
 
     Args:
-        table: what `phase_ablation` returned.
+        table: the result of `phase_ablation`.
 
     Returns:
-        A text on the refinement and one on the head subgraph; none for an empty table.
+        A text on the refinement and one on the head subgraph; no text for an empty table.
     """
     if table.empty:
         return []

@@ -1,4 +1,4 @@
-"""What a density curve will cost, told before anything runs."""
+"""The cost of a density curve, estimated before anything runs."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ EDGE_SECONDS = 2e-7
 
 @dataclass(frozen=True)
 class Plan:
-    """What a density curve will cost at the most.
+    """An upper bound on the cost of a density curve.
 
     Attributes:
         tokens: length of the prompt.
-        rows: masks to run.
-        passes: forward passes that they are run in.
-        multiply_adds: of the matrix products of all rows.
-        bytes: of the largest forward pass, without the model's weights.
-        row_bytes: of a forward pass over one row.
-        graph_bytes: of the token graph, for as long as it is kept.
-        trace_bytes: of the trace: the rank and the importance of every edge.
-        peak_bytes: the most that reading the graph, ranking its edges greedily and measuring the
-            curve hold at once, without the model's weights.
-        memory_budget: what a forward pass was meant to take.
+        rows: number of masks to run.
+        passes: number of forward passes that run them.
+        multiply_adds: multiply-adds of the matrix products of all rows.
+        bytes: memory of the largest forward pass, without the model's weights.
+        row_bytes: memory of a forward pass over one row.
+        graph_bytes: memory of the token graph, for as long as it is kept.
+        trace_bytes: memory of the trace: the rank and the importance of every edge.
+        peak_bytes: the most memory that reading the graph, ranking its edges greedily and measuring
+            the curve use at once, without the model's weights.
+        memory_budget: bytes that a forward pass should not exceed.
         seconds: a rough estimate of the time that the rows take.
     """
 
@@ -69,7 +69,7 @@ class Plan:
 
     @property
     def over_budget(self) -> str | None:
-        """A sentence where one row alone exceeds the memory budget; None where it fits."""
+        """A sentence that says so if a single row exceeds the memory budget; None if it fits."""
         if self.row_bytes <= self.memory_budget:
             return None
         return (
@@ -97,11 +97,11 @@ def plan(
     controls: bool = True,
     memory_budget: int | None = None,
 ) -> Plan:
-    """What `density_curve` would cost for a prompt of so many tokens, without running the model.
+    """Estimate the cost of `density_curve` for a prompt of a given length, without running it.
 
-    Seconds come from the work of the rows and from the speed of a matrix product and of a softmax,
-    which are timed here (under half a second). A forward pass is taken to reach half the speed of
-    the product. Fitting an estimator, which comes before the curve, is not counted.
+    Seconds follow from the work of the rows and from the speed of a matrix product and of a
+    softmax, which are timed here (under half a second). A forward pass is assumed to reach half the
+    speed of the product. Fitting an estimator, which comes before the curve, is not counted.
 
     Args:
         model: a HookedTransformer or a TransformerBridge.

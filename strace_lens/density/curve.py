@@ -1,4 +1,4 @@
-"""Density curves: a trace run at every size, its controls beside it, all measures in a table."""
+"""Density curves: a trace and its controls, run at every size, with all measures in a table."""
 
 from __future__ import annotations
 
@@ -45,31 +45,31 @@ class DensityCurve:
     """A trace measured at every size.
 
     Attributes:
-        trace: what was measured.
-        table: one row a size. Columns: `size` (relative), `edges`; `refined`, whether the size was
-            added to the grid where the curve moves (`refinement`); `tv`, `kl` (nats, full to
+        trace: the trace that was measured.
+        table: one row per size. Columns: `size` (relative), `edges`; `refined`, whether the size
+            was added to the grid where the curve changes (`refinement`); `tv`, `kl` (nats, full to
             trace), `js` (nats), `head_error` and `tail_error` (which add up to `tv`), `top1`,
-            `nucleus` (largest shared); `random_tv`, `inverse_tv`, `random_inverse_tv` (NaN where
-            controls were left out, and at refined sizes); `ablatable_size`, the share of the edges
-            that can be ablated (all but the kinds of `keep`) which the trace holds; shares
-            `residual`, `attention`, `mlp` of its edges;
-            `mean_layer`, from 0; `trace_head_mass`, the probability that the trace gives the head.
-            With a target, also `target`, its value (a probability, or a logit difference);
-            `target_recovered`, the share of the way from the value of the empty trace (0) to the
-            full model's (1), NaN where these agree; `target_tv`, total variation over the named
-            tokens and all others as one (`named_total_variation`).
+            `nucleus` (largest shared); `random_tv`, `inverse_tv`, `random_inverse_tv` (NaN if
+            controls were left out, and at refined sizes); `ablatable_size`, the trace's share of
+            the edges that can be ablated (all but the kinds of `keep`); `residual`, `attention` and
+            `mlp`, the shares of these kinds in its edges; `mean_layer`, from 0;
+            `trace_head_mass`, the probability that the trace gives the head.
+            With a target, also `target`, its value (a probability or a logit difference);
+            `target_recovered`, that value on a scale where the empty trace is 0 and the full model
+            1, NaN if these agree; `target_tv`, the total variation when all tokens but the named
+            ones are merged into one (`named_total_variation`).
         top: the full model's most probable tokens, as pairs of text and probability.
-        tops: the same of the trace at each size.
+        tops: the same for the trace at each size.
         top_tokens: both of these at each size (`predictions.TopToken`).
-        entropy: of the full model's distribution, in nats.
-        head: p of the head, the full model's top-p nucleus.
+        entropy: entropy of the full model's distribution, in nats.
+        head: p of the head, which is the full model's top-p nucleus.
         head_mass: probability that the full model gives the head.
-        logit_gap: largest difference of a logit between the full mask and the untouched model.
+        logit_gap: largest difference of a logit between the full mask and the unmodified model.
         ablation: what replaced ablated edges.
-        seed: of the random control.
+        seed: seed of the random control.
         keep: kinds of edges that were never ablated.
-        target: the token or logit difference that was measured too, if any. It need not be what the
-            trace was ranked towards (`Trace.target`); `target_line` says both.
+        target: the token or logit difference that was also measured, if any. It may differ from
+            what the trace was ranked towards (`Trace.target`); `target_line` names both.
         target_full, target_empty: value of the target in the full model and in the empty trace.
     """
 
@@ -91,7 +91,7 @@ class DensityCurve:
 
     @property
     def target_line(self) -> str:
-        """What was measured and ranked towards; empty if both are the whole distribution."""
+        """What was measured and ranked towards, as text; "" if both are the whole distribution."""
         aim = self.trace.target
         if self.target is None and aim is None:
             return ""
@@ -115,7 +115,7 @@ class DensityCurve:
 
     @property
     def auc_paper(self) -> float:
-        """The authors' area under TV, over the sizes of the grid alone (`sizes.auc_paper`).
+        """The authors' area under TV, over only the sizes of the grid (`sizes.auc_paper`).
 
         It is not divided by the range of log10 s. NaN for a single size.
         """
@@ -125,7 +125,7 @@ class DensityCurve:
         return auc_paper(grid["edges"].to_numpy() / self.trace.edges, grid["tv"].to_numpy())
 
     def to_pandas(self) -> pd.DataFrame:
-        """A copy of the table, with the trace's most probable token as the column `top`."""
+        """A copy of the table, with the trace's most probable token in the column `top`."""
         return self.table.assign(top=[tokens[0][0] for tokens in self.tops])
 
     def __repr__(self) -> str:
@@ -165,34 +165,34 @@ def density_curve(
 
     Args:
         model: the model that the trace was extracted from.
-        trace: ranks of every edge.
-        sizes: relative sizes, rising: the grid.
-        refine: how many sizes are added to the grid at the most, where total variation moves by
-            more than a tenth from one size to the next and where head and tail are restored
-            (`refinement`); 0 for the grid alone.
+        trace: the ranking of every edge.
+        sizes: the grid, as increasing relative sizes.
+        refine: maximum number of sizes to add to the grid, where total variation changes by more
+            than a tenth from one size to the next and where head and tail are restored
+            (`refinement`); 0 measures only the grid.
         controls: also run a random subgraph, its inverse and the inverse of the trace at every size
             of the grid.
-        keep: kinds of edges ("attention", "mlp", "residual") that are never ablated. The definition
-            keeps none; with ("attention",) the curve is what the authors' released evaluation
-            computes. Sizes stay relative to all edges.
+        keep: kinds of edges ("attention", "mlp", "residual") that are never ablated. The paper's
+            definition keeps none; with ("attention",) the curve is what the authors' released
+            evaluation computes. Sizes remain relative to all edges.
         replacement: what an ablated edge carries (`ablation.ZERO`, `mean`, `resample`).
-        target: one token, as " Rome" or its id, or a pair for a logit difference, as
-            (" Rome", " Paris") or ([" Rome", " Milan"], " Paris"): what the subgraphs do to it is
-            measured beside the distances from the whole distribution.
+        target: one token, such as " Rome" or its id, or a pair for a logit difference, such as
+            (" Rome", " Paris") or ([" Rome", " Milan"], " Paris"), whose value in each subgraph is
+            measured in addition to the distances from the whole distribution.
         head: p of the head of the distribution.
-        seed: of the random control.
-        memory_budget: bytes that one forward pass may take; by the device unless given
+        seed: seed of the random control.
+        memory_budget: bytes that one forward pass may take; by default it depends on the device
             (`byte_budget`).
-        progress: told of the rows after each pass; a bar if not given.
-        allow_other_model: accept a trace and a replacement that were made with other weights, as
-            of another checkpoint; the graph must still have the shape of this model's.
+        progress: called after each pass; by default a progress bar.
+        allow_other_model: accept a trace and a replacement that were made with other weights, such
+            as those of another checkpoint; the graph must still have the shape of this model's.
 
     Raises:
-        ValueError: sizes outside (0, 1] or not rising, a negative `refine`, an unknown kind of
+        ValueError: sizes outside (0, 1] or not increasing, a negative `refine`, an unknown kind of
             edges to keep, a trace of another model, a trace or replacement of other weights, a
             target that names no tokens of the vocabulary, or a replacement of another length than
-            the prompt. A trace that does not say which weights it was made with is held to the
-            shape of its graph alone.
+            the prompt. For a trace that does not say which weights it was made with, only the shape
+            of its graph is checked.
 
     Example:
         >>> curve = sl.density_curve(model, trace)
@@ -233,20 +233,20 @@ def density_curves(
     progress: Progress | None = None,
     allow_other_model: bool = False,
 ) -> list[DensityCurve]:
-    """`density_curve` of several traces, of any length, whose rows share forward passes.
+    """Measure several traces of any length as `density_curve` does, in shared forward passes.
 
     The parameters `sizes`, `refine`, `controls`, `head`, `seed`, `memory_budget`, `progress` and
     `allow_other_model` are as for `density_curve`.
 
     Args:
         model: the model that the traces were extracted from.
-        traces: what to measure.
-        keeps: kinds of edges that are never ablated, for each trace.
-        replacements: what an ablated edge carries, for each trace.
-        targets: what to measure in addition of each trace, None for nothing.
+        traces: the traces to measure.
+        keeps: for each trace, the kinds of edges that are never ablated.
+        replacements: for each trace, what an ablated edge carries.
+        targets: for each trace, the target to measure in addition, or None.
 
     Raises:
-        ValueError: as `density_curve` does.
+        ValueError: as for `density_curve`.
 
     Example:
         >>> greedy, fisher = (sl.estimate(model, graph, name) for name in ("greedy", "fisher"))

@@ -29,13 +29,13 @@ class LayerPhase:
 
     Attributes:
         name: "head subgraph" or "tail refinement".
-        trace: whose edges they are.
-        start, stop: relative sizes; the edges are those the larger trace adds to the smaller.
+        trace: the trace to which the edges belong.
+        start, stop: relative sizes; the edges are those that the larger trace adds to the smaller.
         stop_between: the largest measured size at which the error is still too large, 0 if there
             is none, and `stop`.
-        first, last: the same as edge counts: ranks from `first` up to, not including, `last`.
-        counts: edges of each kind (in the order of `KINDS`) and layer.
-        reachable: the graph's edges of each layer.
+        first, last: the same as ranks, from `first` up to, but not including, `last`.
+        counts: number of edges of each kind (in the order of `KINDS`) and layer.
+        reachable: number of the graph's edges in each layer.
     """
 
     name: str
@@ -55,7 +55,7 @@ class LayerPhase:
 
     @property
     def subgraph(self) -> Subgraph:
-        """These edges as a set: of the tail refinement, those that it adds.
+        """The subgraph of these edges; for the tail refinement, those that it adds.
 
         Example:
             >>> phases.tail.subgraph.heads().nlargest(5, "edges")
@@ -69,12 +69,12 @@ class LayerPhase:
 
     @property
     def share_of_layer(self) -> Float[Tensor, " layer"]:
-        """Which share of a layer's edges is here."""
+        """The share of each layer's edges that belong to the phase."""
         return self.counts.sum(0).double() / self.reachable
 
     @property
     def share_by_layer(self) -> Float[Tensor, " layer"]:
-        """Which share of these edges lies in a layer; NaN if there are none."""
+        """The share of the phase's edges in each layer; NaN if there are none."""
         return self.counts.sum(0).double() / self.edges
 
     @property
@@ -91,12 +91,12 @@ class Phases:
     A single prompt gives no interval for its boundaries; that takes resampling of many prompts.
 
     Attributes:
-        along_sizes: plateau, construction and refinement, those that were found, in order.
+        along_sizes: those of plateau, construction and refinement that were found, in order.
         head: the smallest trace from which the head's error stays under a tenth of its mass; None
-            where the largest size measured does not get there.
-        tail: what later sizes add to it, up to the size from which the tail's error stays under a
-            tenth of its mass; None likewise, and without a head subgraph to start from.
-        looked: False where too few sizes were measured to look for phases along them.
+            if it does not at the largest size measured.
+        tail: the edges that later sizes add to it, up to the size from which the tail's error stays
+            under a tenth of its mass; None if no size reaches that, or if `head` is None.
+        looked: False if too few sizes were measured to look for phases along them.
     """
 
     along_sizes: tuple[Phase, ...]
@@ -105,7 +105,7 @@ class Phases:
     looked: bool = True
 
     def get(self, name: str) -> Phase | None:
-        """The phase of a name, if it was found."""
+        """The phase of this name, or None if it was not found."""
         return next((p for p in self.along_sizes if p.name == name), None)
 
     def layer_table(self) -> pd.DataFrame:
@@ -131,7 +131,7 @@ class Phases:
         )
 
     def describe(self) -> str:
-        """One line on where construction ends and refinement begins."""
+        """One line that says where construction ends and refinement begins."""
         construction, refinement = self.get("construction"), self.get("refinement")
         if not self.looked:
             return "no phases looked for: that takes at least four sizes"
@@ -154,11 +154,11 @@ class Phases:
 
 
 def find_phases(curve: DensityCurve, threshold: float = THRESHOLD) -> Phases:
-    """Phases of a density curve.
+    """Find the phases of a density curve.
 
     Args:
-        curve: at least four sizes, or no phase along the sizes is looked for.
-        threshold: share of the head's (tail's) mass its error must stay under.
+        curve: the curve; phases along the sizes are found only if it has at least four sizes.
+        threshold: share of the head's (tail's) mass that its error must stay under.
 
     Raises:
         ValueError: a threshold outside (0, 1).

@@ -1,4 +1,4 @@
-"""One prompt, the whole way in one call: token graph, ranking, density curve, phases."""
+"""One prompt traced in one call: token graph, ranking, density curve, phases."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from strace_lens.utils.progress import Progress
 
 @dataclass(frozen=True, eq=False)
 class TracedPrompt:
-    """What `trace` returns of a prompt.
+    """The result of `trace` for one prompt.
 
     The token graph is not kept, since it holds all activations; `token_graph` of `trace.prompt`
     reads it again.
 
     Attributes:
-        curve: the trace, run at every size.
-        phases: of the curve.
+        curve: the trace, measured at every size.
+        phases: the phases of the curve.
     """
 
     curve: DensityCurve
@@ -82,7 +82,7 @@ def trace(
 ) -> TracedPrompt:
     """Trace a prompt: read its token graph, rank all edges, run every size, find the phases.
 
-    It does what `token_graph`, `estimate`, `density_curve` and `find_phases` do one after another.
+    It calls `token_graph`, `estimate`, `density_curve` and `find_phases` one after another.
     The parameters `sizes`, `refine`, `controls`, `replacement`, `seed`, `memory_budget` and
     `progress` are as for `density_curve`.
 
@@ -93,13 +93,13 @@ def trace(
         keep: kinds of edges ("attention", "mlp", "residual") that are never ablated.
         target: one token or a pair, as for `density_curve`; an estimator that is fitted ranks edges
             towards it.
-        bos: None leaves a BOS to the tokenizer, True makes sure of one, False of none.
+        bos: whether the prompt starts with a BOS token; None leaves this to the tokenizer.
         gradient_budget: bytes of a forward and backward pass of an estimator that needs gradients.
 
     Raises:
         UnsupportedModelError: the model cannot be traced, or not on this prompt.
         PromptError: the prompt cannot be traced.
-        ValueError: as `estimate` and `density_curve` do.
+        ValueError: as for `estimate` and `density_curve`.
         FloatingPointError: the model's logits are not finite.
 
     Example:

@@ -2,7 +2,7 @@
 
 The paper's search runs over all edges. Its authors' released evaluation ablates residual and MLP
 edges and leaves attention edges in place, whatever the trace holds. A tighter ranking shows what is
-the search's and what is the model's.
+due to the search and what to the model.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Way(NamedTuple):
     """A way to measure a prompt.
 
     Attributes:
-        name: short, for files and columns.
-        title: for figures.
-        phrase: for sentences.
+        name: a short name, for files and columns.
+        title: a title, for figures.
+        phrase: a phrase, for sentences.
         estimator: how edges are ranked, a key of `ESTIMATORS`.
         keep: kinds of edges that are never ablated.
     """
@@ -57,7 +57,7 @@ WAYS = (
     ),
     Way("tight", "a tighter trace (fisher)", "in the tighter order of fisher", "fisher"),
 )
-"""The definition, what the authors' released evaluation computes, and a tighter ranking."""
+"""The paper's definition, what the authors' released evaluation computes, and a tighter ranking."""
 
 
 def way_of(estimator: str, keep: Sequence[str] = (), importance: str = "l1") -> Way:
@@ -93,23 +93,23 @@ def measure_ways(
     gradient_budget: int = GRADIENT_BUDGET,
     progress: Progress | None = None,
 ) -> dict[Way, DensityCurve]:
-    """Density curves of one prompt in several ways.
+    """Measure the density curve of one prompt in several ways.
 
     The parameters `sizes`, `refine`, `controls`, `replacement`, `seed`, `memory_budget` and
     `progress` are as for `density_curve`.
 
     Args:
-        model: whose graph it is.
+        model: the model from which the graph was read.
         graph: the token graph of a prompt.
-        ways: what to measure.
+        ways: the ways to measure it.
         target: as for `density_curve`; an estimator that is fitted ranks edges towards it.
         gradient_budget: bytes of a forward and backward pass of an estimator that needs gradients.
 
     Returns:
-        A curve for each way, in their order.
+        A curve for each way, in the given order.
 
     Raises:
-        ValueError: as `estimate` and `density_curve` do.
+        ValueError: as for `estimate` and `density_curve`.
 
     Example:
         >>> graph = sl.token_graph(model, "The capital of France is")
@@ -183,15 +183,15 @@ def dense_share(curve: DensityCurve) -> float:
 
 
 def read_ways(curves: Mapping[Way, DensityCurve]) -> list[str]:
-    """What three curves of a prompt say, in a few sentences computed from their numbers.
+    """Summarize the curves of a prompt in a few sentences computed from their numbers.
 
     Args:
-        curves: of `measure_ways`.
+        curves: the result of `measure_ways`.
 
     Returns:
-        From which size on each way has the model's top token; where the curves have a target, from
-        which size on each recovers it; and, where attention is left in place
-        by one of them, how few edges are ablated then.
+        From which size on each way has the model's top token; if the curves have a target, from
+        which size on each recovers it; and, if one of them leaves attention in place, how few
+        edges it ablates.
     """
     (first, *_) = curves.values()
     where = _listed(curves, top_size)

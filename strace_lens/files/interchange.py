@@ -1,12 +1,12 @@
 """Files of other programs: importance files of EAP-IG and MIB, and graphs as GraphML or JSON.
 
-Importance files are JSON with a score for each edge. The graph there is ours with other names:
-`input` for the embedding (to which EAP-IG, from its second version on, does not count learned
-positions), and k and v inputs of every query head. Where queries are grouped, an edge into a
-key-value head stands for one edge into each query head of its group. Gradients of a group's heads
-add up to that of its key-value head, so scores are summed when read, and spread evenly over the
-heads when written. Source: `Graph.to_json` of github.com/hannamw/EAP-IG, which MIB took over. (Its
-`.pt` files hold pickles, which are never written or read here.)
+Importance files are JSON with a score for each edge. Their graph is ours with other names: `input`
+for the embedding (which in EAP-IG, from its second version on, excludes learned positions), and k
+and v inputs of every query head. If queries are grouped, an edge into a key-value head corresponds
+to one edge into each query head of its group. Gradients of a group's heads add up to that of its
+key-value head, so scores are summed when read, and spread evenly over the heads when written.
+Source: `Graph.to_json` of github.com/hannamw/EAP-IG, which MIB adopted. (Its `.pt` files hold
+pickles, which are never written or read here.)
 
 In graph files, for Gephi, Cytoscape, networkx and the web, nodes are text
 (`blocks.3.hook_resid_mid@5`, `a0.h1`) and attributes are scalars, as these formats require. One
@@ -52,19 +52,19 @@ def save_importances(
     d_model: int | None = None,
     level: str = "edge",
 ) -> None:
-    """Write scores, or a circuit's weights and which edges it keeps, for EAP-IG and MIB to read.
+    """Write scores, or a circuit's weights and kept edges, to a file that EAP-IG and MIB read.
 
     Args:
         found: scores (no edge is marked as kept), or a circuit.
-        path: of the JSON file.
-        d_model: width of the model. EAP-IG's newer versions and MIB read no file without it, its
-            older ones do.
-        level: "edge", or "node" for scores of a method that scores nodes: each node has its score
-            then, and edges have zero.
+        path: path of the JSON file.
+        d_model: width of the model. Newer versions of EAP-IG and MIB require it in the file; older
+            ones do not.
+        level: "edge", or "node" for scores of a method that scores nodes: each node then has its
+            score, and edges have zero.
 
     Raises:
-        ValueError: the edges differ by token position, which these files cannot say, or scores of
-            edges are to be written as those of nodes.
+        ValueError: the edges differ by token position, which these files cannot represent, or
+            `level` is "node" and the out-edges of a node differ in score.
     """
     graph = found.graph
     values = found.values if isinstance(found, Scores) else found.keep
@@ -109,19 +109,19 @@ def save_importances(
 
 
 def load_importances(path: str | Path, graph: ComponentGraph, *, method: str = "") -> Scores:
-    """Read the scores of an importance file, of the older form of EAP-IG or the newer.
+    """Read the scores of an importance file, in the older or the newer format of EAP-IG.
 
-    Where it scores every node and no edge, all out-edges of a node get the score of the node.
+    If it scores every node and no edge, all out-edges of a node get the score of the node.
 
     Args:
-        path: of the JSON file.
-        graph: of the model that the file belongs to (`component_graph(model)`).
-        method: name for tables; the file's own if not given.
+        path: path of the JSON file.
+        graph: graph of the model that the file belongs to (`component_graph(model)`).
+        method: name for tables; by default the one in the file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ResultFileError: it is no importance file, of another graph, of single neurons, or of some
-            nodes and no edges, or it lacks an edge or its score.
+        ResultFileError: the file is not an importance file, is of another graph, of single neurons,
+            or of some nodes and no edges, or lacks an edge or its score.
     """
     named = _edges(graph)
     by_node = _scores_of_nodes(path, graph)
@@ -150,12 +150,12 @@ def _scores_of_nodes(path: str | Path, graph: ComponentGraph) -> Tensor | None:
 
 
 def load_importance_circuit(path: str | Path, graph: ComponentGraph) -> Circuit:
-    """Read which edges an importance file marks as in the graph; a group's edge if any of it is.
+    """Read the circuit that an importance file marks; a group's edge is kept if any of it is.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ResultFileError: it is no importance file, of another graph, of single neurons, or lacks an
-            edge.
+        ResultFileError: the file is not an importance file, is of another graph or of single
+            neurons, or lacks an edge.
     """
     named = _edges(graph)
     inside = _read(path, graph, named, "in_graph", bool)
@@ -179,14 +179,14 @@ def _read(
         )
     for name in named:
         if name not in edges:
-            raise ResultFileError(f"{path} says nothing of the edge {name}")
+            raise ResultFileError(f"{path} lacks the edge {name}")
     for name in edges:
         if name not in named:
-            raise ResultFileError(f"{path} has an edge {name}, which {graph.model} has not")
+            raise ResultFileError(f"{path} has an edge {name}, which is not in {graph.model}")
     for name, node in nodes.items():
         neurons = node.get("neurons")
         if not isinstance(neurons, list | None) or not all(n is True for n in neurons or ()):
-            raise ResultFileError(f"{path} keeps single neurons of {name}; we know whole nodes")
+            raise ResultFileError(f"{path} keeps single neurons of {name}; only nodes can be read")
     scored = [name for name, node in nodes.items() if node.get("score")]
     if key == "score" and scored and not any(edge.get(key) for edge in edges.values()):
         raise ResultFileError(
@@ -241,7 +241,7 @@ def _check_sum(content: Mapping[str, Any]) -> None:
     rest = {name: part for name, part in content.items() if name != _OURS}
     if _OURS in content and content[_OURS] != {"sha256": _sha256(rest)}:
         raise ValueError(
-            f"it is damaged, or was edited; to read what it says now, take its key {_OURS!r} out"
+            f"it is damaged, or was edited; to read it as it is now, remove its key {_OURS!r}"
         )
 
 
@@ -285,14 +285,14 @@ def _their_destinations(graph: ComponentGraph, destination: int) -> list[str]:
 
 
 def write_graph(found: Subgraph | Circuit, path: str | Path) -> None:
-    """Write a subgraph of a trace, or a circuit, to a file that graph programs read.
+    """Write a subgraph of a trace, or a circuit, to a file for graph programs.
 
     Args:
         found: the subgraph or circuit.
-        path: ends in `.graphml`, or in `.json` for the node-link form of networkx.
+        path: path ending in `.graphml`, or in `.json` for the node-link format of networkx.
 
     Raises:
-        ValueError: another suffix, or `metadata` holds what JSON cannot.
+        ValueError: another suffix, or `metadata` with values that JSON cannot represent.
     """
     graph = _plain_subgraph(found) if isinstance(found, Subgraph) else _plain_circuit(found)
     match Path(path).suffix:

@@ -1,9 +1,9 @@
 """Traces, density curves, circuits and scores to and from disk, one file each (`result_files`).
 
-A trace is stored as its order (int32 ids of the reachable edges, first taken first) and their
-importances; a curve is its trace with the columns of its table beside it. A circuit and scores are
-stored with their graph, which says which model they belong to. How long a method took is no part of
-its result and is not stored, so that the same scores are the same bytes.
+A trace is stored as its order (int32 ids of the reachable edges, in order of rank) and their
+importances; a curve is stored as its trace and the columns of its table. A circuit and scores are
+stored with their graph, which says which model they belong to. How long a method took is not stored
+as it is not part of the result, so that the same scores are the same bytes.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ _SCORES_FACTS = {"method": str, "task": str, "forwards": float, "backwards": flo
 
 
 def save(result: Trace | DensityCurve | Circuit | Scores, path: str | Path) -> None:
-    """Write a result to one file, whole or not at all.
+    """Write a result to one file, completely or not at all.
 
     Args:
         result: A trace, a density curve (with its trace), a circuit, or the scores of a discovery
             method (without its `seconds`).
-        path: Of the file; any suffix will do, `.safetensors` says what it is.
+        path: Path of the file; it may have any suffix, `.safetensors` describes the format.
 
     Raises:
-        TypeError: If it is another kind of object.
-        ValueError: If its `metadata` holds what JSON cannot.
+        TypeError: If `result` is another kind of object.
+        ValueError: If its `metadata` holds values that JSON cannot represent.
         OSError: If the file cannot be written.
 
     Example:
@@ -76,15 +76,15 @@ def save(result: Trace | DensityCurve | Circuit | Scores, path: str | Path) -> N
 
 
 def load(path: str | Path, *types: type[T]) -> T:
-    """Read a result that `save` wrote, on the CPU.
+    """Read a result that `save` wrote, onto the CPU.
 
     Args:
-        path: Of the file.
-        types: What it may be: `Trace`, `DensityCurve`, `Circuit`, `Scores`; any of them by default.
+        path: Path of the file.
+        types: Accepted types, among `Trace`, `DensityCurve`, `Circuit`, `Scores`; by default all.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ResultFileError: If the file is damaged or foreign, or holds a result of another type.
+        ResultFileError: If the file is damaged, has another format or holds another type of result.
 
     Example:
         >>> sl.save(trace, "trace.safetensors")
@@ -178,7 +178,7 @@ def _curve(arrays: Arrays, facts: Facts) -> DensityCurve:
     stored["top_tokens"] = facts["texts"]["top_tokens"]
     own = {name: read_as(stored.get(name), _CURVE_FACTS[name], name) for name in _CURVE_FACTS}
     if kinds_to_keep(own["keep"]) != own["keep"]:
-        raise ValueError(f"keep is {own['keep']}, which no curve holds so")
+        raise ValueError(f"keep is {own['keep']}, which is not how a curve stores it")
     curve = DensityCurve(trace=_trace(arrays, facts), table=table, **own)
     check_curve(curve)
     return curve

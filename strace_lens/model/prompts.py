@@ -125,7 +125,7 @@ def _joined(pieces: Sequence[str | bytes]) -> str:
 
 
 class PromptError(ValueError):
-    """A prompt that cannot be traced, with the reason."""
+    """Raised when a prompt cannot be traced, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ class Prompt:
     """A tokenized prompt.
 
     Attributes:
-        text: what was given; where that was token ids, the text that they stand for.
-        ids: token ids, BOS included if there is one.
-        strings: a label of each token, for axes and tables (`label`); joined, they need
-            not be the text.
+        text: the text that was given, or that of the token ids that were given.
+        ids: token ids, including the BOS if there is one.
+        strings: a label for each token, for axes and tables (`label`); joined, they may differ
+            from the text.
     """
 
     text: str
@@ -150,7 +150,7 @@ class Prompt:
 
     @property
     def sha256(self) -> str:
-        """Hash of the token ids, by which a saved result is tied to its prompt."""
+        """Hash of the token ids, which ties a saved result to its prompt."""
         return hashlib.sha256(" ".join(map(str, self.ids)).encode()).hexdigest()
 
 

@@ -29,25 +29,25 @@ _HALF = {torch.float16: 2e-2, torch.bfloat16: 1e-1}
 def check_model(model: Model, against: Any = None) -> float:
     """Check that a model gives the next-token distributions of its Hugging Face original.
 
-    `load_model` does this by itself. Call it for a bridge that you made yourself, above all for one
-    with processed weights or of a new architecture. It costs two forward passes of 32 tokens. In
-    half precision rounding hides all but large differences; check a model in float32.
+    `load_model` does this automatically. Call it for a bridge that you made yourself, especially
+    one with processed weights or of a new architecture. It takes two forward passes of 32 tokens.
+    In half precision, rounding hides all but large differences; check a model in float32.
 
     Args:
         model: a TransformerBridge or a HookedTransformer.
         against: the Hugging Face model to compare with. It must not be the one that was given to
             TransformerLens, which replaces the modules of the model that it wraps. If not given,
-            the modules that a TransformerBridge wraps are run by themselves; that needs weights
-            that have not been processed.
+            the modules that a TransformerBridge wraps are run directly; this works only if the
+            weights have not been processed.
 
     Returns:
         The largest total variation over the positions of the probe prompt.
 
     Raises:
         UnsupportedModelError: the distributions differ by more than rounding.
-        FloatingPointError: a logit of either is NaN or infinite.
-        ValueError: there is nothing to compare with, because the model is a HookedTransformer or
-            its weights were processed, and `against` is not given.
+        FloatingPointError: a logit of either model is NaN or infinite.
+        ValueError: `against` is not given, and the model is a HookedTransformer or its weights were
+            processed, so that there is nothing to compare with.
 
     Example:
         >>> sl.check_model(sl.load_model()) < 1e-3  # total variation, the largest of the probe

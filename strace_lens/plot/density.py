@@ -51,19 +51,19 @@ Places = Float[np.ndarray, "points 2"]
 
 
 def plot_density(curve: DensityCurve, phases: Phases | None = None) -> go.Figure:
-    """How far the output of the trace is from the model's, at each size.
+    """Distance of the trace's output from the model's, at each size.
 
     The shaded areas under the curve are the two parts of its total variation: over the head (the
     model's top-p nucleus) and over the tail. A filled marker is a size at which the trace has the
-    model's top-1 token. Controls, if they were run, hold a random subgraph of as many edges
-    (dashed), all edges but the trace's (dotted), or all but the random subgraph's; each keeps every
-    residual edge. Vertical bands are the phases found in the curve; a bar across it spans the
+    model's top-1 token. Controls, if they were run, are a random subgraph of as many edges
+    (dashed), all edges except the trace's (dotted), or all except the random subgraph's; each keeps
+    every residual edge. Vertical bands are the phases found in the curve; a bar across it spans the
     measured sizes between which construction starts or ends. The axis begins a decade before
     construction; a double click shows every size.
 
     Args:
-        curve: of `density_curve`.
-        phases: of the same curve; found here if not given.
+        curve: the result of `density_curve`.
+        phases: the phases of the same curve; computed if not given.
 
     Example:
         >>> sl.plot_density(curve).write_html("density.html")

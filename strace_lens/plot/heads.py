@@ -23,22 +23,22 @@ def plot_heads(
 ) -> go.Figure:
     """Draw one column of a table of heads, layer by head.
 
-    A column with negative values is coloured from orange (below zero) over pale grey to blue
-    (above), alike on both sides; any other from pale (zero) to dark. A head without a value is
-    blank. A head's hover text is its row of the table.
+    A column with negative values is coloured from orange (below zero) through pale grey to blue
+    (above), symmetrically; any other from pale (zero) to dark. A head without a value is blank. A
+    head's hover text is its row of the table.
 
     Args:
-        table: with columns `layer` and `head`, counted from 0, and at most one row a head: what
-            `heads()` of a trace, subgraph, circuit or scores returns; `sl.ablate`,
-            `sl.activation_patch` and `sl.path_patch` of "head"; or `sl.logit_attribution`. Rows
+        table: a table with columns `layer` and `head`, counted from 0, and at most one row per
+            head: from `heads()` of a trace, subgraph, circuit or scores; from `sl.ablate`,
+            `sl.activation_patch` or `sl.path_patch` of "head"; or from `sl.logit_attribution`. Rows
             that belong to no single head are left out, and the figure says how many.
-        column: what to draw, numbers; by default the first of `effect`, `contribution`, `score` and
-            `edges` that the table has.
-        title: of the figure, as text; by default the column's name.
+        column: the numeric column to draw; by default the first of `effect`, `contribution`,
+            `score` and `edges` that the table has.
+        title: title of the figure, as text; by default the column's name.
 
     Raises:
-        ValueError: a table without the columns, a column that holds no numbers or an infinite one,
-            or several rows of one head.
+        ValueError: the table lacks a column, the column is not numeric or holds infinity, or a
+            head has several rows.
 
     Example:
         >>> fig = sl.plot_heads(trace.heads(0.02), "share_of_importance")

@@ -63,19 +63,19 @@ def plot_layer_phases(
     curves: DensityCurve | Sequence[DensityCurve],
     phases: Phases | Sequence[Phases] | None = None,
 ) -> go.Figure:
-    """Which share of a layer's edges the trace of each size holds, and what each step gains.
+    """Share of each layer's edges that the trace of each size holds, and what each step gains.
 
-    Above, the shares in logarithmic colours; blank cells hold none. Below: by how much the head
-    error and the tail error fall over each step from one measured size to the next. Lines mark
-    where head subgraph and tail refinement end: at the smallest measured size from which on the
-    error stays under a tenth of its mass.
+    Above, the shares on a logarithmic colour scale; blank cells hold none. Below, by how much the
+    head error and the tail error fall from one measured size to the next. Lines mark where the head
+    subgraph and the tail refinement end: at the smallest measured size from which on the error
+    stays under a tenth of its mass.
 
     Args:
-        curves: one or, for panels of one scale in one figure, several.
-        phases: of each curve; `find_phases` of it by default.
+        curves: one curve, or several for panels with a common scale in one figure.
+        phases: the phases of each curve; by default those of `find_phases`.
 
     Raises:
-        ValueError: no curves, or not as many phases as curves.
+        ValueError: no curves, or a number of phases other than that of the curves.
 
     Example:
         >>> attention = sl.density_curve(model, trace, keep=("attention",), controls=False)

@@ -1,4 +1,4 @@
-"""One HTML page of one or more sweeps: a summary, then every analysis in sections to unfold."""
+"""One HTML page of one or more sweeps: a summary, then every analysis in folded sections."""
 
 # pandas' types are wider than what it returns here.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -68,19 +68,19 @@ Tables = Mapping[str, pd.DataFrame]
 
 
 def corpus_report(runs: Sequence[Run], tables: Tables) -> str:
-    """One self-contained page of some runs.
+    """Make one self-contained page of one or more runs.
 
     It starts with the claims, the boundaries of the phases and three figures. Everything else is
-    in sections that are folded.
+    in folded sections.
 
     The same runs give the same page, byte for byte.
 
     Args:
-        runs: of `read_run`.
-        tables: of `analyse`, for the same runs.
+        runs: runs that `read_run` returned.
+        tables: the result of `analyse` for the same runs.
 
     Returns:
-        HTML with plotly.js inside it (about 5 MB).
+        HTML that includes plotly.js (about 5 MB).
     """
     names = ", ".join(run.name for run in runs)
     title = f"Phases over many prompts: {names}"

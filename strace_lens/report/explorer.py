@@ -57,29 +57,29 @@ def explorer(
     lenses: Sequence[Lens | str] = (),
     most_edges: int = MOST_EDGES,
 ) -> str:
-    """One self-contained page to explore measured traces: a slider over s moves all of them.
+    """Make one self-contained, interactive page of measured traces, with a slider over s for all.
 
     Each curve is a panel: the trace drawn layer by token, a grid of layers by heads, the prediction
-    beside the model's, the density curve and the composition. Many edges are bundled by layer and
-    token. Filters, pinned nodes and the size are kept in the fragment of the page's address. With
-    lenses, a node that is clicked says which tokens it promotes and what it adds to the predicted
-    one, and a head that is clicked shows its attention pattern.
+    and the model's, the density curve and the composition. Many edges are bundled by layer and
+    token. Filters, pinned nodes and the size are stored in the fragment of the page's address. With
+    lenses, clicking a node shows which tokens it promotes and what it adds to the predicted one,
+    and clicking a head shows its attention pattern.
 
-    The same curves give the same page, byte for byte. It needs no network, and a browser of 2023
+    The same curves give the same page, byte for byte. It needs no network, but a browser from 2023
     or later.
 
     Args:
-        curves: of one or more prompts or models.
-        names: what the curves are called. With names, one curve is shown at a time, and buttons
-            switch between them, keeping size, filters and pinned nodes: for one prompt that was
-            measured in several ways.
+        curves: the curves of one or more prompts or models.
+        names: names of the curves. With names, one curve is shown at a time, and buttons switch
+            between them, keeping size, filters and pinned nodes: for one prompt that was measured
+            in several ways.
         lenses: `read_lens` of the curves' prompts, or the sentence that says why there is none, in
-            the order of the curves; one stands for all that are of one prompt and model.
-        most_edges: drawn on the page, shared evenly; a longer trace is drawn up to its share, and
-            the page says so. Curves of the same trace share one copy of it.
+            the order of the curves; a single one serves for all curves of one prompt and model.
+        most_edges: maximum number of edges on the page, shared evenly; a longer trace is drawn up
+            to its share, and the page says so. Curves of the same trace share one copy of it.
 
     Returns:
-        HTML.
+        The page as HTML.
 
     Raises:
         ValueError: no curves, `most_edges` is less than one for each, the names do not match the

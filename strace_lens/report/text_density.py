@@ -1,7 +1,7 @@
 """A text whose tokens are coloured by their density, as a block of HTML without scripts.
 
 On hover, or on focus by the keyboard, a panel in the corner of the window shows what the model and
-a small trace would have written in the token's place.
+a small trace predict instead of the token.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _BLANK = {"\n": "↵", "\r": "␍", "\t": "⇥"}
 def text_density_html(
     tokens: pd.DataFrame, small: float, bounds: tuple[float, float] | None = None
 ) -> str:
-    """A text with every token on the colour of its density, a legend, and alternatives on hover.
+    """Colour every token of a text by its density, with a legend, and alternatives on hover.
 
     Args:
-        tokens: of `text_density`.
-        small: size of the trace whose probabilities `tokens` has.
-        bounds: densities of the first and of the last colour; those of the text by default.
+        tokens: the result of `text_density`.
+        small: size of the trace whose probabilities `tokens` holds.
+        bounds: densities of the first and last colour; by default the range of the text.
 
     Returns:
-        HTML that needs nothing else and follows the light or dark scheme of its reader.
+        Self-contained HTML that follows the reader's light or dark colour scheme.
 
     Raises:
-        ValueError: no token has a density, or bounds that do not rise.
+        ValueError: no token has a density, or the bounds do not increase.
     """
     densities = tokens["density"].to_numpy(dtype=np.float64)
     measured = densities[~np.isnan(densities)]
@@ -51,8 +51,8 @@ def text_density_html(
     return (
         f'<div class="text-density">\n<style>\n{asset("text.css")}</style>\n'
         f'<div class="legend">{_legend(low, high)}, from little to much of the model; the first '
-        f"{len(tokens) - len(measured)} tokens have too little before them. Hover over a token, or "
-        "reach it by Tab, for what might have stood there.</div>\n"
+        f"{len(tokens) - len(measured)} tokens have too little context. Hover over a token, or "
+        "move to it with Tab, to see which tokens were predicted there.</div>\n"
         f'<div class="text">{"".join(spans)}</div>\n</div>\n'
     )
 

@@ -47,24 +47,24 @@ def trace_report(
     ablations: Mapping[Way, pd.DataFrame] | None = None,
     lens: Lens | str | None = None,
 ) -> str:
-    """One self-contained page: a summary, the explorer, the curve, then the rest in sections.
+    """Make one self-contained page: a summary, the explorer, the curve, then folded sections.
 
-    The sections are folded: composition, phases along the layers, every size, how it was made.
-    With other ways of measuring the same prompt, the summary compares them, all of them are drawn
+    The sections are composition, phases along the layers, every size, and how it was made.
+    If the same prompt was measured in other ways, the summary compares them, all of them are drawn
     in one figure, and the phases along the layers of each have a section.
 
     The same results give the same page, byte for byte.
 
     Args:
         curve: a trace measured at every size.
-        phases: of the same curve.
-        ablation: table of `phase_ablation`; where it is None or empty, the page says so.
-        ways: curves of the same prompt in several ways (`ways.measure_ways`), `curve` among them.
-        ablations: tables of `phase_ablation` in these ways.
+        phases: the phases of the same curve.
+        ablation: the result of `phase_ablation`; if it is None or empty, the page says so.
+        ways: curves of the same prompt in several ways (`ways.measure_ways`), including `curve`.
+        ablations: the results of `phase_ablation` in these ways.
         lens: `read_lens` of the prompt, or the sentence that says why there is none.
 
     Returns:
-        HTML with plotly.js inside it (about 5 MB, and under 8 MB for a trace of any length).
+        HTML that includes plotly.js (about 5 MB, and under 8 MB for a trace of any length).
     """
     tokens = " ".join(f"<span>{visible(t, 40)}</span>" for t in curve.trace.prompt.strings)
     target = facts_html({"target": curve.target_line}) if curve.target_line else ""

@@ -1,4 +1,4 @@
-"""What replaces an ablated edge: nothing, its mean over references, or another prompt's value."""
+"""What replaces an ablated edge: zero, its mean over references, or its value on another prompt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFERENCES = 8
 
 @dataclass(frozen=True, eq=False)
 class Replacement:
-    """Values that stand in for ablated edges; `references` empty means zeros.
+    """Values that replace those of ablated edges; zeros if `references` is empty.
 
     The mean of an attention edge is the mean of its vectors pattern * value, so patterns and values
     of every reference are kept and summed in the run; the others are averaged here.
@@ -31,10 +31,10 @@ class Replacement:
     Attributes:
         kind: one of `ABLATIONS`.
         references: pattern and value of each reference prompt.
-        residual: what a residual edge carries in their stead, by layer and sublayer.
-        mlp: what an MLP edge carries in their stead.
+        residual: what an ablated residual edge carries, by layer and sublayer.
+        mlp: what an ablated MLP edge carries.
         weights: hash of the weights that the references were run with (`weights_hash`); None for
-            zeros, which are any model's.
+            zeros, which fit any model.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Replacement:
 
     @property
     def length(self) -> int | None:
-        """Tokens of the references; None where any length will do."""
+        """Number of tokens of the references; None if prompts may have any length."""
         return None if self.residual is None else self.residual.shape[2]
 
     def expect_model(self, model: Model, *, allow_other_model: bool = False) -> None:
@@ -55,7 +55,7 @@ class Replacement:
 
         Args:
             model: a HookedTransformer or a TransformerBridge.
-            allow_other_model: accept any weights, as those of another checkpoint.
+            allow_other_model: accept any weights, such as those of another checkpoint.
 
         Raises:
             ValueError: the hashes of the weights differ.
@@ -77,19 +77,19 @@ def replacement(
     corrupted: str | Sequence[int] | None = None,
     references: Sequence[str] | None = None,
 ) -> Replacement:
-    """The replacement of a kind for a prompt, in its length and with its BOS if it has one.
+    """Return what ablated edges of a prompt carry, for a kind of ablation.
 
     Args:
         model: the model.
-        prompt: whose edges are to be ablated.
+        prompt: the prompt whose edges are to be ablated; references get its length and BOS.
         kind: one of `ABLATIONS`.
-        corrupted: the second prompt of resample ablation.
-        references: texts whose windows mean ablation averages over; by default a page of prose
-            that the package carries, cut into eight windows.
+        corrupted: the second prompt, for resample ablation.
+        references: texts, cut into windows over which mean ablation averages; by default a page of
+            prose in the package, cut into eight windows.
 
     Raises:
         ValueError: an unknown kind, or resample ablation without a second prompt.
-        PromptError: a corrupted prompt of another number of tokens, or too short references.
+        PromptError: a corrupted prompt of another number of tokens, or references too short.
 
     Example:
         >>> other = "The capital of Japan is"

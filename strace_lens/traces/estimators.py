@@ -1,8 +1,8 @@
 """Estimators of a trace by name: from best-first search to rankings fitted to the output.
 
 Each gives an upper bound on how much of the graph a prediction needs; a tighter one needs more
-passes. What a fitted trace may be taken for is said by its controls: a sweep with
-`controls="all"` measures them.
+passes. How a fitted trace may be interpreted depends on its controls, which a sweep with
+`controls="all"` measures.
 """
 
 from __future__ import annotations
@@ -107,29 +107,29 @@ def estimate(
     """Rank the edges of a token graph by an estimator, with the options of the published table.
 
     Args:
-        model: the model whose graph it is.
+        model: the model from which the graph was read.
         graph: the token graph of a prompt.
         estimator: a key of `ESTIMATORS`.
-        keep: kinds of edges that are never ablated: what is fitted is the order of the others. No
-            effect where nothing is fitted.
-        target: what to reproduce: by default the model's own output; probabilities; one token, as
-            " Rome" or its id, whose log-probability is reproduced as the model has it; or a pair,
-            as (" Rome", " Paris") or ([" Rome", " Milan"], " Paris"), whose logit difference is
-            (mean logit of the first less that of the second). No effect where nothing is fitted.
+        keep: kinds of edges that are never ablated; only the order of the others is fitted. It has
+            no effect on estimators that are not fitted.
+        target: what to reproduce: by default the model's own output; probabilities; one token, such
+            as " Rome" or its id, whose log-probability in the full model is reproduced; or a pair,
+            such as (" Rome", " Paris") or ([" Rome", " Milan"], " Paris"), whose logit difference
+            is (mean logit of the first minus that of the second). No effect without fitting.
         replacement: what an ablated edge carries while fitting.
-        seed: of all that is drawn.
-        start: the trace to start from, of the estimator that this one builds on; made first if not
-            given. No effect on estimators that start from nothing.
+        seed: seed of all random draws.
+        start: the trace to start from, made by the estimator that this one builds on; computed if
+            not given. It has no effect on estimators that need no start.
         memory_budget: bytes of a forward and backward pass.
-        progress: told of each step of fitting, of the start first; a bar if not given.
-        allow_other_model: accept a start or a replacement made with other weights, as from another
-            checkpoint.
+        progress: called at each step of fitting, including the start's; by default a progress bar.
+        allow_other_model: accept a start or a replacement made with other weights, such as those of
+            another checkpoint.
 
     Raises:
         ValueError: an unknown estimator or kind of edges to keep, a graph to fit of one token or of
             other weights, a target that is no distribution and names no tokens of the
             vocabulary, or a start of another graph.
-        UnsupportedModelError: gradients through quantised weights.
+        UnsupportedModelError: the estimator needs gradients, and the weights are quantised.
 
     Example:
         >>> tight = sl.estimate(model, graph, "fisher")

@@ -1,4 +1,4 @@
-"""Traces from pandas and subgraphs from networkx: the ways back from other people's tools."""
+"""Traces from pandas and subgraphs from networkx."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ _OF_THE_MODEL = ("model", "weights", "versions")
 
 
 def trace_from_pandas(table: pd.DataFrame, like: Trace | TokenGraph) -> Trace:
-    """The trace whose edges, one row each, are ranked by a table.
+    """Make a trace from a table that ranks its edges, one row per edge.
 
-    Rows may stand in any order, and ranks may be of your own making: a ranking of every edge is a
-    trace. Texts of tokens are not read, positions are. The `made` of the new trace says "given in
-    the table" of an order or importance that is not that of `like`.
+    Rows may be in any order, and you may choose the ranks: any ranking of all edges is a trace.
+    Positions of tokens are read, their texts are not. An order or importance that differs from that
+    of `like` is recorded as "given in the table" in the `made` of the new trace.
 
     Args:
-        table: columns as `Trace.to_pandas` writes them, `importance` if there is one.
+        table: columns as `Trace.to_pandas` writes them; `importance` is optional.
         like: the trace that the table came from, or the token graph that it ranks.
 
     Raises:
-        ValueError: a column is missing, a row names no edge, or ranks do not number all edges from
-            0 once each; the message names the row.
+        ValueError: a column is missing, a row names no edge, or the ranks are not the numbers from
+            0 to |E| - 1, once each; the message names the row.
     """
     ids = edge_ids(table, like.shape)
     ranks = _ranks(table, like.shape)
@@ -91,16 +91,16 @@ def _made(like: Trace | TokenGraph, ranks: EdgeTensors, importance: EdgeTensors 
 
 
 def subgraph_from_networkx(graph: nx.MultiDiGraph) -> Subgraph:
-    """The subgraph of a networkx graph as `Subgraph.to_networkx` makes it, edges removed or not.
+    """Make a subgraph from a networkx graph of `Subgraph.to_networkx`, with edges removed or not.
 
-    The ranks of edges that are not there are unknown, and stand as `UNREACHABLE`.
+    The ranks of edges that are missing are unknown and are set to `UNREACHABLE`.
 
     Args:
-        graph: with the graph attributes `shape` and `prompt`, and on its edges `kind`, `layer`,
+        graph: a graph with the attributes `shape` and `prompt`, and on its edges `kind`, `layer`,
             `head` and `rank`.
 
     Raises:
-        ValueError: an attribute is missing, or an edge is none of the token graph; the message
+        ValueError: an attribute is missing, or an edge is not in the token graph; the message
             names it.
     """
     shape, prompt = graph.graph.get("shape"), graph.graph.get("prompt")
@@ -118,7 +118,7 @@ def subgraph_from_networkx(graph: nx.MultiDiGraph) -> Subgraph:
             raise ValueError(f"edge {label}: nodes are pairs (hook point, token position)")
         absent = {"kind", "layer", "rank"} - data.keys()
         if absent:
-            raise ValueError(f"edge {label} says nothing of its {', '.join(sorted(absent))}")
+            raise ValueError(f"edge {label} has no attribute {', '.join(sorted(absent))}")
         head = data.get("head")
         rows.append((data["kind"], data["layer"], head, *source, *target, data["rank"]))
         labels.append(label)

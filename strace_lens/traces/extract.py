@@ -1,4 +1,4 @@
-"""From a token graph to its trace: every edge ranked by how it is reached from the output."""
+"""From a token graph to its trace: every edge ranked by a search from the output."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def extract(
     seed: int = 0,
     memory_budget: int | None = None,
 ) -> Trace:
-    """Rank every edge of a token graph, from the output down.
+    """Rank every edge of a token graph by a search from the output down.
 
     Args:
         graph: the token graph of a prompt.
         importance: a key of `importance.IMPORTANCES`, or "leverage(k)".
-        order: "best-first", the paper's search; "scheduled" scores attention and MLP edges alone
-            and buys the residual edges below what is read (`schedule`).
-        seed: of the random importance.
+        order: "best-first", the paper's search; or "scheduled", which scores only attention and
+            MLP edges and adds the residual edges that they need (`schedule`).
+        seed: seed of the random importance.
         memory_budget: as for `edge_importance`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Fisher scores: how strongly the output distribution answers to the weight of each edge.
+"""Fisher scores: how strongly the output distribution responds to the weight of each edge.
 
 The score of an edge is the square root of the diagonal Fisher information of its weight w,
 `sum_v p_v (d log q_v / d w)^2`, where q is the output under the mask and p the target. At the full
@@ -91,24 +91,24 @@ def fisher(
     memory_budget: int = GRADIENT_BUDGET,
     allow_other_model: bool = False,
 ) -> Trace:
-    """Rank edges by their Fisher scores in the full graph, scheduled: one forward pass.
+    """Rank edges by their Fisher scores in the full graph, with one forward pass.
 
-    Edges of kinds that are kept whole come last (`schedule_ablatable`).
+    Edges of kinds that are kept whole rank last (`schedule_ablatable`).
 
     The parameters `keep`, `replacement`, `seed`, `memory_budget` and `allow_other_model` are as for
     `estimate`.
 
     Args:
-        model: the model whose graph it is.
+        model: the model from which the graph was read.
         graph: the token graph of a prompt.
-        probes: backward passes; one is taken where the target names tokens.
-        target: probabilities whose Fisher information is taken, by default the model's own output;
-            or, as for `estimate`, a token or a pair whose gradient is taken.
+        probes: number of backward passes; a target that names tokens takes only one.
+        target: probabilities whose Fisher information is used, by default the model's own output;
+            or, as for `estimate`, a token or a pair whose gradient is used.
 
     Raises:
-        ValueError: as `estimate` does; also for no probes, and for kinds of edges to keep that
+        ValueError: as for `estimate`; also if there are no probes, or if the kinds of edges to keep
             leave nothing to fit.
-        UnsupportedModelError: quantised weights.
+        UnsupportedModelError: the weights are quantised.
 
     Example:
         >>> sl.fisher(model, graph, keep=("attention",)).metadata["importance"]

@@ -64,10 +64,10 @@ class TokenGraph:
     Attributes:
         shape: counts and layout of the edges.
         prompt: the tokens.
-        architecture: of the model that ran.
-        activations: what the run left at the hook points.
+        architecture: the architecture of the model that ran.
+        activations: the activations of the run at the hook points.
         outputs: how each block's heads write to the stream.
-        mlp_constants: what stays of each block's MLP without its edge.
+        mlp_constants: what remains of each block's MLP output when its edge is ablated.
         weights: `weights_hash` of the model that ran; None if it is not known.
     """
 
@@ -106,10 +106,10 @@ class TokenGraph:
         return per_query_head(value, self.shape.heads, dim=1) - output.value_bias
 
     def expect_model(self, model: Model) -> None:
-        """Refuse a model that is not the one, or not in the state, that the graph was read from.
+        """Refuse a model with other weights than the graph was read from.
 
         Raises:
-            ValueError: the model's weights are others; the message says what to do.
+            ValueError: the model's weights differ; the message says what to do.
         """
         if self.weights not in (None, noted(remembered_hash, model)):
             raise ValueError(
@@ -118,11 +118,10 @@ class TokenGraph:
             )
 
     def check_sums(self) -> None:
-        """Prove that the in-edges of every node add up to it on this very prompt.
+        """Check that the in-edges of every node add up to it on this prompt.
 
-        What the model's facts were read off are a few random tokens; another prompt may meet a
-        clip, an expert or a change of scale that those did not. The cost is that of the attention
-        of one forward pass.
+        The model was checked on a few random tokens; another prompt may meet a clip, an expert or
+        a change of scale that those did not. The cost is that of the attention of one forward pass.
 
         Raises:
             UnsupportedModelError: a sum is off by more than rounding; the message names the node.
@@ -187,15 +186,15 @@ def token_graph(
     bos: bool | None = None,
     position: int | None = None,
 ) -> TokenGraph:
-    """Run a prompt through the model, untouched, and read its token graph.
+    """Run the unmodified model on a prompt and return the prompt's token graph.
 
     Args:
         model: a HookedTransformer or TransformerBridge.
         prompt: text or token ids.
-        bos: None leaves a BOS to the tokenizer, True makes sure of one, False of none.
-        position: whose next-token distribution the graph computes; the last token by default. The
-            graph is that of the prompt cut after it. A causal model computes the same there within
-            the longer prompt, unless this exceeds one of `Architecture.position_switches`.
+        bos: whether the prompt starts with a BOS token; None leaves this to the tokenizer.
+        position: the token whose next-token distribution the graph computes, by default the last.
+            The prompt is cut after it. A causal model computes the same there in the whole prompt,
+            unless its length exceeds one of `Architecture.position_switches`.
 
     Raises:
         UnsupportedModelError: the model cannot be traced, or not on this prompt.

@@ -1,7 +1,7 @@
 """How much each in-edge of a node matters to it, by eight measures.
 
-Every function takes the in-edges of one sublayer of one layer, all its nodes at once, and gives one
-number an edge. A pattern entry is a non-negative scalar, so the norm of an attention edge is that
+Every function takes the in-edges of one sublayer of one layer, for all nodes at once, and returns
+one number per edge. A pattern entry is non-negative, so the norm of an attention edge is that
 scalar times the norm of what the head writes: T*H*d + T^2*H work, and never a [T, T, H, d] tensor.
 Proximity and `ifr`, which do not factor, are computed in blocks of queries within a byte budget.
 Source: s-Trace (arXiv 2605.27033), section "edge importance", and its authors' code for `ifr`,
@@ -151,7 +151,7 @@ IMPORTANCES: dict[str, Callable[..., SublayerImportance]] = {
     "leverage": leverage,
     "random": random,
 }
-"""Importances by name; `leverage` takes a number, as in "leverage(3)".
+"""Functions that compute importances, by name; `leverage` takes a number, as in "leverage(3)".
 
 In the code of the authors of s-Trace `l1`, `l2`, `normf`, `ifr`, `cosine` and `leverage(k)` are
 called `norm`, `norm_l2`, `normf`, `ifr`, `cosim` and `lev_k`; `proximity` is that of Information
@@ -163,14 +163,14 @@ Flow Routes.
 def edge_importance(
     graph: TokenGraph, name: str = "l1", *, seed: int = 0, memory_budget: int | None = None
 ) -> EdgeTensors:
-    """Importance of every edge of a token graph, on the CPU, in float32.
+    """Compute the importance of every edge of a token graph, as float32 tensors on the CPU.
 
     Args:
         graph: the token graph.
-        name: a key of `IMPORTANCES`; "leverage(k)" counts the top k singular vectors (1 if unsaid).
-        seed: of the random importance.
-        memory_budget: bytes that `proximity` and `ifr` may take for edge vectors at a time; by the
-            device unless given (`byte_budget`).
+        name: a key of `IMPORTANCES`; "leverage(k)" uses the top k singular vectors (default 1).
+        seed: seed of the random importance.
+        memory_budget: bytes that `proximity` and `ifr` may use at a time for edge vectors; by
+            default it depends on the device (`byte_budget`).
 
     Raises:
         ValueError: an unknown importance.

@@ -1,13 +1,13 @@
-"""Learned ranking: one parameter an edge, moved so that the traces of all sizes come nearer.
+"""Learned ranking: one parameter per edge, fitted so that traces of all sizes match the output.
 
-A ranking is a sort of parameters, which has no gradient. Each step schedules the parameters into
+A ranking sorts the parameters, which has no gradient. Each step schedules the parameters into
 ranks, runs the traces of a few sizes as one batch, and sends the gradient of the divergence in an
 edge's weight straight through the comparison `rank < size` to the edges near that threshold
 (Bengio, Leonard and Courville 2013, "Estimating or propagating gradients through stochastic
 neurons").
 
-Free to go anywhere, a learned ranking is a bound on what some subgraph of the model can put out:
-it can be made to give wrong answers too. Two options restrain it. `max_shift` keeps every edge near
+Without restrictions, a learned ranking is a bound on what some subgraph of the model can output: it
+can be made to give wrong answers too. Two options restrict it. `max_shift` keeps every edge near
 its place in the ranking that learning started from. `context_fraction` fits half of the traces
 together with random other edges. What the model itself computes tolerates them, since the full
 model consists of such edges; a subgraph that works only in isolation does not.
@@ -64,28 +64,28 @@ def learn(
     progress: Progress | None = None,
     allow_other_model: bool = False,
 ) -> Trace:
-    """Rank edges by parameters fitted to the output at many sizes at once, from another ranking on.
+    """Rank edges by parameters that are fitted to the output at many sizes at once.
 
     The parameters `keep`, `target`, `replacement`, `seed`, `memory_budget`, `progress` and
     `allow_other_model` are as for `estimate`. Kinds that are kept rank last (`schedule_ablatable`).
 
     Args:
-        model: the model whose graph it is.
+        model: the model from which the graph was read.
         graph: the token graph of a prompt.
-        start: the ranking to begin with, best a pruned one; also a learned one, to go on with it.
-        steps: of four rows each, forward and backward.
-        rate: of the first step, in log rank; it falls linearly to almost nothing. By default 0.2
-            for 60 steps, and more for fewer.
+        start: the ranking to start from, ideally a pruned one; a learned one is fitted further.
+        steps: number of steps, each a forward and backward pass over four rows.
+        rate: learning rate of the first step, in log rank; it falls linearly to almost zero. By
+            default 0.2 for 60 steps, and more for fewer.
         max_shift: how far a parameter may move from its start, in log rank.
-        context_fraction: share of the edges outside a trace together with which every second trace
-            is fitted.
-        sizes: relative sizes between which each step draws its traces, evenly in the logarithm;
-            where kinds of edges are kept, relative to the edges that can be ablated.
+        context_fraction: share of the edges outside a trace that are added to every second trace
+            while it is fitted.
+        sizes: lowest and highest relative size of the traces that each step draws, uniformly in
+            the logarithm; if kinds of edges are kept, relative to the edges that can be ablated.
 
     Raises:
-        ValueError: as `estimate` does; also for an option out of its range, and for kinds of edges
-            to keep that leave nothing to fit.
-        UnsupportedModelError: quantised weights.
+        ValueError: as for `estimate`; also if an option is out of range, or if the kinds of edges
+            to keep leave nothing to fit.
+        UnsupportedModelError: the weights are quantised.
 
     Example:
         >>> learned = sl.learn(model, graph, start=sl.extract(graph), steps=20)

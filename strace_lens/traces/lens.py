@@ -1,6 +1,6 @@
-"""Everything that a run says to the vocabulary, as tensors: what a page shows of a node or a head.
+"""The tokens that all nodes and heads of a run promote, as tensors, for display on a page.
 
-`readout` and `logit_attribution` give the same numbers as tables, of one token each.
+`readout` and `logit_attribution` give the same numbers as tables, for one token each.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ _LOGITS = 2**25  # at once, so that a long prompt and a large vocabulary take bo
 
 @dataclass(frozen=True, eq=False)
 class Lens:
-    """What the nodes, heads and MLPs of a prompt say to the vocabulary.
+    """What the nodes, heads and MLPs of a prompt contribute to the logits.
 
     Attributes:
-        shape: of the token graph that was read.
-        prompt: its tokens.
+        shape: shape of the token graph that was read.
+        prompt: the tokens of the prompt.
         model: the name of the model that ran.
-        weights: `weights_hash` of it; None if it is not known.
-        target: whose logit, or logit difference, is divided among them.
-        capped: whether a soft cap stands between these logits and the model's.
+        weights: the model's `weights_hash`; None if it is not known.
+        target: the target whose logit, or logit difference, is decomposed.
+        capped: whether the model applies a soft cap to these logits.
         words: the label of every token id below.
         logits: the target's logit if the last token's stream were read at each level, in logits
             above the mean of the vocabulary, with the norm's scale of the full run.
         heads: what each head adds to that logit by reading each token.
-        mlps: what each MLP adds to it; none where the model has no MLPs.
+        mlps: what each MLP adds to it; empty if the model has no MLPs.
         ids: the most probable next tokens, if the model ended at each node.
-        probabilities: of `ids`.
-        written: ids that the write of each head, and last of the MLP, promotes and suppresses most
-            at the last token; the first half promoted, from the most on.
-        added: logits that the write adds to them, less the mean over the vocabulary.
-        pattern: attention of each head; the last row alone where `MOST_ATTENTION` is exceeded.
+        probabilities: the probabilities of `ids`.
+        written: ids that the output of each head, and last of the MLP, promotes and suppresses most
+            at the last token; the first half are promoted, strongest first.
+        added: logits that the output adds to them, minus the mean over the vocabulary.
+        pattern: attention of each head; only the last row if `MOST_ATTENTION` is exceeded.
     """
 
     shape: GraphShape
@@ -76,21 +76,21 @@ class Lens:
 
 @verb
 def read_lens(model: Model, graph: TokenGraph, target: TargetLike | None = None) -> Lens:
-    """Read what every node, and every head and MLP at the last token, says to the vocabulary.
+    """Read which tokens every node, and every head and MLP at the last token, promotes.
 
     A node is read through the model's own final norm and unembedding as if the model ended there
     (the logit lens, nostalgebraist, 2020). What a head or an MLP writes is read with the norm's
-    scale held at that of the full run (direct logit attribution, Elhage et al., 2021).
+    scale fixed to that of the full run (direct logit attribution, Elhage et al., 2021).
 
     Args:
-        model: that the graph was read from.
+        model: the model from which the graph was read.
         graph: the token graph of a prompt.
-        target: the token, or the logit difference, that is divided among heads and MLPs; the most
-            probable token by default.
+        target: the token or logit difference that is decomposed into contributions of heads and
+            MLPs; by default the most probable token.
 
     Raises:
         ValueError: the weights have changed since the graph was read.
-        TargetError: a target that names no tokens of the model.
+        TargetError: the target names no tokens of the model.
         UnsupportedModelError: the final norm and unembedding do not give the model's logits.
     """
     graph.expect_model(model)

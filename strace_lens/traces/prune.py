@@ -1,8 +1,8 @@
-"""Backward pruning: from the full graph down, the edges that the output answers to least go first.
+"""Backward pruning: starting at the full graph, the edges that matter least are removed first.
 
-Scores of the full graph say what matters while everything is there. As edges fall away others take
-over, so Fisher scores (`fisher`) are estimated again at each trace on the way down. The edges that
-fall off at a step take the ranks above the survivors: nested by construction.
+Scores of the full graph say what matters while every edge is present. As edges are removed, others
+take over, so Fisher scores (`fisher`) are estimated again at each trace on the way down. The edges
+removed at a step rank behind those that remain, so the traces are nested by construction.
 """
 
 from __future__ import annotations
@@ -50,24 +50,24 @@ def prune(
     progress: Progress | None = None,
     allow_other_model: bool = False,
 ) -> Trace:
-    """Rank edges by pruning the graph step by step, scores estimated anew at each.
+    """Rank edges by pruning the graph step by step, with new scores at each step.
 
     The parameters `keep`, `target`, `replacement`, `seed`, `memory_budget`, `progress` and
-    `allow_other_model` are as for `estimate`. Kinds that are kept rank last, and the edges that can
-    be ablated are the full graph that is pruned (`schedule_ablatable`).
+    `allow_other_model` are as for `estimate`. Kinds that are kept rank last, and pruning starts
+    from all edges that can be ablated (`schedule_ablatable`).
 
     Args:
-        model: the model whose graph it is.
+        model: the model from which the graph was read.
         graph: the token graph of a prompt.
-        probes: backward passes a step; one is taken where the target names tokens.
-        factor: share of its edges that a step keeps.
-        decay: weight of the former steps in the running mean of scores that decides.
-        smallest: no trace smaller than this is scored; its edges keep their last order.
+        probes: backward passes per step; a target that names tokens takes only one.
+        factor: share of the remaining edges that each step keeps.
+        decay: weight of earlier steps in the running mean of the scores that decides.
+        smallest: size below which no trace is scored; its edges keep their last order.
 
     Raises:
-        ValueError: as `estimate` does; also for an option out of its range, and for kinds of edges
-            to keep that leave nothing to fit.
-        UnsupportedModelError: quantised weights.
+        ValueError: as for `estimate`; also if an option is out of range, or if the kinds of edges
+            to keep leave nothing to fit.
+        UnsupportedModelError: the weights are quantised.
 
     Example:
         >>> pruned = sl.prune(model, graph, factor=0.5)

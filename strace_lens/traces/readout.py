@@ -1,8 +1,8 @@
-"""What the parts of a run say to the vocabulary: direct logit attribution, and readouts of nodes.
+"""Contributions of the parts of a run to logits: direct logit attribution and readouts of nodes.
 
-Both go through the model's own final norm and unembedding. The norm's scale is held at that of the
-full run, as the `logit_attrs` of TransformerLens does, so that the parts of a logit add up to it.
-What a part does by way of later heads and MLPs is not counted: it is theirs.
+Both go through the model's own final norm and unembedding. The norm's scale is fixed to that of the
+full run, as `logit_attrs` of TransformerLens does, so that the parts of a logit add up to it. The
+effect of a part through later heads and MLPs is attributed to those.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ def logit_attribution(
     *,
     by_token: bool = False,
 ) -> pd.DataFrame:
-    """Divide a logit of the prediction, or a logit difference, among the heads and MLPs.
+    """Decompose a logit, or a logit difference, into contributions of the heads and MLPs.
 
-    Direct logit attribution: what each component writes at the last token, through the final norm
-    at the scale of the full run and the unembedding. A single token's logit is taken less the mean
-    logit of the vocabulary, since what is added to all logits alike changes no probability. Elhage
-    et al. (2021), "A Mathematical Framework for Transformer Circuits"; Wang et al. (2023),
-    "Interpretability in the Wild" (arXiv 2211.00593), section 3.1.
+    Direct logit attribution: what each component writes at the last token is passed through the
+    final norm, at the scale of the full run, and the unembedding. The mean logit of the vocabulary
+    is subtracted from a single token's logit, since adding a constant to all logits changes no
+    probability. Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits"; Wang et
+    al. (2023), "Interpretability in the Wild" (arXiv 2211.00593), section 3.1.
 
     Args:
-        model: that the graph was read from.
+        model: the model from which the graph was read.
         graph: the token graph of a prompt.
         target: " Rome" for the logit of a token, (" Rome", " Paris") for a logit difference,
-            ([" Rome", " Milan"], " Paris") for one of sets; the most probable token by default.
-        by_token: a row for each token that a head reads, in place of one for the head.
+            ([" Rome", " Milan"], " Paris") for one of sets; by default the most probable token.
+        by_token: return a row for each token that a head reads, instead of one for the head.
 
     Returns:
-        One row a part: `name` ("embed", "a3.h2", "m3", "bias" for all biases together, and
+        One row per part: `name` ("embed", "a3.h2", "m3", "bias" for all biases together, and
         "soft cap" for what a cap on logits takes away), `kind`, `layer`, `head`, with `by_token`
         also the `position` and `token` that the head reads, and `contribution` in logits. The
         contributions add up to the target's value.
 
     Raises:
         ValueError: the weights have changed since the graph was read.
-        TargetError: a target that names no tokens of the model.
+        TargetError: the target names no tokens of the model.
         UnsupportedModelError: the final norm and unembedding do not give the model's logits.
 
     Example:
@@ -131,27 +131,27 @@ def head_writes(edges: InEdges, position: int) -> Float[Tensor, "head d_model"]:
 def readout(
     model: Model, graph: TokenGraph, *, position: int = -1, tokens: int = 5
 ) -> pd.DataFrame:
-    """Read which tokens each node, head and MLP at one token promotes and suppresses.
+    """List the tokens that each node, head and MLP at one position promotes and suppresses.
 
-    A node is read as if the model ended there (the logit lens, nostalgebraist, 2020); what a head
-    or an MLP writes is read as the logits that it adds, with the final norm's scale held at that
-    of the full run at the same token.
+    A node is read as if the model ended there (the logit lens, nostalgebraist, 2020). For a head or
+    an MLP, the logits that its output adds are read, with the final norm's scale fixed to that of
+    the full run at the same token.
 
     Args:
-        model: that the graph was read from.
+        model: the model from which the graph was read.
         graph: the token graph of a prompt.
-        position: token position; the last by default. Negative ones count from the end.
-        tokens: how many are promoted and how many suppressed, of each.
+        position: token position, by default the last; negative ones count from the end.
+        tokens: number of promoted tokens, and of suppressed ones, for each node, head and MLP.
 
     Returns:
-        One row a token: `name` (the hook point of a node, "a3.h2", "m3"), `kind` ("node",
-        "attention" or "mlp"), `layer`, `head`, `effect` ("promoted" or "suppressed"; of nodes only
-        the first), `order` from 0, `token` and `value`: of a node the probability, of a head or MLP
-        the logits that it adds, less their mean over the vocabulary.
+        One row per token: `name` (the hook point of a node, "a3.h2", "m3"), `kind` ("node",
+        "attention" or "mlp"), `layer`, `head`, `effect` ("promoted" or "suppressed"; for nodes only
+        the former), `order` from 0, `token` and `value`: for a node the probability, for a head or
+        MLP the logits that it adds, minus their mean over the vocabulary.
 
     Raises:
-        ValueError: a position outside the prompt, fewer than one token or more than the vocabulary
-            has, or weights that have changed since the graph was read.
+        ValueError: the position is outside the prompt, `tokens` is less than one or more than the
+            vocabulary has, or the weights have changed since the graph was read.
         UnsupportedModelError: the final norm and unembedding do not give the model's logits.
 
     Example:

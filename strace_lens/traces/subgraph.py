@@ -1,4 +1,4 @@
-"""Subgraphs: sets of edges of a token graph, combined, looked at, and run."""
+"""Subgraphs: sets of edges of a token graph that can be combined, inspected and run."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from strace_lens.utils.html_repr import facts, short
 class Subgraph:
     """A set of edges of a token graph.
 
-    Subgraphs of one prompt and model combine as sets do: `a | b`, `a & b`, `a - b`, and `~a` for
-    all other edges that reach the output. What the result says of ranks and importance is the left
-    one's. `len(a)` counts the edges, and `"a3.h2@5->9" in a` asks for one by name
+    Subgraphs of one prompt and model combine like sets: `a | b`, `a & b`, `a - b`, and `~a` for
+    all other edges that reach the output. The result has the ranks and importance of the left
+    operand. `len(a)` counts the edges, and `"a3.h2@5->9" in a` tests for an edge by its name
     (`strace_lens.traces.names`); a name that no edge of the graph has is refused.
 
     Attributes:
-        shape: of the token graph.
-        prompt: its tokens.
+        shape: shape of the token graph.
+        prompt: the tokens of the prompt.
         kept: True for the edges of the subgraph.
-        ranks: of the trace it was cut from; the heaviest edges come first.
+        ranks: ranks in the trace it was cut from; the most important edges come first.
         metadata: how that trace was made.
-        importance: what the trace ranked its edges by, if it keeps that.
+        importance: what the trace ranked its edges by, if it has that.
 
     Example:
         >>> later = trace.subgraph(0.05) - trace.subgraph(100)
@@ -81,18 +81,18 @@ class Subgraph:
         return replace(self, kept=EdgeTensors(*(there & ~kept for there, kept in pairs)))
 
     def edge_names(self) -> list[str]:
-        """Names of the edges, first ranked first: `a3.h2@5->9`, `m3@5`, `r3.mid@5`."""
+        """Names of the edges, in order of rank: `a3.h2@5->9`, `m3@5`, `r3.mid@5`."""
         names = edge_names(self.shape, self.kept)
         return [names[i] for i in self._kept_ranks().argsort(stable=True).tolist()]
 
     def heads(self) -> pd.DataFrame:
-        """What each head keeps, one row for each layer and head.
+        """How much of each head the subgraph keeps, one row for each layer and head.
 
         Returns:
-            Columns `layer`, `head`, `edges` (attention edges of the head that are kept),
-            `share_of_head` (of all its edges that reach the output) and, where the importance is
-            known, `importance` (the sum over those kept, in the importance's unit) and
-            `share_of_importance` (of this sum over all heads; NaN where that is 0).
+            Columns `layer`, `head`, `edges` (number of the head's attention edges that are kept),
+            `share_of_head` (as a share of its edges that reach the output) and, if the importance
+            is known, `importance` (the sum over those kept, in the importance's unit) and
+            `share_of_importance` (as a share of this sum over all heads; NaN if that is 0).
 
         Example:
             >>> trace.subgraph(0.02).heads().nlargest(5, "share_of_importance")
@@ -110,11 +110,11 @@ class Subgraph:
         return head_table(columns)
 
     def to_pandas(self) -> pd.DataFrame:
-        """The edges, one row each, first ranked first.
+        """The edges, one row per edge, in order of rank.
 
-        Columns: `rank` (missing where it is not known), `kind`, `layer`, `head` (missing unless
+        Columns: `rank` (missing if it is not known), `kind`, `layer`, `head` (missing unless
         attention), the `source` and `target` hook points, each with `_position` and `_token`, and
-        `importance` where it is known.
+        `importance` if it is known.
         """
         table, ranks = edge_table(self.shape, self.prompt.strings, self.kept), self._kept_ranks()
         unknown = (ranks == UNREACHABLE).numpy()
@@ -129,7 +129,7 @@ class Subgraph:
 
         Node attribute: `token`. Edge attributes: `kind`, `layer`, `head` (None unless attention)
         and `rank`. Graph attributes: `shape`, `prompt` and `made`, from which
-        `subgraph_from_networkx` reads it back.
+        `subgraph_from_networkx` makes the subgraph again.
         """
         graph = nx.MultiDiGraph(shape=self.shape, prompt=self.prompt, metadata=dict(self.metadata))
         for edge in self.to_pandas().to_dict("records"):
@@ -149,21 +149,21 @@ class Subgraph:
         replacement: Replacement = ZERO,
         allow_other_model: bool = False,
     ) -> list[Hook]:
-        """Hooks that ablate every edge outside the subgraph, for runs of your own.
+        """Return hooks that ablate every edge outside the subgraph, for use in your own runs.
 
-        A batch may hold any prompts of the subgraph's length, its own first of all; each is masked
-        alike. The list can be run any number of times, one run at a time.
+        A batch may hold any prompts as long as the subgraph's; all get the same mask. The list can
+        be used any number of times, one run at a time.
 
         Args:
-            model: that the subgraph was made with.
+            model: the model that the subgraph was made with.
             keep: kinds of edges that are never ablated.
             replacement: what an ablated edge carries instead.
-            allow_other_model: accept a model of another name or with other weights than those of
-                the subgraph or the replacement, as another checkpoint, if its graph has the same
+            allow_other_model: accept a model with another name or other weights than those of the
+                subgraph or the replacement, such as another checkpoint, if its graph has the same
                 shape.
 
         Returns:
-            Pairs of hook point and function. A run of another number of tokens raises ValueError.
+            Pairs of hook point and function. A run with another number of tokens raises ValueError.
 
         Raises:
             ValueError: an unknown kind of edges to keep, another model, or a replacement of other

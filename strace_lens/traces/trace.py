@@ -55,19 +55,19 @@ def edges_by_size(
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """Every edge of a prompt's token graph, ranked; the trace of k edges is `ranks < k`.
+    """A ranking of every edge of a prompt's token graph; the trace of k edges is `ranks < k`.
 
     The ranking is a heuristic. Its prefixes approximate the model's output, and the size of one
-    that does so well is an upper bound on the edges that are needed.
+    that does so well is an upper bound on the number of edges that are needed.
 
     Attributes:
-        shape: of the token graph.
-        prompt: its tokens.
-        ranks: position of each edge in the order of extraction; `UNREACHABLE` where an edge cannot
-            reach the output.
+        shape: shape of the token graph.
+        prompt: the tokens of the prompt.
+        ranks: position of each edge in the order of extraction; `UNREACHABLE` for an edge that
+            cannot reach the output.
         metadata: how it was made: model, hash of its weights, importance, order, seed, versions.
-        importance: what each edge was ranked by, float32, 0 where it cannot reach the output; None
-            where ranks follow from more than one number an edge (pruned, learned).
+        importance: what each edge was ranked by, float32, 0 for an edge that cannot reach the
+            output; None if ranks depend on more than one number per edge (pruned, learned).
     """
 
     shape: GraphShape
@@ -88,16 +88,16 @@ class Trace:
         return self.shape.edges
 
     def edge_count(self, size: int | float) -> int:
-        """Edges of a size: the number itself (int), or floor(s * |E|) of a fraction s (float).
+        """Number of edges of a size: the size itself (int), or floor(s * |E|) for a fraction s.
 
         Raises:
-            TypeError: a boolean, or no number.
+            TypeError: the size is a boolean or not a number.
             ValueError: a number of edges outside 1..|E|, or a fraction outside (0, 1].
         """
         return edge_count(size, self.edges)
 
     def subgraph(self, size: int | float) -> Subgraph:
-        """The first edges, as a set.
+        """The subgraph of the first edges.
 
         Args:
             size: a number of edges (int), or a fraction of all edges in (0, 1] (float).
@@ -108,16 +108,16 @@ class Trace:
         return self.first(self.edge_count(size))
 
     def first(self, edges: int) -> Subgraph:
-        """The trace of so many edges, which may be none, as a set of edges."""
+        """The subgraph of the first `edges` edges, a number that may be 0."""
         return self.between(0, edges)
 
     def between(self, start: int, stop: int) -> Subgraph:
-        """The edges with ranks from `start` up to, not including, `stop`, as a set of edges."""
+        """The subgraph of the edges with ranks from `start` up to, but not including, `stop`."""
         kept = self.ranks.map(lambda r: (r >= start) & (r < stop))
         return Subgraph(self.shape, self.prompt, kept, self.ranks, self.metadata, self.importance)
 
     def heads(self, size: int | float = 1.0) -> pd.DataFrame:
-        """What each head has of the trace of a size: see `Subgraph.heads`.
+        """How much of the trace of a size belongs to each head: see `Subgraph.heads`.
 
         Example:
             >>> trace.heads(0.02).nlargest(5, "share_of_importance")
@@ -125,9 +125,9 @@ class Trace:
         return self.subgraph(size).heads()
 
     def counts_by_size(self, edges: Sequence[int]) -> Int64[Tensor, "size kind layer"]:
-        """How many edges of each kind (in the order of `KINDS`) and layer the first k edges have.
+        """Count the first k edges by kind (in the order of `KINDS`) and layer, for each k given.
 
-        One pass over the edges, whatever the number of sizes.
+        It passes over the edges once, however many sizes there are.
         """
         layers = [layer for kind in KINDS for layer in getattr(self.ranks, kind)]
         counts = edges_by_size(layers, edges).split(
@@ -137,11 +137,11 @@ class Trace:
         return torch.stack([pad(n, (0, self.shape.layers - n.shape[1])) for n in counts], 1)
 
     def to_pandas(self, size: int | float = 1.0) -> pd.DataFrame:
-        """The edges of the trace of a size, one row each, first ranked first.
+        """The edges of the trace of a size, one row per edge, in order of rank.
 
         Columns: `rank`, `kind`, `layer`, `head` (missing unless attention), the `source` and
-        `target` hook points, each with `_position` and `_token`, and `importance` where the trace
-        keeps it. `trace_from_pandas` reads the frame of all edges back.
+        `target` hook points, each with `_position` and `_token`, and `importance` if the trace
+        has it. `trace_from_pandas` makes the trace again from the frame of all edges.
         """
         return self.subgraph(size).to_pandas()
 
@@ -154,28 +154,27 @@ class Trace:
         replacement: Replacement = ZERO,
         allow_other_model: bool = False,
     ) -> list[Hook]:
-        """Hooks that ablate all but the trace of a size, for runs of your own.
+        """Return hooks that ablate all edges outside the trace of a size, for use in your own runs.
 
-        They are the masks that `density_curve` runs. A batch may hold any prompts of the trace's
-        length, the trace's own first of all; each is masked alike. The list can be run any number
-        of times, one run at a time.
+        They apply the masks that `density_curve` runs. A batch may hold any prompts as long as the
+        trace's; all get the same mask. The list can be used any number of times, one run at a time.
 
             hooks = trace.hooks(0.05, model)
             logits = model.run_with_hooks(trace.prompt.tensor[None], fwd_hooks=hooks)
             with model.hooks(fwd_hooks=hooks):
-                ...  # any code of yours that runs the model
+                ...  # any code that runs the model
 
         Args:
             size: a number of edges (int), or a fraction of all edges in (0, 1] (float).
-            model: that the trace was made with.
+            model: the model that the trace was made with.
             keep: kinds of edges that are never ablated.
             replacement: what an ablated edge carries instead.
-            allow_other_model: accept a model of another name or with other weights than those of
-                the trace or the replacement, as another checkpoint, if its graph has the shape of
-                the trace's.
+            allow_other_model: accept a model with another name or other weights than those of the
+                trace or the replacement, such as another checkpoint, if its graph has the same
+                shape.
 
         Returns:
-            Pairs of hook point and function. A run of another number of tokens raises ValueError.
+            Pairs of hook point and function. A run with another number of tokens raises ValueError.
 
         Raises:
             ValueError: a size out of range, an unknown kind of edges to keep, a model other than
@@ -188,13 +187,13 @@ class Trace:
     def expect_model(self, model: Model, *, allow_other_model: bool = False) -> None:
         """Refuse a model that the trace was not made with.
 
-        A model is known by the hash of its weights. A trace that names none, made by hand or read
-        from a file of version 0.1, is held to the model's name, if it has one, and to the shape of
-        the graph.
+        A model is identified by the hash of its weights. If the trace has none, because it was made
+        by hand or read from a file of version 0.1, the model's name (if the trace has one) and the
+        shape of the graph are compared instead.
 
         Args:
             model: a HookedTransformer or a TransformerBridge.
-            allow_other_model: ask for the shape of the graph alone.
+            allow_other_model: compare only the shape of the graph.
 
         Raises:
             ValueError: the model's graph has another shape, or it is another model, by its name or
@@ -219,14 +218,14 @@ class Trace:
 
 
 def subgraph_of_edges(like: Trace | Subgraph, names: Iterable[str]) -> Subgraph:
-    """The subgraph of the named edges.
+    """Return the subgraph of the named edges.
 
     Args:
-        like: a trace or subgraph of the same graph; ranks and importance are its own.
-        names: as `Subgraph.edge_names` gives them.
+        like: a trace or subgraph of the same graph, from which ranks and importance are taken.
+        names: names of edges, as `Subgraph.edge_names` returns them.
 
     Raises:
-        ValueError: a name that no edge of the graph has.
+        ValueError: no edge of the graph has one of the names.
 
     Example:
         >>> subgraph_of_edges(trace, ["m0@4", "a3.h2@1->4"]).heads()

@@ -1,8 +1,8 @@
-"""What can be chosen by name, and what is taken unless told otherwise, without the code behind it.
+"""The names that can be chosen, and the default values, without the code behind them.
 
-The command line names these in its help, completes them and refuses others. It reads them here,
-because what they name imports torch, which takes seconds. The names are those of the registries, in
-the same order; a test compares them.
+The command line lists these in its help, completes them and refuses others. It reads them here,
+because the code that they name imports torch, which takes seconds. The names are those of the
+registries, in the same order; a test compares them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Device maps that transformers makes by itself."""
 
 MEMORY_BUDGET = 2**27
-"""Bytes of a forward pass on a CPU unless said otherwise; larger passes are slower there."""
+"""Default bytes of a forward pass on a CPU, where larger passes are slower."""
 
 DEVICE_BUDGET = 2**31
-"""Bytes of a forward pass on a GPU, where Python takes as long to start a small pass as a large."""
+"""Default bytes of a forward pass on a GPU, where small passes take as long to start as large."""
 
 GRADIENT_BUDGET = 2**31
-"""Bytes of a forward and backward pass unless said otherwise: every layer's values stay alive."""
+"""Default bytes of a forward and backward pass, which keeps every layer's values in memory."""
 
 # ------------------------------------------------------------------ traces
 
@@ -41,17 +41,17 @@ ESTIMATOR_SIZE_COUNT = 30
 """How many sizes `measures.sizes.ESTIMATOR_SIZES` has; NumPy spaces them."""
 
 REFINE = 12
-"""How many sizes are added to the grid at the most, unless said otherwise."""
+"""Default maximum number of sizes that are added to the grid."""
 
 TEXT_SIZES = (1e-5, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.6, 1.0)
-"""Coarser than the paper's grid and of the same range, so that densities can be compared."""
+"""Sizes coarser than the paper's grid, with the same range, so that densities can be compared."""
 
 SMALL = 0.1
-"""The size whose predictions are shown beside the model's."""
+"""The size of the trace whose predictions are shown with the model's."""
 
 ESTIMATORS = ("greedy", "scheduled", "fisher", "pruned", "regularized", "learned")
 EARLIER_ESTIMATORS = {"anchored": "regularized"}
-"""What estimators were called in version 0.1; accepted until 0.3."""
+"""Names of estimators in version 0.1, which are accepted until 0.3."""
 
 IMPORTANCES = ("l1", "l2", "normf", "proximity", "ifr", "cosine", "leverage", "random")
 KINDS = ("residual", "attention", "mlp")
@@ -60,7 +60,7 @@ ABLATIONS = ("zero", "mean", "resample")
 # ------------------------------------------------------------------ sweeps
 
 BUILTIN = "builtin"
-"""The source that stands for the package's own prompts, 13 of each of 8 kinds."""
+"""The name of the package's own prompts, 13 of each of 8 kinds."""
 
 SPEEDS = ("here", "h100")
 SWEEP_ABLATIONS = ("zero", "mean")
@@ -93,7 +93,7 @@ METHODS = (
     *("bootstrap", "pair-magnitude", "ifr", "strace", "strace-contrast", "random"),
 )
 RANKED_BY = ("mib", "signed", "absolute")
-"""By what edges are ranked: sign for CPR and magnitude for the rest, or one of them for all."""
+"""How edges are ranked: by sign for CPR and magnitude for the rest, or by one of them for all."""
 
 TESTS = ("sufficiency", "partial necessity", "non-independence", "minimality", "equivalence")
 REFERENCES = ("random", "connected")
@@ -112,10 +112,10 @@ def known_methods() -> Collection[str]:
 
 
 def estimator_name(name: str) -> str:
-    """The present name of an estimator that is called so now or was in version 0.1.
+    """The current name of an estimator, given that name or the one of version 0.1.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no estimator of that name.
     """
     known = _registered(ESTIMATORS, "traces.estimators", "ESTIMATORS")
     name = EARLIER_ESTIMATORS.get(name, name)
@@ -125,10 +125,10 @@ def estimator_name(name: str) -> str:
 
 
 def parse_importance(name: str) -> tuple[str, int | None]:
-    """The name of an importance and the number of "leverage(3)", None where none is given.
+    """The name of an importance and the number, as in "leverage(3)"; None if it has none.
 
     Raises:
-        ValueError: there is none of that name, or none that takes the number.
+        ValueError: there is no importance of that name, or it takes no such number.
     """
     known = _registered(IMPORTANCES, "traces.importance", "IMPORTANCES")
     parts = re.fullmatch(r"(\w+)(?:\((\d+)\))?", name)
@@ -155,7 +155,7 @@ def kinds_to_keep(keep: Sequence[str]) -> tuple[str, ...]:
 
 
 def expect_methods(methods: Collection[str]) -> None:
-    """Refuse methods of discovery that there are not, and a comparison without one.
+    """Refuse unknown methods of discovery, and an empty list of methods.
 
     Raises:
         ValueError: no method, or an unknown one.
@@ -169,7 +169,7 @@ def expect_methods(methods: Collection[str]) -> None:
 
 
 def _expect(noun: str, name: str, known: Collection[str], otherwise: str) -> None:
-    """Refuse a name that there is not where something else may be given instead."""
+    """Refuse an unknown name; the message says what else may be given instead."""
     if name not in known:
         raise ValueError(
             f"unknown {noun} {name!r}; choose from {', '.join(known)}, or give {otherwise}"
@@ -177,7 +177,7 @@ def _expect(noun: str, name: str, known: Collection[str], otherwise: str) -> Non
 
 
 def expect_map(name: str) -> None:
-    """Refuse a device map that there is not.
+    """Refuse an unknown device map.
 
     Raises:
         ValueError: an unknown one.
@@ -186,7 +186,7 @@ def expect_map(name: str) -> None:
 
 
 def expect_speed(name: str) -> None:
-    """Refuse the name of a speed that there is not.
+    """Refuse an unknown name of a speed.
 
     Raises:
         ValueError: an unknown one.
@@ -195,7 +195,7 @@ def expect_speed(name: str) -> None:
 
 
 def check_sweep_choices(ablation: str, controls: str, corrupt: str) -> None:
-    """Refuse what a sweep does not have.
+    """Refuse choices that a sweep does not have.
 
     Raises:
         ValueError: an unknown ablation, unknown controls or an unknown corruption.

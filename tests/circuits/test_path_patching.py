@@ -188,7 +188,7 @@ def test_padded_pairs_and_a_node_as_receiver() -> None:
         (["a0.h0"], {"receivers": []}, "without a receiver"),
         (["a0.h0"], {"receivers": "embed"}, "'embed' reads nothing"),
         (["a0.h0"], {"receivers": "a1.h7.q"}, "the nearest is 'a1.h"),
-        (["a0.h0.q"], {}, "'a0.h0<q>' is no sender"),
+        (["a0.h0.q"], {}, "'a0.h0<q>' cannot be a sender"),
         (["a0.h0"], {"direction": "denoise", "ablation": "zero"}, "use resample"),
         ([], {}, "no sender"),
     ],

@@ -78,7 +78,7 @@ def test_the_table_names_the_circuit_and_each_test(folder, pairs, scores, tmp_pa
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("scores", [], "say how many make the circuit, as --edges 500 or --edges 0.02"),
+        ("scores", [], "give the size of the circuit, such as --edges 500 or --edges 0.02"),
         ("scores", ["--edges", "many"], "takes a number of edges or a fraction of them"),
         ("scores", ["--edges", "1.5"], "1.5"),
         ("circuit", ["--edges", "3"], "is a circuit of 10 edges: leave out --edges"),

@@ -223,7 +223,7 @@ def test_a_model_that_is_loaded_is_announced_in_a_terminal_alone(
         assert bar.tasks[-1].description == "loading a-model (0.0 s last time)"
     out, err = capsys.readouterr()
     assert out == ""
-    assert "loaded a-model in 0.0 s; it computes what transformers does" in err
+    assert "loaded a-model in 0.0 s; its outputs match those of transformers" in err
     with Bar() as bar, bar.loading("a-model", "bfloat16", None):
         assert "for the first time" in bar.tasks[-1].description
 

@@ -80,7 +80,7 @@ def test_an_interrupt_says_that_the_same_command_goes_on(
         patch.setattr(sweep_module, "write_part", interrupted)
         result = run(file, "--model", model, "--out", tmp_path / "run")
     assert result.exit_code == 130
-    assert "stopped; the same command goes on from here" in result.stderr
+    assert "stopped; the same command resumes the sweep" in result.stderr
     assert len(part_paths(tmp_path / "run")) == 1
     assert run(file, "--model", model, "--out", tmp_path / "run").exit_code == 0
     assert len(read_run(tmp_path / "run").prompts) == 5

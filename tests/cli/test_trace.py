@@ -169,8 +169,8 @@ def test_a_target_is_measured_in_every_way_and_ranked_towards_where_fitted(folde
 def test_a_target_that_is_none_is_one_line(folder, tmp_path):
     for given, words in (
         (("--target", "the of"), "'the of' is not one token of tiny-llama but 2: 'the', 'of'"),
-        (("--target", "Rome", "--target", "Paris"), "add --against, or name one token"),
-        (("--against", "Rome"), "--against compares with a --target"),
+        (("--target", "Rome", "--target", "Paris"), "add --against, or give one token"),
+        (("--against", "Rome"), "--against needs a --target"),
     ):
         result = run(PROMPT, "--model", folder, "--out", str(tmp_path / "out"), *given)
         assert result.exit_code == 2

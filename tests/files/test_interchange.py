@@ -121,7 +121,7 @@ def test_scores_and_circuits_come_back(tmp_path_factory, graph, seed) -> None:
             json.dumps(by_hand(new=True, edges=dict.fromkeys(EDGES, 1.0))),
             r"the edge input->a0\.h0<q> is 1\.0, not an object",
         ),
-        (json.dumps(by_hand(new=True, edges={})), "says nothing of the edge input->a0.h0<q>"),
+        (json.dumps(by_hand(new=True, edges={})), "lacks the edge input->a0.h0<q>"),
         (
             json.dumps(by_hand(new=True, edges={e: {"score": None} for e in EDGES})),
             r"the score of input->a0\.h0<q> is None, not a number",
@@ -140,7 +140,7 @@ def test_scores_and_circuits_come_back(tmp_path_factory, graph, seed) -> None:
         ),
         (
             json.dumps(by_hand(new=True, edges={**UNSCORED, "m0->m0": {"score": 0.0}})),
-            "has an edge m0->m0, which one has not",
+            "has an edge m0->m0, which is not in one",
         ),
         (
             json.dumps(
@@ -221,7 +221,7 @@ def test_a_file_of_ours_that_was_edited_says_so_and_how_to_read_it(tmp_path) -> 
     content = json.loads(path.read_text())
     content["edges"][EDGES[0]]["score"] = 2.0
     path.write_text(json.dumps(content))
-    with pytest.raises(ResultFileError, match="edited; to read what it says now, take its key 'st"):
+    with pytest.raises(ResultFileError, match="edited; to read it as it is now, remove its key"):
         load_importances(path, ONE)
     del content["strace_lens"]
     path.write_text(json.dumps(content))

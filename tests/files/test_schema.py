@@ -54,7 +54,7 @@ def refusal_of(content: bytes, path: Path, change: Callable[[Any, Any], Any]) ->
         (lambda f: f["curve"].update(head=True), "head is True"),
         (lambda f: f["curve"].update(seed=0.5), "seed is 0.5"),
         (lambda f: f["curve"].update(keep=["heads"]), "unknown kind of edge 'heads'"),
-        (lambda f: f["curve"].update(keep=["mlp", "mlp"]), "which no curve holds so"),
+        (lambda f: f["curve"].update(keep=["mlp", "mlp"]), "which is not how a curve stores it"),
     ],
 )
 def test_facts_that_are_nonsense_are_refused(content, tmp_path, change, words):

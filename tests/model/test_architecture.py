@@ -164,7 +164,7 @@ def test_parts_on_the_disk_are_refused_where_they_cannot_be_traced(folders: Any)
     [
         ({"device_map": "all"}, "unknown device_map 'all'; choose from auto, balanced"),
         ({"device_map": "auto", "device": "cpu"}, "device and device_map exclude each other"),
-        ({"offload_folder": "away"}, "an offload folder is of use with a device_map alone"),
+        ({"offload_folder": "away"}, "offload_folder can only be used with a device_map"),
     ],
 )
 def test_a_map_that_makes_no_sense_is_refused(

@@ -189,7 +189,7 @@ def test_few_sizes_without_controls_or_phases_make_a_page(rows: int) -> None:
     curve = made.bare(rows)
     page = trace_report(curve, find_phases(curve))
     text = Page(page).text
-    assert "Controls, if they were run, hold a random subgraph" in text
+    assert "Controls, if they were run, are a random subgraph" in text
     assert "No head subgraph" in text
     assert ("needs two sizes" in text) == (rows == 1)
     assert tables(page)[-1]["random tv"].tolist() == ["–"] * rows

@@ -1,4 +1,4 @@
-"""Automatic circuit discovery: edges are removed one after another while the output stays near.
+"""Automatic circuit discovery: edges are removed one by one while the output stays close.
 
 Conmy et al. (2023), "Towards Automated Circuit Discovery for Mechanistic Interpretability",
 algorithm 1. On large graphs only the edges that attribution ranks highest are tested: Syed et al.
@@ -40,28 +40,29 @@ def acdc(
     objective: str | None = None,
     screen: int | None = None,
 ) -> EdgeValues:
-    """What the removal of each edge cost when it was tested; those that cost tau or more are kept.
+    """Cost of removing each edge when it was tested; edges that cost tau or more are kept.
 
     From the logits back, each destination's edges are tested from the last source to the first: an
     edge is removed if the mean objective over pairs falls by less than tau (with the default
     objective: the KL divergence from the full model rises by less). The score is that fall, so
-    positive helps, and the edges with a score of at least tau are ACDC's circuit. Destinations
-    whose own outputs are all removed lose their edges untested, with a score of zero.
+    positive helps, and the edges with a score of at least tau are ACDC's circuit. If all outputs
+    of a destination's node are removed, its edges are removed untested, with a score of zero.
 
-    Edges are tested in cumulative batches, with the result of one at a time: one forward pass an
-    edge tested, and in a batch those after an edge that is kept are run again.
+    Edges are tested in cumulative batches, with the same result as one at a time: one forward pass
+    per tested edge, and in a batch those after an edge that is kept are run again.
 
     Args:
         tau: threshold, in units of the objective.
         objective: see `objective_of`.
-        screen: test only so many edges, those of largest EAP score (one backward pass more), all
-            others staying in; what is not kept then holds the size of its EAP score, scaled to be
-            less than tau. Unless told, all are tested on graphs of up to 2,000 edges, 200 on larger
-            ones. Syed et al. remove the others before; on SmolLM2 what is
-            left is then too far from the full model for one edge to make a difference.
+        screen: number of edges to test, those of largest EAP score (one more backward pass); all
+            others stay in the graph during the tests. The score of an edge that is not kept is then
+            the magnitude of its EAP score, scaled to be less than tau. By default all edges of
+            graphs with up to 2,000 are tested, and 200 of larger ones. Syed et al. remove the
+            others first; on SmolLM2 the rest is then too far from the full model for one edge to
+            make a difference.
 
     Raises:
-        ValueError: a tau that is no positive number, a screen below 1, an unknown objective.
+        ValueError: tau is not a positive number, screen is below 1, or the objective is unknown.
     """
     if not (tau > 0 and math.isfinite(tau)):
         raise ValueError(f"tau must be a positive number; got {tau}")

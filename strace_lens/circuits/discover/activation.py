@@ -32,20 +32,20 @@ def edge_patching(
     direction: Direction = "noise",
     max_rows: int = MAX_ROWS,
 ) -> EdgeValues:
-    """Effect of each edge alone on the metric, the mean over pairs; positive helps.
+    """Effect of each single edge on the metric, averaged over pairs; positive helps.
 
     "noise" gives metric(full) - metric(this edge ablated); "denoise" gives metric(this edge clean
-    in the corrupted run) - metric(corrupted). One forward pass an edge beside the clean and
-    corrupted ones.
+    in the corrupted run) - metric(corrupted). Passes: one forward per edge, and those of the clean
+    and corrupted runs.
 
     Args:
         positions: ablate an edge at one token position at a time.
         direction: which run is patched; see above.
-        max_rows: refuse to run more rows than these.
+        max_rows: maximum number of rows to run; more are refused.
 
     Raises:
         TooManyRowsError: there are more edges times pairs than `max_rows`.
-        ValueError: positions over prompts of unequal lengths.
+        ValueError: `positions` with prompts of unequal lengths.
     """
     return _patched(experiment, "edge", positions, direction, max_rows)
 
@@ -58,10 +58,10 @@ def node_patching(
     direction: Direction = "noise",
     max_rows: int = MAX_ROWS,
 ) -> EdgeValues:
-    """Effect of each node alone on the metric, written on all of its out-edges; positive helps.
+    """Effect of each single node on the metric, assigned to all of its out-edges; positive helps.
 
-    A node is ablated by all its out-edges at once. Sign, passes (one a node), arguments and errors
-    are those of `edge_patching`.
+    A node is ablated by ablating all of its out-edges at once. Signs, passes (one per node),
+    arguments and errors are as for `edge_patching`.
     """
     return _patched(experiment, "node", positions, direction, max_rows)
 

@@ -47,10 +47,10 @@ _EMBED = "blocks.0.hook_resid_pre"
 def eap(experiment: Experiment, *, seed: int = 0, positions: bool = False) -> EdgeValues:
     """Edge attribution patching: gradients at the clean prompt.
 
-    Passes: one forward over what replaces edges (none for zero), one forward and backward.
+    Passes: one forward for the values that replace edges (none for zero), one forward and backward.
 
     Args:
-        positions: score an edge at each token position apart.
+        positions: score an edge at each token position separately.
     """
     total = empty_scores(experiment, positions)
     for rows in experiment.gradient_chunks(len(experiment.task)):
@@ -65,7 +65,7 @@ def eap(experiment: Experiment, *, seed: int = 0, positions: bool = False) -> Ed
 def attribution_patching(experiment: Experiment, *, seed: int = 0) -> EdgeValues:
     """Attribution patching of nodes, each node's score spread over its out-edges.
 
-    To first order a node's effect is the sum of its out-edges' effects. Passes: as `eap`.
+    To first order a node's effect is the sum of its out-edges' effects. Passes: as for `eap`.
     """
     nodes = eap(experiment).sum(0)
     return nodes * experiment.graph.exists.to(nodes.device)
@@ -77,7 +77,7 @@ def eap_ig(
     """EAP with integrated gradients over inputs, at `steps` points from corrupted to clean.
 
     The k-th of m points is corrupted + k/m (clean - corrupted) embeddings (Hanna et al. 2024,
-    equation 3), the last being the clean prompt. Passes: `steps` forward and backward, two forward.
+    equation 3); the last is the clean prompt. Passes: `steps` forward and backward, two forward.
 
     Raises:
         ValueError: fewer than one step.
@@ -100,10 +100,10 @@ def _integrated(experiment: Experiment, metric: Metric, steps: int, positions: b
 def eap_ig_kl(
     experiment: Experiment, *, seed: int = 0, steps: int = 5, positions: bool = False
 ) -> EdgeValues:
-    """EAP-IG over inputs of the KL divergence from the clean output, whatever the task's metric.
+    """EAP-IG over inputs for the KL divergence from the clean output, whatever the task's metric.
 
-    At the clean prompt itself that gradient is zero. Where the output is a single number there is
-    no divergence, and this is `eap_ig`. Passes: as `eap_ig`.
+    At the clean prompt itself that gradient is zero. If the output is a single number, there is no
+    divergence, and this is `eap_ig`. Passes: as for `eap_ig`.
     """
     return _integrated(experiment, METRICS[objective_of(experiment, None)], steps, positions)
 
@@ -118,14 +118,14 @@ def eap_gp(
 ) -> EdgeValues:
     """EAP with integrated gradients over inputs, along the path of steepest approach (EAP-GP).
 
-    From the clean embeddings, each of `steps` steps goes down the gradient of the squared distance
+    From the clean embeddings, each of `steps` steps descends the gradient of the squared distance
     between the logits and those of the corrupted prompt, so that the path leaves regions in which
-    the output hardly moves; gradients are averaged over its points (Zhang et al. 2025). Passes:
+    the output hardly changes; gradients are averaged over its points (Zhang et al. 2025). Passes:
     2 `steps` forward and backward, two forward.
 
     Args:
-        step_length: norm of a step over all tokens of a prompt, in units of the embedding: 1 as
-            published.
+        step_length: norm of a step over all tokens of a prompt, in units of the embedding; the
+            published value is 1.
 
     Raises:
         ValueError: fewer than one step, or a length that is not positive.
@@ -189,12 +189,12 @@ def clean_corrupted(
 def eap_ig_activations(
     experiment: Experiment, *, seed: int = 0, steps: int = 5, positions: bool = False
 ) -> EdgeValues:
-    """EAP with integrated gradients over activations: each layer's outputs interpolated in turn.
+    """EAP with integrated gradients over activations, interpolating one layer's outputs at a time.
 
     The embedding, the heads of a layer together, or an MLP goes from its replacement to its clean
-    output in `steps` points, all else untouched; the gradients score the out-edges of just those
+    output in `steps` points, with everything else unchanged; the gradients score only its out-edges
     (Hanna et al. 2024, appendix). Passes: `steps` x (1 + 2 x layers) forward and backward, two
-    forward: for small models.
+    forward, which suits small models.
 
     Raises:
         ValueError: fewer than one step.

@@ -1,4 +1,4 @@
-"""Scores of single pairs, resampled: which edges have a sign that another draw of pairs would keep.
+"""A bootstrap of scores over pairs: which edges would keep their sign in another sample of pairs.
 
 After the bootstrap of Nikankin et al. (2025), "BlackboxNLP-2025 MIB Shared Task: Improving Circuit
 Faithfulness via Better Edge Selection" (arXiv 2510.25786), which keeps edges whose attribution
@@ -45,14 +45,14 @@ def consistent_first(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Float[Tensor, " edge"]:
-    """Mean scores, those of edges whose sign does not hold scaled down to rank behind the others.
+    """Average scores over pairs and rank edges with an inconsistent sign behind all others.
 
     Args:
-        values: of each edge on each pair.
-        share: of the resamples in which an edge must have the sign of its mean score to be kept.
-        sign: "any", or "positive" to keep none that hurts.
-        resamples: draws of as many pairs as there are, with replacement.
-        seed: of the draws.
+        values: score of each edge on each pair.
+        share: share of the resamples in which an edge must have the sign of its mean to be kept.
+        sign: "any", or "positive" to keep only edges that help.
+        resamples: number of resamples, each of as many pairs as there are, with replacement.
+        seed: seed of the resamples.
 
     Returns:
         The mean over pairs of each edge that is kept. The others are divided by one number, so

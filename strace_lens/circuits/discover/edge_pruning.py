@@ -1,10 +1,10 @@
-"""Edge pruning: a mask learned by gradient descent, as near to the full model as sparsity allows.
+"""Edge pruning: a mask learned by gradient descent, as close to the full model as sparsity allows.
 
 Bhaskar et al. (2024), "Finding Transformer Circuits with Edge Pruning": hard-concrete masks
 (Louizos et al. 2018, "Learning Sparse Neural Networks through L0 Regularization"), the KL
 divergence to the full model, and a Lagrangian that drives the expected sparsity to a target which
-rises step by step. Unlike the paper's, edges have no mask of their source node beside their own,
-every row draws a mask of its own, which costs nothing here, and steps are tens, not thousands: the
+rises step by step. Unlike in the paper, edges have no additional mask of their source node, every
+row draws a separate mask, which costs nothing here, and there are tens of steps, not thousands: the
 sparsity reached can miss the target by 0.35, because edges that carry nothing fall together.
 """
 
@@ -59,16 +59,16 @@ def edge_pruning(
 ) -> EdgeValues:
     """`log_alpha` of each edge's learned mask: the logit of keeping it, higher the more it is kept.
 
-    It orders edges and is no effect on the metric; above about -1.6 an edge is kept more often than
-    not. Passes: one forward and backward over `batch` pairs a step, two forward.
+    It orders edges but is not an effect on the metric; above about -1.6 an edge is kept more often
+    than not. Passes: one forward and backward over `batch` pairs per step, two forward.
 
     Args:
-        seed: of minibatches and of the masks drawn.
+        seed: seed of minibatches and of the masks drawn.
         sparsity: target of the expected share of edges pruned, in (0, 1).
-        steps: of Adam.
-        batch: pairs in a step.
+        steps: number of steps of Adam.
+        batch: number of pairs per step.
         rate: Adam's learning rate, of the masks and of the Lagrange multipliers.
-        objective: what is kept, see `objective_of`; minus it is the loss.
+        objective: what to preserve, see `objective_of`; the loss is its negative.
 
     Raises:
         ValueError: an option out of range, or an objective without gradients.
@@ -94,8 +94,8 @@ def warm_edge_pruning(
 
     The sequential ensemble of "BlackboxNLP-2025 MIB Shared Task: Exploring Ensemble Strategies for
     Circuit Localization Methods" (arXiv 2510.06811). `log_alpha` starts between 0 and 4, evenly by
-    rank, so that edges which no step decides keep EAP-IG's order. Arguments, errors and what scores
-    mean are those of `edge_pruning`. Passes: those of the two, which share two forward passes.
+    rank, so that edges which no step decides keep EAP-IG's order. Arguments, errors and the meaning
+    of scores are those of `edge_pruning`. Passes: those of both methods, two forward ones shared.
     """
     exists = experiment.graph.exists
     name = objective_of(experiment, objective)
@@ -114,15 +114,15 @@ def hap(
     rate: float = RATE,
     objective: str | None = None,
 ) -> EdgeValues:
-    """Hybrid attribution and pruning: EAP screens the edges, edge pruning decides among those left.
+    """Hybrid attribution and pruning: EAP screens the edges, edge pruning decides among the rest.
 
     Gu et al. (2025), "Discovering Transformer Circuits via a Hybrid Attribution and Pruning
-    Framework" (HAP, arXiv 2510.03282). Edges below the screen are cut in every pass, and score
-    below all others, in EAP's order by magnitude. Other arguments, errors and what scores mean are
-    those of `edge_pruning`. Passes: those of EAP and of edge pruning, which share one forward pass.
+    Framework" (HAP, arXiv 2510.03282). Edges that EAP screens out are ablated in every pass, and
+    score below all others, in EAP's order by magnitude. Other arguments, errors and the meaning of
+    scores are those of `edge_pruning`. Passes: those of EAP and edge pruning, one forward shared.
 
     Args:
-        screen: share of the edges that EAP lets through, in (0, 1] and more than 1 - sparsity.
+        screen: share of the edges that EAP retains, in (0, 1] and more than 1 - sparsity.
 
     Raises:
         ValueError: a screen out of range.
@@ -158,9 +158,9 @@ def node_pruning(
     rate: float = RATE,
     objective: str | None = None,
 ) -> EdgeValues:
-    """`log_alpha` of each node's learned mask, written on all of its out-edges.
+    """`log_alpha` of each node's learned mask, assigned to all of its out-edges.
 
-    As `edge_pruning`, with one mask for all out-edges of a node, after Cao et al. (2021), "Low-
+    Like `edge_pruning`, with one mask for all out-edges of a node, after Cao et al. (2021), "Low-
     Complexity Probing via Finding Subnetworks"; `sparsity` is the share of nodes.
     """
     exists = experiment.graph.exists

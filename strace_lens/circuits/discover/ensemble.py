@@ -1,9 +1,9 @@
-"""Ensembles: the scores that several methods give an edge, made one.
+"""Ensembles: the scores that several methods give an edge, combined into one.
 
 After the parallel ensembles of "BlackboxNLP-2025 MIB Shared Task: Exploring Ensemble Strategies for
-Circuit Localization Methods" (arXiv 2510.06811), which take means, minima and maxima of scores. The
-scores of two methods differ in size, so that each is divided by its root mean square over edges
-first; ranks need no such thing.
+Circuit Localization Methods" (arXiv 2510.06811), which take means, minima and maxima of scores.
+Since the scores of two methods differ in scale, each is first divided by its root mean square over
+edges; ranks need no scaling.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ def combined(
     how: str = "rank",
     weights: Sequence[float] | None = None,
 ) -> EdgeValues:
-    """One score an edge from those of several methods.
+    """Combine the scores of several methods into one score per edge.
 
     Args:
         members: the scores of each method.
         exists: which cells are edges.
-        signed: of each method, whether its scores are effects, or only their order counts.
+        signed: for each method, whether its scores are effects; if not, only their order counts.
         how: "rank": the mean of the ranks by magnitude, 1 for the edge of the largest, with the
-            sign that the members give with the greater sum of ranks; "mean", "min" or "max" of the
-            scores over their root mean square. Where the order of one member alone counts, ranks
-            have no sign.
-        weights: of the members in a mean, equal by default.
+            sign for which the members' ranks have the larger sum; "mean", "min" or "max" of the
+            scores over their root mean square. If only the order of one member counts, ranks have
+            no sign.
+        weights: weights of the members in a mean, by default equal.
 
     Raises:
         ValueError: an unknown `how`, weights that do not fit, a sum of weights that is not
-            positive, weights of a minimum or maximum, or scores other than ranks of a member of
-            which only the order counts.
+            positive, weights with a minimum or maximum, or a `how` other than "rank" with a member
+            of which only the order counts.
     """
     if how not in HOWS:
         raise ValueError(f"how must be one of {', '.join(HOWS)}; got {how!r}")
@@ -56,9 +56,7 @@ def combined(
             f"weights must be {len(members)} numbers of at least 0, not all 0; got {weights}"
         )
     if how != "rank" and not all(signed):
-        raise ValueError(
-            f"of a member only the order of scores counts: take how='rank', not {how!r}"
-        )
+        raise ValueError(f"the scores of a member have only an order: use how='rank', not {how!r}")
     edges = torch.stack([values.cpu()[exists].double() for values in members])
     if how == "rank":
         ranks = [

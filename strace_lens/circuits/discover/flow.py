@@ -1,10 +1,10 @@
-"""Rankings by a best-first search from the logits: the s-Trace's own way of taking edges.
+"""Rankings by a best-first search from the logits, as in s-Trace.
 
-Of all edges into what it has reached the search takes the most important, and with an edge's source
-it reaches all inputs of that source. So every size of circuit hangs from the output. Scores are
-places in that order, not effects on the metric: the first edge of E scores 1, the last 1 / E. What
-is important is read off the clean run alone (`strace`, `ifr`: one forward pass over the clean
-prompts, no gradient) or off the contrast of clean and corrupted prompts (`strace_contrast`).
+Of all edges into what it has reached, the search takes the most important; by taking an edge, it
+reaches all inputs of the edge's source. So circuits of every size are connected to the output.
+Scores are places in that order, not effects on the metric: the first edge of E scores 1, the last
+1 / E. Importance is computed from the clean run alone (`strace`, `ifr`: one forward pass over the
+clean prompts, no gradient) or from the contrast of clean and corrupted prompts (`strace_contrast`).
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ Sizes = Callable[[int], Float[Tensor, "source row pos"]]
 
 
 def strace(experiment: Experiment, *, seed: int = 0) -> EdgeValues:
-    """The s-Trace's own ranking carried to components: best-first by L1 norm.
+    """The ranking of s-Trace applied to components: best-first by L1 norm.
 
-    The importance of an edge is the L1 norm of what its source adds to the stream, over the sum of
-    the norms of all that the destination reads, the mean over pairs and token positions. Source:
-    s-Trace (arXiv 2605.27033), sections "edge importance" and "extraction".
+    The importance of an edge is the L1 norm of what its source adds to the stream, divided by the
+    sum of the norms of everything that the destination reads, averaged over pairs and positions.
+    Source: s-Trace (arXiv 2605.27033), sections "edge importance" and "extraction".
     """
     return best_first(experiment.graph, importance(experiment, norms))
 
 
 def strace_contrast(experiment: Experiment, *, seed: int = 0, steps: int = 5) -> EdgeValues:
-    """The s-Trace's search towards the task's metric: best-first by the effect of each edge.
+    """The search of s-Trace towards the task's metric: best-first by the effect of each edge.
 
     A trace explains the whole output of a prompt, a circuit the contrast of clean and corrupted
     prompts. Here the importance of an edge is the magnitude of its effect on the metric, to first
-    order along the path from corrupted to clean (`eap_ig`), as Fisher scores are of a trace whose
-    target is a logit difference and whose ablated edges are resampled. Passes: as `eap_ig`.
+    order along the path from corrupted to clean (`eap_ig`), like the Fisher scores of a trace whose
+    target is a logit difference and whose ablated edges are resampled. Passes: as for `eap_ig`.
 
     Args:
-        steps: points of the path.
+        steps: number of points of the path.
     """
     effects = eap_ig(experiment, steps=steps)
     return best_first(experiment.graph, effects.abs().cpu())
@@ -60,10 +60,10 @@ def norms(added: Float[Tensor, "source row pos d_model"]) -> Sizes:
 def ifr(experiment: Experiment, *, seed: int = 0) -> EdgeValues:
     """Information flow routes: best-first by proximity.
 
-    The importance of an edge is how much nearer its source brings the sum that the destination
-    reads, max(0, ||sum||_1 - ||sum - source||_1), over the same of all that it reads, the mean over
-    pairs and token positions. Source: Ferrando and Voita (2024), "Information Flow Routes",
-    equations 4 to 6, with components in the place of their edges by token.
+    The importance of an edge is how much its source contributes to the sum that the destination
+    reads, max(0, ||sum||_1 - ||sum - source||_1), divided by the total of this over all sources,
+    averaged over pairs and token positions. Source: Ferrando and Voita (2024), "Information Flow
+    Routes", equations 4 to 6, with components instead of their edges by token.
     """
     return best_first(experiment.graph, importance(experiment, proximities))
 

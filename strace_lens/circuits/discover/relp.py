@@ -43,10 +43,10 @@ from strace_lens.model.weights import remembered
 def relp(experiment: Experiment, *, seed: int = 0, positions: bool = False) -> EdgeValues:
     """Edge scores by relevance patching: propagation coefficients at the clean prompt.
 
-    Passes: as `eap`, one forward over what replaces edges, one forward and backward.
+    Passes: as for `eap`, one forward for the values that replace edges, one forward and backward.
 
     Args:
-        positions: score an edge at each token position apart.
+        positions: score an edge at each token position separately.
 
     Raises:
         UnsupportedModelError: the inside of an MLP cannot be reached, as in a mixture of experts.
@@ -71,7 +71,7 @@ def relevance_patching(experiment: Experiment, *, seed: int = 0) -> EdgeValues:
     """Relevance patching of nodes, each node's score spread over its out-edges.
 
     The counterpart of `attribution_patching`, with its sign, and the form in which the paper
-    compares the two. Passes and errors: as `relp`.
+    compares the two. Passes and errors: as for `relp`.
     """
     nodes = relp(experiment).sum(0)
     return nodes * experiment.graph.exists.to(nodes.device)

@@ -1,4 +1,4 @@
-"""The verb that runs a method of discovery by name, and refuses what would give no ranking."""
+"""The function that runs a method of discovery, and refuses tasks on which it gives no ranking."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def discover(
     Args:
         model: the model.
         task: pairs of clean and corrupted prompts.
-        method: a key of `METHODS`, whose docstrings hold their sources.
-        seed: of methods that draw.
-        options: of the method, as `steps` of "eap-ig".
+        method: a key of `METHODS`; the docstrings of the methods cite their sources.
+        seed: seed of methods with random draws.
+        options: options of the method, such as `steps` of "eap-ig".
 
     Raises:
         ValueError: an unknown method or option, a task that does not fit the model, a method that
-            would take too many passes, or a task on which clean and corrupted do not differ: under
-            resample ablation nothing can then be found. Where only some pairs do not differ, a
+            would take too many passes, or resample ablation on a task whose clean and corrupted
+            prompts do not differ, so that nothing can be found. If only some pairs do not differ, a
             UserWarning names them.
         UnsupportedModelError: the model cannot be patched, or gives no gradients.
-        FloatingPointError: NaN or infinite logits, or gradients.
+        FloatingPointError: logits or gradients are NaN or infinite.
 
     Example:
         >>> from strace_lens.ground_truth.models import ground_truth
@@ -130,8 +130,8 @@ def _checked(experiment: Experiment, method: str, values: object) -> EdgeValues:
     if not isinstance(values, Tensor) or tuple(values.shape[:2]) != wanted or values.ndim > 3:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(
-            f"{method} must return a tensor [destination, source] of {wanted}, with token "
-            f"positions behind if they differ; it returned {got}"
+            f"{method} must return a tensor [destination, source] of {wanted}, with an optional "
+            f"third axis of token positions; it returned {got}"
         )
     exists = graph.exists_like(values)
     if not bool(torch.isfinite(values[exists]).all()):
@@ -151,9 +151,8 @@ def _check_ranks(experiment: Experiment, method: str, values: EdgeValues) -> Non
     if not largest > least:
         raise ValueError(
             f"{method} scores every edge of task {experiment.task.name!r} zero, so there is no "
-            f"ranking: to it, {experiment.ablation} ablation changes nothing that "
-            f"{experiment.metric} measures; choose another metric, ablation or method, or other "
-            "prompts"
+            f"ranking: it finds no effect of {experiment.ablation} ablation on "
+            f"{experiment.metric}; choose another metric, ablation or method, or other prompts"
         )
 
 
@@ -177,9 +176,8 @@ def _expect_difference(experiment: Experiment, *, in_outputs: bool) -> None:
             return
     what = "tokens or output" if changed else "tokens"
     raise ValueError(
-        f"clean and corrupted do not differ in the {what} of any pair of task {task.name!r}; a "
-        "resampled edge would carry what it carries anyway: give corrupted prompts of their own, "
-        "or another ablation"
+        f"clean and corrupted do not differ in the {what} of any pair of task {task.name!r}, so "
+        "resampling an edge changes nothing: give different corrupted prompts, or another ablation"
     )
 
 

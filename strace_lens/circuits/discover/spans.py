@@ -44,7 +44,7 @@ def peap(
 ) -> EdgeValues:
     """Edge attribution patching by spans of tokens: every position of a span has the span's score.
 
-    Passes: as `eap`. Attention from one span to another is no edge of the graph: see
+    Passes: as for `eap`. Attention from one span to another is not an edge of the graph: see
     `crossing_scores`.
 
     Args:
@@ -53,8 +53,8 @@ def peap(
         how: "sum" or "mean" over the positions of a span.
 
     Raises:
-        ValueError: prompts of unequal lengths, spans that do not rise from 0 within them, or
-            another `how`.
+        ValueError: the prompts differ in length, spans do not increase from 0 within them, or `how`
+            is unknown.
     """
     if how not in AGGREGATIONS:
         raise ValueError(f"unknown how {how!r}; choose from {', '.join(AGGREGATIONS)}")
@@ -76,29 +76,29 @@ def crossing_scores(
     metric: str | None = None,
     memory_budget: int | None = None,
 ) -> pd.DataFrame:
-    """What each head carries from one span of tokens to another, through its keys and its values.
+    """Score what each head carries from one span of tokens to another, by its keys and its values.
 
     The key or the value of one token is replaced by that of the corrupted prompt, and the model
     runs with it, so that what the head writes is exact; its effect on the metric is estimated to
     first order, summed over the tokens of both spans and averaged over pairs. Positive helps, as
-    for `eap`. Passes: two forward for each token, three more, and one backward.
+    for `eap`. Passes: two forward per token, three more forward, and one backward.
 
     Args:
         model: the model.
         task: pairs of prompts of one length.
-        spans: the first token of each span, rising from 0, as `[0, 4, 9]` or by name, as
-            `{"intro": 0, "names": 4, "question": 9}`; by default every token is a span.
+        spans: the first token of each span, increasing from 0, as in `[0, 4, 9]`, or with names, as
+            in `{"intro": 0, "names": 4, "question": 9}`; by default every token is a span.
         metric, memory_budget: as for `run_circuits`.
 
     Returns:
         One row for each layer, head, `input` ("k" or "v") and pair of spans: columns `layer`,
         `head`, `input`, `source` (the span whose key or value it is), `destination` (the span that
-        attends) and `score`. In a causal model no source comes behind its destination.
+        attends) and `score`. In a causal model no source comes after its destination.
 
     Raises:
-        ValueError: prompts of unequal lengths, or spans that do not rise from 0 within them.
+        ValueError: the prompts differ in length, or spans do not increase from 0 within them.
         UnsupportedModelError: the model cannot be patched, or gives no gradients.
-        FloatingPointError: NaN or infinite logits, or gradients.
+        FloatingPointError: logits or gradients are NaN or infinite.
 
     Source:
         Haklay et al. (2025), section 3: crossing edges.

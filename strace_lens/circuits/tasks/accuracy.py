@@ -45,7 +45,7 @@ class TaskAccuracy:
 
 @verb
 def accuracy(model: Model, task: Task, memory_budget: int | None = None) -> TaskAccuracy:
-    """Run the model on both prompts of each pair and measure.
+    """Measure how well a model does a task, on both prompts of each pair.
 
     Raises:
         FloatingPointError: a logit is NaN or infinite.

@@ -1,4 +1,4 @@
-"""Every analysis of one or more runs, as tables by name, and runs on the same prompts compared."""
+"""All analyses of one or more runs, as tables by name, and comparisons over shared prompts."""
 
 # pandas' types are wider than what it returns here.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -70,21 +70,21 @@ def analyse(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Every analysis of each run, and comparisons of several runs.
+    """Run every analysis of each run, and compare the runs if there are several.
 
     Args:
-        runs: of `read_run`; of different names.
-        seed: of every bootstrap.
-        progress: called before each analysis (`utils.progress`); a bar if not given.
+        runs: runs that `read_run` returned, with different names.
+        seed: seed of every bootstrap.
+        progress: called before each analysis (`utils.progress`); by default a progress bar.
 
     Returns:
-        A table for each of `ANALYSES`, with the name of the run as first column `run`, and
+        A table for each of `ANALYSES`, with the name of the run in the first column, `run`, and
         `claims`, the paper's claims tested on all of them. With several runs also `between_runs`,
-        and `shared_curves` and `shared_boundaries` over the prompts that all of them have. With
-        runs of `controls="all"` also the tables of `estimators.estimator_tables`.
+        and `shared_curves` and `shared_boundaries` over the prompts that all of them have. For
+        runs with `controls="all"` also the tables of `estimators.estimator_tables`.
 
     Raises:
-        ValueError: no runs, runs of one name, or several runs without a shared prompt.
+        ValueError: no runs, runs with the same name, or several runs without a shared prompt.
 
     Example:
         >>> tables = sl.analyse([sl.read_run("runs/first")])

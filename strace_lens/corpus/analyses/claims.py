@@ -76,32 +76,32 @@ class Estimate(NamedTuple):
 def claims(runs: Run | Sequence[Run], *, seed: int = 0) -> pd.DataFrame:
     """Test the paper's six claims on one or more sweeps.
 
-    Depths are relative (0 the first layer, 1 the last). The same seed gives the same table.
+    Depths are relative (0 is the first layer, 1 the last). The same seed gives the same table.
 
     Args:
-        runs: of `read_run` or `sweep`; of different names. Claim 6 takes runs of two models over
-            the same prompts, with one estimator and one `keep`.
-        seed: of every bootstrap.
+        runs: runs that `read_run` or `sweep` returned, with different names. Claim 6 needs runs of
+            two models over the same prompts, with the same estimator and `keep`.
+        seed: seed of every bootstrap.
 
     Returns:
-        One row a run and statistic; of claim 6 one a run and other run. Columns:
+        One row per run and statistic; for claim 6, one per pair of runs. Columns:
 
         - `run`, `model`, `estimator`, and `keep`, the kinds of edges that were never ablated,
           joined by "+" ("none" for the paper's definition);
         - `claim`, its number, and `statement`, the claim in words;
         - `statistic`, a name in `claim_rules.STATISTICS`; `other`, the run it is compared with;
         - `value` with `low` and `high`, the 95 % interval over the `prompts` that have it (NaN for
-          a single one); bootstrap intervals, but Wilson's for a share;
-        - `rule`, how the interval becomes the `verdict`: "holds", "does not hold" or "cannot be
-          told". Without an interval or with fewer than four prompts it cannot be told;
+          a single one), a Wilson interval for a share and a bootstrap interval otherwise;
+        - `rule`, how the interval gives the `verdict`: "holds", "does not hold" or "cannot be
+          told". Without an interval or with fewer than four prompts it is "cannot be told";
         - `claim_verdict`, the verdict on the whole claim: it holds if every statistic that decides
           it holds, and does not hold if one of them does not;
         - `paper`, the paper's own value, as text;
-        - `note`, of claim 5 the sizes that are called sparse, of claim 6 why a pair of runs is no
-          test of it; empty otherwise.
+        - `note`, for claim 5 the sizes that are called sparse, for claim 6 why a pair of runs does
+          not test it; empty otherwise.
 
     Raises:
-        ValueError: no runs, or two of one name.
+        ValueError: no runs, or two with the same name.
 
     Example:
         >>> sl.claims(sl.read_run("runs/first"))[["statistic", "value", "verdict"]]

@@ -77,7 +77,7 @@ def test_scores_over_their_root_mean_square(how: str) -> None:
         ({"weights": [-1.0, 3.0]}, "at least 0"),
         ({"weights": [0.0, 0.0]}, "not all 0"),
         ({"weights": [1.0, float("nan")]}, "at least 0"),
-        ({"how": "mean", "signed": [True, False]}, "take how='rank', not 'mean'"),
+        ({"how": "mean", "signed": [True, False]}, "use how='rank', not 'mean'"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: Any, said: str) -> None:

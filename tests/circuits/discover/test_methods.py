@@ -184,7 +184,7 @@ def test_a_function_of_other_parameters_is_refused(function: Any) -> None:
     ("returned", "said"),
     [
         (lambda shape: torch.ones(shape)[1:], r"mine must return a tensor \[destination, source\]"),
-        (lambda shape: [1.0], "positions behind if they differ; it returned list"),
+        (lambda shape: [1.0], "third axis of token positions; it returned list"),
         (lambda shape: torch.full(shape, torch.nan), "mine gave NaN or infinite scores"),
         (torch.zeros, "mine scores every edge of task 'words' zero"),
     ],
