@@ -8,20 +8,20 @@ absolute difference of their metrics.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 from scipy.stats import binom
 from torch import Tensor
 
 from strace_lens.circuits.circuit import Circuit
 from strace_lens.circuits.evaluate import metric_range
 from strace_lens.circuits.experiment import Experiment, make_experiment
-from strace_lens.circuits.graph import EMBED, ComponentGraph
+from strace_lens.circuits.random_circuits import new_path, random_circuits
 from strace_lens.circuits.run_circuits import circuit_metric, stack
 from strace_lens.circuits.task import Task
 from strace_lens.model.architecture import Model
@@ -44,7 +44,6 @@ STOP_AFTER = 10
 
 _AT_ONCE = 16  # circuits between two looks at whether to stop
 _PERMUTATIONS = 999
-_TRIES = 1_000
 
 
 class Outcome(NamedTuple):
@@ -255,48 +254,6 @@ def sequential_p_value(as_well: Sequence[bool], most: int) -> PValue | None:
     return PValue((len(places) + 1) / (most + 1), most)
 
 
-def random_circuits(circuit: Circuit, reference: str, seed: int) -> Iterator[Circuit]:
-    """Circuits of as many edges, drawn one after another.
-
-    "random" puts the weights of all edges in a random order. "connected" adds edges in a random
-    order until as many as the circuit has lie on paths from the embedding to the logits, and keeps
-    those; where an edge brings others in with it, there are some more. Their weights are 1.
-
-    Args:
-        circuit: of which size they are.
-        reference: one of `REFERENCES`.
-        seed: the same seed gives the same circuits.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    cells = circuit.exists.cpu().nonzero()
-    keep = circuit.keep.cpu()
-    own = keep[tuple(cells.T)]
-    while True:
-        order = torch.randperm(len(cells), generator=generator)
-        if reference == "random":
-            drawn = torch.zeros_like(keep)
-            drawn[tuple(cells.T)] = own[order]
-            yield Circuit(circuit.graph, drawn)
-        else:
-            yield _connected(circuit, cells[order])
-
-
-def _connected(circuit: Circuit, cells: Tensor) -> Circuit:
-    """The connected part of the fewest first cells of which as many as a circuit's edges are."""
-    wanted = len(circuit)
-
-    def part(count: int) -> Circuit:
-        keep = torch.zeros(circuit.keep.shape, dtype=torch.bool)
-        keep[tuple(cells[:count].T)] = True
-        return Circuit(circuit.graph, keep).connected()
-
-    low, high = 0, len(cells)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if len(part(middle)) >= wanted else (middle, high)
-    return part(high)
-
-
 # ------------------------------------------------------------------ the claim as null hypothesis
 
 
@@ -353,7 +310,7 @@ def minimality(setting: Setting) -> Outcome:
     for start in range(0, setting.draws, _AT_ONCE):
         grown, dropped = [], []
         for _ in range(min(_AT_ONCE, setting.draws - start)):
-            path = _new_path(graph, kept, generator)
+            path = new_path(graph, kept, generator)
             if path is None:
                 return Outcome(math.nan, QUANTILE, math.nan, 0)
             mask, new = whole.clone(), path[~kept[tuple(path.T)]]
@@ -368,33 +325,6 @@ def minimality(setting: Setting) -> Outcome:
     return Outcome(
         min(exceeded) / setting.draws, QUANTILE, min(1.0, p_value * len(own)), setting.draws
     )
-
-
-def _new_path(
-    graph: ComponentGraph, kept: Bool[Tensor, "destination source"], generator: torch.Generator
-) -> Tensor | None:
-    """Edges of a random path from the embedding to the logits, not all of which are kept.
-
-    None where no such path was found.
-    """
-    embed = graph.source_index(EMBED)
-    for _ in range(_TRIES):
-        path, to = [], graph.destinations - 1
-        while True:
-            source = _pick(graph.exists[to], generator)
-            path.append((to, source))
-            if source == embed:
-                break
-            to = _pick(graph.feeds[:, source], generator)
-        cells = torch.tensor(path)
-        if not bool(kept[tuple(cells.T)].all()):
-            return cells
-    return None
-
-
-def _pick(among: Bool[Tensor, " item"], generator: torch.Generator) -> int:
-    places = among.nonzero()[:, 0]
-    return int(places[torch.randint(len(places), (1,), generator=generator)[0]])
 
 
 def _losses(

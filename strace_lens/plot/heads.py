@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from strace_lens.plot.charts import add_heat, empty
+from strace_lens.plot.charts import empty
+from strace_lens.plot.heat_map import add_heat
 from strace_lens.plot.style import DIVERGING, SCALE, figure, remark, text_of
 
 USUAL = ("effect", "contribution", "score", "edges")

@@ -13,14 +13,8 @@ from plotly.subplots import make_subplots
 
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import Phases, find_phases
-from strace_lens.plot.charts import (
-    BELOW,
-    SIZE_TITLE,
-    add_heat,
-    add_points,
-    log_shares,
-    share_colours,
-)
+from strace_lens.plot.charts import BELOW, SIZE_TITLE, add_points
+from strace_lens.plot.heat_map import add_heat, log_shares, share_colours
 from strace_lens.plot.phases import layer_table, missing
 from strace_lens.plot.style import (
     COLOURS,

@@ -11,11 +11,8 @@ from plotly.subplots import make_subplots
 
 from strace_lens.density.curve import DensityCurve
 from strace_lens.density.phases import LayerPhase, Phases
-from strace_lens.plot.charts import (
-    ABOVE,
-    add_heat,
-    add_points,
-)
+from strace_lens.plot.charts import ABOVE, add_points
+from strace_lens.plot.heat_map import add_heat
 from strace_lens.plot.style import (
     COLOURS,
     LABELS,

@@ -14,12 +14,12 @@ import torch
 
 from strace_lens.circuits import significance
 from strace_lens.circuits.circuit import Circuit, empty_circuit, full_circuit
+from strace_lens.circuits.random_circuits import random_circuits
 from strace_lens.circuits.significance import (
     STOP_AFTER,
     TESTS,
     equivalence_p_value,
     hsic,
-    random_circuits,
     sequential_p_value,
 )
 from strace_lens.ground_truth.models import GroundTruth, ground_truth

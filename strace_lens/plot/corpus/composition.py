@@ -16,20 +16,18 @@ from strace_lens.measures.intervals import row_text
 from strace_lens.plot.charts import (
     SIZE_TITLE,
     Looks,
-    add_heat,
     add_level,
     add_means,
     add_points,
     at_size,
     by_run,
     error_bars,
-    log_shares,
     of_run,
     run_panels,
-    share_colours,
     shown_sizes,
     size_colours,
 )
+from strace_lens.plot.heat_map import add_heat, log_shares, share_colours
 from strace_lens.plot.style import COLOURS, INK, LABELS, PARTS, SCALE, measured_axis, percent
 
 _KINDS: Looks = {kind: (LABELS[kind], {"color": COLOURS[kind]}) for kind in LABELS}

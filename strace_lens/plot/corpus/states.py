@@ -17,7 +17,6 @@ from strace_lens.measures.intervals import row_text
 from strace_lens.plot.charts import (
     SIZE_TITLE,
     Looks,
-    add_heat,
     add_means,
     add_points,
     by_run,
@@ -25,6 +24,7 @@ from strace_lens.plot.charts import (
     shown_sizes,
     size_colours,
 )
+from strace_lens.plot.heat_map import add_heat
 from strace_lens.plot.style import COLOURS, INK, SCALE, measured_axis
 
 _LIKE_FULL = {"cosine": "cosine at the last token", "cka": "linear CKA over all tokens"}
