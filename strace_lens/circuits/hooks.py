@@ -73,6 +73,11 @@ def _carried(
             f"{int(task.lengths.min())} to {int(task.lengths.max())} tokens: take pairs of one "
             "length"
         )
+    if circuit.keep.ndim == 3 and task.spans is not None:
+        raise ValueError(
+            f"the positions of this circuit are spans of task {task.name!r}, which differ from "
+            "pair to pair; these hooks do not know of which pair a run is: use sl.run_circuits"
+        )
     experiment = make_experiment(
         model, task, ablation=ablation, allow_other_model=allow_other_model
     )

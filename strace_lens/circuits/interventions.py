@@ -162,7 +162,7 @@ def intervene(
     """
     if not targets:
         raise ValueError("nothing to ablate or patch; name nodes, edges or masks")
-    width = experiment.task.clean.shape[1]
+    width = experiment.task.positions
     parts = []
     for masks in masks_of(experiment.graph, targets, width, experiment.memory_budget):
         keep = (masks if direction == "denoise" else ~masks).to(device_of(experiment.model))

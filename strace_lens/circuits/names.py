@@ -193,7 +193,7 @@ def at_positions(targets: list[Target], task: Task, positions: Positions) -> lis
     if positions is None:
         return targets
     check_positions(task)
-    width = task.clean.shape[1]
+    width = task.positions
     places = _places(positions, width)
     if not places:
         raise ValueError("positions names no token position; give at least one, or None for all")

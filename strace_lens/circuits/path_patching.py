@@ -162,12 +162,14 @@ def _patched(
     tokens = task.clean if noise else task.corrupted
     own = (experiment.clean if noise else experiment.corrupted)[0]
     other = experiment.replaced if noise else experiment.clean[0]
-    sent = _sent(graph.sources, targets, tokens.shape[1])
+    sent = _sent(graph.sources, targets, task.positions)
     cut = (reads[:, None] & graph.exists).float().to(device)
     for rows in experiment.chunks(len(targets) * len(task)):
         index = torch.arange(rows.start, rows.stop)
-        pairs, here = index % len(task), sent[index // len(task)].to(device)
-        mine = pairs.to(device)
+        pairs, here = index % len(task), sent[index // len(task)]
+        if task.spans is not None and here.shape[1] > 1:
+            here = here[torch.arange(len(here))[:, None], task.spans[pairs]]
+        mine, here = pairs.to(device), here.to(device)
         frozen = _exchanged(experiment, own.rows(mine), other.rows(mine), here)
         if graph.mlp and not freeze_mlps:
             frozen = _with_mlps_again(experiment, tokens, pairs, frozen, here)
@@ -178,7 +180,7 @@ def _patched(
 
 
 def _sent(sources: int, targets: Sequence[Target], width: int) -> Bool[Tensor, "target pos source"]:
-    """Which sources each target sends, at which token positions (one place for all alike)."""
+    """Which sources each target sends, at which positions or spans (one place for all alike)."""
     by_position = any(target.at is not None for target in targets)
     sent = torch.zeros(len(targets), width if by_position else 1, sources, dtype=torch.bool)
     for own, target in zip(sent, targets, strict=True):

@@ -95,15 +95,23 @@ def stack(
     """
     if not circuits:
         raise ValueError("no circuits to run; give at least one")
-    width = experiment.task.clean.shape[1]
+    width = experiment.task.positions
     for circuit in circuits:
         experiment.expect_own(circuit)
         if circuit.keep.ndim == 3:
             check_positions(experiment.task)
+            if "task_spans" in circuit.metadata and experiment.task.spans is None:
+                raise ValueError(
+                    f"the positions of the circuit are spans of task "
+                    f"{circuit.metadata.get('task')!r}, and task {experiment.task.name!r} has "
+                    "none: give it spans by task.with_spans"
+                )
             if circuit.keep.shape[2] != width:
                 raise ValueError(
                     f"the circuit has {circuit.keep.shape[2]} token positions, "
                     f"but the prompts of task {experiment.task.name!r} have {width}"
+                    + " spans"
+                    * (experiment.task.spans is not None)
                 )
     masks = [circuit.keep.to(device_of(experiment.model)) for circuit in circuits]
     if any(mask.ndim == 3 for mask in masks):
@@ -114,15 +122,16 @@ def stack(
 
 
 def check_positions(task: Task) -> None:
-    """Token positions mean the same in every pair only where all prompts have one length.
+    """Token positions mean the same in every pair only if prompts have one length, or spans.
 
     Raises:
         ValueError: they have not.
     """
-    if not task.equal_lengths:
+    if not task.equal_lengths and task.spans is None:
         raise ValueError(
             f"edges by token position need prompts of one length; task {task.name!r} has "
-            f"{int(task.lengths.min())} to {int(task.lengths.max())} tokens"
+            f"{int(task.lengths.min())} to {int(task.lengths.max())} tokens: divide them into "
+            "spans by task.with_spans"
         )
 
 
@@ -203,7 +212,7 @@ def run_known(experiment: Experiment, keep: Shaped[Tensor, "destination source *
         outputs = outputs_of(wiring, kept, missing=own.outputs)
         runs.append(Run(outputs, logits, {} if from_replaced else {**own.streams, **streams}))
     whole = join_runs(runs)
-    cut = _cut(experiment, keep[None], "noise")[0]
+    cut = _cut(experiment, keep[None], torch.zeros(1, dtype=torch.int64), "noise")[0]
     return KnownRun(cut, whole.outputs, None if from_replaced else whole.streams)
 
 
@@ -218,7 +227,7 @@ def _plan(
 ) -> PatchPlan:
     """One pass of circuits, each on its pair."""
     wiring, on_device = experiment.wiring, pairs.to(device_of(experiment.model))
-    cut = _cut(experiment, keep, direction)
+    cut = _cut(experiment, keep, pairs, direction)
     own, other = experiment.clean, experiment.replaced
     streams = experiment.replaced_streams
     if direction == "denoise":
@@ -226,7 +235,8 @@ def _plan(
         streams = None if streams is None else experiment.clean.streams
     if known is None:
         known = KnownRun(torch.zeros_like(cut[0]), own.outputs, own.streams)
-    if has_hooks(experiment.model):  # which may have come after the runs that are known
+    # Hooks may have come after the runs that are known, whose cut is that of one pair's spans.
+    if has_hooks(experiment.model) or (keep.ndim == 4 and experiment.task.spans is not None):
         known = None
     return plan_pass(
         experiment.model,
@@ -288,11 +298,16 @@ def _run(
 
 def _cut(
     experiment: Experiment,
-    keep: Shaped[Tensor, "row destination source *pos"],
+    keep: Shaped[Tensor, "row destination source *at"],
+    pairs: Int[Tensor, " row"],
     direction: Direction,
 ) -> Float[Tensor, "row destination source *pos"]:
     """What is replaced of every edge: of those kept when denoising, of the others else."""
     kept = keep.detach().to(device_of(experiment.model))
     out = kept if direction == "denoise" else ~kept if kept.dtype == torch.bool else 1 - kept
     exists = experiment.graph.exists.to(kept.device)
-    return (out * (exists[..., None] if keep.ndim == 4 else exists)).float()
+    cut = (out * (exists[..., None] if keep.ndim == 4 else exists)).float()
+    if keep.ndim == 3 or experiment.task.spans is None:
+        return cut
+    spans = experiment.task.spans[pairs].to(cut.device)
+    return cut.gather(3, spans[:, None, None].expand(-1, *cut.shape[1:3], -1))

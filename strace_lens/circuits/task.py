@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,8 @@ class Task:
         dropped: number of pairs left out because clean and corrupted did not align.
         texts: clean and corrupted text of each pair; empty if not known.
         metadata: how the task was made: seed, file, model.
+        spans: number of the span in which each token of a pair lies; None where edges by position
+            belong to single tokens. See `with_spans`.
 
     Raises:
         TaskError: parts do not fit together; the message names the first.
@@ -52,10 +55,12 @@ class Task:
     dropped: int = 0
     texts: tuple[tuple[str, str], ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    spans: Int[Tensor, "pair pos"] | None = None
 
     def __post_init__(self) -> None:
         self._check_prompts()
         self._check_answers()
+        self._check_spans()
 
     def __len__(self) -> int:
         return self.clean.shape[0]
@@ -72,6 +77,11 @@ class Task:
     def equal_lengths(self) -> bool:
         """Whether all pairs have the same number of tokens."""
         return bool((self.lengths == self.clean.shape[1]).all())
+
+    @property
+    def positions(self) -> int:
+        """How many positions an edge can be kept at: spans if there are some, otherwise tokens."""
+        return self.clean.shape[1] if self.spans is None else int(self.spans.max()) + 1
 
     @property
     def unchanged(self) -> tuple[int, ...]:
@@ -97,7 +107,41 @@ class Task:
             answers=self.answers[index],
             incorrect=self.incorrect[index],
             texts=tuple(self.texts[i] for i in keep) if self.texts else (),
+            spans=None if self.spans is None else self.spans[index],
         )
+
+    def with_spans(self, firsts: Sequence[Sequence[int]]) -> Task:
+        """Divide the prompts of each pair into spans of tokens that mean the same in every pair.
+
+        Scores, circuits and masks by token position then have one position for each span, so that
+        prompts of different lengths can be compared: Haklay et al. (2025, arXiv 2502.04577),
+        section 4.
+
+        Args:
+            firsts: for each pair the first token of each span, rising from 0; every pair has as
+                many spans, each of at least one token.
+
+        Raises:
+            TaskError: spans of another number of pairs, or that do not rise from 0 within a prompt.
+
+        Example:
+            >>> task = sl.make_task(sl.load_model(), "ioi", pairs=2)
+            >>> task.with_spans([[0, 4, 9], [0, 4, 10]]).positions
+            3
+        """
+        if len(firsts) != len(self):
+            raise TaskError(f"spans of {len(firsts)} pairs, but task {self.name!r} has {len(self)}")
+        width, lengths = self.clean.shape[1], self.lengths.tolist()
+        rows = []
+        for pair, (own, length) in enumerate(zip(firsts, lengths, strict=True)):
+            rises = all(a < b for a, b in itertools.pairwise([*own, length]))
+            if list(own[:1]) != [0] or not rises or len(own) != len(firsts[0]):
+                raise TaskError(
+                    f"the spans of pair {pair} must begin at token 0, rise within its {length} "
+                    f"tokens and be as many as those of pair 0 ({len(firsts[0])}); got {list(own)}"
+                )
+            rows.append(torch.searchsorted(torch.tensor(own), torch.arange(width), right=True) - 1)
+        return dataclasses.replace(self, spans=torch.stack(rows))
 
     def sample(self, pairs: int | None = None, seed: int = 0) -> Task:
         """Draw pairs at random without replacement.
@@ -134,6 +178,17 @@ class Task:
             raise TaskError("a task read at every position needs prompts of one length, unpadded")
         if self.texts and len(self.texts) != pairs:
             raise TaskError(f"{len(self.texts)} texts for {pairs} pairs")
+
+    def _check_spans(self) -> None:
+        if self.spans is None:
+            return
+        if self.spans.shape != self.clean.shape:
+            raise TaskError(
+                f"spans of shape {tuple(self.spans.shape)} for prompts of shape "
+                f"{tuple(self.clean.shape)}"
+            )
+        if int(self.spans.min()) < 0:
+            raise TaskError(f"spans are counted from 0; got {int(self.spans.min())}")
 
     def _check_answers(self) -> None:
         if self.metric not in METRICS:

@@ -248,7 +248,8 @@ def _file_hash(path: Path) -> str:
 
 def _task_hash(task: Task) -> str:
     parts = (task.clean, task.corrupted, task.lengths, task.answers, task.incorrect)
-    return _hash([*(part.tolist() for part in parts), task.every_position])
+    spans = [] if task.spans is None else [task.spans.tolist()]
+    return _hash([*(part.tolist() for part in parts), task.every_position, *spans])
 
 
 def _hash(value: Any) -> str:

@@ -77,7 +77,7 @@ def _patched(
     exists, pairs = experiment.graph.exists, len(experiment.task)
     if positions:
         check_positions(experiment.task)
-        exists = exists[..., None].repeat(1, 1, experiment.task.clean.shape[1])
+        exists = exists[..., None].repeat(1, 1, experiment.task.positions)
     alone = exists if what == "edge" else exists.any(0)
     cells = alone.nonzero()
     if len(cells) * pairs > max_rows:

@@ -58,7 +58,7 @@ def eap(experiment: Experiment, *, seed: int = 0, positions: bool = False) -> Ed
         hooks = output_hooks(experiment.wiring, kept)
         read = run_backward(experiment, rows, hooks=hooks, untouched=True)
         clean = outputs_of(experiment.wiring, kept)
-        add_products(experiment, total, read, differences_of(experiment, clean, rows))
+        add_products(experiment, rows, total, read, differences_of(experiment, clean, rows))
     return total / len(experiment.task)
 
 
@@ -93,7 +93,7 @@ def _integrated(experiment: Experiment, metric: Metric, steps: int, positions: b
         for point in points:
             hook = (_EMBED, write(corrupted + (clean - corrupted) * point))
             read = run_backward(experiment, rows, metric, hooks=[hook])
-            add_products(experiment, total, read, differences)
+            add_products(experiment, rows, total, read, differences)
     return total / (len(experiment.task) * steps)
 
 
@@ -142,7 +142,7 @@ def eap_gp(
             norm = downhill.flatten(1).norm(dim=1)[:, None, None]
             point = point + step_length * downhill / norm.clamp_min(torch.finfo(norm.dtype).tiny)
             read = run_backward(experiment, rows, hooks=[(_EMBED, write(point))])
-            add_products(experiment, total, read, differences)
+            add_products(experiment, rows, total, read, differences)
     return total / (len(experiment.task) * steps)
 
 
@@ -181,7 +181,7 @@ def clean_corrupted(
         differences = differences_of(experiment, experiment.clean[0].rows(rows), rows)
         for tokens in (experiment.task.clean, experiment.task.corrupted):
             add_products(
-                experiment, total, run_backward(experiment, rows, tokens=tokens), differences
+                experiment, rows, total, run_backward(experiment, rows, tokens=tokens), differences
             )
     return total / (2 * len(experiment.task))
 
@@ -207,7 +207,7 @@ def eap_ig_activations(
             for point in points:
                 hook = (name, _add_to(change * (point - 1)))
                 read = run_backward(experiment, rows, hooks=[hook])
-                add_products(experiment, total, read, differences, sources)
+                add_products(experiment, rows, total, read, differences, sources)
     return total / (len(experiment.task) * steps)
 
 
@@ -235,7 +235,7 @@ def empty_scores(experiment: Experiment, positions: bool) -> EdgeValues:
     shape = [experiment.graph.destinations, experiment.graph.sources]
     if positions:
         check_positions(experiment.task)
-        shape.append(experiment.task.clean.shape[1])
+        shape.append(experiment.task.positions)
     return torch.zeros(shape, device=device_of(experiment.model))
 
 
@@ -294,6 +294,7 @@ def run_backward(
 
 def add_products(
     experiment: Experiment,
+    rows: slice,
     total: EdgeValues,
     read: tuple[Values, Values],
     differences: Differences,
@@ -302,7 +303,7 @@ def add_products(
     fixed_scales: bool = False,
 ) -> None:
     """Add (differences . gradients) of every edge, or of the edges out of some sources."""
-    exists = experiment.graph.exists.to(total)
+    exists, spans = experiment.graph.exists.to(total), experiment.task.spans
     for destinations, gradient in destination_gradients(
         experiment.model, experiment.wiring, *read, fixed_scales=fixed_scales
     ):
@@ -313,10 +314,25 @@ def add_products(
         if which.start >= which.stop:
             continue
         edges = exists[destinations, which]  # a block's heads come too late for its own q, k and v
+        change = differences[which]
         if total.ndim == 2:
-            found = gradient.flatten(1) @ differences[which].flatten(1).T
+            found = _products(gradient, change)
+        elif spans is None:
+            left, right = (x.permute(2, 0, 1, 3).flatten(2) for x in (gradient, change))
+            found = (left @ right.transpose(1, 2)).permute(1, 2, 0)
         else:
-            by_position = (x.permute(2, 0, 1, 3).flatten(2) for x in (gradient, differences[which]))
-            left, right = by_position
-            found, edges = (left @ right.transpose(1, 2)).permute(1, 2, 0), edges[..., None]
+            inside = spans[rows].to(total.device)[..., None] == torch.arange(total.shape[2]).to(
+                total.device
+            )
+            parts = [_products(gradient * own[..., None], change) for own in inside.unbind(-1)]
+            found = torch.stack(parts, -1)
+        edges = edges if total.ndim == 2 else edges[..., None]
         total[destinations, which] += found * edges
+
+
+def _products(
+    gradient: Float[Tensor, "destination row pos d_model"],
+    change: Float[Tensor, "source row pos d_model"],
+) -> Float[Tensor, "destination source"]:
+    """Products of gradients and changes, summed over rows and token positions."""
+    return gradient.flatten(1) @ change.flatten(1).T

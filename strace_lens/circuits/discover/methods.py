@@ -38,7 +38,7 @@ def random_scores(experiment: Experiment, *, seed: int = 0, positions: bool = Fa
     exists = experiment.graph.exists
     if positions:
         check_positions(experiment.task)
-        exists = exists[..., None].expand(*exists.shape, experiment.task.clean.shape[1])
+        exists = exists[..., None].expand(*exists.shape, experiment.task.positions)
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(exists.shape, generator=generator) * exists
 

@@ -63,7 +63,7 @@ def relp(experiment: Experiment, *, seed: int = 0, positions: bool = False) -> E
             read = run_backward(experiment, rows, hooks=hooks, untouched=True, written=written)
         clean = outputs_of(wiring, kept)
         differences = differences_of(experiment, clean, rows)
-        add_products(experiment, total, read, differences, fixed_scales=True)
+        add_products(experiment, rows, total, read, differences, fixed_scales=True)
     return total / len(experiment.task)
 
 

@@ -89,6 +89,7 @@ def discover_in(experiment: Experiment, method: str, *, seed: int = 0, **options
     forward, backward = passes.forward_rows - forward, passes.backward_rows - backward
     values = _checked(experiment, method, values)
     _check_ranks(experiment, method, values)
+    by_span = values.ndim == 3 and experiment.task.spans is not None
     return Scores(
         graph=experiment.graph,
         values=values.float(),
@@ -105,6 +106,7 @@ def discover_in(experiment: Experiment, method: str, *, seed: int = 0, **options
             "pairs": pairs,
             "seed": seed,
             **options,
+            **({"task_spans": experiment.task.positions} if by_span else {}),
             **({} if facts is None else facts(experiment, options)),
         },
     )

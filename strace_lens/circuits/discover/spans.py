@@ -42,25 +42,32 @@ _KINDS: tuple[Input, ...] = ("k", "v")
 def peap(
     experiment: Experiment, *, seed: int = 0, spans: Spans | None = None, how: str = "sum"
 ) -> EdgeValues:
-    """Edge attribution patching by spans of tokens: every position of a span has the span's score.
+    """Edge attribution patching by spans of tokens.
 
-    Passes: as for `eap`. Attention from one span to another is not an edge of the graph: see
-    `crossing_scores`.
+    If the task has spans (`Task.with_spans`), which may differ from pair to pair, there is a score
+    for each of them, as from `eap` with positions. With the option `spans`, every token of a span
+    has the span's score. Passes: as for `eap`. Attention from one span to another is not an edge of
+    the graph: see `crossing_scores`.
 
     Args:
-        spans: the first token of each span, the same for all pairs; by default every token is a
-            span, which is `eap` with positions.
-        how: "sum" or "mean" over the positions of a span.
+        spans: the first token of each span, the same for all pairs; by default the spans of the
+            task, or every token.
+        how: "sum" or "mean" over the tokens of one of these spans.
 
     Raises:
-        ValueError: the prompts differ in length, spans do not increase from 0 within them, or `how`
-            is unknown.
+        ValueError: prompts of unequal lengths without spans of the task, spans both here and in the
+            task, spans that do not rise from 0 within the prompts, or an unknown `how`.
     """
     if how not in AGGREGATIONS:
         raise ValueError(f"unknown how {how!r}; choose from {', '.join(AGGREGATIONS)}")
-    names, span = _span_of_tokens(experiment.task, spans)
+    task = experiment.task
+    if how != "sum" and task.spans is not None:
+        raise ValueError(f"the scores of a task's own spans are sums; got how={how!r}")
+    names, numbers = _spans_of(task, spans)
     values = eap(experiment, positions=True)
-    span = span.to(values.device)
+    if task.spans is not None:
+        return values
+    span = numbers[0].to(values.device)
     found = values.new_zeros(*values.shape[:2], len(names)).index_add_(2, span, values)
     if how == "mean":
         found = found / span.bincount(minlength=len(names))
@@ -85,7 +92,7 @@ def crossing_scores(
 
     Args:
         model: the model.
-        task: pairs of prompts of one length.
+        task: pairs of prompts of one length, or with spans (`Task.with_spans`).
         spans: the first token of each span, increasing from 0, as in `[0, 4, 9]`, or with names, as
             in `{"intro": 0, "names": 4, "question": 9}`; by default every token is a span.
         metric, memory_budget: as for `run_circuits`.
@@ -111,13 +118,13 @@ def crossing_scores(
         ['layer', 'head', 'input', 'source', 'destination', 'score']
     """
     experiment = make_experiment(model, task, metric=metric, memory_budget=memory_budget)
-    names, span = _span_of_tokens(task, spans)
+    names, numbers = _spans_of(task, spans)
+    share = torch.nn.functional.one_hot(numbers, len(names)).double()
     arch = experiment.wiring.architecture
-    total = torch.zeros(2, arch.layers, arch.heads, len(span), len(span), dtype=torch.float64)
+    total = torch.zeros(2, arch.layers, arch.heads, len(names), len(names), dtype=torch.float64)
     for rows in experiment.gradient_chunks(len(task)):
-        total += _crossing(experiment, rows)
-    share = torch.nn.functional.one_hot(span, len(names)).double()
-    table = torch.einsum("ilhqk,qd,ks->ilhsd", total, share, share) / len(task)
+        total += _crossing(experiment, rows, share[rows])
+    table = total / len(task)
     ahead = getattr(cast(Any, model).cfg, "attention_dir", "causal") != "causal"
     order = torch.arange(len(names))
     exists = (order[:, None] <= order) | ahead
@@ -135,14 +142,18 @@ def crossing_scores(
     )
 
 
-def _span_of_tokens(
+def _spans_of(
     task: Task, spans: Spans | None
-) -> tuple[list[str] | list[int], Int[Tensor, " pos"]]:
-    """The names of the spans, and the number of the span in which each token lies."""
+) -> tuple[list[str] | list[int], Int[Tensor, "pair pos"]]:
+    """The names of the spans, and the number of the span in which each token of a pair lies."""
     check_positions(task)
-    tokens = task.clean.shape[1]
+    pairs, tokens = task.clean.shape
+    if task.spans is not None:
+        if spans is not None:
+            raise ValueError(f"task {task.name!r} has spans of its own; leave out spans={spans!r}")
+        return list(range(task.positions)), task.spans
     if spans is None:
-        return list(range(tokens)), torch.arange(tokens)
+        return list(range(tokens)), torch.arange(tokens).expand(pairs, -1)
     named = isinstance(spans, Mapping)
     firsts = list(spans.values()) if named else list(spans)
     if firsts[:1] != [0] or not all(a < b for a, b in pairwise([*firsts, tokens])):
@@ -151,11 +162,13 @@ def _span_of_tokens(
             f"task {task.name!r}; got {spans!r}"
         )
     span = torch.searchsorted(torch.tensor(firsts), torch.arange(tokens), right=True) - 1
-    return list(spans) if named else list(range(len(firsts))), span
+    return list(spans) if named else list(range(len(firsts))), span.expand(pairs, -1)
 
 
-def _crossing(experiment: Experiment, rows: slice) -> Float[Tensor, "2 layer head pos pos2"]:
-    """The effect of each key and value on each token that attends, summed over rows.
+def _crossing(
+    experiment: Experiment, rows: slice, share: Float[Tensor, "row pos span"]
+) -> Float[Tensor, "2 layer head span span2"]:
+    """The effect of the keys and values of each span on each span that attends, summed over rows.
 
     Every head is given its clean queries, keys and values but for one token, so that one pass tells
     what that token changes in all layers, and nothing is passed on from one to the next.
@@ -174,7 +187,8 @@ def _crossing(experiment: Experiment, rows: slice) -> Float[Tensor, "2 layer hea
     ]
     run_backward(experiment, rows, hooks=hooks, untouched=True)
     tokens = task.clean.shape[1]
-    found = torch.zeros(2, arch.layers, arch.heads, tokens, tokens, dtype=torch.float64)
+    spans = share.shape[2]
+    found = torch.zeros(2, arch.layers, arch.heads, spans, spans, dtype=torch.float64)
     for place, kind in enumerate(_KINDS):
         for token in range(tokens):
             patched: Values = {}
@@ -186,8 +200,10 @@ def _crossing(experiment: Experiment, rows: slice) -> Float[Tensor, "2 layer hea
                     at_least_single(value).reshape(*value.shape[:2], arch.heads, -1)
                     for value in (own[name] - patched[name], gradients[name])
                 )
-                effect = torch.einsum("rqhe,rqhe->hq", moved, gradient)
-                found[place, layer, :, :, token] = effect.double().cpu()
+                effect = torch.einsum("rqhe,rqhe->rhq", moved, gradient).double().cpu()
+                found[place, layer] += torch.einsum(
+                    "rhq,rqd,rs->hsd", effect, share, share[:, token]
+                )
     return found
 
 
