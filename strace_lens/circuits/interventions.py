@@ -66,7 +66,8 @@ def ablate(
         masks: one ablation per mask, which is True where an edge is ablated, by position or not.
         positions: where nodes and edges are ablated: everywhere (None), at each token position
             separately ("each"), or at the items of a sequence, each of which is an ablation: a
-            position (from the end if negative), a slice, or a sequence of positions.
+            position (from the end if negative), a slice, or a sequence of positions. If the task
+            has spans (`Task.with_spans`), these are numbers of spans.
         seed: seed of the bootstrap over pairs.
 
     Returns:
