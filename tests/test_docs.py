@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -81,6 +82,21 @@ def test_every_public_name_is_on_a_reference_page() -> None:
 def test_every_discovery_method_is_on_a_reference_page() -> None:
     on_pages = list(documented().values())
     assert [n for n, method in sl.METHODS.items() if method.find not in on_pages] == []
+
+
+def test_every_argument_on_a_reference_page_is_a_parameter() -> None:
+    """A page is built of the entries of `Args`, and strict builds end at one that is none."""
+    wrong = []
+    for path, found in documented().items():
+        functions = vars(found).items() if inspect.isclass(found) else [("", found)]
+        for name, function in functions:
+            if not inspect.isfunction(function):
+                continue
+            said = re.search(r"\n *Args:\n(.+?)(\n\n|\Z)", inspect.getdoc(function) or "", re.S)
+            entries = re.findall(r"^    (\S.*?):", said[1] if said else "", re.M)
+            known = inspect.signature(function).parameters
+            wrong += [(path, name, entry) for entry in entries if entry.lstrip("*") not in known]
+    assert wrong == []
 
 
 def test_every_page_is_in_the_navigation_and_every_entry_is_a_file() -> None:

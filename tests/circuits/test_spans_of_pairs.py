@@ -67,12 +67,12 @@ def test_scores_of_spans_are_sums_over_their_tokens(method: str) -> None:
             graph, exists = component_graph(model), component_graph(model).exists
             whole = Circuit(graph, exists[..., None].expand(*exists.shape, len(numbers(pair))))
             full = run_circuits(model, alone, [whole])
-            for d, s in exists.nonzero()[::7].tolist():
-                for span in range(3):
-                    mask = whole.keep.clone()
-                    mask[d, s, numbers(pair) == span] = False
-                    gap = full - run_circuits(model, alone, [Circuit(graph, mask)])
-                    truth[d, s, span] += gap.double().squeeze() / 3
+            cells = [(d, s, k) for d, s in exists.nonzero()[::7].tolist() for k in range(3)]
+            masks = whole.keep.repeat(len(cells), 1, 1, 1)
+            for mask, (d, s, span) in zip(masks, cells, strict=True):
+                mask[d, s, numbers(pair) == span] = False
+            gaps = full - run_circuits(model, alone, [Circuit(graph, mask) for mask in masks])
+            truth[tuple(torch.tensor(cells).T)] += gaps[:, 0].double() / 3
         else:
             own = sl.discover(model, alone, method, positions=True).values.double()
             truth.index_add_(2, numbers(pair), own / 3)

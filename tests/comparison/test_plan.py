@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,9 +15,21 @@ from strace_lens.comparison import compare as comparing
 from strace_lens.comparison.compare import compare, split
 from strace_lens.comparison.plan import ComparisonPlan, MethodPlan, plan_comparison
 from strace_lens.model.load import load_model
-from strace_lens.model.skeleton import skeleton, skeleton_of
+from strace_lens.model.skeleton import Skeleton, skeleton, skeleton_of
 from tests import cases
 from tests.circuits.made import tiny_task
+
+
+@pytest.fixture(scope="module")
+def known() -> Skeleton:
+    """The default model by its configuration."""
+    return skeleton("smollm2")
+
+
+@pytest.fixture(scope="module")
+def default() -> Any:
+    """The default model."""
+    return load_model()
 
 
 def plan_of(plan: ComparisonPlan, name: str) -> MethodPlan:
@@ -58,8 +73,7 @@ def test_what_is_left_out_costs_nothing() -> None:
     assert plan_of(whole, "eap").circuits - plan_of(less, "eap").circuits == 17
 
 
-def test_seconds_and_bytes_grow_with_the_task() -> None:
-    known = skeleton("smollm2")
+def test_seconds_and_bytes_grow_with_the_task(known: Skeleton) -> None:
     few, many, long = (
         plan_comparison(known, tiny_task(pairs, tokens), ["eap-ig", "edge-pruning"])
         for pairs, tokens in ((8, 6), (32, 6), (8, 24))
@@ -71,8 +85,8 @@ def test_seconds_and_bytes_grow_with_the_task() -> None:
     assert few.weights_bytes == many.weights_bytes == known.weights_bytes
 
 
-def test_methods_that_a_comparison_skips_are_skipped_in_its_plan() -> None:
-    known, task = skeleton("smollm2"), tiny_task(8, 6)
+def test_methods_that_a_comparison_skips_are_skipped_in_its_plan(known: Skeleton) -> None:
+    task = tiny_task(8, 6)
     plan = plan_comparison(known, task, ["peap", "edge-patching", "node-patching"])
     assert [own.skipped for own in plan.methods] == [True, True, False, False]
     allowed = plan_comparison(
@@ -81,11 +95,11 @@ def test_methods_that_a_comparison_skips_are_skipped_in_its_plan() -> None:
     assert plan_of(allowed, "edge-patching").forwards == 2 + 70_651
 
 
-def test_the_passes_of_a_method_of_ones_own_are_not_known() -> None:
+def test_the_passes_of_a_method_of_ones_own_are_not_known(known: Skeleton) -> None:
     before = dict(METHODS)
     method("mine")(lambda experiment, *, seed=0: torch.ones(()))
     try:
-        plan = plan_comparison(skeleton("smollm2"), tiny_task(4, 5), ["mine"])
+        plan = plan_comparison(known, tiny_task(4, 5), ["mine"])
     finally:
         METHODS.clear()
         METHODS.update(before)
@@ -95,27 +109,32 @@ def test_the_passes_of_a_method_of_ones_own_are_not_known() -> None:
 
 
 @pytest.mark.parametrize("name", ["ioi", "induction"])
-def test_a_configuration_draws_the_pairs_that_its_model_draws(name: str) -> None:
-    known, model = skeleton("smollm2"), load_model()
-    one, other = (make_task(source, name, pairs=3) for source in (known, model))
+def test_a_configuration_draws_the_pairs_that_its_model_draws(
+    name: str, known: Skeleton, default: Any
+) -> None:
+    one, other = (make_task(source, name, pairs=3) for source in (known, default))
     for part in ("clean", "corrupted", "answers", "incorrect", "lengths"):
         assert torch.equal(getattr(one, part), getattr(other, part))
 
 
-def test_a_configuration_reads_the_pairs_that_its_model_reads(tmp_path) -> None:
+def test_a_configuration_reads_the_pairs_that_its_model_reads(
+    tmp_path: Path, known: Skeleton, default: Any
+) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(
         '{"clean": "Paris is in", "corrupted": "Rome is in", "answers": " France", '
         '"wrong_answers": " Italy"}\n'
     )
-    one, other = (read_task(source, path) for source in (skeleton("smollm2"), load_model()))
+    one, other = (read_task(source, path) for source in (known, default))
     assert torch.equal(one.clean, other.clean)
     assert torch.equal(one.answers, other.answers)
     assert one.metadata == other.metadata
 
 
-def test_the_skeleton_of_a_loaded_model_is_that_of_its_configuration() -> None:
-    loaded, read = skeleton_of(load_model()), skeleton("smollm2")
-    assert loaded.weights_bytes == read.weights_bytes
-    assert loaded.architecture == read.architecture
-    assert loaded.dtype == read.dtype
+def test_the_skeleton_of_a_loaded_model_is_that_of_its_configuration(
+    known: Skeleton, default: Any
+) -> None:
+    loaded = skeleton_of(default)
+    assert loaded.weights_bytes == known.weights_bytes
+    assert loaded.architecture == known.architecture
+    assert loaded.dtype == known.dtype

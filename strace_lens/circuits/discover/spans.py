@@ -95,7 +95,8 @@ def crossing_scores(
         task: pairs of prompts of one length, or with spans (`Task.with_spans`).
         spans: the first token of each span, increasing from 0, as in `[0, 4, 9]`, or with names, as
             in `{"intro": 0, "names": 4, "question": 9}`; by default every token is a span.
-        metric, memory_budget: as for `run_circuits`.
+        metric: as for `run_circuits`.
+        memory_budget: as for `run_circuits`.
 
     Returns:
         One row for each layer, head, `input` ("k" or "v") and pair of spans: columns `layer`,
