@@ -5,16 +5,25 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 import strace_lens as sl
-from benchmarks import circuits_attribution, circuits_masked, circuits_scaling, circuits_tasks, siit
+from benchmarks import (
+    circuits_attribution,
+    circuits_lead,
+    circuits_masked,
+    circuits_scaling,
+    circuits_tasks,
+    siit,
+)
 from benchmarks.circuits_models import gpt2_shape, random_task
 from benchmarks.circuits_peers import has_auto_circuit, scores_edges
 from strace_lens.circuits.graph import ComponentGraph
+from tests import cases
 
 PUBLISHED = Path(__file__).parents[1] / "docs" / "circuits"
 
@@ -154,6 +163,30 @@ def test_a_small_part_of_the_published_table_of_known_circuits_comes_out_again(t
     pd.testing.assert_frame_equal(ours[numbers], theirs.loc[methods, numbers], atol=1e-3)
     assert set(against["measure"]) == {"cpr", "cmd"}
     assert set(against["method"]) == {"eap", "strace", "random"}
+
+
+def test_two_methods_are_compared_on_pairs_that_the_tables_do_not_use() -> None:
+    model = cases.model_of("llama")
+    found = circuits_lead.run_task("induction", 5, model).set_index("measure")
+    assert set(found["pairs"]) == {5}
+    task = sl.make_task(model, "induction", pairs=2 * circuits_tasks.PAIRS + 5)
+    seen, others = task.take(range(circuits_tasks.PAIRS)), task.take(range(-5, 0))
+    for method in ("pair-magnitude", "eap-ig"):
+        curve = sl.faithfulness(model, others, sl.discover(model, seen, method), ranking="absolute")
+        assert found.at["cmd", method] == pytest.approx(curve.cmd)
+        assert found.at["cpr", method] == pytest.approx(curve.cpr)
+    assert (found["difference"] == found["pair-magnitude"] - found["eap-ig"]).all()
+
+
+def test_the_published_lead_is_that_of_its_own_columns() -> None:
+    published = pd.read_csv(PUBLISHED / "lead.csv")
+    assert set(published["pairs"]) == {circuits_lead.EVALUATED}
+    assert sorted(set(published["task"])) == sorted(circuits_tasks.LANGUAGE)
+    gap = published["pair-magnitude"] - published["eap-ig"]
+    np.testing.assert_allclose(published["difference"], gap, atol=1e-4)
+    assert published["difference"].between(published["low"], published["high"]).all()
+    ahead = np.where(published["measure"] == "cpr", published["low"] > 0, published["high"] < 0)
+    assert (published["better"] == ahead).all()
 
 
 def test_the_readme_quotes_the_published_table():
