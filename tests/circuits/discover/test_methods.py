@@ -218,6 +218,7 @@ def test_the_passes_of_a_screened_search_are_those_of_its_screen() -> None:
     assert told.forwards <= found.forwards <= told.forwards + 5
 
 
+@pytest.mark.usefixtures("registry")
 def test_nobody_has_said_how_many_passes_a_method_of_ones_own_takes() -> None:
     method("mine")(lambda experiment, *, seed=0: experiment.graph.exists.float())
     graph = component_graph(cases.model_of("llama"))
