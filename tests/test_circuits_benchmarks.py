@@ -165,6 +165,7 @@ def test_a_small_part_of_the_published_table_of_known_circuits_comes_out_again(t
     assert set(against["method"]) == {"eap", "strace", "random"}
 
 
+@pytest.mark.extended
 def test_two_methods_are_compared_on_pairs_that_the_tables_do_not_use() -> None:
     model = cases.model_of("llama")
     found = circuits_lead.run_task("induction", 5, model).set_index("measure")
