@@ -21,13 +21,12 @@ import pandas as pd
 import torch
 
 import strace_lens as sl
-from benchmarks.circuits_tasks import AGAINST, LANGUAGE, PAIRS
+from benchmarks.circuits_tasks import AGAINST, LANGUAGE, PAIRS, write
 from benchmarks.common import smollm2
 from strace_lens.circuits.curve import Faithfulness, better, difference
 from strace_lens.circuits.discover.run_method import discover_in
 from strace_lens.circuits.evaluate import faithfulness_curve
 from strace_lens.circuits.experiment import make_experiment
-from strace_lens.utils.disk import write_whole
 
 LEADER = "pair-magnitude"
 EVALUATED = 192
@@ -76,12 +75,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"unknown task {min(unknown)!r}; choose from {', '.join(LANGUAGE)}")
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
         tables = list(pool.map(run_task, tasks, [given.evaluated] * len(tasks)))
-    whole = pd.concat(tables, ignore_index=True)
-    columns = ["task", "pairs", *(name for name in whole if name not in ("task", "pairs"))]
     given.out.mkdir(parents=True, exist_ok=True)
-    content = whole[columns].to_csv(index=False, float_format="%.5g")
-    write_whole(given.out / "lead.csv", content.encode())
-    print(content, end="")
+    columns = ["pairs", "measure", LEADER, AGAINST, "difference", "low", "high", "better"]
+    write(given.out, "lead.csv", tables, columns)
 
 
 if __name__ == "__main__":

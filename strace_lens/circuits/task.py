@@ -134,13 +134,13 @@ class Task:
         width, lengths = self.clean.shape[1], self.lengths.tolist()
         rows = []
         for pair, (own, length) in enumerate(zip(firsts, lengths, strict=True)):
-            rises = all(a < b for a, b in itertools.pairwise([*own, length]))
-            if list(own[:1]) != [0] or not rises or len(own) != len(firsts[0]):
+            numbers = span_numbers(own, length, width)
+            if numbers is None or len(own) != len(firsts[0]):
                 raise TaskError(
                     f"the spans of pair {pair} must begin at token 0, rise within its {length} "
                     f"tokens and be as many as those of pair 0 ({len(firsts[0])}); got {list(own)}"
                 )
-            rows.append(torch.searchsorted(torch.tensor(own), torch.arange(width), right=True) - 1)
+            rows.append(numbers)
         return dataclasses.replace(self, spans=torch.stack(rows))
 
     def sample(self, pairs: int | None = None, seed: int = 0) -> Task:
@@ -213,3 +213,14 @@ class Task:
             if len(set(named)) < len(named):
                 twice = next(i for i in named if named.count(i) > 1)
                 raise TaskError(f"pair {pair} names the token {twice} twice among its answers")
+
+
+def span_numbers(firsts: Sequence[int], length: int, width: int) -> Int[Tensor, " pos"] | None:
+    """The number of the span in which each token of a padded prompt lies.
+
+    None where the spans, given by their first tokens, do not rise from 0 within its length.
+    """
+    rises = all(a < b for a, b in itertools.pairwise([*firsts, length]))
+    if list(firsts[:1]) != [0] or not rises:
+        return None
+    return torch.searchsorted(torch.tensor(firsts), torch.arange(width), right=True) - 1

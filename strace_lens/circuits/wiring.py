@@ -177,6 +177,14 @@ def component_graph(model: Model) -> ComponentGraph:
     return wiring_of(model).graph
 
 
+def graph_of(architecture: Architecture) -> ComponentGraph:
+    """The component graph of a model of this architecture, whether or not it can be patched."""
+    arch = architecture
+    return ComponentGraph(
+        arch.name, arch.layers, arch.heads, arch.kv_heads, arch.mlp, arch.parallel
+    )
+
+
 def _describe(model: Model) -> Wiring:
     arch = describe(model, causal_only=False)
     layers = range(arch.layers)
@@ -199,9 +207,7 @@ def _describe(model: Model) -> Wiring:
     shortformer = getattr(cfg, "positional_embedding_type", "") == "shortformer"
     return Wiring(
         architecture=arch,
-        graph=ComponentGraph(
-            arch.name, arch.layers, arch.heads, arch.kv_heads, arch.mlp, arch.parallel
-        ),
+        graph=graph_of(arch),
         attention_norms=tuple(norm(n, "ln1") for n in layers),
         mlp_norms=tuple(norm(n, mlp_norm) if behind_norm and arch.mlp else None for n in layers),
         mlp_point="mlp.hook_in" if behind_norm else "hook_mlp_in",

@@ -20,6 +20,7 @@ from strace_lens.circuits.discover.pass_counts import PassCount
 from strace_lens.circuits.evaluate import FRACTIONS, RESOLUTION, ranks_by_magnitude
 from strace_lens.circuits.graph import ComponentGraph
 from strace_lens.circuits.task import Task
+from strace_lens.circuits.wiring import graph_of
 from strace_lens.comparison.compare import check_methods, method_options, split
 from strace_lens.density.cost import Speed, multiply_adds, seconds_of_rows, speed_here
 from strace_lens.model.architecture import Architecture
@@ -140,9 +141,7 @@ def plan_comparison(
             positive.
     """
     arch, tokens = known.architecture, int(task.clean.shape[1])
-    graph = ComponentGraph(
-        arch.name, arch.layers, arch.heads, arch.kv_heads, arch.mlp, arch.parallel
-    )
+    graph = graph_of(arch)
     names, chosen = check_methods(methods), method_options(graph, options or {})
     ranks_by_magnitude(ranking)  # an unknown one is refused
     seen, others = split(task)
@@ -150,7 +149,7 @@ def plan_comparison(
     budget = byte_budget(memory_budget, torch.device("cpu"))
     at_once = max(1, budget // patched_row_bytes(arch, graph, tokens))
     speed = speed_here(torch.device("cpu"), known.dtype, arch.heads, tokens, at_once)
-    cost = _Cost(arch, graph, tokens, budget, speed._replace(share=1.0))
+    cost = _Cost(arch, graph, tokens, budget, at_once, speed._replace(share=1.0))
     fixed = (len(FRACTIONS) - 1) + _bisections(graph) + completeness + sample * minimality
     plans = []
     for name in names:
@@ -209,6 +208,7 @@ class _Cost:
     graph: ComponentGraph
     tokens: int
     budget: int
+    at_once: int  # rows of a pass
     speed: Speed
 
     def seconds(self, passes: PassCount, pairs: int) -> float:
@@ -226,8 +226,7 @@ class _Cost:
     def peak_bytes(self, kept: int, pairs: int, *, gradients: bool) -> int:
         """The runs of so many pairs, and the largest pass beside them."""
         arch, graph, tokens = self.architecture, self.graph, self.tokens
-        row = patched_row_bytes(arch, graph, tokens)
-        largest = max(1, self.budget // row) * row
+        largest = self.at_once * patched_row_bytes(arch, graph, tokens)
         if gradients:
             row = gradient_row_bytes(arch, graph, tokens)
             largest = max(largest, max(1, min(pairs, gradient_budget(self.budget) // row)) * row)
@@ -239,10 +238,7 @@ class _Cost:
 
     def _rows(self, rows: int | float) -> float:
         """Seconds of plain rows, in passes as large as the budget allows."""
-        at_once = max(
-            1, self.budget // patched_row_bytes(self.architecture, self.graph, self.tokens)
-        )
-        passes = math.ceil(rows / at_once)
+        passes = math.ceil(rows / self.at_once)
         return seconds_of_rows(self.architecture, self.tokens, math.ceil(rows), passes, self.speed)
 
     def _edges(self, products: int | float) -> float:

@@ -140,14 +140,19 @@ def _alone_with(entry: Path) -> Iterator[None]:
     Nothing is locked where the folder or its file system does not allow it, nor after ten minutes:
     entries are written whole, so the worst that follows is that one is made twice.
     """
-    ours = _ENTRY.fullmatch(entry.name)
-    assert ours is not None
     with ExitStack() as stack:
         with suppress(OSError, NotImplementedError):
             entry.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(entry.with_name(f"{ours['same']}.lock"), timeout=_PATIENCE)
+            lock = FileLock(entry.with_name(f"{_same(entry)}.lock"), timeout=_PATIENCE)
             stack.enter_context(lock)
         yield
+
+
+def _same(entry: Path) -> str:
+    """The part of an entry's name that all versions of the same file and dtype share."""
+    found = _ENTRY.fullmatch(entry.name)
+    assert found is not None
+    return found["same"]
 
 
 def _entry(root: Path, source: Mapping[str, Any]) -> Path:
@@ -266,11 +271,10 @@ def _write(
         _expect_same(made, _load(folder, flags, dtype))
         manifest = {"source": source, "tokenizer": flags, "files": _files(folder)}
         write_whole(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
-    ours = _ENTRY.fullmatch(entry.name)
-    assert ours is not None
+    ours = _same(entry)
     for other in sorted(entry.parent.iterdir()):
         found = _ENTRY.fullmatch(other.name)
-        if found and found["same"] == ours["same"] and not other.name.startswith(entry.name):
+        if found and found["same"] == ours and not other.name.startswith(entry.name):
             shutil.rmtree(other, ignore_errors=True)
 
 

@@ -321,9 +321,7 @@ def add_products(
             left, right = (x.permute(2, 0, 1, 3).flatten(2) for x in (gradient, change))
             found = (left @ right.transpose(1, 2)).permute(1, 2, 0)
         else:
-            inside = spans[rows].to(total.device)[..., None] == torch.arange(total.shape[2]).to(
-                total.device
-            )
+            inside = torch.nn.functional.one_hot(spans[rows], total.shape[2]).to(gradient)
             parts = [_products(gradient * own[..., None], change) for own in inside.unbind(-1)]
             found = torch.stack(parts, -1)
         edges = edges if total.ndim == 2 else edges[..., None]

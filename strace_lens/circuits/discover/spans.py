@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, cast
 
 import pandas as pd
@@ -24,7 +23,7 @@ from strace_lens.circuits.experiment import Experiment, make_experiment
 from strace_lens.circuits.graph import EdgeValues
 from strace_lens.circuits.outputs import read_logits
 from strace_lens.circuits.run_circuits import check_positions
-from strace_lens.circuits.task import Task
+from strace_lens.circuits.task import Task, span_numbers
 from strace_lens.circuits.wiring import Input, keep_hooks
 from strace_lens.model.architecture import Model
 from strace_lens.model.checks import at_least_single
@@ -157,12 +156,12 @@ def _spans_of(
         return list(range(tokens)), torch.arange(tokens).expand(pairs, -1)
     named = isinstance(spans, Mapping)
     firsts = list(spans.values()) if named else list(spans)
-    if firsts[:1] != [0] or not all(a < b for a, b in pairwise([*firsts, tokens])):
+    span = span_numbers(firsts, tokens, tokens)
+    if span is None:
         raise ValueError(
             f"spans must begin at token 0 and rise within the {tokens} tokens of the prompts of "
             f"task {task.name!r}; got {spans!r}"
         )
-    span = torch.searchsorted(torch.tensor(firsts), torch.arange(tokens), right=True) - 1
     return list(spans) if named else list(range(len(firsts))), span.expand(pairs, -1)
 
 
